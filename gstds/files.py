@@ -1,0 +1,74 @@
+"""Writing files so that a reader sees the old content or the new, never half of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+__all__ = ["atomic_open", "cache_root", "fsync_directory", "write_bytes", "write_json", "write_text"]
+
+
+def cache_root() -> Path:
+    """Return the folder of caches: ``$GSTDS_CACHE``, or ``~/.cache/gstds``."""
+    return Path(os.environ.get("GSTDS_CACHE") or Path.home() / ".cache" / "gstds").expanduser()
+
+
+def fsync_directory(path: Path) -> None:
+    """Make a rename inside ``path`` durable, where the system allows it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_open(path: str | Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside ``path``; rename it there once all was written and synced.
+
+    Args:
+        path: Where the file is to stand. Missing parent folders are made.
+
+    Yields:
+        A binary file to write to. If the body raises, ``path`` is left as it was.
+
+    Raises:
+        OSError: If the disk is full or the folder is not writable.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    fsync_directory(target.parent)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically."""
+    with atomic_open(path) as handle:
+        handle.write(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` to ``path`` atomically, as strict JSON (no NaN, no infinity)."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

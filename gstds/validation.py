@@ -1,0 +1,93 @@
+"""Checks of arguments whose messages name the parameter, its value and the mend."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["check_choice", "check_fraction", "check_integer", "check_number", "near_names"]
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """Return a phrase that lists the known names, the near ones first.
+
+    Args:
+        name: The name that was not found.
+        known: The names that exist.
+
+    Returns:
+        For example ``did you mean 'gstds'? known: full, gstds, random``.
+    """
+    options = sorted(known)
+    near = difflib.get_close_matches(str(name), options, n=3, cutoff=0.5)
+    hint = "did you mean " + " or ".join(repr(n) for n in near) + "? " if near else ""
+    return f"{hint}known: {', '.join(options) or 'none'}"
+
+
+def check_choice(parameter: str, value: Any, choices: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``choices``.
+
+    Raises:
+        ValueError: If it is not; the message lists the near names.
+    """
+    options = list(choices)
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(f"{parameter}: unknown name {value!r}; {near_names(str(value), options)}")
+    return value
+
+
+def check_number(
+    parameter: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """Return ``value`` as a float if it is finite and within the given bounds.
+
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it is not finite or out of bounds.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{parameter} must be a number, got {value!r}")
+    number = float(value)
+    too_low = number <= low if open_low else number < low
+    too_high = number >= high if open_high else number > high
+    if not math.isfinite(number) or too_low or too_high:
+        left, right = "(" if open_low else "[", ")" if open_high else "]"
+        raise ValueError(f"{parameter} must be in {left}{low:g}, {high:g}{right}, got {value!r}")
+    return number
+
+
+def check_fraction(parameter: str, value: Any, **bounds: Any) -> float:
+    """Return ``value`` as a float if it lies in [0, 1]; bounds as for `check_number`.
+
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it is out of bounds.
+    """
+    return check_number(parameter, value, **{"low": 0.0, "high": 1.0, **bounds})
+
+
+def check_integer(parameter: str, value: Any, *, low: int = 0, high: int | None = None) -> int:
+    """Return ``value`` as an int if it is a whole number within the given bounds.
+
+    Raises:
+        TypeError: If it is not a whole number.
+        ValueError: If it is out of bounds.
+    """
+    whole = not isinstance(value, bool) and hasattr(value, "__index__")
+    if not whole and isinstance(value, float) and value.is_integer():
+        whole = True
+    if not whole:
+        raise TypeError(f"{parameter} must be a whole number, got {value!r}")
+    number = int(value)
+    if number < low or (high is not None and number > high):
+        span = f"at least {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{parameter} must be {span}, got {value!r}")
+    return number
