@@ -1,0 +1,264 @@
+"""Where MLflow keeps the record: finding the store, asking whether it answers, creating it once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import socket
+import tempfile
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
+    from mlflow.tracking import MlflowClient
+
+__all__ = [
+    "client",
+    "mask_secrets",
+    "prepare_environment",
+    "prepare_store",
+    "probe_store",
+    "tracking_uri",
+]
+
+PROBE_SECONDS = 3.0
+_DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# Retries of MLflow's own would hold a delivery for minutes: the tracker retries by itself.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]+@")
+_SECRET_QUERY = re.compile(r"(?i)(?<=[?&])((?:password|passwd|token|secret|key)=)[^&\s'\"]+")
+
+
+def mask_secrets(text: str) -> str:
+    """Replace ``user:password@`` in URIs, and secrets in their queries, by ``***``."""
+    return _SECRET_QUERY.sub(r"\1***", _CREDENTIALS.sub("***@", text))
+
+
+def prepare_environment() -> None:
+    """Set MLflow's environment variables, each only if the user did not set it."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def tracking_uri(option: str | None = None) -> str:
+    """Return the URI of the MLflow store.
+
+    Args:
+        option: What the command line says; wins if given.
+
+    Returns:
+        The option, else ``MLFLOW_TRACKING_URI``, else ``sqlite:///<working folder>/mlflow.db``.
+        The path of a sqlite store is made absolute.
+    """
+    uri = option or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    path = _sqlite_path(uri)
+    return uri if path is None else f"sqlite:///{path}"
+
+
+def client(uri: str) -> MlflowClient:
+    """Return an MLflow client of the store at ``uri``; MLflow is imported here."""
+    prepare_environment()
+    from mlflow.tracking import MlflowClient
+
+    # MLflow sets up its logger while it is imported.
+    prepare_environment()
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def probe_store(uri: str) -> str:
+    """Ask whether somebody answers at ``uri``, for at most three seconds.
+
+    Returns:
+        The kind of store: ``sqlite``, ``http``, ``sql`` (a database server) or ``other``.
+
+    Raises:
+        ConnectionError: If nobody answers.
+        PermissionError: If the folder of a sqlite store cannot be written.
+        ValueError: If the URI is of a kind that cannot be used.
+    """
+    kind = _check_kind(uri)
+    if kind == "http":
+        _probe_http(uri)
+    elif kind == "sql":
+        _probe_socket(uri)
+    return kind
+
+
+def prepare_store(uri: str, experiment: str = "gstds") -> str:
+    """Make sure that the store answers and holds the experiment.
+
+    A fresh database gets its schema here, under a file lock: two processes that create one at the
+    same time break its migrations. A server is asked first whether it is there, for at most three
+    seconds.
+
+    Args:
+        uri: As `tracking_uri` returns it.
+        experiment: The experiment's name; it is created if it is missing.
+
+    Returns:
+        The experiment's id.
+
+    Raises:
+        ConnectionError: If nobody answers at ``uri``.
+        PermissionError: If the folder of a sqlite store cannot be written.
+        ValueError: If the URI is of a kind that cannot be used, or the experiment was deleted.
+    """
+    kind = probe_store(uri)
+    with store_lock(uri) if kind in ("sqlite", "sql") else contextlib.nullcontext():
+        try:
+            return _experiment_id(uri, experiment)
+        except (ConnectionError, ValueError, PermissionError):
+            raise
+        except Exception as error:
+            raise ConnectionError(_unreachable(uri, error)) from error
+
+
+@contextlib.contextmanager
+def store_lock(uri: str) -> Iterator[None]:
+    """Hold the lock under which a database is created, waiting for whoever holds it."""
+    with _lock_path(uri).open("a+b") as handle, file_lock(handle):
+        yield
+
+
+@contextlib.contextmanager
+def file_lock(handle: IO[bytes], *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on an open file; the system frees it when the process dies.
+
+    Raises:
+        BlockingIOError: If ``wait`` is false and another process or handle holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: one process at a time is the user's care there
+        yield
+        return
+    fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    try:
+        yield
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    if not uri.startswith("sqlite:///"):
+        return None
+    name = uri.removeprefix("sqlite:///")
+    return Path(os.path.abspath(os.path.expanduser(name)))
+
+
+def _check_kind(uri: str) -> str:
+    scheme = urllib.parse.urlsplit(uri).scheme.split("+")[0]
+    if scheme in ("http", "https"):
+        return "http"
+    if scheme in _DEFAULT_PORTS:
+        return "sql"
+    if scheme.startswith("databricks") or uri == "databricks":
+        return "other"
+    path = _sqlite_path(uri)
+    if path is None:
+        raise ValueError(
+            f"tracking URI {mask_secrets(uri)!r} is of no kind that MLflow can write to; give "
+            "sqlite:///PATH.db, http://HOST:PORT or postgresql://USER@HOST/DB"
+        )
+    _check_sqlite(uri, path)
+    return "sqlite"
+
+
+def _check_sqlite(uri: str, path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"tracking URI {uri!r} names a folder; name a file, as {uri}/mlflow.db")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"tracking URI {uri!r}: cannot write to {path.parent} ({error.strerror}); "
+            "name another place by --tracking-uri or MLFLOW_TRACKING_URI"
+        ) from error
+
+
+def _lock_path(uri: str) -> Path:
+    path = _sqlite_path(uri)
+    if path is not None:
+        return path.with_name(f".{path.name}.lock")
+    digest = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"gstds-store-{digest}.lock"
+
+
+def _unreachable(uri: str, error: BaseException | str) -> str:
+    return mask_secrets(
+        f"no MLflow store answers at {uri} ({str(error).splitlines()[0][:300]}); start the server, "
+        "or give another address by --tracking-uri or MLFLOW_TRACKING_URI "
+        "(sqlite:///mlflow.db needs no server)"
+    )
+
+
+def _probe_http(uri: str) -> None:
+    prepare_environment()
+    import requests
+
+    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
+    verify = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure
+    try:
+        reply = requests.get(uri.rstrip("/") + "/health", timeout=PROBE_SECONDS, verify=verify)
+    except requests.RequestException as error:
+        raise ConnectionError(_unreachable(uri, type(error).__name__)) from None
+    except ValueError as error:  # an address that is none, such as a port that is no number
+        raise ValueError(f"tracking URI {mask_secrets(uri)!r} is no address: {error}") from None
+    if reply.status_code >= 500:
+        raise ConnectionError(_unreachable(uri, f"it answers with status {reply.status_code}"))
+
+
+def _probe_socket(uri: str) -> None:
+    parts = urllib.parse.urlsplit(uri)
+    port = parts.port or _DEFAULT_PORTS[parts.scheme.split("+")[0]]
+    try:
+        socket.create_connection((parts.hostname or "localhost", port), PROBE_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(_unreachable(uri, error)) from None
+
+
+def _experiment_id(uri: str, experiment: str) -> str:
+    mlflow_client = client(uri)
+    found = mlflow_client.get_experiment_by_name(experiment)
+    if found is None:
+        found = _create_experiment(mlflow_client, uri, experiment)
+    if found.lifecycle_stage != "active":
+        raise ValueError(
+            f"experiment {experiment!r} (id {found.experiment_id}) was deleted in "
+            f"{mask_secrets(uri)}; restore it, or choose another name by --experiment"
+        )
+    return str(found.experiment_id)
+
+
+def _create_experiment(mlflow_client: MlflowClient, uri: str, experiment: str) -> Experiment:
+    from mlflow.exceptions import MlflowException
+
+    path = _sqlite_path(uri)
+    location = None
+    if path is not None:
+        folder = urllib.parse.quote(experiment, safe="")
+        location = (path.parent / "mlruns" / folder).as_uri()
+    # Somebody else may have created it since we looked.
+    with contextlib.suppress(MlflowException):
+        return mlflow_client.get_experiment(
+            mlflow_client.create_experiment(experiment, artifact_location=location)
+        )
+    found = mlflow_client.get_experiment_by_name(experiment)
+    if found is None:
+        raise ConnectionError(_unreachable(uri, f"experiment {experiment!r} cannot be created"))
+    return found

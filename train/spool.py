@@ -1,0 +1,311 @@
+"""The spool: what could not be delivered yet, on disk, in order.
+
+One file per run, ``RUN_ID.jsonl``, of JSON lines that are only ever appended and synced. Beside it
+``RUN_ID.offset`` holds how many bytes were delivered; it is replaced atomically after each
+delivery. A crash between a delivery and that note delivers some points again with the time stamps
+they had, which an MLflow database recognizes as the same rows. Infinity never stands here; NaN is
+``null``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from gstds.files import fsync_directory, write_text
+from train.mlflow_store import client as make_client
+from train.mlflow_store import file_lock, mask_secrets, probe_store, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+__all__ = ["Item", "Point", "Spool", "deliver", "sync_spool"]
+
+BATCH = 1000
+
+
+class Point(NamedTuple):
+    """One value of one metric: name, value, Unix time (ms), step."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to deliver: points, an artifact, or the run's end.
+
+    Attributes:
+        points: At most 1,000 points.
+        text: Content of a text artifact.
+        path: Its path among the artifacts, or the folder for ``file``.
+        file: A local file to upload.
+        status: MLflow's status of a run that ended.
+        end_time: Unix time (ms) of its end.
+        tags: Tags to set.
+    """
+
+    points: tuple[Point, ...] = ()
+    text: str | None = None
+    path: str = ""
+    file: str | None = None
+    status: str | None = None
+    end_time: int | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+
+    def to_json(self) -> str:
+        """Return the item as one line of strict JSON."""
+        fields: dict[str, Any] = {k: v for k, v in self.__dict__.items() if v not in ((), None, "")}
+        if self.points:
+            fields["points"] = [
+                [p.key, None if math.isnan(p.value) else p.value, p.timestamp, p.step]
+                for p in self.points
+            ]
+        return json.dumps(fields, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Item:
+        """Return the item that `to_json` wrote."""
+        fields = json.loads(line)
+        fields["points"] = tuple(
+            Point(key, math.nan if value is None else value, timestamp, step)
+            for key, value, timestamp, step in fields.get("points", ())
+        )
+        fields["tags"] = tuple((k, v) for k, v in fields.get("tags", ()))
+        return cls(**fields)
+
+
+def deliver(client: MlflowClient, run_id: str, item: Item) -> None:
+    """Send one item to the store.
+
+    Raises:
+        Exception: Whatever MLflow raises if the store does not take it.
+    """
+    if item.points:
+        from mlflow.entities import Metric
+
+        client.log_batch(run_id, metrics=[Metric(*point) for point in item.points])
+    if item.text is not None:
+        client.log_text(run_id, item.text, item.path)
+    if item.file is not None:
+        client.log_artifact(run_id, item.file, item.path or None)
+    for key, value in item.tags:
+        client.set_tag(run_id, key, value)
+    if item.status is not None:
+        client.set_terminated(run_id, item.status, end_time=item.end_time)
+
+
+class Spool:
+    """What one run has not delivered yet.
+
+    Args:
+        folder: The spool's folder; made when the first item is written.
+        run_id: The MLflow run.
+    """
+
+    def __init__(self, folder: Path, run_id: str) -> None:
+        self.run_id = run_id
+        self.path = folder / f"{run_id}.jsonl"
+        self._offset_path = folder / f"{run_id}.offset"
+        self._files = folder / f"{run_id}.files"
+
+    def __bool__(self) -> bool:
+        """Return whether something waits to be delivered."""
+        try:
+            return self.path.stat().st_size > self._offset()
+        except OSError:
+            return False
+
+    def append(self, items: list[Item]) -> None:
+        """Write items behind what stands there, durably; files are copied beside.
+
+        Raises:
+            OSError: If the disk is full or the folder cannot be written.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [self._own(item) for item in items]
+        with self.path.open("ab") as handle:
+            self._cut_torn_line(handle.tell())
+            handle.write("".join(item.to_json() + "\n" for item in kept).encode())
+            handle.flush()
+            os.fsync(handle.fileno())
+        fsync_directory(self.path.parent)
+
+    def waiting(self) -> Iterator[tuple[Item, int]]:
+        """Yield each waiting item with the offset behind it; a torn last line is left out."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as handle:
+            handle.seek(self._offset())
+            for line in handle:
+                if line.endswith(b"\n"):
+                    yield Item.from_json(line.decode()), handle.tell()
+
+    def mark(self, offset: int) -> None:
+        """Note that everything before ``offset`` was delivered."""
+        write_text(self._offset_path, str(offset))
+
+    def drain(self, client: MlflowClient, stop: Callable[[], bool] = lambda: False) -> int:
+        """Deliver what waits, oldest first, and remove the file when nothing is left.
+
+        Args:
+            client: The store's client.
+            stop: Asked before each delivery whether to leave the rest.
+
+        Returns:
+            How many points were delivered.
+
+        Raises:
+            Exception: Whatever MLflow raises; what was delivered before is noted.
+        """
+        count = 0
+        for item, offset in self._merged():
+            if stop():
+                return count
+            deliver(client, self.run_id, item)
+            self.mark(offset)
+            count += len(item.points)
+        if not self:
+            self.clear()
+        return count
+
+    def clear(self) -> None:
+        """Remove the spool of this run."""
+        for path in (self.path, self._offset_path):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self._files, ignore_errors=True)
+
+    def last_steps(self) -> dict[str, int]:
+        """Return the last waiting step of each metric."""
+        last: dict[str, int] = {}
+        for item, _ in self.waiting():
+            for point in item.points:
+                last[point.key] = max(point.step, last.get(point.key, point.step))
+        return last
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the spool for this process.
+
+        Raises:
+            BlockingIOError: If another process holds it: its run is still going on.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        path = self.path.with_suffix(".lock")
+        with path.open("ab") as handle, file_lock(handle, wait=False):
+            if not _same_file(path, handle):
+                raise BlockingIOError(f"{path} was just given up by another process")
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # it stays if something waits in it
+                    path.parent.rmdir()
+
+    def _merged(self) -> Iterator[tuple[Item, int]]:
+        """Yield waiting items with neighboring points joined to batches of up to 1,000."""
+        points: list[Point] = []
+        end = 0
+        for item, offset in self.waiting():
+            plain = item == Item(points=item.points)
+            if points and (not plain or len(points) + len(item.points) > BATCH):
+                yield Item(points=tuple(points)), end
+                points = []
+            if plain:
+                points.extend(item.points)
+                end = offset
+            else:
+                yield item, offset
+        if points:
+            yield Item(points=tuple(points)), end
+
+    def _offset(self) -> int:
+        try:
+            return int(self._offset_path.read_text())
+        except (OSError, ValueError):
+            return 0
+
+    def _own(self, item: Item) -> Item:
+        """Copy an item's file into the spool: its folder may be gone at delivery."""
+        if item.file is None or self._files in Path(item.file).parents:
+            return item
+        source = Path(item.file)
+        folder = self._files / str(len(list(self._files.glob("*"))))
+        folder.mkdir(parents=True)
+        shutil.copy2(source, folder / source.name)
+        return Item(**{**item.__dict__, "file": str((folder / source.name).absolute())})
+
+    def _cut_torn_line(self, size: int) -> None:
+        """Remove the half line that a crash in the middle of an append left behind."""
+        if size == 0:
+            return
+        with self.path.open("rb+") as handle:
+            handle.seek(size - 1)
+            if handle.read(1) != b"\n":
+                handle.seek(0)
+                handle.truncate(handle.read().rfind(b"\n") + 1)
+
+
+def sync_spool(path: str | Path, uri: str | None = None) -> dict[str, int]:
+    """Deliver spooled runs to their MLflow store, in order and nothing twice.
+
+    Args:
+        path: A spool file, or a folder that is searched for a run's spool files.
+        uri: The store; as for `tracking_uri`.
+
+    Returns:
+        How many points each run delivered. Runs that are still going on are left out: they
+        deliver by themselves.
+
+    Raises:
+        FileNotFoundError: If ``path`` does not exist.
+        ConnectionError: If the store does not answer, or stops answering; what was delivered until
+            then is noted and not sent again.
+    """
+    place = Path(path)
+    if not place.exists():
+        raise FileNotFoundError(f"no spool at {place}; give the run's folder or its spool file")
+    files = [place] if place.is_file() else sorted(place.rglob("*.jsonl"))
+    spools = [s for s in (Spool(f.parent, f.stem) for f in files if _is_spool(f)) if s]
+    if not spools:
+        return {}
+    address = tracking_uri(uri)
+    probe_store(address)
+    client = make_client(address)
+    delivered: dict[str, int] = {}
+    for spool in spools:
+        with contextlib.suppress(BlockingIOError), spool.lock():
+            delivered[spool.run_id] = _drain(spool, client, address)
+    return delivered
+
+
+def _drain(spool: Spool, client: MlflowClient, uri: str) -> int:
+    try:
+        return spool.drain(client)
+    except Exception as error:
+        reason = mask_secrets(str(error)).splitlines()[0][:300]
+        raise ConnectionError(
+            f"run {spool.run_id} could not be delivered to {mask_secrets(uri)}: {reason}; "
+            f"the rest stays in {spool.path}"
+        ) from error
+
+
+def _is_spool(path: Path) -> bool:
+    return path.suffix == ".jsonl" and len(path.stem) == 32 and path.stem.isalnum()
+
+
+def _same_file(path: Path, handle: IO[bytes]) -> bool:
+    """Return whether ``path`` still is the open file: its last holder may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except OSError:
+        return False
