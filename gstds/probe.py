@@ -1,0 +1,295 @@
+"""Reference losses from a linear probe, cross-fitted: no sample is judged by a head that saw it.
+
+An ImageNet head says nothing about the target's labels, so a multinomial logistic regression on the
+features stands for the reference's head. The samples are split into folds; the loss of each comes
+from the head that was trained on the other folds. Duplicates (one group) share a fold.
+
+All heads are trained at once: their weights stand side by side, so that one product (n, D) times
+(D, folds × classes) serves every fold, and a mask keeps each head from its own fold. The folds'
+objectives do not share a weight, so the minimum of the sum is the minimum of each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gstds.noise import keyed_bits
+from gstds.validation import check_integer, check_number
+
+__all__ = ["MAX_LOSS", "ProbeResult", "cross_fitted_losses", "stratified_folds"]
+
+MAX_LOSS = 20.0
+"""Losses are clipped here: a probability of 2e-9, far beyond what a regularized head claims."""
+
+_BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What the probe found.
+
+    Attributes:
+        losses: Cross-entropy of each sample (n,), float32 in [0, `MAX_LOSS`], out of fold, in nats.
+        accuracy: Share of samples whose label the head of the other folds names.
+        flops: Floating point operations, 2 per multiply-add, by formula.
+        folds: How many folds.
+    """
+
+    losses: npt.NDArray[np.float32]
+    accuracy: float
+    flops: float
+    folds: int
+
+
+def cross_fitted_losses(
+    features: npt.ArrayLike | Tensor,
+    labels: npt.ArrayLike,
+    groups: npt.ArrayLike,
+    *,
+    num_classes: int,
+    folds: int = 5,
+    seed: int = 0,
+    l2: float = 1e-3,
+    max_iterations: int = 100,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> ProbeResult:
+    """Return each sample's loss under a linear head that never saw it, nor a duplicate of it.
+
+    Args:
+        features: Features (n, D); rows are scaled to unit length here.
+        labels: Class of each sample (n,), as the learner will see it (noise included).
+        groups: Whole numbers (n,); samples with one number are duplicates and share a fold.
+        num_classes: How many classes there are.
+        folds: How many folds.
+        seed: Decides the folds, together with the groups' numbers.
+        l2: Weight of the squared norm, in units of the features' mean squared length about their
+            mean (see docs/reference.md for how the default was chosen).
+        max_iterations: Bound on the iterations of L-BFGS.
+        device: Where to compute.
+        progress: Called as ``progress(iterations done, max_iterations)``.
+
+    Returns:
+        Losses (n,), out-of-fold accuracy and the cost.
+
+    Raises:
+        ValueError: If shapes differ, features are not finite, a label is out of range, or a class
+            has fewer than two groups.
+    """
+    folds = check_integer("folds", folds, low=2)
+    classes = check_integer("num_classes", num_classes, low=2)
+    l2 = check_number("l2", l2, low=0.0, open_low=True)
+    max_iterations = check_integer("max_iterations", max_iterations, low=1)
+    x, y, group = _checked(features, labels, groups, classes)
+    fold = stratified_folds(y, group, num_classes=classes, folds=folds, seed=seed)
+    problem = _Problem(x.to(device), y, fold, classes=classes, folds=folds, l2=l2)
+    weights = _minimize(problem, max_iterations, progress)
+    losses, correct = problem.out_of_fold(weights)
+    return ProbeResult(
+        losses=losses.clamp(0.0, MAX_LOSS).cpu().numpy().astype(np.float32),
+        accuracy=float(correct.double().mean()),
+        flops=problem.flops,
+        folds=folds,
+    )
+
+
+def stratified_folds(
+    labels: npt.NDArray[np.int64],
+    groups: npt.NDArray[np.int64],
+    *,
+    num_classes: int,
+    folds: int,
+    seed: int,
+) -> npt.NDArray[np.int64]:
+    """Return each sample's fold (n,): groups stay together, classes are spread evenly.
+
+    A group counts for its rarest label, so that a rare class never hides inside a common one.
+
+    Raises:
+        ValueError: If a class that occurs has fewer than two groups, or there are fewer groups
+            than folds.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    keys = np.unique(groups)
+    pairs = np.unique(np.stack([labels, group]), axis=1)
+    per_class = np.bincount(pairs[0], minlength=num_classes)
+    lonely = np.flatnonzero(per_class == 1)
+    if lonely.size:
+        raise ValueError(
+            f"every class needs at least 2 groups of samples (duplicates are one group); "
+            f"class {lonely[0]} has 1: give it more samples or leave the class out"
+        )
+    if len(keys) < folds:
+        raise ValueError(f"folds must be at most the {len(keys)} groups of samples, got {folds}")
+    return _deal(pairs, per_class, keys, folds, seed)[group]
+
+
+def _deal(
+    pairs: npt.NDArray[np.int64],
+    per_class: npt.NDArray[np.int64],
+    keys: npt.NDArray[np.int64],
+    folds: int,
+    seed: int,
+) -> npt.NDArray[np.int64]:
+    rarest_first = np.lexsort((pairs[0], per_class[pairs[0]], pairs[1]))
+    _, first = np.unique(pairs[1][rarest_first], return_index=True)
+    stratum = pairs[0][rarest_first][first]
+    order = np.lexsort((keyed_bits(seed, indices=keys), stratum))
+    fold = np.empty(len(keys), dtype=np.int64)
+    # Dealt in one round over all classes: within a class, and in all, sizes differ by at most 1.
+    fold[order] = np.arange(len(keys)) % folds
+    return fold
+
+
+def _checked(
+    features: npt.ArrayLike | Tensor, labels: npt.ArrayLike, groups: npt.ArrayLike, classes: int
+) -> tuple[Tensor, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    x = torch.as_tensor(features)
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"features must have the shape (n, D), got {tuple(x.shape)}")
+    y, group = (
+        _whole_numbers(name, value, len(x)) for name, value in (("labels", labels), ("groups", groups))
+    )
+    if y.min() < 0 or y.max() >= classes:
+        raise ValueError(
+            f"labels must lie in [0, {classes - 1}], got {y.min()} to {y.max()} "
+            f"(num_classes is {classes})"
+        )
+    x = x.float()
+    # A sum is finite only if its terms are, and needs no array of flags.
+    bad = ~torch.isfinite(x.abs().amax(dim=1))
+    if bad.any():
+        raise ValueError(f"features must be finite, row {int(bad.nonzero()[0])} is not")
+    return F.normalize(x, dim=1), y, group
+
+
+def _whole_numbers(name: str, values: npt.ArrayLike, n: int) -> npt.NDArray[np.int64]:
+    array = np.asarray(values)
+    if array.shape != (n,) or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} must be whole numbers ({n},), one per row of the features, "
+            f"got {array.dtype} of shape {array.shape}"
+        )
+    return array.astype(np.int64)
+
+
+class _Problem:
+    """The heads' objective on fixed samples: value, gradient and out-of-fold losses.
+
+    Weights are (D + 1, folds × classes), the last row the intercepts, in the coordinates of
+    ``basis``: a linear change of variables that makes the objective round (see `_basis`).
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        labels: npt.NDArray[np.int64],
+        fold: npt.NDArray[np.int64],
+        *,
+        classes: int,
+        folds: int,
+        l2: float,
+    ) -> None:
+        self.classes, self.folds, self.l2 = classes, folds, l2
+        self.labels = torch.from_numpy(labels).to(x.device)
+        self.fold = torch.from_numpy(fold).to(x.device)
+        counts = np.bincount(fold, minlength=folds)
+        self.share = torch.from_numpy(1.0 / (len(labels) - counts)).float().to(x.device)
+        self.x, self.penalty = _rounded(x, l2)
+        self.flops = 2.0 * len(x) * x.shape[1] ** 2 * 2 + 9.0 * x.shape[1] ** 3
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.x.shape[1] + 1, self.folds * self.classes
+
+    def evaluate(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the objective and its gradient in the weights."""
+        inner = weights[:-1]
+        value = 0.5 * (self.penalty * inner.square()).sum(dtype=torch.float64)
+        gradient = torch.cat([self.penalty * inner, torch.zeros_like(weights[-1:])])
+        for rows in torch.arange(len(self.x), device=self.x.device).split(_BLOCK):
+            block = slice(int(rows[0]), int(rows[-1]) + 1)
+            residual, loss = self._residual(weights, block)
+            value = value + loss
+            gradient[:-1].addmm_(self.x[block].T, residual)
+            gradient[-1] += residual.sum(dim=0)
+        self.flops += 4.0 * self.x.numel() * self.folds * self.classes
+        return value, gradient
+
+    def _logits(self, weights: Tensor, block: slice) -> Tensor:
+        logits = torch.addmm(weights[-1], self.x[block], weights[:-1])
+        return logits.view(-1, self.folds, self.classes)
+
+    def _residual(self, weights: Tensor, block: slice) -> tuple[Tensor, Tensor]:
+        log_p = F.log_softmax(self._logits(weights, block), dim=2)
+        target = self.labels[block].view(-1, 1, 1).expand(-1, self.folds, 1)
+        heads = torch.arange(self.folds, device=log_p.device)
+        seen = (self.fold[block].view(-1, 1) != heads) * self.share
+        loss = -(log_p.gather(2, target).squeeze(2) * seen).sum(dtype=torch.float64)
+        residual = log_p.exp_().scatter_add_(2, target, torch.full_like(target, -1, dtype=log_p.dtype))
+        residual *= seen.unsqueeze(2)
+        return residual.flatten(1), loss
+
+    def out_of_fold(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each sample's loss (n,) and whether it was right (n,), by its own fold's head."""
+        losses, right = [], []
+        for start in range(0, len(self.x), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            logits = self._logits(weights, block)
+            own = logits[torch.arange(len(logits), device=logits.device), self.fold[block]]
+            losses.append(F.cross_entropy(own, self.labels[block], reduction="none"))
+            right.append(own.argmax(dim=1) == self.labels[block])
+        return torch.cat(losses), torch.cat(right)
+
+
+def _rounded(x: Tensor, l2: float) -> tuple[Tensor, Tensor]:
+    """Center, rotate and scale the features so that the objective curves alike in all directions.
+
+    The heads' minimum is the same in any coordinates, as the penalty (D, 1) is carried along: only
+    the number of iterations changes. Labels play no part.
+    """
+    centered = x - x.mean(dim=0)
+    covariance = (centered.T @ centered).double() / len(x)
+    values, vectors = torch.linalg.eigh(covariance)
+    values = values.clamp_min(0.0)
+    total = float(values.sum()) or 1.0
+    # A softmax curves by at most 1/2, by about p(1 - p) near the start: a tenth stands for it.
+    scale = (values / total * 0.1 + l2).rsqrt()
+    basis = (vectors * (scale / math.sqrt(total))).to(x.dtype)
+    return centered @ basis, (l2 * scale.square()).to(x.dtype).unsqueeze(1)
+
+
+def _minimize(
+    problem: _Problem, iterations: int, progress: Callable[[int, int], None] | None
+) -> Tensor:
+    weights = torch.zeros(problem.shape, device=problem.x.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weights],
+        max_iter=iterations,
+        history_size=10,
+        tolerance_grad=1e-5,
+        tolerance_change=1e-9,
+        line_search_fn="strong_wolfe",
+    )
+    calls = 0
+
+    def closure() -> Any:
+        nonlocal calls
+        with torch.no_grad():
+            value, weights.grad = problem.evaluate(weights)
+        calls += 1
+        if progress is not None:
+            progress(min(calls, iterations), iterations)
+        return value
+
+    optimizer.step(closure)
+    return weights.detach()

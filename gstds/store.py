@@ -1,0 +1,225 @@
+"""The reference store: features of every training image, computed once and read by memory map.
+
+Features are unit rows in float16 (a rounding of about 5e-4 of each entry). Nothing is trusted
+unread: a store is checked at open by manifest, size and header, each chunk by its checksum when it
+is first touched, and everything by `FeatureStore.verify`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gstds.store_build import BuildPlan, Compute, Progress, complete_build, discard, locked
+from gstds.store_format import (
+    DATA_NAME,
+    DTYPE,
+    MANIFEST_NAME,
+    StoreError,
+    array_header,
+    canonical,
+    check_matches,
+    checksum,
+    read_manifest,
+)
+from gstds.store_losses import open_losses, save_losses
+from gstds.validation import check_integer
+
+__all__ = ["FeatureStore", "StoreError", "build_store", "open_losses", "save_losses"]
+
+
+class FeatureStore:
+    """A whole store, opened for reading by `FeatureStore.open`.
+
+    Attributes:
+        path: The store's folder.
+        manifest: Shapes, backbone, fingerprint and checksums, as they stand in the manifest.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], handle: IO[bytes]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._handle = handle
+        header = array_header(self.rows, self.dim)
+        mapped = np.memmap(
+            handle, DTYPE, mode="r", offset=len(header), shape=(self.rows, self.dim)
+        )
+        # The plain array: a memmap's own indexing costs more than the reading.
+        self._values = mapped.view(np.ndarray)
+        self._chunk_rows = int(manifest["chunk_rows"])
+        self._checked = np.zeros(len(manifest["checksums"]), dtype=bool)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        fingerprint: str | None = None,
+        backbone: Mapping[str, Any] | None = None,
+    ) -> FeatureStore:
+        """Open a store after checking its manifest, its size and its header.
+
+        Args:
+            path: The store's folder.
+            fingerprint: The data's fingerprint, if the store must have been made from that data.
+            backbone: The reference's identity, if it must have been made by that reference.
+
+        Raises:
+            StoreError: If the store is missing, unfinished, damaged, or made from something else.
+        """
+        folder = Path(path)
+        manifest = read_manifest(folder)
+        check_matches(folder, manifest, fingerprint=fingerprint, backbone=backbone)
+        return cls(folder, manifest, _open_data(folder, manifest))
+
+    @property
+    def rows(self) -> int:
+        """How many samples the store holds."""
+        return int(self.manifest["rows"])
+
+    @property
+    def dim(self) -> int:
+        """How many features a sample has."""
+        return int(self.manifest["dim"])
+
+    def gather(self, rows: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Return the features of some samples.
+
+        Args:
+            rows: Sample indices (k,), in any order, repeats allowed.
+
+        Returns:
+            Unit rows (k, D), a fresh array.
+
+        Raises:
+            TypeError: If the indices are not whole numbers.
+            IndexError: If one is outside the store.
+            StoreError: If a chunk that is touched for the first time is damaged.
+        """
+        index = self._indices(rows)
+        chunks = index // self._chunk_rows
+        if not self._checked[chunks].all():
+            for chunk in np.unique(chunks):
+                self._check_chunk(int(chunk))
+        self._check_size()
+        # torch widens half precision several times faster than numpy does.
+        taken = torch.from_numpy(self._values.take(index, axis=0))
+        widened: npt.NDArray[np.float32] = taken.float().numpy()
+        return widened
+
+    def verify(self) -> None:
+        """Read the whole store and compare every chunk with its checksum.
+
+        Raises:
+            StoreError: If a chunk is damaged; the message names the first.
+        """
+        self._check_size()
+        self._checked[:] = False
+        for chunk in range(len(self._checked)):
+            self._check_chunk(chunk)
+
+    def _indices(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        index = np.asarray(rows)
+        if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+            raise TypeError(
+                f"rows must be whole numbers (k,), got {index.dtype} of shape {index.shape}"
+            )
+        if index.size and (index.min() < 0 or index.max() >= self.rows):
+            raise IndexError(
+                f"rows must lie in [0, {self.rows - 1}], got {index.min()} to {index.max()} "
+                f"(store {self.path})"
+            )
+        return index.astype(np.int64)
+
+    def _check_chunk(self, chunk: int) -> None:
+        if self._checked[chunk]:
+            return
+        self._check_size()
+        start = chunk * self._chunk_rows
+        values = self._values[start : start + self._chunk_rows]
+        if checksum(values) != self.manifest["checksums"][chunk]:
+            raise StoreError(self.path, f"checksum of chunk {chunk} does not match")
+        self._checked[chunk] = True
+
+    def _check_size(self) -> None:
+        # Reading a mapped page that a truncation took away would kill the process.
+        size = os.fstat(self._handle.fileno()).st_size
+        if size != self.manifest["bytes"]:
+            expected = self.manifest["bytes"]
+            raise StoreError(self.path, f"size of {DATA_NAME} is {size} bytes, expected {expected}")
+
+
+def _open_data(path: Path, manifest: Mapping[str, Any]) -> IO[bytes]:
+    try:
+        handle = open(path / DATA_NAME, "rb")  # noqa: SIM115 - lives as long as the store
+    except FileNotFoundError:
+        raise StoreError(path, f"{DATA_NAME} is missing") from None
+    header = array_header(manifest["rows"], manifest["dim"])
+    problem = None
+    size = os.fstat(handle.fileno()).st_size
+    if size != manifest["bytes"]:
+        problem = f"size of {DATA_NAME} is {size} bytes, expected {manifest['bytes']}"
+    elif handle.read(len(header)) != header:
+        problem = f"header of {DATA_NAME} does not match"
+    if problem is not None:
+        handle.close()
+        raise StoreError(path, problem)
+    return handle
+
+
+def build_store(
+    path: str | Path,
+    *,
+    rows: int,
+    dim: int,
+    fingerprint: str,
+    backbone: Mapping[str, Any],
+    compute: Compute,
+    chunk_rows: int = 1024,
+    progress: Progress | None = None,
+    rebuild: bool = False,
+) -> FeatureStore:
+    """Build a store, resume one whose build was killed, or open the one that is there.
+
+    Args:
+        path: The store's folder; made if missing.
+        rows: How many samples there are.
+        dim: How many features a sample has.
+        fingerprint: Identifies the data, order included.
+        backbone: The reference's identity (JSON).
+        compute: ``compute(start, stop)`` returns the features (stop - start, dim) of those rows;
+            they need not be normalized.
+        chunk_rows: Rows per call, checksum and journal entry.
+        progress: Called as ``progress(rows done, rows)`` before each chunk and at the end.
+        rebuild: Throw away what is there first.
+
+    Raises:
+        StoreError: If a finished store is there and is damaged or made from something else.
+        OSError: If the folder is not writable or the disk is full; nothing that a later open would
+            accept is left.
+        ValueError: If an argument is wrong or ``compute`` returns a wrong shape or a number that is
+            not finite.
+    """
+    folder = Path(path)
+    plan = BuildPlan(
+        rows=check_integer("rows", rows, low=1),
+        dim=check_integer("dim", dim, low=1),
+        chunk_rows=check_integer("chunk_rows", chunk_rows, low=1),
+        fingerprint=str(fingerprint),
+        backbone=dict(backbone),
+    )
+    canonical(plan.backbone)
+    with locked(folder):
+        if rebuild:
+            discard(folder)
+        if not (folder / MANIFEST_NAME).exists():
+            complete_build(folder, plan, compute, progress)
+    store = FeatureStore.open(folder, fingerprint=plan.fingerprint, backbone=plan.backbone)
+    check_matches(folder, store.manifest, shape=(plan.rows, plan.dim))
+    return store

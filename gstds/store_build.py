@@ -1,0 +1,268 @@
+"""Building a feature store so that a kill at any moment costs one chunk and breaks nothing.
+
+Rows go to ``features.npy`` chunk by chunk; after each the data is synced, and then a line with the
+chunk's checksum is synced to ``journal.jsonl``. A later build trusts only journal lines whose
+chunk still has that checksum, and goes on from there. The manifest is written last, atomically.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gstds.files import fsync_directory, write_json
+from gstds.store_format import (
+    DATA_NAME,
+    DTYPE,
+    MANIFEST_NAME,
+    array_header,
+    canonical,
+    checksum,
+    make_manifest,
+)
+
+__all__ = ["BuildPlan", "Compute", "Progress", "complete_build", "discard", "locked"]
+
+JOURNAL_NAME = "journal.jsonl"
+LOCK_NAME = ".lock"
+
+Compute = Callable[[int, int], Any]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What is to be built: the shape (rows, dim), the chunks, the data and the backbone."""
+
+    rows: int
+    dim: int
+    chunk_rows: int
+    fingerprint: str
+    backbone: Mapping[str, Any]
+
+    @property
+    def line(self) -> str:
+        """The journal's first line: only a build with an equal plan may be resumed."""
+        values = {**self.__dict__, "backbone": dict(self.backbone)}
+        return canonical({"plan": values})
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks there are; the last may be short."""
+        return -(-self.rows // self.chunk_rows)
+
+    def bounds(self, chunk: int) -> tuple[int, int]:
+        """Return the first row of a chunk and the row after its last."""
+        start = chunk * self.chunk_rows
+        return start, min(start + self.chunk_rows, self.rows)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the store's lock; a second process waits here until the first is done or dead.
+
+    Raises:
+        OSError: If the folder cannot be made or written.
+    """
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _lock(descriptor)
+            if not _still_there(descriptor, path / LOCK_NAME):
+                continue
+            yield
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    # Where the system has no flock, two builds at once still end whole: chunks have equal bytes.
+    with contextlib.suppress(ImportError):
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _still_there(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def discard(path: Path) -> None:
+    """Remove a store's files, the manifest first, so that no half of it is ever accepted."""
+    for name in (MANIFEST_NAME, JOURNAL_NAME, DATA_NAME):
+        (path / name).unlink(missing_ok=True)
+    fsync_directory(path)
+
+
+def complete_build(
+    path: Path, plan: BuildPlan, compute: Compute, progress: Progress | None = None
+) -> None:
+    """Write the chunks that are missing, then the manifest. The caller holds the lock.
+
+    Raises:
+        OSError: If the disk is full or a file cannot be written; it names the file.
+        ValueError: If ``compute`` returns a wrong shape or something not finite.
+    """
+    _sweep(path)
+    with _naming(path / DATA_NAME):
+        checksums = _resumable(path, plan)
+        if not checksums:
+            _start(path, plan)
+        _write_chunks(path, plan, compute, progress, checksums)
+        write_json(path / MANIFEST_NAME, _manifest(plan, checksums))
+        (path / JOURNAL_NAME).unlink(missing_ok=True)
+
+
+def _manifest(plan: BuildPlan, checksums: list[int]) -> dict[str, Any]:
+    return make_manifest(
+        rows=plan.rows,
+        dim=plan.dim,
+        chunk_rows=plan.chunk_rows,
+        fingerprint=plan.fingerprint,
+        backbone=plan.backbone,
+        checksums=checksums,
+    )
+
+
+def _sweep(path: Path) -> None:
+    for leftover in path.glob(f".{MANIFEST_NAME}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, f"{os.strerror(error.errno)} (feature store)", str(path)) from error
+
+
+def _resumable(path: Path, plan: BuildPlan) -> list[int]:
+    """Return the checksums of the leading chunks that are recorded and whole."""
+    recorded = _read_journal(path / JOURNAL_NAME, plan)
+    whole: list[int] = []
+    try:
+        with open(path / DATA_NAME, "rb") as data:
+            if data.read(len(array_header(plan.rows, plan.dim))) != array_header(
+                plan.rows, plan.dim
+            ):
+                return []
+            for chunk, expected in enumerate(recorded):
+                start, stop = plan.bounds(chunk)
+                found = data.read((stop - start) * plan.dim * DTYPE.itemsize)
+                if checksum(np.frombuffer(found, np.uint8)) != expected:
+                    break
+                whole.append(expected)
+    except FileNotFoundError:
+        return []
+    _write_journal(path / JOURNAL_NAME, plan, whole)
+    return whole
+
+
+def _read_journal(path: Path, plan: BuildPlan) -> list[int]:
+    try:
+        lines = path.read_bytes().decode(errors="replace").split("\n")
+    except FileNotFoundError:
+        return []
+    if lines[0] != plan.line:
+        return []
+    checksums: list[int] = []
+    # The text after the last newline is a line that a kill cut short.
+    for line in lines[1:-1]:
+        try:
+            chunk, value = json.loads(line)
+        except (ValueError, TypeError):
+            break
+        if chunk != len(checksums) or chunk >= plan.chunks or not isinstance(value, int):
+            break
+        checksums.append(value)
+    return checksums
+
+
+def _write_journal(path: Path, plan: BuildPlan, checksums: list[int]) -> None:
+    from gstds.files import write_text
+
+    lines = [plan.line, *(json.dumps([k, value]) for k, value in enumerate(checksums))]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _start(path: Path, plan: BuildPlan) -> None:
+    header = array_header(plan.rows, plan.dim)
+    with open(path / DATA_NAME, "wb") as data:
+        _reserve(data.fileno(), len(header) + plan.rows * plan.dim * DTYPE.itemsize)
+        data.write(header)
+        data.flush()
+        os.fsync(data.fileno())
+    _write_journal(path / JOURNAL_NAME, plan, [])
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    # A disk too small is better found now than after an hour of features.
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.truncate(descriptor, size)
+
+
+def _write_chunks(
+    path: Path,
+    plan: BuildPlan,
+    compute: Compute,
+    progress: Progress | None,
+    checksums: list[int],
+) -> None:
+    header = len(array_header(plan.rows, plan.dim))
+    with open(path / DATA_NAME, "r+b") as data, open(path / JOURNAL_NAME, "ab") as journal:
+        for chunk in range(len(checksums), plan.chunks):
+            start, stop = plan.bounds(chunk)
+            if progress is not None:
+                progress(start, plan.rows)
+            rows = _unit_rows(compute(start, stop), start, stop, plan.dim)
+            data.seek(header + start * plan.dim * DTYPE.itemsize)
+            data.write(rows.tobytes())
+            _sync(data)
+            checksums.append(checksum(rows))
+            journal.write((json.dumps([chunk, checksums[-1]]) + "\n").encode())
+            _sync(journal)
+    if progress is not None:
+        progress(plan.rows, plan.rows)
+
+
+def _sync(handle: Any) -> None:
+    handle.flush()
+    os.fsync(handle.fileno())
+
+
+def _unit_rows(values: Any, start: int, stop: int, dim: int) -> npt.NDArray[np.float16]:
+    """Scale rows (n, dim) to unit length in float32, then round; a zero row stays zero."""
+    array = np.asarray(values)
+    if array.shape != (stop - start, dim):
+        raise ValueError(
+            f"features of rows {start} to {stop - 1} must have the shape {(stop - start, dim)}, "
+            f"got {array.shape}"
+        )
+    array = array.astype(np.float32)
+    bad = ~np.isfinite(array).all(axis=1)
+    if bad.any():
+        row = start + int(np.flatnonzero(bad)[0])
+        raise ValueError(f"features of row {row} are not finite; look at that image and its backbone")
+    # Scaling by the largest entry first keeps the squares of large features from overflowing.
+    scale = np.abs(array).max(axis=1, keepdims=True)
+    array = np.divide(array, scale, out=array, where=scale > 0)
+    norms = np.linalg.norm(array, axis=1, keepdims=True)
+    return np.divide(array, norms, out=array, where=norms > 0).astype(DTYPE)
