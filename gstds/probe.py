@@ -157,7 +157,8 @@ def _checked(
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"features must have the shape (n, D), got {tuple(x.shape)}")
     y, group = (
-        _whole_numbers(name, value, len(x)) for name, value in (("labels", labels), ("groups", groups))
+        _whole_numbers(name, value, len(x))
+        for name, value in (("labels", labels), ("groups", groups))
     )
     if y.min() < 0 or y.max() >= classes:
         raise ValueError(
@@ -235,7 +236,9 @@ class _Problem:
         heads = torch.arange(self.folds, device=log_p.device)
         seen = (self.fold[block].view(-1, 1) != heads) * self.share
         loss = -(log_p.gather(2, target).squeeze(2) * seen).sum(dtype=torch.float64)
-        residual = log_p.exp_().scatter_add_(2, target, torch.full_like(target, -1, dtype=log_p.dtype))
+        residual = log_p.exp_().scatter_add_(
+            2, target, torch.full_like(target, -1, dtype=log_p.dtype)
+        )
         residual *= seen.unsqueeze(2)
         return residual.flatten(1), loss
 

@@ -47,9 +47,7 @@ class FeatureStore:
         self.manifest = manifest
         self._handle = handle
         header = array_header(self.rows, self.dim)
-        mapped = np.memmap(
-            handle, DTYPE, mode="r", offset=len(header), shape=(self.rows, self.dim)
-        )
+        mapped = np.memmap(handle, DTYPE, mode="r", offset=len(header), shape=(self.rows, self.dim))
         # The plain array: a memmap's own indexing costs more than the reading.
         self._values = mapped.view(np.ndarray)
         self._chunk_rows = int(manifest["chunk_rows"])

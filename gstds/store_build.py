@@ -149,7 +149,9 @@ def _naming(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise
-        raise OSError(error.errno, f"{os.strerror(error.errno)} (feature store)", str(path)) from error
+        raise OSError(
+            error.errno, f"{os.strerror(error.errno)} (feature store)", str(path)
+        ) from error
 
 
 def _resumable(path: Path, plan: BuildPlan) -> list[int]:
@@ -260,7 +262,9 @@ def _unit_rows(values: Any, start: int, stop: int, dim: int) -> npt.NDArray[np.f
     bad = ~np.isfinite(array).all(axis=1)
     if bad.any():
         row = start + int(np.flatnonzero(bad)[0])
-        raise ValueError(f"features of row {row} are not finite; look at that image and its backbone")
+        raise ValueError(
+            f"features of row {row} are not finite; look at that image and its backbone"
+        )
     # Scaling by the largest entry first keeps the squares of large features from overflowing.
     scale = np.abs(array).max(axis=1, keepdims=True)
     array = np.divide(array, scale, out=array, where=scale > 0)

