@@ -1,0 +1,163 @@
+"""Data sets that bring arrays: ``npz:PATH`` and a user's own ``module:function``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import zipfile
+import zlib
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs.content import Content, check_labels, make_content
+from envs.images import ArrayImages, ImageSource, SequenceImages
+from gstds.validation import near_names
+
+__all__ = ["import_function", "read_function", "read_npz"]
+
+_KEYS = ("X", "y", "X_test", "y_test", "class_names")
+
+
+def read_npz(path: str | Path) -> Content:
+    """Read arrays ``X``, ``y`` and, if they are there, ``X_test``, ``y_test``, ``class_names``.
+
+    Args:
+        path: A file of `numpy.savez` or `numpy.savez_compressed`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TypeError: If ``X`` is not uint8 or ``y`` not whole numbers.
+        ValueError: If the file is damaged, a key is missing or shapes do not fit together.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"npz:{path}: there is no such file; give the path of an .npz file")
+    return _from_mapping(f"npz:{path}", _load_npz(file))
+
+
+def _load_npz(file: Path) -> dict[str, Any]:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files if key in _KEYS}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise ValueError(f"npz:{file}: damaged file ({error}); write it again") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"npz:{file}: not an .npz file of plain arrays ({error}); write it with "
+            "numpy.savez(path, X=images, y=labels), no object arrays"
+        ) from error
+
+
+def read_function(name: str) -> Content:
+    """Call a user's ``module:function`` and read the mapping that it returns.
+
+    Args:
+        name: For example ``my_data:load``; the module may lie in the current folder. The mapping
+            has the keys of `read_npz`; ``X`` and ``X_test`` may be lazily indexed sequences, of
+            which nothing but the first image of ``X`` is read; ``fingerprint`` (a key, or an
+            attribute of ``X``) then says which content it is.
+
+    Raises:
+        TypeError: If the function returns no mapping, or arrays of a wrong type.
+        ValueError: If the module or function is not there, or shapes do not fit together.
+    """
+    answer = import_function(name)()
+    if not isinstance(answer, Mapping):
+        raise TypeError(
+            f"{name} must return a mapping with the keys 'X' and 'y', got {type(answer).__name__}"
+        )
+    return _from_mapping(name, answer)
+
+
+def import_function(name: str) -> Any:
+    """Return the callable ``module:function``; the current folder is searched last.
+
+    Raises:
+        ValueError: If the module or the function is not there.
+    """
+    module_name, _, attribute = name.partition(":")
+    # Last, so that a file of the user's never hides a library; kept, so that what the module
+    # imports later is found as well.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise
+        raise ValueError(
+            f"dataset {name!r}: no module {module_name!r} in {os.getcwd()} or on the import path"
+        ) from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        place = getattr(module, "__file__", module_name)
+        raise ValueError(
+            f"dataset {name!r}: no function in {place}; {near_names(attribute, known)}"
+        )
+    return function
+
+
+def _from_mapping(where: str, arrays: Mapping[str, Any]) -> Content:
+    _check_keys(where, arrays)
+    names = arrays.get("class_names")
+    first = _source(where, arrays, "X", "y", None)
+    second = None
+    if "X_test" in arrays:
+        second = _source(where, arrays, "X_test", "y_test", first.shape)
+    return make_content(where, first, arrays["y"], second, arrays.get("y_test"), class_names=names)
+
+
+def _check_keys(where: str, arrays: Mapping[str, Any]) -> None:
+    missing = [key for key in ("X", "y") if key not in arrays]
+    if missing:
+        found = ", ".join(sorted(map(str, arrays))) or "nothing"
+        raise ValueError(f"{where}: {' and '.join(missing)} missing; found {found}")
+    if ("X_test" in arrays) != ("y_test" in arrays):
+        alone, other = ("X_test", "y_test") if "X_test" in arrays else ("y_test", "X_test")
+        raise ValueError(f"{where}: {alone} stands without {other}; give both or neither")
+
+
+def _source(
+    where: str,
+    arrays: Mapping[str, Any],
+    key: str,
+    label_key: str,
+    shape: tuple[int, int, int] | None,
+) -> ImageSource:
+    images = arrays[key]
+    try:
+        if isinstance(images, np.ndarray):
+            return ArrayImages(images, name=key)
+        return _sequence(images, key, check_sized(images, key, arrays[label_key]), arrays, shape)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
+def check_sized(images: Any, key: str, labels: Any) -> Any:
+    """Return the checked labels of a lazily indexed sequence, before any item is read."""
+    if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+        raise TypeError(
+            f"{key} must be a uint8 array or a sequence with __len__ and __getitem__, "
+            f"got {type(images).__name__}"
+        )
+    return check_labels(key.replace("X", "y"), labels, len(images))
+
+
+def _sequence(
+    images: Any,
+    key: str,
+    labels: Any,
+    arrays: Mapping[str, Any],
+    shape: tuple[int, int, int] | None,
+) -> SequenceImages:
+    given = arrays.get("fingerprint", getattr(images, "fingerprint", ""))
+    digest = sha256(f"{key}|{len(images)}|{given}|".encode())
+    digest.update(labels.tobytes())
+    return SequenceImages(images, digest.hexdigest(), shape, key)

@@ -1,0 +1,260 @@
+"""A data set by its name: images, labels and splits.
+
+`load_data` reads it, splits it and applies the options, in this order: split, limit, imbalance,
+duplicates, label noise. Everything is seeded by ``split_seed`` alone, never by a run's seed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from envs.arrays import read_function, read_npz
+from envs.content import Content
+from envs.folders import read_folder
+from envs.images import ArrayImages, ImageSource
+from envs.sources import SOURCES
+from envs.splits import Part, SplitOptions, make_parts, plain_part
+from gstds.validation import check_choice, check_fraction, check_integer, near_names
+
+__all__ = ["Data", "Split", "dataset_names", "fetch_data", "load_data", "probe_data"]
+
+_FORMS = ("folder:PATH", "npz:PATH", "module:function")
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of a data set.
+
+    Attributes:
+        source: Where its images come from.
+        rows: Position (n,) of each sample in the source; a copy repeats a row.
+        labels: Class (n,) of each sample, as training sees it.
+        true_labels: Class (n,) before label noise.
+        groups: Copies of one image share a group (n,).
+    """
+
+    source: ImageSource
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    true_labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, indices: NDArray[np.int64]) -> torch.Tensor:
+        """Return the images of ``indices`` (k,), positions in the split, as uint8 (k, C, H, W)."""
+        return self.source.gather(self.rows[indices])
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, split and ready.
+
+    Attributes:
+        name: As it was asked for.
+        num_classes: C.
+        class_names: Names (C,).
+        image_shape: (C, H, W).
+        mean: Mean by channel of the train images in [0, 1]; a fixed one for images read lazily.
+        std: Standard deviation likewise.
+        pad: Padding of the random crop in pixels; 0 is no crop.
+        flip: Whether images are mirrored at random.
+        train: What is trained on.
+        reward_validation: What a policy or a reward may see.
+        selection_validation: What hyper-parameters are chosen on.
+        test: What is looked at once, at the end.
+        fingerprint: Digest of content, split and options.
+    """
+
+    name: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pad: int
+    flip: bool
+    train: Split
+    reward_validation: Split
+    selection_validation: Split
+    test: Split
+    fingerprint: str
+
+
+def load_data(
+    name: str,
+    *,
+    limit: int | None = None,
+    label_noise: float = 0.0,
+    duplicates: float = 0.0,
+    imbalance: float = 0.0,
+    split_seed: int = 0,
+    clean_validation: bool = False,
+    augment: bool | None = None,
+    image_size: int | None = None,
+) -> Data:
+    """Read a data set, split it and apply the options to its train part.
+
+    Args:
+        name: One of `dataset_names`, or ``folder:PATH``, ``npz:PATH``, ``module:function``.
+        limit: Keep this many train samples, stratified.
+        label_noise: Share of the train samples (and of reward-validation) that get another class.
+        duplicates: Share of the train samples that are replaced by copies of others.
+        imbalance: P: class c of C keeps the share (1 - P) ** (c / (C - 1)) of its train samples.
+        split_seed: Seed of the split and of all options above.
+        clean_validation: Leave the labels of reward-validation as they are.
+        augment: True for crop and flip, False for neither, None for what suits the data.
+        image_size: Side of the images, for data sets that are read from image files.
+
+    Raises:
+        FileNotFoundError: If the data are not there and cannot be fetched.
+        OSError: If a file cannot be read.
+        TypeError: If an argument or the data have a wrong type.
+        ValueError: If an argument or the data are out of range.
+    """
+    options = SplitOptions(
+        None if limit is None else check_integer("limit", limit, low=1),
+        check_fraction("label_noise", label_noise),
+        check_fraction("duplicates", duplicates, open_high=True),
+        check_fraction("imbalance", imbalance, open_high=True),
+        check_integer("split_seed", split_seed),
+        _check_flag("clean_validation", clean_validation),
+    )
+    if augment is not None:
+        _check_flag("augment", augment)
+    content = _read(name, image_size)
+    pad = 0 if augment is False else content.pad
+    flip = content.flip if augment is None else augment
+    return _assemble(name, content, options, pad, flip)
+
+
+def dataset_names() -> dict[str, str]:
+    """Return the names of the data sets and a line about each."""
+    return {name: source.description for name, source in SOURCES.items()}
+
+
+def fetch_data(name: str) -> Path | None:
+    """Make sure that a named data set is on this machine.
+
+    Returns:
+        Its folder; None if it comes with a library.
+
+    Raises:
+        FileNotFoundError: If it cannot be fetched; the message names every way.
+        ValueError: If the name is unknown.
+    """
+    return SOURCES[check_choice("dataset", name, SOURCES)].fetch()
+
+
+def probe_data(name: str) -> str:
+    """Say in a few words whether a data set can be had, without fetching or reading it.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    kind, _, path = name.partition(":")
+    if kind in ("folder", "npz") and path:
+        there = Path(path).expanduser()
+        found = there.is_dir() if kind == "folder" else there.is_file()
+        return "ready" if found else "not found"
+    return SOURCES[check_choice("dataset", name, SOURCES)].probe()
+
+
+def _read(name: str, image_size: int | None) -> Content:
+    if not isinstance(name, str):
+        raise TypeError(f"dataset must be a name, got {name!r}")
+    kind, colon, path = name.partition(":")
+    from_files = kind == "folder" or (name in SOURCES and SOURCES[name].files)
+    if image_size is not None:
+        image_size = check_integer("image_size", image_size, low=4, high=1024)
+        if not from_files:
+            raise ValueError(
+                f"image_size={image_size} needs a data set of image files; {name!r} has a size "
+                "of its own: leave the option out"
+            )
+    if name in SOURCES:
+        return SOURCES[name].read(image_size)
+    if not colon or not kind or not path:
+        raise ValueError(f"dataset: unknown name {name!r}; {near_names(name, [*SOURCES, *_FORMS])}")
+    if kind == "folder":
+        return read_folder(path, image_size)
+    return read_npz(path) if kind == "npz" else read_function(name)
+
+
+def _check_flag(parameter: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{parameter} must be true or false, got {value!r}")
+    return bool(value)
+
+
+def _assemble(name: str, content: Content, options: SplitOptions, pad: int, flip: bool) -> Data:
+    has_test = content.test_labels is not None
+    parts = make_parts(content.labels, content.class_names, options, has_test=has_test)
+    splits = {
+        part: _split(content.source, getattr(parts, part))
+        for part in ("train", "reward_validation", "selection_validation")
+    }
+    splits["test"] = _test_split(content, parts.test)
+    mean, std = _statistics(content.source, splits["train"].rows)
+    return Data(
+        name=name,
+        num_classes=len(content.class_names),
+        class_names=content.class_names,
+        image_shape=content.source.shape,
+        mean=mean,
+        std=std,
+        pad=pad,
+        flip=flip,
+        **splits,
+        fingerprint=_fingerprint(splits, pad, flip, len(content.class_names)),
+    )
+
+
+def _split(source: ImageSource, part: Part) -> Split:
+    return Split(source, part.rows, part.labels, part.true_labels, part.groups)
+
+
+def _test_split(content: Content, part: Part | None) -> Split:
+    if part is not None:
+        return _split(content.source, part)
+    if content.test_source is None or content.test_labels is None:
+        raise ValueError("a data set without a test part needs one split off")
+    rows = np.arange(len(content.test_labels), dtype=np.int64)
+    return _split(content.test_source, plain_part(rows, content.test_labels))
+
+
+def _statistics(
+    source: ImageSource, rows: NDArray[np.int64]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation by channel, in whole numbers, so that no thread count shows."""
+    channels = source.shape[0]
+    if not isinstance(source, ArrayImages):
+        return _IMAGENET if channels == 3 else ((0.5,), (0.25,))
+    total, squares = torch.zeros(2, channels, dtype=torch.int64)
+    for at in range(0, len(rows), _CHUNK):
+        images = source.gather(rows[at : at + _CHUNK]).to(torch.int32)
+        total += images.sum(dim=(0, 2, 3), dtype=torch.int64)
+        squares += images.square_().sum(dim=(0, 2, 3), dtype=torch.int64)
+    count = len(rows) * source.shape[1] * source.shape[2]
+    mean = total.double() / count
+    deviation = (squares.double() / count - mean.square()).clamp_min(1.0).sqrt()
+    return tuple((mean / 255.0).tolist()), tuple((deviation / 255.0).tolist())
+
+
+def _fingerprint(splits: dict[str, Split], pad: int, flip: bool, classes: int) -> str:
+    digest = sha256(json.dumps([classes, pad, flip]).encode())
+    for name, split in splits.items():
+        digest.update(f"|{name}|{split.source.fingerprint}|{split.source.shape}|".encode())
+        digest.update(split.rows.tobytes() + split.labels.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,234 @@
+"""Where a data set's images come from: arrays in memory, files on disk, a user's own sequence.
+
+A source is asked for rows and answers with a fresh uint8 tensor (n, C, H, W): nothing else is
+loaded, decoded or copied. Each carries a digest of its content.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+__all__ = ["ArrayImages", "FileImages", "ImageSource", "SequenceImages", "file_digest"]
+
+_EDGE_BYTES = 4096
+
+
+class ImageSource(Protocol):
+    """Images of one shape, read by row.
+
+    Attributes:
+        shape: (C, H, W).
+        fingerprint: Digest of the content.
+    """
+
+    shape: tuple[int, int, int]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def gather(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        """Return a fresh uint8 tensor (n, C, H, W) with the images of ``rows`` (n,)."""
+        ...
+
+
+class ArrayImages:
+    """Images held in memory.
+
+    Args:
+        images: uint8, (N, H, W) or (N, H, W, C) with C = 1 or 3. Copied only where the layout or
+            a read-only array asks for it.
+        fingerprint: Digest of the content, where it is known already; otherwise it is computed.
+        name: What messages call the array.
+
+    Raises:
+        TypeError: If the images are no uint8 array.
+        ValueError: If their shape is another one.
+    """
+
+    def __init__(
+        self, images: NDArray[np.uint8], fingerprint: str | None = None, name: str = "X"
+    ) -> None:
+        _check_array(images, name)
+        planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+        planes = np.require(planes, requirements=["C", "W"])
+        self._images = torch.from_numpy(planes)
+        self.shape: tuple[int, int, int] = planes.shape[1:]
+        self.fingerprint: str = fingerprint or _array_digest(planes)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def gather(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        """Return the images of ``rows`` (n,) as uint8 (n, C, H, W)."""
+        return self._images.index_select(0, torch.from_numpy(np.array(rows, dtype=np.int64)))
+
+
+class FileImages:
+    """Image files, opened and decoded when they are asked for, as RGB.
+
+    The shorter side is scaled to the wanted one and the middle is cut out. Orientation tags are
+    not applied. JPEG files are decoded at a reduced scale where that is still large enough.
+
+    Args:
+        paths: The files, one per row.
+        size: Height and width of the answer.
+        root: The folder that the fingerprint's paths are relative to.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: tuple[int, int], root: Path) -> None:
+        self._paths = tuple(str(path) for path in paths)
+        self.shape: tuple[int, int, int] = (3, *size)
+        self.fingerprint: str = _files_digest(paths, root, size)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def gather(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        """Return the images of ``rows`` (n,) as uint8 (n, 3, H, W).
+
+        Raises:
+            OSError: If a file is gone or damaged; the message names it.
+        """
+        out = np.empty((len(rows), *self.shape[1:], 3), dtype=np.uint8)
+        paths = [self._paths[row] for row in rows]
+
+        def fill(position: int) -> None:
+            out[position] = _decode(paths[position], self.shape[1:])
+
+        if len(paths) < 8:
+            for position in range(len(paths)):
+                fill(position)
+        else:
+            # Pillow decodes outside the interpreter's lock, so threads help.
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                list(pool.map(fill, range(len(paths))))
+        return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
+
+
+class SequenceImages:
+    """A user's own sequence: ``len(images)`` and ``images[i]``, uint8 (H, W) or (H, W, C).
+
+    Args:
+        images: The sequence. An item is read only when its row is asked for.
+        fingerprint: Digest of what is known without reading the items.
+        shape: (C, H, W); if it is not given, item 0 is read for it.
+        name: What messages call the sequence.
+
+    Raises:
+        TypeError: If an item is no uint8 array.
+        ValueError: If an item has another shape.
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        fingerprint: str,
+        shape: tuple[int, int, int] | None = None,
+        name: str = "X",
+    ) -> None:
+        self._images = images
+        self._length = len(images)
+        self._name = name
+        self.shape: tuple[int, int, int] = shape or self._item(0).shape
+        self.fingerprint: str = fingerprint
+
+    def __len__(self) -> int:
+        return self._length
+
+    def gather(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        """Return the images of ``rows`` (n,) as uint8 (n, C, H, W); reads exactly these items."""
+        out = np.empty((len(rows), *self.shape), dtype=np.uint8)
+        for position, row in enumerate(rows):
+            item = self._item(int(row))
+            if item.shape != self.shape:
+                raise ValueError(
+                    f"{self._name}[{row}] has shape (C, H, W) = {item.shape}, others have "
+                    f"{self.shape}: give every image one shape"
+                )
+            out[position] = item
+        return torch.from_numpy(out)
+
+    def _item(self, row: int) -> NDArray[np.uint8]:
+        item = np.asarray(self._images[row])
+        if item.dtype != np.uint8:
+            raise TypeError(f"{self._name}[{row}] must be a uint8 array, got dtype {item.dtype}")
+        if item.ndim == 2:
+            item = item[:, :, None]
+        if item.ndim != 3 or item.shape[2] not in (1, 3) or 0 in item.shape:
+            raise ValueError(
+                f"{self._name}[{row}] must have shape (H, W), (H, W, 1) or (H, W, 3), "
+                f"got {item.shape}"
+            )
+        return item.transpose(2, 0, 1)
+
+
+def _check_array(images: NDArray[np.uint8], name: str) -> None:
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+        kind = getattr(images, "dtype", type(images).__name__)
+        raise TypeError(
+            f"{name} must be a uint8 array, got {kind}: scale the images to 0..255 and convert them "
+            "with .astype('uint8')"
+        )
+    colors = images.shape[3] if images.ndim == 4 else 1
+    if images.ndim not in (3, 4) or colors not in (1, 3) or 0 in images.shape[1:]:
+        raise ValueError(
+            f"{name} must have shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), got {images.shape}"
+        )
+
+
+def _array_digest(planes: NDArray[np.uint8]) -> str:
+    digest = sha256(repr(planes.shape).encode())
+    digest.update(planes.data)
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> bytes:
+    """Return the SHA-256 of a file's size and of its first and last 4 KB.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    size = path.stat().st_size
+    digest = sha256(size.to_bytes(8, "little"))
+    with path.open("rb") as handle:
+        digest.update(handle.read(_EDGE_BYTES))
+        handle.seek(max(0, size - _EDGE_BYTES))
+        digest.update(handle.read(_EDGE_BYTES))
+    return digest.digest()
+
+
+def _files_digest(paths: Sequence[Path], root: Path, size: tuple[int, int]) -> str:
+    digest = sha256(repr(size).encode())
+    for path in paths:
+        digest.update(path.relative_to(root).as_posix().encode("utf-8", "surrogateescape"))
+        digest.update(b"\0" + file_digest(path))
+    return digest.hexdigest()
+
+
+def _decode(path: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    from PIL import Image, ImageOps
+
+    height, width = size
+    try:
+        with Image.open(path) as image:
+            if image.size != (width, height):
+                image.draft("RGB", (width, height))
+            pixels = image.convert("RGB")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: the image is gone since the data set was read") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise OSError(f"{path}: damaged image ({error}); replace the file or remove it") from error
+    if pixels.size != (width, height):
+        pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(pixels)
