@@ -23,7 +23,7 @@ _BASIS_MAX = 40
 _BASIS_KEPT = 12
 _BLOCK = 2
 _START_SEED = 0xF1ED
-_LOOSE = 1e-3
+_LOOSE = 1e-4
 _DEPENDENT = 1e-8
 
 
@@ -129,11 +129,15 @@ def _unconverged(values: Any, norms: Any, tolerance: float) -> list[int]:
 
 
 def _start(operator: Operator) -> torch.Tensor:
-    """Three directions: the samples' content, the lowest degrees, and noise keyed by position."""
+    """The three lowest degrees, one by one and blurred; content; noise keyed by position."""
     diagonal = operator.diagonal
     spread = (diagonal - diagonal.min()) + 1e-3 * operator.scale
     noise = torch.from_numpy(keyed_uniform(_START_SEED, indices=range(len(diagonal))) - 0.5)
-    return torch.stack([spread.reciprocal(), operator.reference, noise.to(diagonal.device)])
+    lowest = diagonal.argsort(stable=True)[: min(3, len(diagonal) - 1)]
+    indicators = diagonal.new_zeros(len(lowest), len(diagonal))
+    indicators[torch.arange(len(lowest)), lowest] = 1
+    blurred = [spread.reciprocal(), operator.reference, noise.to(diagonal.device)]
+    return torch.cat([torch.stack(blurred), indicators])
 
 
 def _precondition(operator: Operator, residuals: torch.Tensor, values: Any) -> torch.Tensor:
