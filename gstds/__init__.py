@@ -1,1 +1,3 @@
-"""placeholder."""
+"""The method as pure functions over arrays: spectral scores, schedules, pickers, costs."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,268 @@
+"""The learner: a network, its optimizer, one weighted update, and its evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from envs.models import build_model
+from gstds.cost import count_flops
+from gstds.validation import check_choice, check_fraction, check_number
+
+__all__ = ["Evaluation", "Learner", "LearnerOptions", "has_bfloat16", "resolve_device"]
+
+OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("auto", "float32", "bfloat16")
+_DEFAULT_RATE = {"sgd": 0.05, "adamw": 2e-3}
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device of a name; ``auto`` picks CUDA where there is one.
+
+    Raises:
+        ValueError: If the name is unknown or no such device is present.
+    """
+    kind = str(device).split(":")[0]
+    check_choice("device", kind, ("auto", "cpu", "cuda"))
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} is not present; use 'auto' or 'cpu'")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Say whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())
+
+
+@dataclass(frozen=True)
+class LearnerOptions:
+    """How the learner is trained.
+
+    Args:
+        name: One of `envs.models.LEARNERS`, or ``module:function``.
+        optimizer: ``sgd`` (Nesterov momentum) or ``adamw``.
+        learning_rate: Peak rate; None is .05 for SGD, .002 for AdamW. It falls to zero over the
+            run's progress along a cosine.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay.
+        label_smoothing: Label smoothing of the training loss in [0, 1).
+        precision: ``bfloat16`` autocasts, ``auto`` does so where the hardware has it.
+
+    Raises:
+        ValueError: If an option is unknown or out of range.
+    """
+
+    name: str = "small-cnn"
+    optimizer: str = "sgd"
+    learning_rate: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_fraction("momentum", self.momentum, open_high=True)
+        check_fraction("label_smoothing", self.label_smoothing, open_high=True)
+        check_number("weight_decay", self.weight_decay, low=0, high=10)
+        rate = self.learning_rate
+        if rate is None:
+            rate = _DEFAULT_RATE[self.optimizer]
+        rate = check_number("learning_rate", rate, low=0, high=100, open_low=True)
+        object.__setattr__(self, "learning_rate", rate)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss in nats, accuracy in [0, 1], and accuracy by class (C,)."""
+
+    loss: float
+    accuracy: float
+    class_accuracy: tuple[float, ...]
+
+
+class Learner:
+    """A network under training.
+
+    Args:
+        options: How it is trained.
+        shape: An image's shape (C, H, W).
+        classes: Number of classes.
+        seed: Seed of the initial weights, and of dropout in a user's network.
+        device: Where it runs.
+
+    Attributes:
+        train_flops: Forward and backward of one sample.
+        forward_flops: Forward of one sample.
+        min_batch: 2 where BatchNorm cannot train on one sample, else 1.
+    """
+
+    def __init__(
+        self,
+        options: LearnerOptions,
+        *,
+        shape: tuple[int, int, int],
+        classes: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.options = options
+        self.device = device
+        self.classes = classes
+        self._seed = seed
+        self._borrows_generator = ":" in options.name
+        wanted = options.precision
+        self._bfloat16 = wanted == "bfloat16" or (wanted == "auto" and has_bfloat16(device))
+        model = build_model(options.name, shape, classes, seed)
+        self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._check_output(shape)
+        self.train_flops, self.forward_flops, self.min_batch = _costs(self.model, shape)
+        self.optimizer = self._make_optimizer()
+
+    def _check_output(self, shape: tuple[int, int, int]) -> None:
+        twin = copy.deepcopy(self.model).to("meta").eval()
+        output = twin(torch.empty((2, *shape), device="meta"))
+        if tuple(output.shape) != (2, self.classes):
+            raise ValueError(
+                f"learner {self.options.name!r} must turn images (n, {shape}) into logits "
+                f"(n, {self.classes}), got {tuple(output.shape)}"
+            )
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        options = self.options
+        rate = float(options.learning_rate or 0.0)
+        decay = options.weight_decay
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        if options.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+        nesterov = options.momentum > 0
+        return torch.optim.SGD(
+            parameters, lr=rate, momentum=options.momentum, nesterov=nesterov, weight_decay=decay
+        )
+
+    @contextlib.contextmanager
+    def _forward_mode(self, step: int) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            if self._borrows_generator:  # a user's network may hold dropout
+                stack.enter_context(torch.random.fork_rng(devices=[]))
+                torch.default_generator.manual_seed((self._seed + step) % 2**63)
+            if self._bfloat16:
+                stack.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
+            yield
+
+    def set_progress(self, progress: float) -> None:
+        """Set the learning rate: a cosine from its peak at progress 0 to zero at 1."""
+        peak = float(self.options.learning_rate or 0.0)
+        rate = 0.5 * peak * (1.0 + math.cos(math.pi * min(1.0, max(0.0, progress))))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def update(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        weights: torch.Tensor,
+        normalizer: float,
+        *,
+        step: int,
+    ) -> npt.NDArray[np.float32]:
+        """Train once on the kept samples: the loss is Σ weight · loss / normalizer.
+
+        Args:
+            images: Normalized images (n, C, H, W).
+            labels: Classes (n,).
+            weights: Loss weights (n,), all positive.
+            normalizer: What the weighted sum is divided by.
+            step: The drawn batch's number: keys a user's dropout.
+
+        Returns:
+            The samples' losses (n,) in nats, without label smoothing, as seen by this update.
+        """
+        self.model.train()
+        with self._forward_mode(step):
+            logits = self.model(images)
+        logits = logits.float()
+        losses = F.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=self.options.label_smoothing
+        )
+        loss = (weights * losses).sum() / normalizer
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        if self.options.label_smoothing:
+            losses = F.cross_entropy(logits.detach(), labels, reduction="none")
+        result: npt.NDArray[np.float32] = losses.detach().cpu().numpy()
+        return result
+
+    @torch.inference_mode()
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits (n, classes) in evaluation mode, float32."""
+        self.model.eval()
+        with self._forward_mode(0):
+            output: torch.Tensor = self.model(images)
+        return output.float()
+
+    @torch.inference_mode()
+    def losses(self, images: torch.Tensor, labels: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Return each sample's loss (n,) in nats, in evaluation mode."""
+        values = F.cross_entropy(self.logits(images), labels, reduction="none")
+        result: npt.NDArray[np.float32] = values.cpu().numpy()
+        return result
+
+    def evaluate(self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Evaluation:
+        """Evaluate on batches of normalized images (n, C, H, W) and labels (n,)."""
+        loss, right, seen = 0.0, torch.zeros(self.classes), torch.zeros(self.classes)
+        for images, labels in batches:
+            logits = self.logits(images)
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            hits = (logits.argmax(1) == labels).float()
+            seen += torch.bincount(labels, minlength=self.classes).cpu()
+            right += torch.bincount(labels, hits, minlength=self.classes).float().cpu()
+        total = float(seen.sum())
+        by_class = torch.where(seen > 0, right / seen.clamp(min=1), torch.ones_like(seen))
+        return Evaluation(loss / total, float(right.sum()) / total, tuple(by_class.tolist()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights and the optimizer's state, as arrays and JSON-able values."""
+        state = self.optimizer.state_dict()["state"]
+        return {
+            "model": {k: v.detach().clone() for k, v in self.model.state_dict().items()},
+            "optimizer": {
+                str(i): {k: copy.deepcopy(v) for k, v in slot.items()} for i, slot in state.items()
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.model.load_state_dict(state["model"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        slots = {int(i): copy.deepcopy(slot) for i, slot in state["optimizer"].items()}
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+
+
+def _costs(model: nn.Module, shape: tuple[int, int, int]) -> tuple[float, float, int]:
+    """Return the operations of training on and scoring one sample, and the smallest batch."""
+    train = count_flops(model, shape, train=True)
+    forward = count_flops(model, shape, train=False)
+    try:
+        count_flops(model, shape, train=True, batch=1)
+    except ValueError:  # BatchNorm refuses one value per channel
+        return train, forward, 2
+    return train, forward, 1

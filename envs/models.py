@@ -1,0 +1,133 @@
+"""Learner networks by name, initialized from a generator of their own."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from gstds.validation import check_choice
+
+__all__ = ["LEARNERS", "build_model", "initialize"]
+
+SMALL_IMAGE_SIDE = 64
+
+
+def _small_cnn(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Three 3×3 convolutions with BatchNorm, 16-32-64 channels, global average pooling."""
+    widths = (shape[0], 16, 32, 64)
+    layers: list[nn.Module] = []
+    for i, (before, after) in enumerate(itertools.pairwise(widths)):
+        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
+        layers += [nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)] if i < 2 else [nn.ReLU()]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes)]
+    return nn.Sequential(*layers)
+
+
+def _mlp(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Two hidden layers of 256 units."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(math.prod(shape), 256),
+        nn.ReLU(),
+        nn.Linear(256, 256),
+        nn.ReLU(),
+        nn.Linear(256, classes),
+    )
+
+
+def _resnet(name: str) -> Callable[[tuple[int, int, int], int], nn.Module]:
+    def build(shape: tuple[int, int, int], classes: int) -> nn.Module:
+        from gstds.vision import import_torchvision
+
+        model: nn.Module = getattr(import_torchvision().models, name)(num_classes=classes)
+        if min(shape[1:]) < SMALL_IMAGE_SIDE:
+            model.conv1 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
+            model.maxpool = nn.Identity()
+        elif shape[0] != 3:
+            model.conv1 = nn.Conv2d(shape[0], 64, 7, stride=2, padding=3, bias=False)
+        return model
+
+    return build
+
+
+LEARNERS: dict[str, tuple[Callable[[tuple[int, int, int], int], nn.Module], str]] = {
+    "small-cnn": (_small_cnn, "three 3x3 convolutions with BatchNorm, 24 thousand parameters"),
+    "resnet18": (_resnet("resnet18"), "ResNet-18; 3x3 stem, no max-pooling, below 64 pixels"),
+    "resnet50": (_resnet("resnet50"), "ResNet-50; 3x3 stem, no max-pooling, below 64 pixels"),
+    "mlp": (_mlp, "two hidden layers of 256 units, no normalization"),
+}
+
+
+def build_model(name: str, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
+    """Return a freshly initialized learner.
+
+    Args:
+        name: One of `LEARNERS`, or ``module:function`` of a user's own.
+        shape: An image's shape (C, H, W).
+        classes: Number of classes.
+        seed: Seed of the initial weights.
+
+    Raises:
+        ValueError: If the name is unknown or the user's function cannot be found.
+        TypeError: If the user's function does not return a module.
+    """
+    if ":" in name:
+        return _user_model(name, shape, classes, seed)
+    check_choice("learner", name, LEARNERS)
+    with torch.device("meta"):
+        model = LEARNERS[name][0](shape, classes)
+    model = model.to_empty(device="cpu")
+    initialize(model, torch.Generator().manual_seed(seed % 2**63))
+    return model
+
+
+def _user_model(name: str, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
+    module_name, _, function_name = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"learner {name!r} cannot be imported ({error}); give module:function, "
+            "from the folder that holds module.py"
+        ) from error
+    known = inspect.signature(function).parameters
+    given = {"shape": shape, "classes": classes, "generator": None}
+    # A user's layers draw their weights from torch's default generator: it is borrowed, seeded, and
+    # put back as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed % 2**63)
+        given["generator"] = torch.default_generator
+        model = function(**{key: value for key, value in given.items() if key in known})
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"learner {name!r} must return a torch.nn.Module, got {type(model)}")
+    return model
+
+
+@torch.no_grad()
+def initialize(model: nn.Module, generator: torch.Generator) -> None:
+    """Fill every convolution, linear and normalization layer from ``generator``, in order.
+
+    Convolutions get Kaiming's normal initialization (He et al., arXiv 1502.01852), linear layers
+    torch's own uniform one, normalization layers ones and zeros.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(
+                module.weight, mode="fan_out", nonlinearity="relu", generator=generator
+            )
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            bound = 1.0 / math.sqrt(module.in_features)
+            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,89 @@
+"""The observation space of a drawn batch, and arrays that always lie inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+__all__ = ["LOSS_BOUND", "batch_space", "fit_to_space", "padded"]
+
+LOSS_BOUND = 100.0
+"""Losses in nats are clipped here, so that every bound is finite."""
+
+Array = npt.NDArray[np.float32]
+
+_BATCH_BOUNDS = {
+    "last_losses": (0.0, LOSS_BOUND),
+    "visited": (0.0, 1.0),
+    "age": (0.0, 1.0),
+    "valid": (0.0, 1.0),
+    "noise": (0.0, 1.0),
+}
+_RUN_BOUNDS = {
+    "progress": (0.0, 1.0),
+    "budget_left": (0.0, 1.0),
+    "keep_ratio": (0.0, 1.0),
+    "train_loss": (0.0, LOSS_BOUND),
+    "mean_last_loss": (0.0, LOSS_BOUND),
+}
+_OPTIONAL_BATCH = {
+    "spectral_scores": (-1.0, 1.0),
+    "reference_losses": (0.0, LOSS_BOUND),
+    "learner_losses": (0.0, LOSS_BOUND),
+    "degrees": (-1.0, 1.0),
+}
+_OPTIONAL_RUN = {"validation_loss": (0.0, LOSS_BOUND), "validation_accuracy": (0.0, 1.0)}
+_SPECTRAL_STATISTICS = ("lambda2", "eigengap", "effective_nodes")
+
+
+def batch_space(
+    observe: Mapping[str, Any], n: int, classes: int, feature_dim: int | None
+) -> spaces.Dict:
+    """Return the observation space.
+
+    Args:
+        observe: Optional observations by name.
+        n: Size of a drawn batch.
+        classes: Number of classes.
+        feature_dim: Width of the features, where they are observed.
+    """
+    bounds = {name: (low, high, (n,)) for name, (low, high) in _BATCH_BOUNDS.items()}
+    bounds["labels"] = (0.0, float(classes - 1), (n,))
+    bounds |= {name: (low, high, (1,)) for name, (low, high) in _RUN_BOUNDS.items()}
+    for name, (low, high) in _OPTIONAL_BATCH.items():
+        if name in observe:
+            bounds[name] = (low, high, (n,))
+    for name, (low, high) in _OPTIONAL_RUN.items():
+        if name in observe:
+            bounds[name] = (low, high, (1,))
+    if "spectral_scores" in observe:
+        bounds |= {name: (0.0, 1.0, (1,)) for name in _SPECTRAL_STATISTICS}
+    boxes: dict[str, spaces.Space[Any]] = {
+        name: spaces.Box(low, high, shape, np.float32)
+        for name, (low, high, shape) in sorted(bounds.items())
+    }
+    if "features" in observe and feature_dim:
+        boxes["features"] = spaces.Box(-1.0, 1.0, (n, feature_dim), np.float32)
+    return spaces.Dict(boxes)
+
+
+def padded(values: npt.ArrayLike, n: int) -> Array:
+    """Return values (m,) or (m, D) as float32 with zero rows up to n."""
+    array = np.asarray(values, dtype=np.float32)
+    out = np.zeros((n, *array.shape[1:]), dtype=np.float32)
+    out[: len(array)] = array
+    return out
+
+
+def fit_to_space(raw: Mapping[str, npt.ArrayLike], space: spaces.Dict) -> dict[str, Array]:
+    """Return fresh float32 arrays, clipped to the space; scalars become (1,), short rows padded."""
+    fitted: dict[str, Array] = {}
+    for name, box in space.spaces.items():
+        assert isinstance(box, spaces.Box)  # noqa: S101  (narrows the type)
+        value = np.nan_to_num(np.atleast_1d(np.asarray(raw[name], dtype=np.float32)))
+        fitted[name] = np.clip(padded(value, box.shape[0]), box.low, box.high)
+    return fitted

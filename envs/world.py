@@ -1,0 +1,235 @@
+"""What does not change while a learner trains: data, cached features, reference losses."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from envs.datasets import Data, load_data
+from envs.options import EnvOptions
+from gstds.files import cache_root
+from gstds.probe import cross_fitted_losses
+from gstds.reference import Reference, make_reference
+from gstds.store import FeatureStore, build_store, open_losses, save_losses
+
+__all__ = ["ReferenceData", "World", "load_world", "needs_reference", "reference_store_path"]
+
+Progress = Callable[[str, int, int], None]
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class ReferenceData:
+    """What the frozen reference says of each training sample.
+
+    Attributes:
+        store: The features on disk.
+        rows: Row of the store (n,) for each training sample; duplicates share one.
+        losses: Cross-fitted reference losses (n,) in nats.
+        accuracy: The probe's accuracy on samples it was not fitted to.
+        features_flops: Operations that the features cost, or cost when they were made.
+        probe_flops: Operations of the probe.
+        seconds: Seconds spent here by phase; near 0 when everything was cached.
+        identity: Backbone, input size, digest of the weights.
+    """
+
+    store: FeatureStore
+    rows: npt.NDArray[np.int64]
+    losses: npt.NDArray[np.float32]
+    accuracy: float
+    features_flops: float
+    probe_flops: float
+    identity: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def features(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Return unit rows (k, D) for training samples (k,)."""
+        return np.asarray(self.store.gather(self.rows[indices]), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class World:
+    """Data, and the reference's view of it where something asks for one."""
+
+    data: Data
+    reference: ReferenceData | None
+
+
+def needs_reference(observe: dict[str, Any]) -> bool:
+    """Say whether the observations take features or losses of the reference model."""
+    return bool({"spectral_scores", "reference_losses", "features", "degrees"} & set(observe))
+
+
+def load_world(options: EnvOptions, progress: Progress | None = None) -> World:
+    """Load the data and, where the observations need it, the reference; shared within a process.
+
+    Raises:
+        ValueError: If the data or the reference are unknown, damaged, or do not fit together.
+        OSError: If a file cannot be read or written.
+    """
+    data = _load_data(
+        options.dataset,
+        options.limit,
+        options.label_noise,
+        options.duplicates,
+        options.imbalance,
+        options.split_seed,
+        options.clean_validation,
+        options.augment,
+        options.image_size,
+    )
+    if not needs_reference(options.observe):
+        return World(data, None)
+    return World(data, load_reference(data, options.reference, options.device, progress))
+
+
+@functools.lru_cache(maxsize=4)
+def _load_data(
+    dataset: str,
+    limit: int | None,
+    label_noise: float,
+    duplicates: float,
+    imbalance: float,
+    split_seed: int,
+    clean_validation: bool,
+    augment: bool | None,
+    image_size: int | None,
+) -> Data:
+    return load_data(
+        dataset,
+        limit=limit,
+        label_noise=label_noise,
+        duplicates=duplicates,
+        imbalance=imbalance,
+        split_seed=split_seed,
+        clean_validation=clean_validation,
+        augment=augment,
+        image_size=image_size,
+    )
+
+
+_references: dict[str, ReferenceData] = {}
+
+
+def _digest(*parts: Any) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.tobytes() if isinstance(part, np.ndarray) else json.dumps(part).encode()
+        digest.update(len(raw).to_bytes(8, "little") + raw)
+    return digest.hexdigest()[:20]
+
+
+def reference_store_path(data: Data, reference: Reference) -> tuple[Path, str]:
+    """Return where the training features are cached, and the fingerprint of their images."""
+    rows = np.unique(data.train.rows)
+    fingerprint = _digest(data.train.source.fingerprint, rows)
+    key = _digest(fingerprint, reference.identity)
+    return cache_root() / "features" / f"{reference.name.split(':')[0]}-{key}", fingerprint
+
+
+def load_reference(
+    data: Data, name: str, device: str, progress: Progress | None = None
+) -> ReferenceData:
+    """Return the reference's features and losses of the training samples, from the cache if there.
+
+    Raises:
+        ValueError: If the reference is unknown, or a cached store is damaged.
+        OSError: If the cache cannot be written.
+    """
+    key = _digest(data.fingerprint, name)
+    if key not in _references:
+        _references[key] = _build_reference(data, name, device, progress)
+    return _references[key]
+
+
+def _build_reference(
+    data: Data, name: str, device: str, progress: Progress | None
+) -> ReferenceData:
+    from envs.learner import resolve_device
+
+    target = resolve_device(device)
+    reference = make_reference(name, image_side=max(data.image_shape[1:]), device=target)
+    start = time.perf_counter()
+    store, rows = _open_or_build(data, reference, progress)
+    middle = time.perf_counter()
+    losses, note = _open_or_fit(data, reference, store, rows, progress)
+    return ReferenceData(
+        store=store,
+        rows=rows,
+        losses=losses,
+        accuracy=float(note["accuracy"]),
+        features_flops=reference.flops_per_image * store.rows,
+        probe_flops=float(note["flops"]),
+        identity=dict(reference.identity),
+        seconds={"features": middle - start, "probe": time.perf_counter() - middle},
+    )
+
+
+def _open_or_build(
+    data: Data, reference: Reference, progress: Progress | None
+) -> tuple[FeatureStore, npt.NDArray[np.int64]]:
+    path, fingerprint = reference_store_path(data, reference)
+    unique, rows = np.unique(data.train.rows, return_inverse=True)
+
+    def compute(start: int, stop: int) -> npt.NDArray[np.float32]:
+        parts = [
+            reference.features(data.train.source.gather(unique[at : min(at + _BATCH, stop)]))
+            for at in range(start, stop, _BATCH)
+        ]
+        return np.concatenate([part.float().cpu().numpy() for part in parts])
+
+    def report(done: int, total: int) -> None:
+        if progress:
+            progress("reference features", done, total)
+
+    store = build_store(
+        path,
+        rows=len(unique),
+        dim=reference.feature_dim,
+        fingerprint=fingerprint,
+        backbone=dict(reference.identity),
+        compute=compute,
+        progress=report,
+    )
+    return store, rows.astype(np.int64)
+
+
+def _open_or_fit(
+    data: Data,
+    reference: Reference,
+    store: FeatureStore,
+    rows: npt.NDArray[np.int64],
+    progress: Progress | None,
+) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+    train = data.train
+    fingerprint = _digest(
+        train.source.fingerprint, train.rows, train.labels, train.groups, reference.identity
+    )
+    path = cache_root() / "losses" / f"{fingerprint}.safetensors"
+    if path.exists():
+        return open_losses(path, expected={"fingerprint": fingerprint})
+    if progress:
+        progress("reference probe", 0, 1)
+    result = cross_fitted_losses(
+        store.gather(rows), train.labels, train.groups, num_classes=data.num_classes
+    )
+    note = {
+        "fingerprint": fingerprint,
+        "accuracy": result.accuracy,
+        "flops": result.flops,
+        "folds": result.folds,
+        "backbone": dict(reference.identity),
+    }
+    save_losses(path, result.losses, note)
+    if progress:
+        progress("reference probe", 1, 1)
+    return result.losses, note

@@ -1,0 +1,104 @@
+"""The ledger: what a run has spent, in floating-point operations and in seconds, by phase.
+
+Charged compute is what a policy is responsible for: training on the kept samples, scoring forwards,
+spectral solves, and any evaluation that a policy or a reward consumes. Monitoring evaluations, the
+same for every policy, and the frozen reference stand beside it, not in it. A multiply-add counts as
+two operations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from gstds.validation import check_choice
+
+__all__ = ["CHARGED_PHASES", "REFERENCE_PHASES", "Ledger", "count_flops"]
+
+CHARGED_PHASES = ("train", "score", "spectral", "evaluate")
+REFERENCE_PHASES = ("features", "probe")
+_PHASES = (*CHARGED_PHASES, *REFERENCE_PHASES, "monitor")
+
+
+class Ledger:
+    """Counts operations and seconds by phase.
+
+    Attributes:
+        flops: Operations by phase: ``train``, ``score``, ``spectral``, ``evaluate`` (charged),
+            ``features``, ``probe`` (the reference), ``monitor`` (neither).
+        seconds: Wall-clock seconds by phase, of whatever phases were timed.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.flops: dict[str, float] = dict.fromkeys(_PHASES, 0.0)
+        self.seconds: dict[str, float] = {}
+        self._clock = clock
+
+    def charge(self, phase: str, flops: float) -> None:
+        """Add operations to a phase.
+
+        Raises:
+            ValueError: If the phase is unknown or ``flops`` is negative or not finite.
+        """
+        check_choice("phase", phase, _PHASES)
+        if not 0.0 <= flops < float("inf"):
+            raise ValueError(f"flops must be finite and >= 0, got {flops} (phase {phase!r})")
+        self.flops[phase] += float(flops)
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the wall-clock seconds of the body to a phase."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + self._clock() - start
+
+    @property
+    def charged_flops(self) -> float:
+        """Operations that count against the budget."""
+        return sum(self.flops[phase] for phase in CHARGED_PHASES)
+
+    @property
+    def reference_flops(self) -> float:
+        """Operations of the frozen reference: features and probe."""
+        return sum(self.flops[phase] for phase in REFERENCE_PHASES)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything, as JSON-able values."""
+        return {"flops": dict(self.flops), "seconds": dict(self.seconds)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.flops = dict.fromkeys(_PHASES, 0.0) | {k: float(v) for k, v in state["flops"].items()}
+        self.seconds = {k: float(v) for k, v in state["seconds"].items()}
+
+
+def count_flops(
+    model: torch.nn.Module, shape: tuple[int, ...], *, train: bool, batch: int = 2
+) -> float:
+    """Count one sample's operations with torch's counter, on the meta device.
+
+    Args:
+        model: The network; it is copied, not touched.
+        shape: One input's shape (C, H, W).
+        train: Count forward and backward; otherwise forward alone.
+        batch: Samples of the counted batch; the count is divided by it.
+
+    Returns:
+        Operations for one sample. BatchNorm, element-wise operations and the optimizer count zero.
+    """
+    twin = copy.deepcopy(model).to("meta").train(train)
+    images = torch.empty((batch, *shape), device="meta")
+    counter = FlopCounterMode(display=False)
+    with counter, torch.set_grad_enabled(train):
+        output = twin(images)
+        if train:
+            output.sum().backward()
+    return counter.get_total_flops() / batch

@@ -1,0 +1,132 @@
+"""Checkpoints: a nested state as safetensors (arrays) plus JSON (the rest), written atomically.
+
+A checkpoint is the pair ``step-N.safetensors`` and ``step-N.json``. The JSON is written last and
+holds the digest of the arrays, so that a pair is whole or is not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from gstds.files import write_bytes, write_text
+
+__all__ = ["StateError", "latest_state", "save_state", "state_digest"]
+
+_KEPT = 2
+_ARRAY = "__array__"
+_TENSOR = "__tensor__"
+
+
+class StateError(ValueError):
+    """A checkpoint is damaged."""
+
+
+def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: path}
+    if isinstance(value, np.ndarray):
+        tensors[path] = torch.from_numpy(np.ascontiguousarray(value).copy())
+        return {_ARRAY: path}
+    if isinstance(value, dict):
+        return {str(k): _split(v, f"{path}/{k}", tensors) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_split(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def _join(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, dict):
+        if _TENSOR in value:
+            return tensors[value[_TENSOR]]
+        if _ARRAY in value:
+            return tensors[value[_ARRAY]].numpy()
+        return {k: _join(v, tensors) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_join(v, tensors) for v in value]
+    return value
+
+
+def save_state(folder: str | Path, step: int, state: dict[str, Any]) -> None:
+    """Write a checkpoint and drop all but the last two.
+
+    Args:
+        folder: Where checkpoints live.
+        step: Drawn batches done.
+        state: Nested dicts and lists of arrays, tensors and JSON-able values.
+
+    Raises:
+        OSError: If the disk is full or the folder is not writable; older checkpoints stay.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    skeleton = _split(state, "", tensors)
+    data = save_tensors(tensors)
+    folder = Path(folder)
+    stem = folder / f"step-{step:09d}"
+    write_bytes(stem.with_suffix(".safetensors"), data)
+    note = {"version": 1, "sha256": hashlib.sha256(data).hexdigest(), "state": skeleton}
+    write_text(stem.with_suffix(".json"), json.dumps(note))
+    for old in _steps(folder)[:-_KEPT]:
+        for suffix in (".json", ".safetensors"):
+            with contextlib.suppress(OSError):
+                (folder / old).with_suffix(suffix).unlink()
+
+
+def _steps(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("step-*.json"))
+
+
+def latest_state(folder: str | Path) -> dict[str, Any] | None:
+    """Return the newest whole checkpoint's state, None if there is none.
+
+    Raises:
+        StateError: If there are checkpoints and all are damaged; the message names the newest.
+    """
+    folder = Path(folder)
+    names = _steps(folder)
+    for name in reversed(names):
+        with contextlib.suppress(StateError):
+            return _load(folder / name)
+    if names:
+        raise StateError(
+            f"every checkpoint in {folder} is damaged, the newest is {names[-1]}; "
+            "delete the folder to start over"
+        )
+    return None
+
+
+def _load(stem: Path) -> dict[str, Any]:
+    try:
+        note = json.loads(stem.with_suffix(".json").read_text())
+        data = stem.with_suffix(".safetensors").read_bytes()
+        if hashlib.sha256(data).hexdigest() != note["sha256"]:
+            raise StateError(f"checkpoint {stem} is damaged: its checksum does not match")
+        state = _join(note["state"], load_tensors(data))
+    except StateError:
+        raise
+    except Exception as error:
+        raise StateError(f"checkpoint {stem} cannot be read: {error}") from error
+    if not isinstance(state, dict):
+        raise StateError(f"checkpoint {stem} holds no state")
+    return state
+
+
+def state_digest(tensors: dict[str, torch.Tensor]) -> str:
+    """Return the sha256 of tensors, one by one in name order: names, shapes, types, bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,197 @@
+"""The one interface of everything that decides: observation in, per-sample weights out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gstds.schedules import Schedule, make_schedule
+from gstds.selection import weights_for_ratio
+from policies.pickers import make_picker
+
+__all__ = ["KeepRatioPolicy", "Observation", "Policy", "RunContext", "Transition", "Weights"]
+
+Observation = Mapping[str, npt.NDArray[np.float32]]
+Weights = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """The facts of a run that a policy may want when it begins.
+
+    Attributes:
+        batch_size: N.
+        budget_flops: What the run may spend; under equal epochs, what full training costs.
+        epochs: Passes over the data, in the unit of full training.
+        forward_flops: Operations of a forward of one sample.
+        max_draws: Drawn batches after which the run is cut off.
+        num_classes: Number of classes.
+        num_samples: Number of training samples.
+        sample_flops: Operations of a forward and backward of one sample.
+        setting: ``equal-epochs`` or ``equal-budget``.
+        steps_per_epoch: Drawn batches of a pass.
+        total_steps: Drawn batches of ``epochs`` passes.
+    """
+
+    batch_size: int
+    budget_flops: float
+    epochs: int
+    forward_flops: float
+    max_draws: int
+    num_classes: int
+    num_samples: int
+    sample_flops: float
+    setting: str
+    steps_per_epoch: int
+    total_steps: int
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One step as a policy that learns sees it.
+
+    Attributes:
+        observation: What it saw.
+        weights: What it answered (N,).
+        reward: What it got.
+        next_observation: What it sees now.
+        info: The environment's, with ``losses`` (N,) and ``trained`` (N,).
+    """
+
+    observation: Observation
+    weights: Weights
+    reward: float
+    next_observation: Observation
+    info: Mapping[str, Any]
+
+
+class Policy:
+    """Decides which samples of a drawn batch are trained on, and with what weight.
+
+    Attributes:
+        needs: Optional observations that it reads, name -> options. The environment computes and
+            charges these and no others.
+        max_weight: The largest weight it returns.
+        normalizer: What the weighted loss is divided by: the number ``kept`` or ``drawn``.
+        uses_reward: True if `learn` reads the reward; the evaluations for it are then charged.
+    """
+
+    needs: Mapping[str, Mapping[str, Any]] = {}
+    max_weight: float = 1.0
+    normalizer: str = "kept"
+    uses_reward: bool = False
+
+    def reset(self, seed: int, context: RunContext) -> None:
+        """Begin a run.
+
+        Args:
+            seed: Seed of whatever the policy draws.
+            context: Facts of the run.
+        """
+
+    def act(self, observation: Observation) -> Weights:
+        """Return the loss weight of each sample (N,); 0 drops it before its image is loaded."""
+        raise NotImplementedError(f"{type(self).__name__} must define act(observation)")
+
+    def learn(self, transition: Transition) -> None:
+        """Learn from a step; nothing, unless the policy adapts while it runs."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the policy remembers, as arrays and JSON-able values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+
+    def predict(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[Weights, Any]:
+        """Answer as a Stable-Baselines3 model does: `act`, and the state as it came.
+
+        A batch of observations (B, N), as from a vectorized environment, gives (B, N).
+        """
+        if np.ndim(observation["valid"]) == 1:
+            return self.act(observation), state
+        rows = [
+            self.act({name: value[b] for name, value in observation.items()})
+            for b in range(len(observation["valid"]))
+        ]
+        return np.stack(rows), state
+
+
+class KeepRatioPolicy(Policy):
+    """Keeps a share of each batch: `keep_ratio` says how much, a picker says which.
+
+    A subclass that defines `keep_ratio` is an adaptive schedule. Without one, the schedule decides.
+
+    Args:
+        schedule: A schedule or its name; used unless the subclass defines `keep_ratio`.
+        picker: ``hybrid`` (the paper's), ``uniform``, ``top-score``; see `policies.pickers`.
+        **picker_options: Options of the picker, such as ``loss_weighting``.
+
+    Raises:
+        ValueError: If a name or an option is unknown.
+    """
+
+    schedule: Schedule = make_schedule("sigmoid")
+
+    def __init__(
+        self,
+        schedule: Schedule | str | None = None,
+        picker: str = "hybrid",
+        **picker_options: Any,
+    ) -> None:
+        if schedule is not None:
+            self.schedule = make_schedule(schedule) if isinstance(schedule, str) else schedule
+        self.picker = make_picker(picker, **picker_options)
+
+    @property
+    def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
+        """Optional observations: those of the picker."""
+        return self._picker.needs
+
+    @property
+    def _picker(self) -> Any:
+        # A subclass may define __init__ without calling this one's.
+        if "picker" not in self.__dict__:
+            self.picker = make_picker("hybrid")
+        return self.picker
+
+    def keep_ratio(self, observation: Observation) -> float:
+        """Return the share of the drawn batch to keep, in [0, 1]."""
+        return self.schedule(self.schedule_progress(observation))
+
+    def schedule_progress(self, observation: Observation) -> float:
+        """Return the progress in [0, 1] at which the schedule is read."""
+        return min(1.0, float(observation["progress"][0]))
+
+    def act(self, observation: Observation) -> Weights:
+        """Return weights (N,): 1 for the kept samples, 0 for the others.
+
+        Raises:
+            ValueError: If `keep_ratio` returns something that is no share.
+        """
+        return weights_for_ratio(observation, self._checked_ratio(observation), self._picker)
+
+    def _checked_ratio(self, observation: Observation) -> float:
+        value = self.keep_ratio(observation)
+        try:
+            ratio = float(value)
+        except (TypeError, ValueError):
+            ratio = math.nan
+        if not 0.0 <= ratio <= 1.0:
+            progress = float(observation["progress"][0])
+            raise ValueError(
+                f"keep_ratio must be in [0, 1], got {value!r} "
+                f"(policy {type(self).__name__!r}, progress {progress:.4f})"
+            )
+        return ratio

@@ -1,0 +1,67 @@
+"""GSTDS, the baseline: guided spectral data selection (arXiv 2507.04269)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gstds.schedules import Schedule
+from gstds.validation import check_choice
+from policies.base import KeepRatioPolicy, Observation, RunContext
+
+__all__ = ["GSTDS"]
+
+
+class GSTDS(KeepRatioPolicy):
+    """Half by Fiedler score, half by reference loss, on a sigmoid schedule: the paper's method.
+
+    Args:
+        schedule: Keep-ratio schedule; the paper's sigmoid from .18 to .88.
+        score: ``abs`` of the Fiedler vector, ``skew`` (sign such that Σv³ > 0) or ``raw``.
+        laplacian: ``unnormalized`` or ``normalized``.
+        affinity: What happens to negative cosines: ``auto``, ``shift``, ``clamp``, ``error``.
+        embedding: ``laplacian`` or ``random-walk``.
+        solver: ``auto``, ``dense`` or ``matrix-free``.
+        loss_weighting: ``inverse`` (1/loss), ``proportional`` or ``uniform``.
+        score_share: Share of the kept samples that is taken by score.
+        per: The schedule moves per ``step`` or per ``epoch``.
+
+    Raises:
+        ValueError: If an option is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule | str | None = None,
+        score: str = "abs",
+        laplacian: str = "unnormalized",
+        affinity: str = "auto",
+        embedding: str = "laplacian",
+        solver: str = "auto",
+        loss_weighting: str = "inverse",
+        score_share: float = 0.5,
+        per: str = "step",
+    ) -> None:
+        picking: dict[str, Any] = {
+            "score": score,
+            "laplacian": laplacian,
+            "affinity": affinity,
+            "embedding": embedding,
+            "solver": solver,
+            "loss_weighting": loss_weighting,
+            "score_share": score_share,
+        }
+        super().__init__(schedule, "hybrid", **picking)
+        self.per = check_choice("per", per, ("step", "epoch"))
+        self._epochs = 1
+
+    def reset(self, seed: int, context: RunContext) -> None:
+        """Begin a run; the number of epochs is the grid of ``per="epoch"``."""
+        self._epochs = context.epochs
+
+    def schedule_progress(self, observation: Observation) -> float:
+        """Return the run's progress, or that of the epoch's beginning."""
+        progress = super().schedule_progress(observation)
+        if self.per == "step":
+            return progress
+        return min(self._epochs - 1, math.floor(progress * self._epochs + 1e-6)) / self._epochs

@@ -1,0 +1,125 @@
+"""Policies by name: the built-in ones, installed plug-ins, and ``module:Class`` of a user's own."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+from typing import Any
+
+from gstds.schedules import Schedule
+from gstds.validation import near_names
+from policies.base import KeepRatioPolicy, Policy
+
+__all__ = [
+    "ENTRY_POINTS",
+    "POLICIES",
+    "follows_schedule",
+    "make_policy",
+    "policy_class",
+    "policy_names",
+]
+
+ENTRY_POINTS = "gstds.policies"
+
+POLICIES: dict[str, str] = {
+    "gstds": "policies.paper:GSTDS",
+    "random": "policies.uniform:Random",
+    "full": "policies.uniform:Full",
+}
+
+
+def _installed() -> dict[str, str]:
+    return {
+        point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)
+    }
+
+
+def policy_names() -> dict[str, str]:
+    """Return every policy that has a name, with one line of description.
+
+    Plug-ins are listed by where they come from; their code runs only when they are named.
+    """
+    names = {name: _first_line(policy_class(name)) for name in POLICIES}
+    plugins = {name: f"plug-in {target}" for name, target in _installed().items()}
+    return plugins | names
+
+
+def _first_line(kind: type) -> str:
+    return (inspect.getdoc(kind) or "").strip().split("\n")[0]
+
+
+def policy_class(name: str) -> type[Policy]:
+    """Return the class of a policy.
+
+    Args:
+        name: A built-in or installed name, or ``module:Class``.
+
+    Raises:
+        ValueError: If there is no such policy; the message lists the near names.
+        TypeError: If what the name stands for is no policy.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"policy must be a name, got {name!r}")
+    target = name if ":" in name else POLICIES.get(name) or _installed().get(name)
+    if target is None:
+        raise ValueError(
+            f"policy: unknown name {name!r}; {near_names(name, {**_installed(), **POLICIES})}, "
+            "or module:Class"
+        )
+    module_name, _, class_name = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name.partition(".")[0] and error.name != module_name:
+            raise ValueError(f"policy {name!r} cannot be imported: {error}") from error
+        raise ValueError(
+            f"policy {name!r}: no module {module_name!r}; run from the folder that holds "
+            f"{module_name.replace('.', '/')}.py"
+        ) from error
+    kind = getattr(module, class_name, None)
+    if kind is None:
+        found = [n for n, value in vars(module).items() if _is_policy(value)]
+        raise ValueError(
+            f"policy {name!r}: module {module_name!r} has no {class_name!r}; "
+            f"{near_names(class_name, found)}"
+        )
+    if not _is_policy(kind):
+        raise TypeError(f"policy {name!r} must be a subclass of policies.Policy, got {kind!r}")
+    return kind  # type: ignore[no-any-return]
+
+
+def _is_policy(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, Policy) and value is not Policy
+
+
+def follows_schedule(kind: type[Policy]) -> bool:
+    """Say whether a policy's keep ratio is free, so that a comparison's schedule sets it."""
+    if not issubclass(kind, KeepRatioPolicy):
+        return False
+    takes_one = "schedule" in inspect.signature(kind).parameters
+    return takes_one and kind.keep_ratio is KeepRatioPolicy.keep_ratio
+
+
+def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: Any) -> Policy:
+    """Return a policy by name.
+
+    Args:
+        name: As for `policy_class`.
+        schedule: Keep-ratio schedule, for the policies whose ratio is free.
+        **parameters: The policy's parameters.
+
+    Raises:
+        ValueError: If the name or a parameter is unknown.
+        TypeError: If what the name stands for is no policy.
+    """
+    kind = policy_class(name)
+    signature = inspect.signature(kind)
+    free = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    for parameter in parameters:
+        if parameter not in signature.parameters and not free:
+            hint = near_names(parameter, signature.parameters)
+            raise ValueError(f"policy {name!r} has no parameter {parameter!r}; {hint}")
+    if schedule is not None and follows_schedule(kind):
+        parameters = {"schedule": schedule, **parameters}
+    return kind(**parameters)

@@ -1,0 +1,32 @@
+"""The two controls: a uniform random share, and everything."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gstds.schedules import Schedule
+from policies.base import KeepRatioPolicy, Observation, Policy, Weights
+
+__all__ = ["Full", "Random"]
+
+
+class Random(KeepRatioPolicy):
+    """A uniform random share, fresh each step (RS2, arXiv 2305.18424): the baseline to beat.
+
+    Args:
+        schedule: Keep-ratio schedule.
+
+    Raises:
+        ValueError: If the schedule is unknown.
+    """
+
+    def __init__(self, schedule: Schedule | str | None = None) -> None:
+        super().__init__(schedule, "uniform")
+
+
+class Full(Policy):
+    """Everything: ordinary training."""
+
+    def act(self, observation: Observation) -> Weights:
+        """Return 1 for every sample of the batch (N,)."""
+        return np.asarray(observation["valid"], dtype=np.float32).copy()

@@ -1,0 +1,177 @@
+"""One run's options: the command line, the YAML file and the environment's keywords are the same.
+
+This module imports nothing heavy, so that ``gstds --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from gstds.validation import check_fraction, check_integer, near_names
+
+__all__ = ["ENV_FIELDS", "RunConfig", "config_from", "identity", "load_config_file"]
+
+
+def _option(default: Any, help_text: str, kind: str = "str", **extra: Any) -> Any:
+    metadata = {"help": help_text, "kind": kind, **extra}
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the outcome of a run; see each field's help.
+
+    Raises:
+        TypeError: If an option has the wrong type.
+        ValueError: If an option is out of range.
+    """
+
+    policy: str = _option("gstds", "policy: a name of `gstds list policies`, or module:Class")
+    policy_params: dict[str, Any] = _option({}, "parameters of the policy, KEY=VALUE ...", "map")
+    schedule: str = _option("sigmoid", "keep-ratio schedule, a name of `gstds list schedules`")
+    schedule_params: dict[str, Any] = _option(
+        {}, "parameters of the schedule, KEY=VALUE ...", "map"
+    )
+    keep: float | None = _option(
+        None, "wanted mean keep ratio in (0, 1], in the setting's unit", "float"
+    )
+    picker: str | None = _option(None, "how an adaptive policy picks: hybrid, uniform or top-score")
+    dataset: str = _option(
+        "digits", "data: a name of `gstds list datasets`, folder:PATH, npz:PATH or module:function"
+    )
+    limit: int | None = _option(None, "number of training samples", "int")
+    label_noise: float = _option(0.0, "share of wrong training labels", "float")
+    duplicates: float = _option(0.0, "share of training samples that copy others", "float")
+    imbalance: float = _option(0.0, "1 - share that the rarest class keeps", "float")
+    split_seed: int = _option(0, "seed of the splits, the limit and the three options above", "int")
+    clean_validation: bool = _option(False, "no label noise on reward-validation", "bool")
+    augment: bool | None = _option(
+        None, "random crops and flips; default: the data's custom", "bool"
+    )
+    image_size: int | None = _option(None, "side in pixels of images read from files", "int")
+    learner: str = _option(
+        "small-cnn", "network: a name of `gstds list learners`, or module:function"
+    )
+    optimizer: str = _option("sgd", "sgd (Nesterov momentum) or adamw")
+    learning_rate: float | None = _option(
+        None, "peak rate; default .05 (sgd), .002 (adamw)", "float"
+    )
+    momentum: float = _option(0.9, "momentum of sgd", "float")
+    weight_decay: float = _option(5e-4, "weight decay", "float")
+    label_smoothing: float = _option(0.0, "label smoothing", "float")
+    precision: str = _option("auto", "auto, float32 or bfloat16")
+    batch_size: int = _option(128, "samples of a drawn batch", "int")
+    epochs: int = _option(10, "passes over the data, in the unit of full training", "int")
+    setting: str = _option("equal-epochs", "equal-epochs or equal-budget")
+    budget: float = _option(0.25, "share of full training's compute, for equal-budget", "float")
+    max_draws: int | None = _option(
+        None, "drawn batches after which equal-budget is cut off", "int"
+    )
+    reference: str = _option(
+        "efficientnet-lite0",
+        "frozen backbone, a name of `gstds list references`, or checkpoint:PATH",
+    )
+    charge_reference: bool = _option(False, "take the reference out of the budget", "bool")
+    evaluations: int | None = _option(None, "evaluations in a run; default: one per epoch", "int")
+    device: str = _option("auto", "auto, cpu or cuda")
+    deterministic: bool = _option(False, "bit-identical runs on CUDA too, more slowly", "bool")
+    seed: int = _option(0, "seed of the run", "int")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without importing torch."""
+        for name in ("policy_params", "schedule_params"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise TypeError(f"{name} must map names to values, got {getattr(self, name)!r}")
+        if self.keep is not None:
+            object.__setattr__(self, "keep", check_fraction("keep", self.keep, open_low=True))
+        object.__setattr__(self, "seed", check_integer("seed", self.seed))
+
+    def with_options(self, **changes: Any) -> RunConfig:
+        """Return a copy with some options changed."""
+        return replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as JSON-able values."""
+        return asdict(self)
+
+    def env_options(self) -> dict[str, Any]:
+        """Return the environment's keyword arguments among the options."""
+        return {name: getattr(self, name) for name in ENV_FIELDS}
+
+
+_NOT_ENV = {
+    "policy",
+    "policy_params",
+    "schedule",
+    "schedule_params",
+    "keep",
+    "picker",
+    "deterministic",
+    "seed",
+}
+ENV_FIELDS = tuple(f.name for f in fields(RunConfig) if f.name not in _NOT_ENV)
+
+
+def config_from(options: Mapping[str, Any]) -> RunConfig:
+    """Return a configuration from options by name, hyphens or underscores.
+
+    Raises:
+        ValueError: If a name is unknown; the message lists the near ones.
+    """
+    known = [f.name for f in fields(RunConfig)]
+    given = {str(name).replace("-", "_"): value for name, value in options.items()}
+    for name in given:
+        if name not in known:
+            raise ValueError(f"unknown option {name!r}; {near_names(name, known)}")
+    return RunConfig(**given)
+
+
+def load_config_file(path: str | Path) -> dict[str, Any]:
+    """Return the options of a YAML file.
+
+    Raises:
+        ValueError: If the file is missing, is no YAML, or holds no mapping.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ValueError(f"config {str(path)!r} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"config {str(path)!r} is no valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"config {str(path)!r} must map options to values, got {content!r}")
+    return {str(k).replace("-", "_"): v for k, v in content.items()}
+
+
+def identity(config: RunConfig) -> str:
+    """Return the digest of a configuration and of the sources that give it meaning."""
+    parts = [json.dumps(config.as_dict(), sort_keys=True, default=str), _sources()]
+    plugins = (config.policy, config.learner, config.dataset, config.reference)
+    parts += [_plugin_source(name) for name in plugins]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _sources() -> str:
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for package in ("gstds", "envs", "policies", "train"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _plugin_source(name: str) -> str:
+    module = name.partition(":")[0].replace(".", "/")
+    path = Path(f"{module}.py")
+    return hashlib.sha256(path.read_bytes()).hexdigest() if ":" in name and path.is_file() else ""

@@ -1,0 +1,443 @@
+"""One run: reset; act; step; learn; track; checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import shutil
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gstds.files import write_bytes, write_json
+from gstds.noise import fan_out
+from gstds.state import latest_state, save_state, state_digest
+from policies import RunContext, Transition
+from train.config import RunConfig, identity
+from train.record import KeptRecord
+from train.setup import make_env, make_run_policy
+from train.tracking import DataInput, NullTracker, Tracker, git_commit
+
+__all__ = ["Runner", "StopFlag", "execute", "finished_result", "interruptible", "open_folder"]
+
+_log = logging.getLogger(__name__)
+Progress = Callable[[str, int, int], None]
+MAX_LOGGED_STEPS = 1000
+CHECKPOINT_EVERY = 200
+
+
+class StopFlag:
+    """Set by a signal; the runner looks at it after each step."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def set(self, *_: Any) -> None:
+        """Ask for a stop."""
+        self.is_set = True
+
+
+@contextlib.contextmanager
+def interruptible(stop: StopFlag) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into a stop after the current step; a second one kills."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, _: Any) -> None:
+        stop.set()
+        signal.signal(number, signal.default_int_handler)
+
+    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def open_folder(folder: Path, config: RunConfig, *, command: str = "") -> None:
+    """Write the whole configuration into a run's folder, before anything else.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    note = {"version": 1, "config": config.as_dict(), "identity": identity(config)}
+    write_json(folder / "config.json", note | {"command": command})
+
+
+def finished_result(folder: Path) -> dict[str, Any] | None:
+    """Return the result of a run that has ended well or diverged, None if there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        result = json.loads((folder / "result.json").read_text())
+        if isinstance(result, dict) and result.get("status") in ("finished", "diverged"):
+            return result
+    return None
+
+
+class Runner:
+    """Drives one policy through one run.
+
+    Args:
+        config: The run's options.
+        folder: Where configuration, checkpoints and results go.
+        tracker: Keeps the record.
+        checkpoint_every: Steps between checkpoints; 0 for none.
+        tags: Tags of the record.
+        progress: Called with a phase, what is done, and the total.
+
+    Raises:
+        ValueError: If an option is unknown or out of range, or the data or reference is unusable.
+        OSError: If a file cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: str | Path,
+        *,
+        tracker: Tracker | None = None,
+        checkpoint_every: int = CHECKPOINT_EVERY,
+        tags: dict[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.config, self.folder = config, Path(folder)
+        self.tracker: Tracker = tracker or NullTracker()
+        self.checkpoint_every = checkpoint_every
+        self.tags = tags or {}
+        self._progress = progress or (lambda phase, done, total: None)
+        self.policy = make_run_policy(config)
+        self.env = make_env(config, self.policy, progress)
+        self.ledger = self.env.ledger
+        self.history: list[dict[str, Any]] = []
+        self.kept = KeptRecord(
+            self.env.options.batch_size, self.env.data.train.labels, self.env.data.num_classes
+        )
+        self._elapsed = 0.0
+        self._total = min(self.env.total_steps, self.env.max_draws)
+        self._log_every = max(1, math.ceil(self._total / MAX_LOGGED_STEPS))
+        self._checkpoints = self.folder / "checkpoints"
+
+    # ------------------------------------------------------------------ the loop
+
+    def run(self, stop: StopFlag | None = None, *, resume: bool = False) -> dict[str, Any]:
+        """Train to the end, or until ``stop``; return the result, as it stands in the JSON file.
+
+        Args:
+            stop: Looked at after each step.
+            resume: Go on from the folder's newest checkpoint, or start over if there is none.
+
+        Raises:
+            StateError: If every checkpoint is damaged.
+        """
+        stop = stop or StopFlag()
+        observation = self._begin(latest_state(self._checkpoints) if resume else None)
+        status, error = "finished", ""
+        start = time.perf_counter() - self._elapsed
+        try:
+            status = self._loop(observation, stop, start)
+        except KeyboardInterrupt:
+            status = "interrupted"
+        except Exception as problem:
+            status, error = "failed", traceback.format_exc()
+            self._failure = problem
+        self._elapsed = time.perf_counter() - start
+        return self._end(status, error)
+
+    def _loop(self, observation: dict[str, Any], stop: StopFlag, start: float) -> str:
+        done = not self.env._running
+        while not done:
+            with self.ledger.timed("policy"):
+                weights = np.asarray(self.policy.act(observation))
+            following, reward, terminated, truncated, info = self.env.step(weights)
+            with self.ledger.timed("policy"):
+                self.policy.learn(Transition(observation, weights, reward, following, info))
+            observation, done = following, terminated or truncated
+            self._track(info, weights)
+            if not math.isfinite(info["train_loss"]):
+                return "diverged"
+            if not done and self._checkpoint_due(info["step"], stop.is_set):
+                self._elapsed = time.perf_counter() - start
+                self._save_checkpoint()
+            if stop.is_set and not done:
+                return "interrupted"
+        return "finished"
+
+    # ------------------------------------------------------------------ begin and resume
+
+    def _begin(self, state: dict[str, Any] | None) -> dict[str, Any]:
+        self._failure: Exception | None = None
+        observation: dict[str, Any]
+        observation, _ = self.env.reset(seed=self.config.seed)
+        context = RunContext(**self.env.context())
+        self.policy.reset(fan_out(self.config.seed, ("policy",))["policy"] % 2**32, context)
+        if state:
+            observation = self._restore(state)
+        self.ledger = self.env.ledger
+        self._start_tracker(state)
+        return observation
+
+    def _restore(self, state: dict[str, Any]) -> dict[str, Any]:
+        observation: dict[str, Any] = self.env.load_state_dict(state["env"])
+        self.policy.load_state_dict(state["policy"])
+        self.kept.load_state_dict(state["kept"])
+        self.history = [dict(row) for row in state["history"]]
+        self._elapsed = float(state["elapsed"])
+        return observation
+
+    def _start_tracker(self, state: dict[str, Any] | None) -> None:
+        tracked = state["tracker"] if state else None
+        config = self.config
+        data = self.env.data
+        if tracked:
+            self.tracker.load_state_dict(tracked)
+        self.tracker.start(
+            name=f"{config.policy}-{config.dataset}-seed{config.seed}",
+            params={k: v for k, v in config.as_dict().items() if v is not None},
+            tags=self._all_tags(),
+            description=f"Policy `{config.policy}` on `{config.dataset}`, seed {config.seed}.",
+            data=DataInput(
+                name=data.name,
+                digest=data.fingerprint,
+                rows=len(data.train),
+                classes=data.num_classes,
+                shape=(*data.image_shape[1:], data.image_shape[0]),
+                source=config.dataset,
+            ),
+            resume=(tracked or {}).get("run_id"),
+        )
+
+    def _all_tags(self) -> dict[str, str]:
+        config = self.config
+        tags = {
+            "policy": config.policy,
+            "seed": str(config.seed),
+            "dataset": config.dataset,
+            "learner": config.learner,
+            "setting": config.setting,
+            "identity": identity(config),
+            "folder": str(self.folder.absolute()),
+        }
+        commit = git_commit()
+        return tags | ({"git_commit": commit} if commit else {}) | self.tags
+
+    # ------------------------------------------------------------------ track and checkpoint
+
+    def _track(self, info: dict[str, Any], weights: Any) -> None:
+        self.kept.add(info, weights)
+        step, evaluate = info["step"], info["evaluate"]
+        with self.ledger.timed("track"):
+            if evaluate or step % self._log_every == 0:
+                self.tracker.log(
+                    {
+                        "train/loss": info["train_loss"],
+                        "selection/keep_ratio": info["keep_ratio"],
+                        "cost/charged_flops": info["charged_flops"],
+                    },
+                    step,
+                )
+            self._progress("training", step, self._total)
+        if evaluate:
+            self._evaluate(info)
+
+    def _evaluate(self, info: dict[str, Any]) -> None:
+        result = self.env.monitor("selection_validation")
+        row = {
+            "step": info["step"],
+            "epoch": info["epoch"],
+            "progress": info["progress"],
+            "charged_flops": info["charged_flops"],
+            "seconds": self._training_seconds(),
+            "val_accuracy": result.accuracy,
+            "val_loss": _finite(result.loss),
+            "train_loss": _finite(info["train_loss"]),
+            "keep_ratio": info["keep_ratio"],
+            "mean_keep": self.kept.mean_keep,
+            "class_coverage": self.kept.take_coverage(),
+            "seen": float((self.env.visits > 0).mean()),
+        }
+        self.history.append(row)
+        metrics = {
+            "val/accuracy": result.accuracy,
+            "val/loss": result.loss,
+            "selection/mean_keep": row["mean_keep"],
+            "selection/class_coverage": row["class_coverage"],
+            "selection/seen": row["seen"],
+            "time/training": row["seconds"],
+        }
+        metrics |= {f"time/{phase}": s for phase, s in self.ledger.seconds.items()}
+        metrics |= {f"cost/{phase}_flops": f for phase, f in self.ledger.flops.items()}
+        self.tracker.log(metrics, info["step"])
+
+    def _training_seconds(self) -> float:
+        """Seconds of the run so far, without monitoring: what selecting and training took."""
+        phases = ("load", "train", "spectral", "score", "evaluate", "policy", "track")
+        return sum(self.ledger.seconds.get(phase, 0.0) for phase in phases)
+
+    def _checkpoint_due(self, step: int, stopping: bool) -> bool:
+        every = self.checkpoint_every
+        return every > 0 and (stopping or step % every == 0)
+
+    def _save_checkpoint(self) -> None:
+        state = {
+            "env": self.env.state_dict(),
+            "policy": self.policy.state_dict(),
+            "kept": self.kept.state_dict(),
+            "history": self.history,
+            "tracker": self.tracker.state_dict(),
+            "elapsed": self._elapsed,
+        }
+        with self.ledger.timed("checkpoint"):
+            try:
+                save_state(self._checkpoints, self.env.step_count, state)
+            except OSError as error:
+                _log.warning("no checkpoint at step %d: %s", self.env.step_count, error)
+
+    # ------------------------------------------------------------------ the end
+
+    def _end(self, status: str, error: str) -> dict[str, Any]:
+        if status == "finished" and not math.isfinite(self.env._train_loss):
+            status = "diverged"
+        ended = status in ("finished", "diverged")
+        test = self.env.monitor("test") if ended else None
+        result = self._result(status, test)
+        if error:
+            result["error"] = error.strip().splitlines()[-1]
+            self.tracker.log_text(error, "traceback.txt")
+        if ended:
+            self._write_artifacts(result)
+        write_json(self.folder / "result.json", result)
+        self._track_final(result)
+        self.tracker.finish(status)
+        return result
+
+    def _result(self, status: str, test: Any) -> dict[str, Any]:
+        env, ledger = self.env, self.ledger
+        reference = env.world.reference
+        seconds = dict(ledger.seconds)
+        if reference:
+            seconds |= reference.seconds
+        return {
+            "policy": self.config.policy,
+            "seed": self.config.seed,
+            "dataset": self.config.dataset,
+            "learner": self.config.learner,
+            "setting": self.config.setting,
+            "run_id": self.tracker.run_id,
+            "identity": identity(self.config),
+            "status": status,
+            "test_accuracy": test.accuracy if test else None,
+            "test_loss": _finite(test.loss) if test else None,
+            "worst_class_accuracy": min(test.class_accuracy) if test else None,
+            "train_loss": _finite(env._train_loss),
+            "mean_keep": self.kept.mean_keep,
+            "charged_flops": ledger.charged_flops,
+            "reference_flops": ledger.reference_flops,
+            "full_flops": env.full_flops,
+            "budget_flops": env.budget_flops,
+            "flops_by_phase": dict(ledger.flops),
+            "seconds": self._training_seconds(),
+            "wall_seconds": self._elapsed,
+            "seconds_by_phase": seconds,
+            "steps": env.step_count,
+            "samples_trained": int(env.visits.sum()),
+            "samples_drawn": self.kept.drawn,
+            "samples_closing": len(env._closing),
+            "seen": float((env.visits > 0).mean()),
+            "under_budget": env._truncated,
+            "reference_accuracy": reference.accuracy if reference else None,
+            "weights_sha256": state_digest(env.learner.model.state_dict()),
+            "history": self.history,
+        }
+
+    def _write_artifacts(self, result: dict[str, Any]) -> None:
+        from train.plots import plot_run
+
+        order_seed = self.env._seeds["order"]
+        kept = self.folder / "kept.npz"
+        self.kept.save(kept, visits=self.env.visits, order_seed=order_seed)
+        ratios = self.kept.keep_sequence() / self.env.options.batch_size
+        write_bytes(self.folder / "run.png", plot_run(self.history, ratios.tolist()))
+        write_json(self.folder / "history.json", result["history"])
+        for name in ("kept.npz", "run.png", "config.json"):
+            if (self.folder / name).exists():
+                self.tracker.log_file(self.folder / name)
+
+    def _track_final(self, result: dict[str, Any]) -> None:
+        names = ("test_accuracy", "test_loss", "worst_class_accuracy", "mean_keep", "charged_flops")
+        more = ("reference_flops", "seconds", "wall_seconds", "steps", "seen")
+        values = {f"final/{n}": result[n] for n in (*names, *more) if result[n] is not None}
+        if result["test_accuracy"] is not None:
+            values["final/relative_compute"] = result["charged_flops"] / result["full_flops"]
+            values["final/tracking_share"] = self.tracker.seconds() / max(self._elapsed, 1e-9)
+        self.tracker.log(values, result["steps"])
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+@contextlib.contextmanager
+def _configured(folder: Path, config: RunConfig, command: str, resume: bool) -> Iterator[None]:
+    """Write the configuration first, so that a killed run can be resumed; take it back on error."""
+    new = not folder.exists()
+    if not resume:
+        for stale in ("result.json", "history.json"):
+            (folder / stale).unlink(missing_ok=True)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        open_folder(folder, config, command=command)
+    try:
+        yield
+    except (ValueError, TypeError, OSError):
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def execute(
+    config: RunConfig,
+    folder: str | Path,
+    *,
+    tracker: Tracker | None = None,
+    stop: StopFlag | None = None,
+    resume: bool = False,
+    checkpoint_every: int = CHECKPOINT_EVERY,
+    tags: dict[str, str] | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Do one run in a folder, or return its result if it has one and ``resume`` is set.
+
+    Raises:
+        ValueError: If an option is unknown or out of range, or the data or reference is unusable.
+        OSError: If a file cannot be read or written.
+        Exception: What the policy or the environment raised; the run is recorded as failed first.
+    """
+    folder = Path(folder)
+    if resume:
+        done = finished_result(folder)
+        if done:
+            return done
+    make_run_policy(config)
+    with _configured(folder, config, command, resume):
+        runner = Runner(
+            config,
+            folder,
+            tracker=tracker,
+            checkpoint_every=checkpoint_every,
+            tags=tags,
+            progress=progress,
+        )
+    with interruptible(stop) if stop else contextlib.nullcontext():
+        result = runner.run(stop, resume=resume)
+    if runner._failure is not None:
+        raise runner._failure
+    return result

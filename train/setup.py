@@ -1,0 +1,63 @@
+"""From a configuration to an environment and the policy that acts in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import policies
+from gstds.schedules import Schedule, make_schedule
+from policies.registry import follows_schedule, policy_class
+from train.config import RunConfig
+
+__all__ = ["make_env", "make_run_policy", "make_run_schedule"]
+
+Progress = Callable[[str, int, int], None]
+
+
+def make_run_schedule(config: RunConfig) -> Schedule:
+    """Return the configuration's schedule.
+
+    Raises:
+        ValueError: If it is unknown, or the wanted mean keep is out of its reach.
+    """
+    unit = "budget" if config.setting == "equal-budget" else "steps"
+    parameters = dict(config.schedule_params)
+    return make_schedule(config.schedule, keep=config.keep, unit=unit, **parameters)  # type: ignore[arg-type]
+
+
+def make_run_policy(config: RunConfig) -> policies.Policy:
+    """Return the configuration's policy, on its schedule where its keep ratio is free.
+
+    Raises:
+        ValueError: If the policy, the schedule or a parameter is unknown or out of range.
+        TypeError: If what the name stands for is no policy.
+    """
+    schedule = make_run_schedule(config)
+    kind = policy_class(config.policy)
+    parameters: dict[str, Any] = dict(config.policy_params)
+    if config.picker is not None:
+        if follows_schedule(kind) and kind.__module__.startswith("policies."):
+            raise ValueError(f"picker: policy {config.policy!r} has its own way of picking")
+        parameters["picker"] = config.picker
+    return policies.make_policy(config.policy, schedule=schedule, **parameters)
+
+
+def make_env(config: RunConfig, policy: policies.Policy, progress: Progress | None = None) -> Any:
+    """Return the environment that computes and charges what the policy needs, and no more.
+
+    Raises:
+        ValueError: If an option is unknown or out of range, or the data or reference is unusable.
+        OSError: If a file cannot be read or written.
+    """
+    from envs import DataSelectionEnv
+
+    needs: Mapping[str, Mapping[str, Any]] = policy.needs
+    return DataSelectionEnv(
+        **config.env_options(),
+        observe={name: dict(options) for name, options in needs.items()},
+        w_max=policy.max_weight,
+        normalizer=policy.normalizer,
+        reward="validation-loss" if policy.uses_reward else "none",
+        progress=progress,
+    )
