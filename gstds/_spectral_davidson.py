@@ -14,7 +14,14 @@ import numpy as np
 import torch
 
 from gstds._spectral_operator import Operator
-from gstds._spectral_vector import RESOLUTION, Solution, choose, status_of
+from gstds._spectral_vector import (
+    NEGLIGIBLE,
+    RESOLUTION,
+    Solution,
+    alternating_signs,
+    choose,
+    status_of,
+)
 from gstds.noise import keyed_uniform
 
 __all__ = ["solve_matrix_free"]
@@ -136,8 +143,17 @@ def _start(operator: Operator) -> torch.Tensor:
     lowest = diagonal.argsort(stable=True)[: min(3, len(diagonal) - 1)]
     indicators = diagonal.new_zeros(len(lowest), len(diagonal))
     indicators[torch.arange(len(lowest)), lowest] = 1
-    blurred = [spread.reciprocal(), operator.reference, noise.to(diagonal.device)]
+    blurred = [spread.reciprocal(), _distinct_content(operator), noise.to(diagonal.device)]
     return torch.cat([torch.stack(blurred), indicators])
+
+
+def _distinct_content(operator: Operator) -> torch.Tensor:
+    """Return the content projection, or +1, −1, … where all rows are alike; see `choose`."""
+    content = operator.reference - (operator.reference @ operator.trivial) * operator.trivial
+    length = torch.linalg.vector_norm(content)
+    if float(length) > NEGLIGIBLE * float(torch.linalg.vector_norm(operator.reference)):
+        return operator.reference
+    return alternating_signs(operator.reference)
 
 
 def _precondition(operator: Operator, residuals: torch.Tensor, values: Any) -> torch.Tensor:

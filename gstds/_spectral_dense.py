@@ -71,7 +71,7 @@ def solve_dense(rows: Rows, affinity: str, laplacian: str) -> tuple[Solution, to
         degrees = matrix.sum(dim=1)
         trivial, scale = trivial_and_scale(degrees, affinity, laplacian)
         lifted = _lifted_laplacian(matrix, degrees, trivial, scale, laplacian)
-        values, vectors = _lowest(lifted, 2)
+        values, vectors = _lowest(lifted, min(2, len(lifted) - 1))
         if len(values) > 1 and float(values[1] - values[0]) <= RESOLUTION * scale:
             values, vectors = _lowest(lifted, len(lifted))
             values, vectors = values[:-1], vectors[:-1]
@@ -98,12 +98,10 @@ def _lifted_laplacian(
 
 def _lowest(matrix: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the ``count`` lowest eigenvalues, ascending, and their vectors as rows."""
-    size = len(matrix)
     if matrix.device.type != "cpu":
         values, vectors = torch.linalg.eigh(matrix)
         return values[:count], vectors.T[:count]
-    last = min(count, max(size - 1, 1)) - 1 if count < size else size - 1
     values, vectors = scipy.linalg.eigh(
-        matrix.numpy(), subset_by_index=[0, last], driver="evr", check_finite=False
+        matrix.numpy(), subset_by_index=[0, count - 1], driver="evr", check_finite=False
     )
     return torch.from_numpy(values), torch.from_numpy(vectors.T)

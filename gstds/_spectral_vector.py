@@ -6,12 +6,22 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["RESOLUTION", "Solution", "choose", "orient", "status_of", "trivial_and_scale"]
+__all__ = [
+    "NEGLIGIBLE",
+    "RESOLUTION",
+    "Solution",
+    "alternating_signs",
+    "choose",
+    "orient",
+    "status_of",
+    "trivial_and_scale",
+]
 
 RESOLUTION = 1e-6
 """Share of λmax below which an eigenvalue counts as zero, and two eigenvalues as one."""
 
-_NEGLIGIBLE = 1e-6
+NEGLIGIBLE = 1e-6
+"""Share of a vector's length below which a part of it counts as rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +65,13 @@ def trivial_and_scale(
     return (degrees / degrees.sum()).sqrt(), indefinite
 
 
+def alternating_signs(like: torch.Tensor) -> torch.Tensor:
+    """Return +1, −1, +1, … (N,): what is left to go by where content says nothing."""
+    signs = torch.ones_like(like)
+    signs[1::2] = -1
+    return signs
+
+
 def choose(
     values: torch.Tensor,
     vectors: torch.Tensor,
@@ -78,12 +95,10 @@ def choose(
     space = vectors[:count]
     if count == 1:
         return space[0]
-    alternating = torch.ones_like(reference)
-    alternating[1::2] = -1
-    for target in (reference, alternating):
+    for target in (reference, alternating_signs(reference)):
         projected = (space @ target) @ space
         length = torch.linalg.vector_norm(projected)
-        if length > _NEGLIGIBLE * torch.linalg.vector_norm(target):
+        if length > NEGLIGIBLE * torch.linalg.vector_norm(target):
             return projected.div(length)
     return space[0]
 
@@ -93,7 +108,7 @@ def orient(vector: torch.Tensor, reference: torch.Tensor, sign: str) -> torch.Te
     if sign == "abs":
         return vector.abs()
     skew = (vector**3).sum()
-    if sign == "skew" and abs(float(skew)) > _NEGLIGIBLE * float((vector.abs() ** 3).sum()):
+    if sign == "skew" and abs(float(skew)) > NEGLIGIBLE * float((vector.abs() ** 3).sum()):
         return vector if skew > 0 else -vector
     alignment = float(vector @ reference)
     if abs(alignment) <= 1e-9 * float(torch.linalg.vector_norm(reference)):

@@ -80,13 +80,19 @@ class Spectrum:
     @property
     def eigengap(self) -> Any:
         """(lambda3 - lambda2) / lambda_max, in [0, 1]."""
-        return (self.lambda3 - self.lambda2) / self.lambda_max
+        return _to_unit_interval((self.lambda3 - self.lambda2) / self.lambda_max)
 
     @property
     def effective_nodes(self) -> Any:
         """Share of the samples that carry the vector: 1 / (N·Σv⁴), in (0, 1]."""
         fourth = (self.scores**4).sum(-1)
-        return 1.0 / (self.scores.shape[-1] * (float(fourth) if fourth.ndim == 0 else fourth))
+        share = 1.0 / (self.scores.shape[-1] * fourth)
+        return _to_unit_interval(float(share) if share.ndim == 0 else share)
+
+
+def _to_unit_interval(values: Any) -> Any:
+    """Take off what rounding put beyond [0, 1]."""
+    return min(max(values, 0.0), 1.0) if isinstance(values, float) else values.clip(0.0, 1.0)
 
 
 def fiedler_vector(
@@ -171,15 +177,20 @@ def _as_tensor(features: Any) -> tuple[torch.Tensor, bool]:
         raise TypeError(f"features must be a numpy array or a torch tensor, got {type(features)}")
     if is_numpy and features.dtype.kind not in "fiub":
         raise TypeError(f"features must hold real numbers, got dtype {features.dtype}")
-    if is_numpy and features.dtype.kind != "f":
-        features = features.astype(np.float64)
-    tensor = torch.from_numpy(np.ascontiguousarray(features)) if is_numpy else features
+    tensor = torch.from_numpy(_torch_ready(features)) if is_numpy else features
     if tensor.ndim not in (2, 3) or 0 in tensor.shape:
         raise ValueError(
             f"features must have shape (N, D) or (B, N, D) without empty axes, "
             f"got {tuple(tensor.shape)}"
         )
     return tensor.detach(), is_numpy
+
+
+def _torch_ready(features: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if features.dtype not in (np.float16, np.float32, np.float64):
+        return features.astype(np.float64, order="C")
+    # torch warns about a read-only array, such as a memory-mapped store's, even if only read
+    return np.require(features, requirements=("C", "A", "W"))
 
 
 def _single(tensor: torch.Tensor, is_numpy: bool, options: _Options) -> Spectrum:
