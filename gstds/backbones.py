@@ -7,6 +7,7 @@ its weights by assignment.
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
 import urllib.request
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ __all__ = [
 
 LITE0 = "efficientnet-lite0"
 IMAGENET_RESNET50 = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
-_RESNET_BLOCKS = {
+_RESNET_BLOCKS: dict[tuple[str, tuple[int, ...]], str] = {
     ("basic", (2, 2, 2, 2)): "resnet18",
     ("basic", (3, 4, 6, 3)): "resnet34",
     ("bottleneck", (3, 4, 6, 3)): "resnet50",
@@ -263,8 +264,8 @@ def build_untrained(input_size: int, seed: int) -> tuple[nn.Module, str]:
 
 def _drawn(key: str, value: Tensor, generator: torch.Generator) -> Tensor:
     if value.ndim == 4:
-        fan_in = value[0].numel()
-        return torch.randn(value.shape, generator=generator) * (2.0 / fan_in) ** 0.5
+        spread = math.sqrt(2.0 / value[0].numel())
+        return torch.randn(value.shape, generator=generator) * spread
     if key.endswith("num_batches_tracked"):
         return torch.zeros((), dtype=torch.long)
     return torch.zeros(value.shape) if key.endswith(("bias", "mean")) else torch.ones(value.shape)

@@ -217,8 +217,8 @@ class _Problem:
         inner = weights[:-1]
         value = 0.5 * (self.penalty * inner.square()).sum(dtype=torch.float64)
         gradient = torch.cat([self.penalty * inner, torch.zeros_like(weights[-1:])])
-        for rows in torch.arange(len(self.x), device=self.x.device).split(_BLOCK):
-            block = slice(int(rows[0]), int(rows[-1]) + 1)
+        for start in range(0, len(self.x), _BLOCK):
+            block = slice(start, start + _BLOCK)
             residual, loss = self._residual(weights, block)
             value = value + loss
             gradient[:-1].addmm_(self.x[block].T, residual)
@@ -294,5 +294,5 @@ def _minimize(
             progress(min(calls, iterations), iterations)
         return value
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weights.detach()

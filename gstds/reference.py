@@ -95,7 +95,8 @@ class Reference:
             ValueError: If their shape is wrong, or a user's function returns something else.
         """
         _check_images(images)
-        parts = [self._part(part) for part in images.split(self._batch)] if len(images) else []
+        starts = range(0, len(images), self._batch)
+        parts = [self._part(images[start : start + self._batch]) for start in starts]
         return torch.cat(parts) if parts else torch.empty((0, self.feature_dim))
 
     def _part(self, images: Tensor) -> Tensor:
@@ -185,7 +186,7 @@ def _shipped(
 ) -> Reference:
     preprocessing = LITE_INPUT if architecture == backbones.LITE0 else IMAGENET_INPUT
     dim, flops = _meta_run(architecture, size)
-    network.to(device=device, memory_format=torch.channels_last)
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     identity = {
         # Not the path of a checkpoint: a file that moves is still the same network.
         "reference": name.partition(":")[0],

@@ -14,7 +14,6 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from gstds.store_build import BuildPlan, Compute, Progress, complete_build, discard, locked
 from gstds.store_format import (
@@ -100,6 +99,8 @@ class FeatureStore:
             IndexError: If one is outside the store.
             StoreError: If a chunk that is touched for the first time is damaged.
         """
+        import torch
+
         index = self._indices(rows)
         chunks = index // self._chunk_rows
         if not self._checked[chunks].all():

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.files import fsync_directory, write_json
+from gstds.files import fsync_directory, write_json, write_text
 from gstds.store_format import (
     DATA_NAME,
     DTYPE,
@@ -197,8 +197,6 @@ def _read_journal(path: Path, plan: BuildPlan) -> list[int]:
 
 
 def _write_journal(path: Path, plan: BuildPlan, checksums: list[int]) -> None:
-    from gstds.files import write_text
-
     lines = [plan.line, *(json.dumps([k, value]) for k, value in enumerate(checksums))]
     write_text(path, "\n".join(lines) + "\n")
 
@@ -269,4 +267,7 @@ def _unit_rows(values: Any, start: int, stop: int, dim: int) -> npt.NDArray[np.f
     scale = np.abs(array).max(axis=1, keepdims=True)
     array = np.divide(array, scale, out=array, where=scale > 0)
     norms = np.linalg.norm(array, axis=1, keepdims=True)
-    return np.divide(array, norms, out=array, where=norms > 0).astype(DTYPE)
+    rows: npt.NDArray[np.float16] = np.divide(array, norms, out=array, where=norms > 0).astype(
+        DTYPE
+    )
+    return rows
