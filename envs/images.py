@@ -177,8 +177,8 @@ def _check_array(images: NDArray[np.uint8], name: str) -> None:
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         kind = getattr(images, "dtype", type(images).__name__)
         raise TypeError(
-            f"{name} must be a uint8 array, got {kind}: scale the images to 0..255 and convert them "
-            "with .astype('uint8')"
+            f"{name} must be a uint8 array, got {kind}: scale the images to 0..255 and convert "
+            "them with .astype('uint8')"
         )
     colors = images.shape[3] if images.ndim == 4 else 1
     if images.ndim not in (3, 4) or colors not in (1, 3) or 0 in images.shape[1:]:

@@ -289,7 +289,7 @@ def _part(
 
 
 def _check_classes(labels: Rows, class_names: Sequence[str]) -> None:
-    counts = np.bincount(labels, minlength=len(class_names))
+    counts = np.bincount(labels, minlength=len(class_names)).tolist()
     for name, count in zip(class_names, counts, strict=True):
         if count < _LEFT:
             raise ValueError(
@@ -300,7 +300,7 @@ def _check_classes(labels: Rows, class_names: Sequence[str]) -> None:
 
 def _check_groups(train: Part, class_names: Sequence[str], label_noise: float) -> None:
     pairs = np.unique(np.stack([train.labels, train.groups]), axis=1)
-    groups = np.bincount(pairs[0], minlength=len(class_names))
+    groups = np.bincount(pairs[0], minlength=len(class_names)).tolist()
     for name, count in zip(class_names, groups, strict=True):
         if count < _LEFT:
             raise ValueError(

@@ -1,0 +1,600 @@
+import gzip
+import json
+import os
+import stat
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from envs import fashion
+from envs.datasets import dataset_names, fetch_data, load_data, probe_data
+from envs.images import ArrayImages, FileImages
+
+N, CLASSES = 120, 3
+
+
+def arrays(n=N, shape=(8, 10), seed=0):
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (n, *shape), dtype=np.uint8)
+    return {"X": images, "y": np.arange(n) % CLASSES}
+
+
+def save(path, **content):
+    np.savez(path, **content)
+    return f"npz:{path}"
+
+
+# npz
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((8, 10), 1), ((8, 10, 1), 1), ((8, 10, 3), 3)])
+def test_npz_hands_out_its_images(tmp_path, shape, channels):
+    content = arrays(shape=shape)
+    data = load_data(save(tmp_path / "a.npz", **content))
+    assert data.image_shape == (channels, 8, 10)
+    assert (data.num_classes, data.class_names) == (3, ("0", "1", "2"))
+    indices = np.array([3, 0, 3])
+    got = data.test.gather(indices)
+    assert got.dtype == torch.uint8
+    wanted = content["X"][data.test.rows[indices]].reshape(3, 8, 10, channels)
+    assert np.array_equal(got.numpy(), wanted.transpose(0, 3, 1, 2))
+    assert np.array_equal(data.test.labels, content["y"][data.test.rows])
+    got.zero_()
+    assert data.test.gather(indices).any(), "gather must answer with a fresh tensor"
+
+
+def test_npz_with_a_test_part(tmp_path):
+    test = arrays(9, seed=1)
+    name = save(tmp_path / "a.npz", **arrays(), X_test=test["X"], y_test=test["y"])
+    data = load_data(name, label_noise=0.5, duplicates=0.2)
+    assert len(data.train) == 108
+    assert np.array_equal(data.test.gather(np.arange(9)).numpy()[:, 0], test["X"])
+    assert np.array_equal(data.test.labels, test["y"])
+
+
+def test_statistics_are_those_of_the_train_images(tmp_path):
+    content = arrays(300, shape=(4, 4, 3))
+    data = load_data(save(tmp_path / "a.npz", **content))
+    pixels = content["X"][data.train.rows] / 255
+    np.testing.assert_allclose(data.mean, pixels.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(data.std, pixels.std((0, 1, 2)), rtol=1e-9)
+
+
+def test_constant_images_have_a_deviation(tmp_path):
+    content = arrays()
+    content["X"][:] = 7
+    assert load_data(save(tmp_path / "a.npz", **content)).std == pytest.approx((1 / 255,))
+
+
+def test_augmentation_that_suits_the_data(tmp_path):
+    name = save(tmp_path / "a.npz", **arrays(shape=(32, 40)))
+    assert [(d.pad, d.flip) for d in (load_data(name), load_data("digits"))] == [
+        (4, False),
+        (1, False),
+    ]
+    assert [(d.pad, d.flip) for d in (load_data(name, augment=a) for a in (True, False))] == [
+        (4, True),
+        (0, False),
+    ]
+
+
+def _object_array(path):
+    np.savez(path, X=np.array([{}, {}], dtype=object), y=np.arange(2))
+
+
+def _truncated(path):
+    np.savez(path, **arrays())
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def _flipped_bit(path):
+    np.savez(path, **arrays())
+    content = bytearray(path.read_bytes())
+    content[2000] ^= 1
+    path.write_bytes(content)
+
+
+def _not_arrays(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("X", "hello")
+        archive.writestr("y", "hello")
+
+
+def _lone_array(path):
+    with path.open("wb") as handle:
+        np.save(handle, np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "write", [_object_array, _truncated, _flipped_bit, _not_arrays, _lone_array]
+)
+def test_a_damaged_npz_is_named(tmp_path, write):
+    write(tmp_path / "a.npz")
+    with pytest.raises((ValueError, TypeError), match=r"a\.npz"):
+        load_data(f"npz:{tmp_path}/a.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"y": None}, ValueError, "y missing; found X"),
+        ({"X": arrays()["X"] / 255.0}, TypeError, "X must be a uint8 array, got float64"),
+        ({"X": arrays(shape=(8,))["X"]}, ValueError, r"X must have shape.*got \(120, 8\)"),
+        ({"X": arrays(shape=(8, 8, 4))["X"]}, ValueError, r"got \(120, 8, 8, 4\)"),
+        ({"y": np.arange(N) % 3 - 1}, ValueError, r"y must be in 0\.\.C-1, got -1"),
+        ({"y": np.arange(N) % 3 / 2}, TypeError, "y must hold whole numbers, got dtype float64"),
+        ({"y": np.arange(N) % 3 * 2}, ValueError, "y has no sample of class 1"),
+        ({"y": np.arange(N) % 3 + 1}, ValueError, "y has no sample of class 0"),
+        ({"y": np.arange(N - 1) % 3}, ValueError, r"y must have shape \(120,\).*got \(119,\)"),
+        ({"y": np.zeros(N, dtype=int)}, ValueError, "y holds one class, 0"),
+        ({"y": np.array([1] + [0] * 119)}, ValueError, "class '1' has 1 sample"),
+        ({"X_test": arrays()["X"]}, ValueError, "X_test stands without y_test"),
+        (
+            {"X_test": arrays(9, (8, 8))["X"], "y_test": np.arange(9) % 3},
+            ValueError,
+            r"X_test has images of shape .*\(1, 8, 8\), X of \(1, 8, 10\)",
+        ),
+        (
+            {"X_test": arrays(9)["X"], "y_test": np.arange(9) % 4},
+            ValueError,
+            "y_test holds class 3, but y ends at 2",
+        ),
+        ({"class_names": ["a", "b"]}, ValueError, "y holds class 2, class_names only 2"),
+        ({"class_names": list("abcd")}, ValueError, "y has no sample of class 3"),
+        ({"X": arrays(0)["X"], "y": np.arange(0)}, ValueError, "y is empty"),
+    ],
+)
+def test_a_wrong_npz_is_a_clear_error(tmp_path, change, error, message):
+    content = {k: v for k, v in {**arrays(), **change}.items() if v is not None}
+    with pytest.raises(error, match=message):
+        load_data(save(tmp_path / "a.npz", **content))
+
+
+# arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("digit", {}, ValueError, "unknown name 'digit'; did you mean 'digits'"),
+        ("fashion_mnist", {}, ValueError, "did you mean 'fashion-mnist'"),
+        ("folder:", {}, ValueError, "unknown name 'folder:'"),
+        (7, {}, TypeError, "dataset must be a name, got 7"),
+        ("npz:/nowhere.npz", {}, FileNotFoundError, "npz:/nowhere.npz"),
+        ("folder:/nowhere", {}, FileNotFoundError, "folder:/nowhere"),
+        ("no_such_module:f", {}, ValueError, "no module 'no_such_module'"),
+        ("json:lods", {}, ValueError, "did you mean.*'loads'"),
+        ("digits", {"label_noise": 1.1}, ValueError, r"label_noise must be in \[0, 1\], got 1.1"),
+        ("digits", {"duplicates": 1.0}, ValueError, r"duplicates must be in \[0, 1\), got 1.0"),
+        ("digits", {"imbalance": -0.1}, ValueError, r"imbalance must be in \[0, 1\), got -0.1"),
+        ("digits", {"label_noise": float("nan")}, ValueError, "label_noise must be in"),
+        ("digits", {"limit": 2.5}, TypeError, "limit must be a whole number, got 2.5"),
+        ("digits", {"limit": 19}, ValueError, r"limit must be in \[20, 1258\].*got 19"),
+        ("digits", {"limit": 1259}, ValueError, "got 1259"),
+        ("digits", {"split_seed": -1}, ValueError, "split_seed must be at least 0, got -1"),
+        ("digits", {"clean_validation": "no"}, TypeError, "clean_validation must be true or false"),
+        ("digits", {"augment": 1}, TypeError, "augment must be true or false, got 1"),
+        ("digits", {"image_size": 32}, ValueError, "image_size=32 needs a data set of image files"),
+    ],
+)
+def test_a_wrong_argument_is_a_clear_error(name, options, error, message):
+    with pytest.raises(error, match=message):
+        load_data(name, **options)
+
+
+# fingerprints
+
+
+def test_the_fingerprint_follows_content_split_and_options(tmp_path):
+    content = arrays()
+    name = save(tmp_path / "a.npz", **content)
+    first = load_data(name)
+    assert load_data(name).fingerprint == first.fingerprint
+    assert load_data(save(tmp_path / "b.npz", **content)).fingerprint == first.fingerprint
+    changes = ({"split_seed": 1}, {"limit": 60}, {"label_noise": 0.1}, {"augment": False})
+    prints = {load_data(name, **change).fingerprint for change in changes}
+    content["X"][0, 0, 0] ^= 1
+    other = load_data(save(tmp_path / "b.npz", **content))
+    assert len({first.fingerprint, other.fingerprint, *prints}) == 6
+    assert other.train.source.fingerprint != first.train.source.fingerprint
+
+
+# a user's own
+
+
+class Counting:
+    def __init__(self, images):
+        self.images = images
+        self.loaded = []
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        self.loaded.append(index)
+        return self.images[index]
+
+
+@pytest.fixture
+def user(tmp_path, monkeypatch):
+    """A module of the user's in the current folder, whose answer a test can set."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "users_own.py").write_text("answer = None\ndef load():\n    return answer\n")
+    yield lambda answer: setattr(__import__("users_own"), "answer", answer)
+    sys.modules.pop("users_own", None)
+
+
+def test_a_lazy_sequence_is_read_only_when_asked(user):
+    from envs.arrays import import_function
+
+    import_function("users_own:load")
+    content = arrays(shape=(8, 10, 3))
+    images, test = Counting(content["X"]), Counting(content["X"][:9])
+    user({"X": images, "y": content["y"], "X_test": test, "y_test": content["y"][:9]})
+    data = load_data("users_own:load", label_noise=0.2, duplicates=0.3, limit=60)
+    assert len(images.loaded) <= 1
+    assert test.loaded == []
+    images.loaded.clear()
+    got = data.train.gather(np.array([5, 2]))
+    assert images.loaded == data.train.rows[[5, 2]].tolist()
+    assert np.array_equal(got.numpy(), content["X"][data.train.rows[[5, 2]]].transpose(0, 3, 1, 2))
+    assert data.mean == (0.485, 0.456, 0.406)
+    one = data.fingerprint
+    user({"X": images, "y": content["y"], "fingerprint": "v2"})
+    two = load_data("users_own:load").fingerprint
+    user({"X": images, "y": content["y"], "fingerprint": "v3"})
+    assert len({one, two, load_data("users_own:load").fingerprint}) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        ([1, 2], TypeError, "users_own:load must return a mapping.*got list"),
+        ({"X": arrays()["X"]}, ValueError, "y missing; found X"),
+        ({"X": 7, "y": [0]}, TypeError, "X must be a uint8 array or a sequence"),
+        ({"X": Counting(arrays()["X"] / 2), "y": arrays()["y"]}, TypeError, r"X\[0\].*float64"),
+        ({"X": Counting(arrays(shape=(8,))["X"]), "y": arrays()["y"]}, ValueError, r"X\[0\] must"),
+        ({"X": Counting([]), "y": np.arange(0)}, ValueError, "y is empty"),
+    ],
+)
+def test_a_wrong_answer_is_a_clear_error(user, answer, error, message):
+    from envs.arrays import import_function
+
+    import_function("users_own:load")
+    user(answer)
+    with pytest.raises(error, match=message):
+        load_data("users_own:load")
+
+
+def test_an_odd_image_is_named_when_it_is_read(user):
+    from envs.arrays import import_function
+
+    import_function("users_own:load")
+    images = [*arrays(29)["X"], np.zeros((4, 4), np.uint8)]
+    user({"X": Counting(images), "y": np.arange(30) % 3})
+    data = load_data("users_own:load")
+    with pytest.raises(ValueError, match=r"X\[29\] has shape"):
+        data.train.source.gather(np.array([0, 29]))
+
+
+def test_an_import_error_inside_the_users_module_is_its_own(user, tmp_path):
+    (tmp_path / "broken_own.py").write_text("import no_such_library\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        load_data("broken_own:load")
+
+
+# folders
+
+
+def picture(path, size=(12, 9), value=100, kind=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, 2 * value, 255 - value)).save(path, kind)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(40):
+        picture(tmp_path / ("cat" if i % 2 else "dog") / f"{i:02}.png", value=i)
+    return tmp_path
+
+
+def test_folder_keeps_a_common_size(folder):
+    (folder / "cat" / "notes.txt").write_text("no image")
+    (folder / "cat" / "._1.png").write_text("hidden")
+    data = load_data(f"folder:{folder}")
+    assert data.class_names == ("cat", "dog")
+    assert data.image_shape == (3, 9, 12)
+    assert sum(len(p) for p in (data.train, data.test)) == 40 - 4
+    images = data.train.gather(np.arange(len(data.train)))
+    values = images[:, 0, 0, 0].numpy()
+    assert np.array_equal(images[:, 1, 4, 4].numpy(), 2 * values)
+    assert np.array_equal(data.train.labels, 1 - values % 2)
+
+
+def test_folder_scales_and_cuts_the_middle(folder):
+    wide = Image.new("RGB", (40, 10))
+    wide.paste((255, 0, 0), (15, 0, 25, 10))
+    wide.save(folder / "cat" / "99.png")
+    assert load_data(f"folder:{folder}").image_shape == (3, 64, 64)
+    data = load_data(f"folder:{folder}", image_size=20)
+    assert data.image_shape == (3, 20, 20)
+    middle = data.train.source.gather(np.array([20]))[0]
+    assert middle[0].float().mean() > 250
+    assert middle[1:].max() == 0
+
+
+def test_folder_with_train_and_test(tmp_path):
+    for i in range(40):
+        picture(tmp_path / "train" / ("cat" if i % 2 else "dog") / f"{i}.png")
+    picture(tmp_path / "test" / "dog" / "a.png", value=7)
+    picture(tmp_path / "test" / "cat" / "deeper" / "b.png", value=9)
+    data = load_data(f"folder:{tmp_path}")
+    assert len(data.train) == 36
+    assert data.test.labels.tolist() == [0, 1]
+    assert data.test.gather(np.arange(2))[:, 0, 0, 0].tolist() == [9, 7]
+    picture(tmp_path / "test" / "cow" / "c.png")
+    with pytest.raises(ValueError, match="class 'cow' is not among the classes of train"):
+        load_data(f"folder:{tmp_path}")
+
+
+def test_folder_with_its_flaws(folder):
+    (folder / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty has no image; known kinds: \.bmp"):
+        load_data(f"folder:{folder}")
+    (folder / "empty").rmdir()
+    (folder / "cat" / "zz.png").write_bytes(b"no png")
+    with pytest.raises(OSError, match=r"zz\.png: not a readable image"):
+        load_data(f"folder:{folder}")
+    with pytest.raises(ValueError, match=r"at least two classes, got none"):
+        load_data(f"folder:{folder}/cat")
+
+
+def test_a_damaged_picture_is_named_when_it_is_decoded(folder):
+    path = folder / "cat" / "01.png"
+    noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    data = load_data(f"folder:{folder}")
+    with pytest.raises(OSError, match=r"01\.png: damaged image .*replace the file"):
+        data.train.source.gather(np.array([0]))
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"01\.png: the image is gone"):
+        data.train.source.gather(np.arange(10))
+
+
+def test_a_changed_picture_changes_the_fingerprint(folder):
+    before = load_data(f"folder:{folder}").train.source.fingerprint
+    assert load_data(f"folder:{folder}").train.source.fingerprint == before
+    picture(folder / "cat" / "01.png", value=99)
+    assert load_data(f"folder:{folder}").train.source.fingerprint != before
+
+
+def test_jpeg_at_a_reduced_scale_is_the_same_picture(tmp_path):
+    ramp = np.tile(np.linspace(0, 255, 512, dtype=np.uint8)[:, None, None], (1, 512, 3))
+    Image.fromarray(ramp).save(tmp_path / "a.jpg", quality=95)
+    source = FileImages([tmp_path / "a.jpg"], (32, 32), tmp_path)
+    got = source.gather(np.array([0]))[0, 0, :, 7].float().numpy()
+    assert np.abs(got - np.linspace(4, 251, 32)).max() < 3
+
+
+# named
+
+
+def test_digits():
+    data = load_data("digits")
+    assert data.image_shape == (1, 8, 8)
+    assert [len(p) for p in (data.train, data.reward_validation, data.selection_validation)] == [
+        1258,
+        90,
+        90,
+    ]
+    images = data.train.gather(np.arange(len(data.train)))
+    assert (images.min(), images.max()) == (0, 255)
+    # A linear rule must find the labels beside the images, not beside others.
+    pixels = images.view(len(images), -1).double()
+    goal = torch.eye(10, dtype=torch.float64)[data.train.labels]
+    test = data.test.gather(np.arange(len(data.test))).view(len(data.test), -1).double()
+    weights = torch.linalg.lstsq(
+        torch.cat([pixels, pixels[:, :1] * 0 + 1], 1), goal, driver="gelsd"
+    )
+    guess = (torch.cat([test, test[:, :1] * 0 + 1], 1) @ weights.solution).argmax(1).numpy()
+    assert (guess == data.test.labels).mean() > 0.9
+    assert fetch_data("digits") is None
+    assert probe_data("digits") == "ready"
+
+
+def test_names_have_descriptions():
+    names = dataset_names()
+    assert list(names) == [
+        "digits",
+        "fashion-mnist",
+        "cifar10",
+        "cifar100",
+        "oxford-iiit-pet",
+        "flowers102",
+    ]
+    assert all(text and "\n" not in text and "\t" not in text for text in names.values())
+    with pytest.raises(ValueError, match="did you mean 'cifar10"):
+        fetch_data("cifar")
+
+
+@pytest.fixture
+def tiny_fashion(tmp_path, monkeypatch):
+    """Fashion-MNIST's format at a small size, with its digests, and no way but the folders."""
+    from hashlib import sha256
+
+    random = np.random.default_rng(0)
+    files = {}
+    for part, n in (("train", 200), ("t10k", 30)):
+        files[f"{part}-images-idx3-ubyte"] = bytes(16) + random.bytes(n * 784)
+        files[f"{part}-labels-idx1-ubyte"] = bytes(8) + bytes(i % 10 for i in range(n))
+    monkeypatch.setenv("GSTDS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fashion, "SYSTEM_FOLDER", tmp_path / "system")
+    for name, content in files.items():
+        monkeypatch.setitem(fashion.DIGESTS, name, sha256(content).hexdigest())
+    # A closed port and an empty path stand for a machine without connection and without apt.
+    monkeypatch.setattr(fashion, "_mirror", lambda: "http://127.0.0.1:9/")
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    return files
+
+
+def write_system(folder, files):
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+
+
+def write_cache(tmp_path, files):
+    folder = tmp_path / "cache" / "data" / "fashion-mnist"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_fashion_from_the_systems_folder(tmp_path, tiny_fashion):
+    write_system(tmp_path / "system", tiny_fashion)
+    data = load_data("fashion-mnist")
+    assert (len(data.train), len(data.test), data.pad, data.flip) == (180, 30, 2, True)
+    assert data.class_names[9] == "Ankle boot"
+    assert (
+        data.test.gather(np.array([0])).numpy().tobytes()
+        == (tiny_fashion["t10k-images-idx3-ubyte"][16 : 16 + 784])
+    )
+    assert probe_data("fashion-mnist").startswith("ready")
+
+
+def test_a_damaged_cache_is_passed_over_and_named(tmp_path, tiny_fashion, caplog):
+    folder = write_cache(tmp_path, tiny_fashion)
+    assert len(load_data("fashion-mnist").test) == 30
+    bad = folder / "t10k-labels-idx1-ubyte"
+    bad.write_bytes(bad.read_bytes()[:-1] + b"\x05")
+    with pytest.raises(FileNotFoundError, match="t10k-labels-idx1-ubyte is damaged"):
+        load_data("fashion-mnist")
+    write_system(tmp_path / "system", tiny_fashion)
+    caplog.clear()
+    assert len(load_data("fashion-mnist").test) == 30
+    assert "t10k-labels-idx1-ubyte is damaged" in caplog.text
+
+
+def test_a_damaged_archive_is_named(tmp_path, tiny_fashion):
+    write_system(tmp_path / "system", tiny_fashion)
+    bad = tmp_path / "system" / "train-images-idx3-ubyte.gz"
+    bad.write_bytes(bad.read_bytes()[:5000])
+    with pytest.raises(FileNotFoundError, match=r"train-images-idx3-ubyte\.gz is damaged"):
+        load_data("fashion-mnist")
+
+
+def test_when_no_place_has_it_the_error_names_every_way(tmp_path, tiny_fashion):
+    with pytest.raises(FileNotFoundError) as caught:
+        load_data("fashion-mnist")
+    for way in ("the cache", "the system's folder", "torchvision", "apt install dataset-fashion"):
+        assert way in str(caught.value)
+    assert str(tmp_path / "cache") in str(caught.value)
+    assert probe_data("fashion-mnist").startswith("out of reach")
+
+
+def test_the_package_is_unpacked_checked_and_cached(tmp_path, tiny_fashion, monkeypatch):
+    # Stand-ins for the two programs: the real package takes a mirror and 31 MB.
+    programs, package = tmp_path / "programs", tmp_path / "package"
+    write_system(package, tiny_fashion) if package.mkdir() is None else None
+    programs.mkdir()
+    inner = fashion.SYSTEM_FOLDER.relative_to("/")
+    scripts = {
+        "apt-get": "for last; do :; done; : > $last.deb",
+        "dpkg-deb": f'mkdir -p "$3/{inner}" && cp {package}/* "$3/{inner}"',
+    }
+    for name, body in scripts.items():
+        (programs / name).write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{body}\n")
+        (programs / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", str(programs))
+    folder = fetch_data("fashion-mnist")
+    assert folder == tmp_path / "cache" / "data" / "fashion-mnist"
+    assert {p.name for p in folder.iterdir()} == {".lock", *tiny_fashion}
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert len(load_data("fashion-mnist").train) == 180
+
+
+def test_a_cache_that_cannot_be_written_is_a_clear_error(tmp_path, tiny_fashion, monkeypatch):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="cache"):
+        load_data("fashion-mnist")
+
+
+@pytest.fixture
+def tiny_cifar(tmp_path, monkeypatch):
+    """CIFAR-10's files at a small size, with their checksums, where the cache expects them."""
+    import hashlib
+    import pickle
+
+    from gstds.vision import import_torchvision
+
+    monkeypatch.setenv("GSTDS_CACHE", str(tmp_path))
+    cifar = import_torchvision().datasets.CIFAR10
+    folder = tmp_path / "data" / "cifar10" / cifar.base_folder
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+
+    def write(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest()
+
+    def part(n):
+        pixels = random.integers(0, 256, (n, 3072), dtype=np.uint8)
+        return {"data": pixels, "labels": [i % 10 for i in range(n)]}
+
+    names = {"label_names": [f"kind-{c}" for c in range(10)]}
+    monkeypatch.setattr(cifar, "train_list", [["one", write("one", part(200))]])
+    monkeypatch.setattr(cifar, "test_list", [["two", write("two", part(40))]])
+    monkeypatch.setattr(cifar, "meta", {**cifar.meta, "md5": write(cifar.meta["filename"], names)})
+    monkeypatch.setattr(cifar, "url", "http://127.0.0.1:9/")
+    return folder
+
+
+def test_cifar(tiny_cifar):
+    data = load_data("cifar10")
+    assert (data.image_shape, data.pad, data.flip) == ((3, 32, 32), 4, True)
+    assert (len(data.train), len(data.test), data.class_names[3]) == (180, 40, "kind-3")
+    assert probe_data("cifar10") == "ready"
+    (tiny_cifar / "two").write_bytes(b"damaged")
+    with pytest.raises(FileNotFoundError, match=r"cifar10 is not in .*gstds data fetch cifar10"):
+        load_data("cifar10")
+
+
+def test_pets(tmp_path, monkeypatch):
+    monkeypatch.setenv("GSTDS_CACHE", str(tmp_path))
+    root = tmp_path / "data" / "oxford-iiit-pet" / "oxford-iiit-pet"
+    for split, n in (("trainval", 40), ("test", 4)):
+        lines = []
+        for i in range(n):
+            name = f"{'Abyssinian' if i % 2 else 'beagle'}_{split}_{i}"
+            picture(root / "images" / f"{name}.jpg", (60, 40), i)
+            lines.append(f"{name} {1 + (i + 1) % 2} 1 1")
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"{split}.txt").write_text("\n".join(lines))
+    data = load_data("oxford-iiit-pet", image_size=32)
+    assert (data.image_shape, len(data.train), len(data.test)) == ((3, 32, 32), 36, 4)
+    assert data.test.gather(np.arange(4)).shape == (4, 3, 32, 32)
+    assert load_data("oxford-iiit-pet").image_shape == (3, 224, 224)
+
+
+# sources
+
+
+def test_array_images_take_read_only_arrays_without_a_warning(recwarn):
+    images = arrays()["X"]
+    images.flags.writeable = False
+    source = ArrayImages(images)
+    assert np.array_equal(source.gather(np.array([2]))[0, 0].numpy(), images[2])
+    assert not recwarn.list
+
+
+def test_data_names_are_json(tmp_path):
+    assert json.dumps(dataset_names())
+    assert probe_data(f"folder:{tmp_path}") == "ready"
+    assert probe_data(f"npz:{os.devnull}x") == "not found"

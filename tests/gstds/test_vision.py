@@ -1,0 +1,74 @@
+import multiprocessing
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gstds.vision import import_torchvision
+
+
+def test_models_and_transforms_work():
+    torchvision = import_torchvision()
+    model = torchvision.models.resnet18(num_classes=3).eval()
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    resized = torchvision.transforms.Resize(4)(torch.zeros(3, 8, 8))
+    assert resized.shape == (3, 4, 4)
+
+
+def test_the_same_module_comes_back():
+    assert import_torchvision() is import_torchvision()
+    assert sys.modules["torchvision"] is import_torchvision()
+
+
+def test_a_mixed_install_is_mended():
+    # A finder that withholds the compiled half makes any install the mixed one.
+    script = """
+import sys, warnings
+warnings.simplefilter("error")
+import torch
+load = torch.ops.load_library
+def refuse(path):
+    raise OSError("no CUDA runtime")
+torch.ops.load_library = refuse
+try:
+    import torchvision
+    raise SystemExit("the install is not mixed: the test tests nothing")
+except RuntimeError as error:
+    assert "torchvision::nms" in str(error), error
+from gstds.vision import import_torchvision
+import gc
+first = import_torchvision()
+gc.collect()
+assert torch.ops.torchvision.nms is not None
+assert first.models.ResNet18_Weights.DEFAULT is not None
+assert import_torchvision() is first
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_other_failures_are_not_hidden(tmp_path):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('something else')\n")
+    script = "from gstds.vision import import_torchvision\nimport_torchvision()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 1
+    assert "RuntimeError: something else" in done.stderr
+
+
+def _resize(transform):
+    return tuple(transform(torch.zeros(3, 8, 8)).shape)
+
+
+@pytest.mark.slow
+def test_spawned_workers_unpickle_torchvision_objects():
+    transform = import_torchvision().transforms.Resize(4)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1, initializer=import_torchvision) as pool:
+        assert pool.apply(_resize, (transform,)) == (3, 4, 4)
