@@ -1,0 +1,250 @@
+"""Statistics of a comparison: means, intervals, paired tests against the baseline.
+
+Seeds are paired: every policy meets the same order, augmentation and initialization under the same
+seed, so the test runs on the differences. Beside the t test stands the exact sign-flip test, which
+assumes nothing but symmetry; with n seeds its p cannot go below 2 / 2^n (5 seeds: .0625).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["confidence_half_width", "holm", "paired_t", "sign_flip_p", "summarize"]
+
+Run = Mapping[str, Any]
+
+_LEVEL = 0.95
+_MOST_FLIPS = 40
+_REASONS = ("failed", "diverged", "interrupted")
+
+
+def summarize(
+    runs: Sequence[Run],
+    baseline: str,
+    *,
+    full: str = "full",
+    reference_shared_by: int | None = None,
+) -> list[dict[str, Any]]:
+    """Summarize runs by policy, in the order in which the policies first appear.
+
+    Means are over finished runs; ``n`` counts these, and the others are counted beside them.
+    Nothing is NaN: what cannot be computed is None, such as an interval from one seed, or a t test
+    on differences that are all the same.
+
+    Args:
+        runs: Results of runs, as in the JSON file (``test_accuracy`` in [0, 1]).
+        baseline: The policy that the others are tested against.
+        full: The policy whose compute and seconds are the unit of the relative columns.
+        reference_shared_by: How many runs share one reference; default all that use it.
+
+    Returns:
+        One JSON-able dictionary per policy.
+
+    Raises:
+        ValueError: If no run is of the baseline policy, or a policy has two finished runs of one
+            seed.
+    """
+    groups = _by_policy(runs)
+    if runs and baseline not in groups:
+        raise ValueError(
+            f"baseline {baseline!r} is not among the compared policies: {', '.join(groups)}"
+        )
+    shared_by = reference_shared_by or sum(1 for run in runs if _number(run, "reference_flops"))
+    unit = _full_unit(groups, full)
+    rows = [_row(name, group, max(1, shared_by), unit) for name, group in groups.items()]
+    for row in rows:
+        other = None if row["policy"] == baseline else groups[baseline]
+        row.update(_against(groups[row["policy"]], other))
+    adjusted = holm({row["policy"]: row["p_value"] for row in rows})
+    for row in rows:
+        row["p_holm"] = adjusted[row["policy"]]
+        row["baseline"] = baseline
+    return rows
+
+
+def confidence_half_width(values: Sequence[float]) -> float | None:
+    """Return the half-width of the 95% t interval of the mean; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    from scipy import stats
+
+    deviation = float(np.std(values, ddof=1))
+    quantile = float(stats.t.ppf(0.5 + _LEVEL / 2, len(values) - 1))
+    return quantile * deviation / math.sqrt(len(values))
+
+
+def paired_t(differences: Sequence[float]) -> float | None:
+    """Return the two-sided p of a paired t test.
+
+    Args:
+        differences: One difference per seed (n,).
+
+    Returns:
+        The p value; 1 if all differences are 0; None for fewer than two, or if all are the same
+        but not 0, where t has no finite value.
+    """
+    if len(differences) < 2:
+        return None
+    values = np.asarray(differences, dtype=np.float64)
+    if not np.any(values):
+        return 1.0
+    deviation = float(np.std(values, ddof=1))
+    mean = float(np.mean(values))
+    if deviation <= 1e-12 * abs(mean):
+        return None
+    from scipy import stats
+
+    t = mean / (deviation / math.sqrt(len(values)))
+    return float(2 * stats.t.sf(abs(t), len(values) - 1))
+
+
+def sign_flip_p(differences: Sequence[float]) -> float | None:
+    """Return the exact two-sided p of the sign-flip test: the share of 2^n flips as extreme.
+
+    The sums of all flips of each half are listed and counted against each other (Horowitz and
+    Sahni's meeting in the middle), so that 40 differences take a second.
+
+    Args:
+        differences: One difference per seed (n,).
+
+    Returns:
+        The p value; None for fewer than 2 or more than 40 differences.
+    """
+    count = len(differences)
+    if not 2 <= count <= _MOST_FLIPS:
+        return None
+    values = np.asarray(differences, dtype=np.float64)
+    # Sums that are equal in exact arithmetic differ by rounding; they must count as equal.
+    bound = abs(float(values.sum())) - 1e-9 * float(np.abs(values).sum())
+    if bound <= 0:
+        return 1.0
+    left = _flip_sums(values[: count // 2])
+    right = np.sort(_flip_sums(values[count // 2 :]))
+    above = len(right) - np.searchsorted(right, bound - left, side="left")
+    # The flips are symmetric: as many sums lie below -bound.
+    return 2.0 * int(above.sum()) / 2.0**count
+
+
+def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return Holm's adjusted p values (Holm 1979); None stays None and is not counted."""
+    known = sorted((p, name) for name, p in p_values.items() if p is not None)
+    adjusted: dict[str, float | None] = dict.fromkeys(p_values)
+    running = 0.0
+    for rank, (p, name) in enumerate(known):
+        running = max(running, min(1.0, (len(known) - rank) * p))
+        adjusted[name] = running
+    return adjusted
+
+
+def _flip_sums(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, Any]:
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums + value, sums - value])
+    return sums
+
+
+def _by_policy(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(str(run["policy"]), []).append(run)
+    return groups
+
+
+def _finished(group: Iterable[Run]) -> list[Run]:
+    return [run for run in group if run.get("status", "finished") == "finished"]
+
+
+def _number(run: Run, key: str) -> float | None:
+    value = run.get(key)
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _values(group: Iterable[Run], key: str) -> list[float]:
+    return [v for v in (_number(run, key) for run in _finished(group)) if v is not None]
+
+
+def _mean(group: Iterable[Run], key: str) -> float | None:
+    values = _values(group, key)
+    return math.fsum(values) / len(values) if values else None
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else part / whole
+
+
+def _full_unit(groups: Mapping[str, list[Run]], full: str) -> dict[str, float | None]:
+    """Return full training's charged compute (else by formula) and seconds (else None)."""
+    listed = groups.get(full, [])
+    charged = _mean(listed, "charged_flops")
+    if charged is None:
+        charged = _mean([run for group in groups.values() for run in group], "full_flops")
+    return {"charged_flops": charged, "seconds": _mean(listed, "seconds")}
+
+
+def _row(
+    policy: str, group: list[Run], shared_by: int, unit: Mapping[str, float | None]
+) -> dict[str, Any]:
+    accuracies = _values(group, "test_accuracy")
+    charged, reference = _mean(group, "charged_flops"), _mean(group, "reference_flops")
+    seconds = _mean(group, "seconds")
+    shared = None if charged is None else charged + (reference or 0.0) / shared_by
+    total = None if charged is None else charged + (reference or 0.0)
+    return {
+        "policy": policy,
+        "n": len(accuracies),
+        **{f"n_{reason}": _count(group, reason) for reason in _REASONS},
+        "mean": math.fsum(accuracies) / len(accuracies) if accuracies else None,
+        "ci95": confidence_half_width(accuracies),
+        "std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
+        "worst": min(accuracies, default=None),
+        "worst_class_accuracy": _mean(group, "worst_class_accuracy"),
+        "test_loss": _mean(group, "test_loss"),
+        "train_loss": _mean(group, "train_loss"),
+        "mean_keep": _mean(group, "mean_keep"),
+        "charged_flops": charged,
+        "reference_flops": reference,
+        "reference_shared_by": shared_by if reference else None,
+        "charged_flops_with_shared_reference": shared,
+        "charged_flops_with_reference": total,
+        "relative_compute": _ratio(charged, unit["charged_flops"]),
+        "relative_compute_with_shared_reference": _ratio(shared, unit["charged_flops"]),
+        "relative_compute_with_reference": _ratio(total, unit["charged_flops"]),
+        "seconds": seconds,
+        "relative_seconds": _ratio(seconds, unit["seconds"]),
+    }
+
+
+def _count(group: Iterable[Run], status: str) -> int:
+    return sum(1 for run in group if run.get("status") == status)
+
+
+def _by_seed(group: Iterable[Run]) -> dict[Any, float]:
+    values: dict[Any, float] = {}
+    for run in _finished(group):
+        accuracy = _number(run, "test_accuracy")
+        if run.get("seed") in values:
+            raise ValueError(
+                f"policy {run['policy']!r} has two finished runs of seed {run.get('seed')!r}; "
+                "compare runs of one setting, one per seed"
+            )
+        if accuracy is not None:
+            values[run.get("seed")] = accuracy
+    return values
+
+
+def _against(group: Iterable[Run], baseline: Iterable[Run] | None) -> dict[str, Any]:
+    """Return the comparison with the baseline, paired by seed; all None for the baseline itself."""
+    mine = _by_seed(group)
+    theirs = _by_seed(baseline) if baseline is not None else {}
+    differences = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
+    return {
+        "n_pairs": len(differences),
+        "difference": math.fsum(differences) / len(differences) if differences else None,
+        "difference_ci95": confidence_half_width(differences),
+        "p_value": paired_t(differences),
+        "sign_flip_p": sign_flip_p(differences),
+    }
