@@ -209,7 +209,8 @@ def _floored_quota(count: Rows, total: int) -> Rows:
     quota = np.rint(exact * _UNIT).astype(np.int64)
     largest = int(np.argmax(quota))
     quota[largest] += total * _UNIT - int(quota.sum())
-    return np.minimum(quota, count * _UNIT)
+    capped: Rows = np.minimum(quota, count * _UNIT)
+    return capped
 
 
 def thin_rows(
