@@ -75,7 +75,9 @@ def solve_dense(rows: Rows, affinity: str, laplacian: str) -> tuple[Solution, to
         if len(values) > 1 and float(values[1] - values[0]) <= RESOLUTION * scale:
             values, vectors = _lowest(lifted, len(lifted))
             values, vectors = values[:-1], vectors[:-1]
-        vector = choose(values, vectors, rows.reference(), scale)
+            vector = choose(values, vectors, rows.reference(), scale)
+        else:
+            vector = vectors[0]
         residual = torch.linalg.vector_norm(lifted @ vector - values[0] * vector)
     lambda2, lambda3 = float(values[0]), float(values[min(1, len(values) - 1)])
     status = status_of(lambda2, lambda3, scale)
