@@ -227,7 +227,7 @@ def _draw_finals(axes: Axes, summary: Sequence[Mapping[str, Any]]) -> None:
         label.set_color(policy_color(str(row["policy"])))
         label.set_fontweight("bold")
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel("test accuracy (%), mean and 95% interval")
+    axes.set_xlabel("test accuracy (%), mean ± 95% CI")
 
 
 def _limit_to_top(axes: Axes, curves: Sequence[Curve]) -> None:

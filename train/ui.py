@@ -1,0 +1,127 @@
+"""The MLflow UI for a store: the command that serves it, and the link to the runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from gstds.validation import check_integer
+from train.mlflow_store import mask_secrets, prepare_environment, prepare_store, tracking_uri
+
+__all__ = ["experiment_link", "open_ui", "ui_command", "ui_environment"]
+
+START_SECONDS = 90.0
+
+
+def ui_command(uri: str, port: int = 5000, host: str = "127.0.0.1") -> list[str]:
+    """Return the command that serves the UI of a database store.
+
+    Args:
+        uri: The store, as `tracking_uri` returns it.
+        port: Where to listen.
+        host: The address to bind; only this machine unless told otherwise.
+    """
+    check_integer("port", port, low=1, high=65535)
+    options = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
+    return [sys.executable, "-m", "mlflow", "server", *options]
+
+
+def ui_environment() -> dict[str, str]:
+    """Return the environment for `ui_command`: no job execution, which costs 2 GB."""
+    prepare_environment()
+    return {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+
+
+def experiment_link(server: str, experiment_id: str, view: str | None = None) -> str:
+    """Return the link to an experiment's runs; without it the UI opens in another mode.
+
+    Args:
+        server: The server's address, such as ``http://127.0.0.1:5000``.
+        experiment_id: As `prepare_store` returns it.
+        view: The key of a saved view.
+    """
+    link = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs"
+    link += "?workflowType=machine_learning"
+    return f"{link}&viewStateShareKey={view}" if view else link
+
+
+def open_ui(
+    uri: str | None = None,
+    port: int = 5000,
+    host: str = "127.0.0.1",
+    *,
+    experiment: str = "gstds",
+    echo: Callable[[str], None],
+) -> int:
+    """Serve the UI until interrupted, and say where it is once it answers.
+
+    For a store that is a server itself nothing is started: only the link is told.
+
+    Args:
+        uri: The store; None as for `tracking_uri`.
+        port: Where to listen.
+        host: The address to bind.
+        experiment: The experiment to open.
+        echo: What shows a line to the user.
+
+    Returns:
+        The server's exit status; 0 if the user ended it.
+
+    Raises:
+        ConnectionError: If the store does not answer, or the server does not come up.
+        OSError: If the port is taken.
+    """
+    from train.views import find_view
+
+    address = tracking_uri(uri)
+    experiment_id = prepare_store(address, experiment)
+    view = find_view(address, experiment_id)
+    if address.startswith(("http://", "https://")):
+        echo(experiment_link(mask_secrets(address), experiment_id, view))
+        return 0
+    _check_port(host, port)
+    folder = Path(address.removeprefix("sqlite:///")).parent if "sqlite" in address else Path.cwd()
+    process = subprocess.Popen(ui_command(address, port, host), env=ui_environment(), cwd=folder)
+    try:
+        _wait_until_up(process, f"http://{host}:{port}")
+        echo(experiment_link(f"http://{host}:{port}", experiment_id, view))
+        return process.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _check_port(host: str, port: int) -> None:
+    check_integer("port", port, low=1, high=65535)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(
+                f"port {port} on {host} cannot be used ({error.strerror}); choose another: --port"
+            ) from error
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], server: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ConnectionError(
+                f"the MLflow server ended with status {process.returncode}; its output says why"
+            )
+        try:
+            with urllib.request.urlopen(f"{server}/health", timeout=2):  # noqa: S310
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    raise ConnectionError(f"the MLflow server did not answer at {server} in {START_SECONDS:.0f} s")
