@@ -23,7 +23,7 @@ __all__ = ["Evaluation", "Learner", "LearnerOptions", "has_bfloat16", "resolve_d
 
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("auto", "float32", "bfloat16")
-_DEFAULT_RATE = {"sgd": 0.05, "adamw": 2e-3}
+_DEFAULT_RATE = {"sgd": 0.1, "adamw": 2e-3}
 
 
 def resolve_device(device: str) -> torch.device:
@@ -56,7 +56,7 @@ class LearnerOptions:
     Args:
         name: One of `envs.models.LEARNERS`, or ``module:function``.
         optimizer: ``sgd`` (Nesterov momentum) or ``adamw``.
-        learning_rate: Peak rate; None is .05 for SGD, .002 for AdamW. It falls to zero over the
+        learning_rate: Peak rate; None is .1 for SGD, .002 for AdamW. It falls to zero over the
             run's progress along a cosine.
         momentum: Momentum of SGD.
         weight_decay: Weight decay.

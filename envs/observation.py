@@ -61,7 +61,7 @@ def batch_space(
         if name in observe:
             bounds[name] = (low, high, (1,))
     if "spectral_scores" in observe:
-        bounds |= {name: (0.0, 1.0, (1,)) for name in _SPECTRAL_STATISTICS}
+        bounds |= dict.fromkeys(_SPECTRAL_STATISTICS, (0.0, 1.0, (1,)))
     boxes: dict[str, spaces.Space[Any]] = {
         name: spaces.Box(low, high, shape, np.float32)
         for name, (low, high, shape) in sorted(bounds.items())

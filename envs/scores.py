@@ -1,4 +1,4 @@
-"""From a batch's cached features to the observations that are computed from them, and their cost."""
+"""From a batch's cached features to the observations made from them, and their cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gstds/DataSelection-v0`: each step is one drawn batch, the action its per-sample loss weights."""
+"""`gstds/DataSelection-v0`: a step is one drawn batch, an action its per-sample loss weights."""
 
 from __future__ import annotations
 
@@ -119,7 +119,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         options, reference = self.options, self.world.reference
         dim = reference.store.dim if reference else None
         n = options.batch_size
-        self.observation_space = batch_space(options.observe, n, self.data.num_classes, dim)
+        self._space = batch_space(options.observe, n, self.data.num_classes, dim)
+        self.observation_space = self._space  # type: ignore[assignment]  # gymnasium types it so
         self.action_space = spaces.Box(0.0, options.w_max, (n,), np.float32)
 
     def _new_learner(self, seed: int) -> Learner:
@@ -265,7 +266,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self._images: torch.Tensor | None = None
         raw = self._score_batch(charge)
         raw |= self._batch_state() | self._run_state()
-        self._observation = fit_to_space(raw, self.observation_space)  # type: ignore[arg-type]
+        self._observation = fit_to_space(raw, self._space)
         return self.observation()
 
     def observation(self) -> dict[str, Array]:
@@ -341,16 +342,14 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         """Return the observation after the last step: no batch, all padding."""
         self._batch = np.empty(0, dtype=np.int64)
         empty = np.zeros(0, dtype=np.float32)
-        raw: dict[str, Any] = dict.fromkeys(self.observation_space.spaces, empty)  # type: ignore[attr-defined]
+        raw: dict[str, Any] = dict.fromkeys(self._space.spaces, empty)
         raw |= self._run_state()
-        if "features" in self.options.observe:
-            raw["features"] = np.zeros((0, 1), dtype=np.float32)
         for name in ("lambda2", "eigengap", "effective_nodes"):
             raw[name] = 0.0
         if "features" in raw:
-            dim = self.observation_space["features"].shape[1]  # type: ignore[index]
-            raw["features"] = np.zeros((0, dim), dtype=np.float32)
-        self._observation = fit_to_space(raw, self.observation_space)  # type: ignore[arg-type]
+            shape = self._space["features"].shape or (0, 0)
+            raw["features"] = np.zeros((0, shape[1]), dtype=np.float32)
+        self._observation = fit_to_space(raw, self._space)
         return self.observation()
 
     # ------------------------------------------------------------------ step

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from gstds.schedules import Schedule, make_schedule
 from gstds.selection import weights_for_ratio
-from policies.pickers import make_picker
+from policies.pickers import NamedPicker, make_picker
 
 __all__ = ["KeepRatioPolicy", "Observation", "Policy", "RunContext", "Transition", "Weights"]
 
@@ -160,11 +160,12 @@ class KeepRatioPolicy(Policy):
         return self._picker.needs
 
     @property
-    def _picker(self) -> Any:
+    def _picker(self) -> NamedPicker:
         # A subclass may define __init__ without calling this one's.
         if "picker" not in self.__dict__:
             self.picker = make_picker("hybrid")
-        return self.picker
+        picker: NamedPicker = self.picker
+        return picker
 
     def keep_ratio(self, observation: Observation) -> float:
         """Return the share of the drawn batch to keep, in [0, 1]."""

@@ -1,1 +1,1 @@
-"""placeholder."""
+"""The experiments: run one, compare many, track, report, command line."""

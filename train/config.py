@@ -61,7 +61,7 @@ class RunConfig:
     )
     optimizer: str = _option("sgd", "sgd (Nesterov momentum) or adamw")
     learning_rate: float | None = _option(
-        None, "peak rate; default .05 (sgd), .002 (adamw)", "float"
+        None, "peak rate; default .1 (sgd), .002 (adamw)", "float"
     )
     momentum: float = _option(0.9, "momentum of sgd", "float")
     weight_decay: float = _option(5e-4, "weight decay", "float")

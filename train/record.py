@@ -80,7 +80,8 @@ class KeptRecord:
 
     def keep_sequence(self) -> npt.NDArray[np.int64]:
         """Return how many samples each step kept (steps,)."""
-        return np.unpackbits(self.masks(), axis=1).sum(1).astype(np.int64)
+        counts: npt.NDArray[np.int64] = np.unpackbits(self.masks(), axis=1).sum(1, dtype=np.int64)
+        return counts
 
     def save(self, path: Any, *, visits: npt.NDArray[np.int64], order_seed: int) -> None:
         """Write a compressed ``.npz``: packed ``kept``, ``visits`` (n,), and what decodes them."""

@@ -26,12 +26,36 @@ from train.record import KeptRecord
 from train.setup import make_env, make_run_policy
 from train.tracking import DataInput, NullTracker, Tracker, git_commit
 
-__all__ = ["Runner", "StopFlag", "execute", "finished_result", "interruptible", "open_folder"]
+__all__ = [
+    "RunFailedError",
+    "Runner",
+    "StopFlag",
+    "execute",
+    "finished_result",
+    "interruptible",
+    "open_folder",
+]
 
 _log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 MAX_LOGGED_STEPS = 1000
 CHECKPOINT_EVERY = 200
+
+
+class RunFailedError(RuntimeError):
+    """A run ended with an exception of its policy or its environment.
+
+    Attributes:
+        result: The run's result as far as it got, with status ``failed``.
+    """
+
+    def __init__(self, config: RunConfig, result: dict[str, Any], error: Exception) -> None:
+        step = result["steps"]
+        super().__init__(
+            f"run failed at step {step} (policy {config.policy!r}, seed {config.seed}): "
+            f"{type(error).__name__}: {error}"
+        )
+        self.result = result
 
 
 class StopFlag:
@@ -122,6 +146,7 @@ class Runner:
             self.env.options.batch_size, self.env.data.train.labels, self.env.data.num_classes
         )
         self._elapsed = 0.0
+        self._failure: Exception | None = None
         self._total = min(self.env.total_steps, self.env.max_draws)
         self._log_every = max(1, math.ceil(self._total / MAX_LOGGED_STEPS))
         self._checkpoints = self.folder / "checkpoints"
@@ -174,7 +199,6 @@ class Runner:
     # ------------------------------------------------------------------ begin and resume
 
     def _begin(self, state: dict[str, Any] | None) -> dict[str, Any]:
-        self._failure: Exception | None = None
         observation: dict[str, Any]
         observation, _ = self.env.reset(seed=self.config.seed)
         context = RunContext(**self.env.context())
@@ -280,7 +304,7 @@ class Runner:
     def _training_seconds(self) -> float:
         """Seconds of the run so far, without monitoring: what selecting and training took."""
         phases = ("load", "train", "spectral", "score", "evaluate", "policy", "track")
-        return sum(self.ledger.seconds.get(phase, 0.0) for phase in phases)
+        return float(sum(self.ledger.seconds.get(phase, 0.0) for phase in phases))
 
     def _checkpoint_due(self, step: int, stopping: bool) -> bool:
         every = self.checkpoint_every
@@ -419,7 +443,7 @@ def execute(
     Raises:
         ValueError: If an option is unknown or out of range, or the data or reference is unusable.
         OSError: If a file cannot be read or written.
-        Exception: What the policy or the environment raised; the run is recorded as failed first.
+        RunFailedError: If the policy or the environment raised; the run is recorded as failed.
     """
     folder = Path(folder)
     if resume:
@@ -439,5 +463,5 @@ def execute(
     with interruptible(stop) if stop else contextlib.nullcontext():
         result = runner.run(stop, resume=resume)
     if runner._failure is not None:
-        raise runner._failure
+        raise RunFailedError(config, result, runner._failure) from runner._failure
     return result

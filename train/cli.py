@@ -1,0 +1,280 @@
+"""The command line ``gstds``: parsing, and what every command has in common.
+
+Nothing heavy is imported before a command is known, so that ``gstds --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from typing import Any, NoReturn
+
+from gstds.validation import near_names
+from train.config import RunConfig
+
+__all__ = ["build_parser", "main"]
+
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+LIST_KINDS = ("policies", "schedules", "datasets", "learners", "references", "agents")
+_TYPES: dict[str, Any] = {"int": int, "float": float, "str": str}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, with the near options."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message + self._hint(message))
+
+    def _hint(self, message: str) -> str:
+        _, marker, unknown = message.partition("unrecognized arguments: ")
+        if not marker:
+            return ""
+        known = [text for action in self._actions for text in action.option_strings]
+        word = unknown.split()[0].partition("=")[0]
+        near = near_names(word, known)
+        return f"; {near.partition('? ')[0]}?" if near.startswith("did you mean") else ""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            name = getattr(parsed, "command", None)
+            target = self._commands.get(name, self) if hasattr(self, "_commands") else self
+            target.error("unrecognized arguments: " + " ".join(rest))
+        return parsed
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, got {text!r}")
+    try:
+        return key.replace("-", "_"), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} has no readable value") from error
+
+
+def _add_options(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -> None:
+    group = parser.add_argument_group("what is trained, and how")
+    for option in fields(RunConfig):
+        if option.name in skip:
+            continue
+        kind = option.metadata["kind"]
+        flag = "--" + option.name.replace("_", "-")
+        default = {} if option.default is MISSING else option.default
+        shown = "" if default in ({}, None) else f" (default: {default})"
+        text = option.metadata["help"] + shown
+        extra: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
+        if kind == "bool":
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **extra)
+        elif kind == "map":
+            group.add_argument(flag, nargs="+", type=_key_value, metavar="KEY=VALUE", **extra)
+        else:
+            group.add_argument(flag, type=_TYPES[kind], metavar=_metavar(option.name), **extra)
+
+
+def _metavar(name: str) -> str:
+    short = {"epochs": "E", "batch_size": "N", "seed": "S", "keep": "R", "budget": "SHARE"}
+    return short.get(name, name.rpartition("_")[2].upper())
+
+
+def _add_record_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where it goes")
+    group.add_argument("--config", metavar="FILE", help="options as YAML; the command line wins")
+    group.add_argument("--out", metavar="DIR", help="folder (default: a new one in runs/)")
+    group.add_argument("--json", metavar="FILE", help="write the result for programs")
+    group.add_argument(
+        "--checkpoint-every",
+        metavar="STEPS",
+        type=int,
+        default=200,
+        help="steps between checkpoints, 0 for none (default: 200)",
+    )
+    group.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store (default: $MLFLOW_TRACKING_URI, or sqlite:///mlflow.db here)",
+    )
+    group.add_argument("--experiment", default="gstds", help="MLflow experiment (default: gstds)")
+    group.add_argument("--no-tracking", action="store_true", help="keep no record in MLflow")
+
+
+def _add_run(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="train once under one policy",
+        description="Train once under one policy.",
+        epilog="example: gstds run --policy gstds --dataset digits --epochs 10 --json result.json",
+    )
+    _add_options(parser)
+    _add_record_options(parser)
+    parser.add_argument(
+        "--resume", metavar="RUN_ID|DIR", help="go on with a stopped run; needs no other option"
+    )
+
+
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="train under several policies and seeds, and compare",
+        description="Train under several policies and seeds; end with a table, a plot and a link.",
+        epilog="example: gstds compare --policies gstds random full --seeds 3 --dataset digits",
+    )
+    parser.add_argument(
+        "--policies",
+        nargs="+",
+        default=["gstds", "random", "full"],
+        metavar="NAME",
+        help="policies (default: gstds random full)",
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, metavar="COUNT", help="seeds 0 … COUNT-1 (default: 3)"
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help="tested against (default: random, or the first)",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="K", help="processes (default: 1)"
+    )
+    _add_options(parser, skip=("policy", "seed"))
+    _add_record_options(parser)
+
+
+def _add_features(commands: Any) -> None:
+    parser = commands.add_parser(
+        "features",
+        help="compute or check the reference's features of a data set",
+        description="Compute the reference's features and losses, or check what is cached.",
+        epilog="example: gstds features --dataset fashion-mnist --limit 10000",
+    )
+    names = ("dataset", "limit", "label_noise", "duplicates", "imbalance", "split_seed")
+    more = ("image_size", "reference", "device")
+    keep = {*names, *more}
+    _add_options(parser, skip=tuple(f.name for f in fields(RunConfig) if f.name not in keep))
+    parser.add_argument("--verify", action="store_true", help="check every byte of the store")
+    parser.add_argument("--rebuild", action="store_true", help="delete the store and make it anew")
+
+
+def _add_small_commands(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="write report.html and report.md of a comparison",
+        epilog="example: gstds report runs/first",
+    )
+    parser.add_argument("comparison", metavar="COMPARISON|DIR", help="its folder")
+    parser = commands.add_parser(
+        "ui", help="open the runs in the MLflow UI", epilog="example: gstds ui --port 5000"
+    )
+    parser.add_argument("--port", type=int, default=5000, help="port (default: 5000)")
+    parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store, as for run")
+    parser.add_argument("--experiment", default="gstds", help="experiment (default: gstds)")
+    parser = commands.add_parser(
+        "sync",
+        help="deliver to MLflow what a dead or disconnected run left in its spool",
+        epilog="example: gstds sync runs",
+    )
+    parser.add_argument("folder", nargs="?", default=".", help="where to look (default: here)")
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store, as for run")
+    parser = commands.add_parser(
+        "list", help="list what has a name", epilog="example: gstds list policies"
+    )
+    parser.add_argument("kind", nargs="?", metavar="KIND", help=", ".join(LIST_KINDS))
+    parser = commands.add_parser(
+        "data", help="data sets", epilog="example: gstds data fetch digits"
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    fetch = actions.add_parser("fetch", help="bring a data set here")
+    fetch.add_argument("name", metavar="NAME", help="a name of `gstds list datasets`")
+    commands.add_parser("doctor", help="say what is installed, and what can be had")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show tracebacks")
+    common.add_argument("--quiet", action="store_true", help="show no progress")
+    parser = _Parser(
+        prog="gstds",
+        description="Train deep networks on the samples of each batch that are worth it.",
+        epilog="example: gstds compare --policies gstds random full --seeds 3 --dataset digits",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    adder = commands.add_parser
+
+    def add_parser(name: str, **kwargs: Any) -> Any:
+        return adder(name, parents=[common], allow_abbrev=False, **kwargs)
+
+    commands.add_parser = add_parser  # type: ignore[method-assign]
+    for add in (_add_run, _add_compare, _add_features, _add_small_commands):
+        add(commands)
+    parser._commands = commands.choices  # type: ignore[attr-defined]
+    return parser
+
+
+def _version() -> str:
+    from gstds import __version__
+
+    return f"gstds {__version__}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code.
+
+    0 is done, 1 a run failed, 2 bad input, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    if not debug:
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+    try:
+        return _dispatch(build_parser().parse_args(words))
+    except KeyboardInterrupt:
+        sys.stderr.write("gstds: interrupted\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return EXIT_DONE
+    except Exception as error:
+        return _complain(error, debug)
+
+
+def _complain(error: Exception, debug: bool) -> int:
+    """Write one line on standard error, or the traceback; return the exit code."""
+    if debug:
+        traceback.print_exception(error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    if type(error).__name__ == "RunFailedError":
+        sys.stderr.write(f"gstds: {text}\n")
+        return EXIT_FAILED
+    if isinstance(error, ValueError | TypeError | OSError | ImportError):
+        sys.stderr.write(f"gstds: error: {text}\n")
+        return EXIT_BAD_INPUT
+    hint = "" if debug else " (--debug shows the traceback)"
+    sys.stderr.write(f"gstds: failed: {type(error).__name__}: {text}{hint}\n")
+    return EXIT_FAILED
+
+
+def _dispatch(arguments: argparse.Namespace) -> int:
+    from train import commands
+
+    action = getattr(commands, f"do_{arguments.command}")
+    code: int = action(arguments)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

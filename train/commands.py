@@ -1,0 +1,431 @@
+"""What each command of the command line does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+import uuid
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from gstds.files import write_json
+from gstds.validation import check_choice, check_integer
+from train.cli import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    LIST_KINDS,
+)
+from train.config import RunConfig, config_from, load_config_file
+from train.console import Console, say
+
+__all__ = [
+    "do_compare",
+    "do_data",
+    "do_doctor",
+    "do_features",
+    "do_list",
+    "do_report",
+    "do_run",
+    "do_sync",
+    "do_ui",
+]
+
+Arguments = argparse.Namespace
+_COMPARE_KEYS = ("policies", "seeds", "baseline", "workers")
+
+
+def _out(text: str = "") -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _command_line() -> str:
+    return shlex.join(["gstds", *sys.argv[1:]])
+
+
+def _user_folder_on_path() -> None:
+    """Let ``module:Class`` name files of the working folder, without shadowing the packages."""
+    from train.doctor import check_shadowing
+
+    for problem in check_shadowing():
+        raise ValueError(problem)
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def _given_options(arguments: Arguments) -> dict[str, Any]:
+    known = [f.name for f in fields(RunConfig)]
+    given = {k: v for k, v in vars(arguments).items() if k in known}
+    for name in ("policy_params", "schedule_params"):
+        if name in given:
+            given[name] = dict(given[name])
+    return given
+
+
+def _file_options(arguments: Arguments) -> dict[str, Any]:
+    return load_config_file(arguments.config) if arguments.config else {}
+
+
+def _new_folder(kind: str) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{kind}-{stamp}-{uuid.uuid4().hex[:6]}"
+
+
+def _check_places(arguments: Arguments) -> None:
+    """Refuse folders and files that cannot be written, before any work.
+
+    Raises:
+        OSError: If one cannot be written; the message names it.
+    """
+    check_integer("checkpoint_every", arguments.checkpoint_every)
+    if arguments.json:
+        parent = Path(arguments.json).absolute().parent
+        if not parent.is_dir() or Path(arguments.json).is_dir():
+            raise OSError(f"--json {arguments.json!r}: no file can be written there")
+
+
+def _touch_folder(folder: Path) -> None:
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{uuid.uuid4().hex}"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"--out {str(folder)!r} cannot be written: {error.strerror}") from error
+    if made:
+        folder.rmdir()
+
+
+def _tracking(arguments: Arguments) -> str | None:
+    """Return the tracking store's URI after a look that it is there; None without tracking."""
+    if arguments.no_tracking:
+        return None
+    from train.tracking import prepare_store, tracking_uri
+
+    uri = tracking_uri(arguments.tracking_uri)
+    prepare_store(uri, arguments.experiment)
+    return uri
+
+
+# ---------------------------------------------------------------------------------- run
+
+
+def do_run(arguments: Arguments) -> int:
+    """Train once under one policy."""
+    _user_folder_on_path()
+    _check_places(arguments)
+    if arguments.resume:
+        return _resume(arguments)
+    config = config_from({**_file_options(arguments), **_given_options(arguments)})
+    folder = Path(arguments.out) if arguments.out else _new_folder("run")
+    _touch_folder(folder)
+    return _run(arguments, config, folder, resume=False)
+
+
+def _resume(arguments: Arguments) -> int:
+    folder = _find_run(arguments.resume, arguments)
+    try:
+        note = json.loads((folder / "config.json").read_text())
+        config = config_from(note["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"--resume {arguments.resume!r}: no readable config.json there") from error
+    arguments.experiment = note.get("experiment", arguments.experiment)
+    return _run(arguments, config, folder, resume=True)
+
+
+def _find_run(name: str, arguments: Arguments) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    from train.tracking import tracking_uri
+
+    try:
+        from train.mlflow_store import client
+
+        run = client(tracking_uri(arguments.tracking_uri)).get_run(name)
+        return Path(run.data.tags["folder"])
+    except Exception as error:
+        raise ValueError(
+            f"--resume {name!r} is neither a folder nor the id of a run in the tracking store"
+        ) from error
+
+
+def _run(arguments: Arguments, config: RunConfig, folder: Path, *, resume: bool) -> int:
+    from train.run import StopFlag, execute, finished_result
+    from train.setup import make_run_policy
+
+    make_run_policy(config)
+    tracker = None
+    if not (resume and finished_result(folder)):
+        uri = _tracking(arguments)
+        if uri:
+            from train.tracking import MlflowTracker
+
+            tracker = MlflowTracker(uri, arguments.experiment, spool=folder / "spool")
+    with Console(quiet=arguments.quiet) as console:
+        result = execute(
+            config,
+            folder,
+            tracker=tracker,
+            stop=StopFlag(),
+            resume=resume,
+            checkpoint_every=arguments.checkpoint_every,
+            progress=console,
+            command=_command_line(),
+        )
+    return _show_run(arguments, result, folder)
+
+
+def _show_run(arguments: Arguments, result: dict[str, Any], folder: Path) -> int:
+    from train.report import runs_table
+
+    if arguments.json:
+        write_json(arguments.json, _run_json(result))
+    _out(runs_table([result]).text())
+    _out(f"\nresult: {folder / 'result.json'}")
+    if result["status"] == "interrupted":
+        _out(f"go on with: gstds run --resume {folder}")
+        return EXIT_INTERRUPTED
+    if result.get("run_id"):
+        _out("open the UI: gstds ui")
+    return EXIT_DONE if result["status"] == "finished" else EXIT_FAILED
+
+
+def _run_json(result: dict[str, Any]) -> dict[str, Any]:
+    from train.statistics import summarize
+
+    name = result["policy"]
+    return {
+        "version": 1,
+        "baseline": name,
+        "runs": [result],
+        "summary": summarize([result], name),
+        "controls": [],
+        "controls_summary": [],
+    }
+
+
+# ---------------------------------------------------------------------------------- compare
+
+
+def do_compare(arguments: Arguments) -> int:
+    """Train under several policies and seeds, and compare."""
+    _user_folder_on_path()
+    _check_places(arguments)
+    from train.compare import Comparison, compare, plan
+    from train.run import StopFlag, interruptible
+
+    from_file = _file_options(arguments)
+    for key in _COMPARE_KEYS:
+        if key in from_file and getattr(arguments, key) == _compare_default(key):
+            setattr(arguments, key, from_file[key])
+        from_file.pop(key, None)
+    base = config_from({**from_file, **_given_options(arguments)})
+    policies = tuple(arguments.policies)
+    folder = Path(arguments.out) if arguments.out else _new_folder("compare")
+    _touch_folder(folder)
+    comparison = Comparison(
+        base=base,
+        policies=policies,
+        seeds=arguments.seeds,
+        baseline=arguments.baseline or ("random" if "random" in policies else policies[0]),
+        name=folder.name,
+        folder=folder,
+        tracking=None,
+        experiment=arguments.experiment,
+        workers=arguments.workers,
+        checkpoint_every=arguments.checkpoint_every,
+        command=_command_line(),
+    )
+    plan(comparison)
+    uri = _tracking(arguments)
+    comparison = Comparison(**{**vars(comparison), "tracking": uri})
+    stop = StopFlag()
+    with Console(quiet=arguments.quiet) as console, interruptible(stop):
+        content = compare(comparison, progress=console, report=_tell(arguments), stop=stop)
+    return _show_comparison(arguments, content, folder, uri)
+
+
+def _compare_default(key: str) -> Any:
+    return {"policies": ["gstds", "random", "full"], "seeds": 3, "workers": 1}.get(key)
+
+
+def _tell(arguments: Arguments) -> Any:
+    def report(result: dict[str, Any], old: bool) -> None:
+        accuracy = result.get("test_accuracy")
+        score = f"test accuracy {100 * accuracy:.2f}%" if accuracy is not None else ""
+        note = " (from before)" if old else ""
+        error = f": {result['error']}" if result.get("error") else ""
+        if not arguments.quiet:
+            head = f"{result['policy']} seed {result['seed']}: {result['status']}{note}"
+            say(f"{head} {score}{error}".rstrip())
+
+    return report
+
+
+def _show_comparison(
+    arguments: Arguments, content: dict[str, Any], folder: Path, uri: str | None
+) -> int:
+    from train.report import write_report
+    from train.tables import comparison_table
+
+    if arguments.json:
+        write_json(arguments.json, content)
+    paths = write_report(folder, content)
+    if content["summary"]:
+        _print_table(comparison_table(content["summary"], setting=content["setting"]))
+    _out(f"\nreport: {paths['html']}")
+    for name, path in paths.items():
+        if path.suffix == ".png" and "accuracy" in path.name:
+            _out(f"plot ({name}): {path}")
+    if uri:
+        _out(_ui_line(arguments, folder, content))
+    statuses = [run["status"] for run in content["runs"]]
+    if "interrupted" in statuses or len(statuses) < content["planned"]:
+        _out("stopped early; the same command with the same --out goes on")
+        return EXIT_INTERRUPTED
+    return EXIT_DONE if all(s == "finished" for s in statuses) else EXIT_FAILED
+
+
+def _print_table(table: Any) -> None:
+    if sys.stdout.isatty():
+        from rich.console import Console as RichConsole
+
+        RichConsole().print(table.rich())
+    else:
+        _out(table.text())
+
+
+def _ui_line(arguments: Arguments, folder: Path, content: dict[str, Any]) -> str:
+    """Place the saved view on the experiment; return how to open it."""
+    extra = f" --experiment {arguments.experiment}" if arguments.experiment != "gstds" else ""
+    extra += f" --tracking-uri {arguments.tracking_uri}" if arguments.tracking_uri else ""
+    try:
+        from train.views import place_views
+
+        place_views(arguments.tracking_uri, arguments.experiment, content)
+    except Exception as error:
+        say(f"note: the saved view could not be placed ({error})")
+    return f"open the runs: gstds ui{extra}"
+
+
+# ---------------------------------------------------------------------------------- the others
+
+
+def do_report(arguments: Arguments) -> int:
+    """Write the report of a comparison's folder."""
+    from train.report import write_report
+    from train.tables import comparison_table
+
+    folder = Path(arguments.comparison)
+    try:
+        content = json.loads((folder / "comparison.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(folder)!r} holds no readable comparison.json: {error}") from error
+    paths = write_report(folder, content)
+    _print_table(comparison_table(content["summary"], setting=content["setting"]))
+    _out(f"\nreport: {paths['html']}")
+    return EXIT_DONE
+
+
+def do_ui(arguments: Arguments) -> int:
+    """Serve the MLflow UI on the tracking store."""
+    from train.ui import open_ui
+
+    return open_ui(
+        arguments.tracking_uri,
+        port=arguments.port,
+        host=arguments.host,
+        experiment=arguments.experiment,
+    )
+
+
+def do_sync(arguments: Arguments) -> int:
+    """Deliver spooled records."""
+    from train.tracking import sync_spool
+
+    counts = sync_spool(arguments.folder, arguments.tracking_uri)
+    _out(f"{sum(counts.values())} records of {len(counts)} runs delivered")
+    return EXIT_DONE
+
+
+def do_list(arguments: Arguments) -> int:
+    """List names with descriptions."""
+    kinds = LIST_KINDS
+    if arguments.kind is not None:
+        kinds = (check_choice("KIND", arguments.kind, LIST_KINDS),)
+    for kind in kinds:
+        names = _names(kind)
+        if arguments.kind is None:
+            _out(f"{kind}:")
+        width = max((len(name) for name in names), default=0)
+        for name, text in names.items():
+            plain = arguments.kind is not None and not sys.stdout.isatty()
+            _out(f"{name}\t{text}" if plain else f"  {name:<{width}}  {text}")
+    return EXIT_DONE
+
+
+def _names(kind: str) -> dict[str, str]:
+    if kind == "policies":
+        from policies import policy_names
+
+        return policy_names()
+    if kind == "schedules":
+        from gstds.schedules import SCHEDULES
+
+        return {n: (c.__doc__ or "").strip().split("\n")[0] for n, c in SCHEDULES.items()}
+    if kind == "datasets":
+        from envs.datasets import dataset_names
+
+        return dataset_names()
+    if kind == "learners":
+        from envs.models import LEARNERS
+
+        return {name: text for name, (_, text) in LEARNERS.items()}
+    if kind == "references":
+        from gstds.reference import reference_names
+
+        return reference_names()
+    return {}
+
+
+def do_data(arguments: Arguments) -> int:
+    """Bring a data set here."""
+    from envs.datasets import fetch_data
+
+    path = fetch_data(arguments.name)
+    _out(f"{arguments.name}: {path if path else 'needs no download'}")
+    return EXIT_DONE
+
+
+def do_features(arguments: Arguments) -> int:
+    """Compute the reference's features and losses, or check them."""
+    _user_folder_on_path()
+    from train.features import prepare_features
+
+    config = config_from(_given_options(arguments))
+    with Console(quiet=arguments.quiet) as console:
+        lines = prepare_features(
+            config, verify=arguments.verify, rebuild=arguments.rebuild, progress=console
+        )
+    for line in lines:
+        _out(line)
+    return EXIT_DONE
+
+
+def do_doctor(arguments: Arguments) -> int:
+    """Say what is installed, and what can be had."""
+    from train.doctor import diagnose
+
+    checks = diagnose()
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        mend = f"  → {check.mend}" if check.mend else ""
+        _out(f"{check.status:<4}  {check.name:<{width}}  {check.detail}{mend}")
+    return EXIT_BAD_INPUT if any(c.status == "fail" for c in checks) else EXIT_DONE

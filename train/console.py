@@ -1,0 +1,92 @@
+"""What a person sees while work goes on: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+__all__ = ["Console", "say"]
+
+SECONDS_BETWEEN_LINES = 60.0
+
+
+def say(text: str) -> None:
+    """Write a line to standard error: progress and notes, never results."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+class Console:
+    """Progress of long work on standard error.
+
+    On a terminal one bar for each phase; otherwise a phase's first line at once, then one a minute.
+
+    Args:
+        label: What the work is, shown before the phase.
+        quiet: Say nothing.
+    """
+
+    def __init__(self, label: str = "", *, quiet: bool = False) -> None:
+        self.label, self.quiet = label, quiet
+        self._bar: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._last: dict[str, float] = {}
+        self._terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the terminal as it was."""
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` of a phase is done."""
+        if self.quiet:
+            return
+        show = self._show_bar if self._terminal else self._show_line
+        show(phase, done, total)
+
+    def progress_for(self, label: str) -> Callable[[str, int, int], None]:
+        """Return a progress function whose phases carry a label."""
+        return lambda phase, done, total: self(f"{label} {phase}", done, total)
+
+    def _show_line(self, phase: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        since = now - self._last.get(phase, -1e9)
+        if since >= SECONDS_BETWEEN_LINES:
+            self._last[phase] = now
+            say(f"{self.label + ': ' if self.label else ''}{phase} {done}/{total}")
+
+    def _show_bar(self, phase: str, done: int, total: int) -> None:
+        if self._bar is None:
+            from rich.console import Console as RichConsole
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=RichConsole(stderr=True))
+            self._bar.start()
+        if phase not in self._tasks:
+            self._tasks[phase] = self._bar.add_task(phase, total=total)
+        self._bar.update(self._tasks[phase], completed=done, total=total)

@@ -1,0 +1,55 @@
+"""``gstds features``: make, check or remake the reference's view of a data set."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+from envs.options import EnvOptions
+from envs.world import load_world, reference_store_path
+from gstds.reference import make_reference
+from train.config import RunConfig
+
+__all__ = ["prepare_features"]
+
+
+def prepare_features(
+    config: RunConfig,
+    *,
+    verify: bool = False,
+    rebuild: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[str]:
+    """Build the feature store and the reference losses, unless they are cached.
+
+    Args:
+        config: Names the data and the reference.
+        verify: Check every byte of the store.
+        rebuild: Delete the store first.
+        progress: Called with a phase, what is done, and the total.
+
+    Returns:
+        What to tell the user, line by line.
+
+    Raises:
+        ValueError: If data or reference are unknown, or the store is damaged.
+        OSError: If a file cannot be read or written.
+    """
+    options = EnvOptions(**config.env_options(), observe=("reference_losses",))
+    if rebuild:
+        bare = EnvOptions(**config.env_options(), observe=())
+        data = load_world(bare).data
+        side = max(data.image_shape[1:])
+        path, _ = reference_store_path(data, make_reference(config.reference, image_side=side))
+        shutil.rmtree(path, ignore_errors=True)
+    reference = load_world(options, progress).reference
+    assert reference is not None  # noqa: S101  (the observation above asks for it)
+    if verify:
+        reference.store.verify()
+    store = reference.store
+    return [
+        f"store: {store.path} ({store.rows} rows of {store.dim})" + (" verified" * verify),
+        f"probe: {100 * reference.accuracy:.2f}% on samples it was not fitted to, "
+        f"mean loss {float(reference.losses.mean()):.4f} nats",
+        f"cost: {reference.features_flops:.3g} FLOP features, {reference.probe_flops:.3g} probe",
+    ]
