@@ -58,7 +58,7 @@ def cross_fitted_losses(
     num_classes: int,
     folds: int = 5,
     seed: int = 0,
-    l2: float = 1e-3,
+    l2: float = 1e-4,
     max_iterations: int = 100,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
