@@ -44,13 +44,18 @@ def _out(text: str = "") -> None:
     sys.stdout.write(text + "\n")
 
 
+def _out_now(text: str) -> None:
+    _out(text)
+    sys.stdout.flush()
+
+
 def _command_line() -> str:
     return shlex.join(["gstds", *sys.argv[1:]])
 
 
 def _user_folder_on_path() -> None:
     """Let ``module:Class`` name files of the working folder, without shadowing the packages."""
-    from train.doctor import check_shadowing
+    from train.shadowing import check_shadowing
 
     for problem in check_shadowing():
         raise ValueError(problem)
@@ -285,7 +290,7 @@ def _show_comparison(
         if path.suffix == ".png" and "accuracy" in path.name:
             _out(f"plot ({name}): {path}")
     if uri:
-        _out(_ui_line(arguments, folder, content))
+        _out(_ui_line(arguments, uri))
     statuses = [run["status"] for run in content["runs"]]
     if "interrupted" in statuses or len(statuses) < content["planned"]:
         _out("stopped early; the same command with the same --out goes on")
@@ -302,16 +307,14 @@ def _print_table(table: Any) -> None:
         _out(table.text())
 
 
-def _ui_line(arguments: Arguments, folder: Path, content: dict[str, Any]) -> str:
+def _ui_line(arguments: Arguments, uri: str) -> str:
     """Place the saved view on the experiment; return how to open it."""
     extra = f" --experiment {arguments.experiment}" if arguments.experiment != "gstds" else ""
     extra += f" --tracking-uri {arguments.tracking_uri}" if arguments.tracking_uri else ""
-    try:
-        from train.views import place_views
+    from train.mlflow_store import prepare_store
+    from train.views import place_view
 
-        place_views(arguments.tracking_uri, arguments.experiment, content)
-    except Exception as error:
-        say(f"note: the saved view could not be placed ({error})")
+    place_view(uri, prepare_store(uri, arguments.experiment))
     return f"open the runs: gstds ui{extra}"
 
 
@@ -343,6 +346,7 @@ def do_ui(arguments: Arguments) -> int:
         port=arguments.port,
         host=arguments.host,
         experiment=arguments.experiment,
+        echo=_out_now,
     )
 
 
@@ -357,7 +361,7 @@ def do_sync(arguments: Arguments) -> int:
 
 def do_list(arguments: Arguments) -> int:
     """List names with descriptions."""
-    kinds = LIST_KINDS
+    kinds: tuple[str, ...] = LIST_KINDS
     if arguments.kind is not None:
         kinds = (check_choice("KIND", arguments.kind, LIST_KINDS),)
     for kind in kinds:

@@ -120,10 +120,11 @@ def _torch() -> Iterator[Check]:
 
 
 def _torchvision() -> Iterator[Check]:
-    from gstds.vision import import_torchvision
+    from gstds import vision
 
-    version = import_torchvision().__version__
-    yield Check("torchvision import", "ok", version)
+    version = vision.import_torchvision().__version__
+    cured = ", its compiled operators replaced" if vision._declared else ""
+    yield Check("torchvision import", "ok", version + cured)
 
 
 def _data() -> Iterator[Check]:
@@ -131,7 +132,9 @@ def _data() -> Iterator[Check]:
 
     for name in dataset_names():
         answer = probe_data(name)
-        yield Check(f"data {name}", "ok", answer)
+        lost = answer.startswith(("out of reach", "not found"))
+        mend = "connect to the internet, or give folder:PATH or npz:PATH" if lost else ""
+        yield Check(f"data {name}", "warn" if lost else "ok", answer, mend)
 
 
 def _references() -> Iterator[Check]:
