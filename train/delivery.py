@@ -113,6 +113,9 @@ class Courier:
         return True
 
     def _send(self, item: Item) -> None:
+        if item.is_lost():
+            self._warn("lost", f"the artifact {item.file} is gone and was not logged")
+            return
         try:
             deliver(self._client, self._spool.run_id, item)
         except Exception as error:

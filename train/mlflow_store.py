@@ -215,10 +215,10 @@ def _probe_http(uri: str) -> None:
     verify = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure
     try:
         reply = requests.get(uri.rstrip("/") + "/health", timeout=PROBE_SECONDS, verify=verify)
-    except requests.RequestException as error:
-        raise ConnectionError(_unreachable(uri, type(error).__name__)) from None
     except ValueError as error:  # an address that is none, such as a port that is no number
         raise ValueError(f"tracking URI {mask_secrets(uri)!r} is no address: {error}") from None
+    except requests.RequestException as error:
+        raise ConnectionError(_unreachable(uri, type(error).__name__)) from None
     if reply.status_code >= 500:
         raise ConnectionError(_unreachable(uri, f"it answers with status {reply.status_code}"))
 

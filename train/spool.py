@@ -62,6 +62,10 @@ class Item:
     end_time: int | None = None
     tags: tuple[tuple[str, str], ...] = ()
 
+    def is_lost(self) -> bool:
+        """Return whether this is a file that does not exist any more."""
+        return self.file is not None and not Path(self.file).exists()
+
     def to_json(self) -> str:
         """Return the item as one line of strict JSON."""
         fields: dict[str, Any] = {k: v for k, v in self.__dict__.items() if v not in ((), None, "")}
@@ -132,7 +136,7 @@ class Spool:
             OSError: If the disk is full or the folder cannot be written.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [self._own(item) for item in items]
+        kept = [self._own(item) for item in items if not item.is_lost()]
         with self.path.open("ab") as handle:
             self._cut_torn_line(handle.tell())
             handle.write("".join(item.to_json() + "\n" for item in kept).encode())

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from train.mlflow_store import prepare_store
+
+
+@pytest.fixture(scope="session")
+def _schema(tmp_path_factory) -> Path:
+    """An MLflow database without experiments of ours: making its schema takes seconds."""
+    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
+    prepare_store(f"sqlite:///{path}", "template")
+    return path
+
+
+@pytest.fixture
+def store_uri(_schema, tmp_path) -> str:
+    """The URI of a fresh sqlite store in the test's own folder."""
+    place = tmp_path / "store" / "mlflow.db"
+    place.parent.mkdir()
+    shutil.copy(_schema, place)
+    return f"sqlite:///{place}"
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
