@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from train.doctor import Check, _guarded, _store, check_shadowing, diagnose
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def checks():
+    return {check.name: check for check in diagnose()}
+
+
+@pytest.mark.slow
+def test_every_check_is_whole(checks):
+    assert {"python", "torch", "threads", "devices", "data digits", "cache"} <= set(checks)
+    for check in checks.values():
+        assert check.status in ("ok", "warn", "fail")
+        assert check.detail
+        assert bool(check.mend) == (check.status != "ok"), check
+
+
+@pytest.mark.slow
+def test_what_ships_with_the_project_is_ready(checks):
+    for name in ("python", "torch", "torchvision import", "data digits", "packages' places"):
+        assert checks[name].status == "ok", checks[name]
+
+
+def test_a_bad_store_is_a_failed_check_not_an_exception(tmp_path):
+    (check,) = _store(f"sqlite:///{tmp_path}")
+    assert check.status == "fail"
+    assert "names a folder" in check.detail
+
+
+def test_a_check_that_breaks_is_reported():
+    def broken():
+        yield Check("first", "ok", "fine")
+        raise RuntimeError("http://me:secret@host is broken")
+
+    first, second = _guarded("mine", broken)
+    assert first.status == "ok"
+    assert (second.name, second.status) == ("mine", "fail")
+    assert "secret" not in second.detail
+
+
+def test_nothing_shadows_here():
+    assert check_shadowing() == []
+
+
+@pytest.mark.parametrize("with_init", [True, False])
+def test_a_folder_of_the_user_that_shadows_is_named(tmp_path, with_init):
+    (tmp_path / "envs").mkdir()
+    if with_init:
+        (tmp_path / "envs" / "__init__.py").write_text("")
+    code = (
+        f"import sys; sys.path.append({str(ROOT)!r}); import train.shadowing as s; "
+        "print(*s.check_shadowing(), sep='\\n'); print('torch' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    *problems, heavy = done.stdout.strip().splitlines()
+    assert heavy == "False"
+    if with_init:
+        (problem,) = problems
+        assert str(tmp_path / "envs") in problem
+        assert str(ROOT / "envs") in problem
+    else:  # a package wins against a mere folder anywhere on the path
+        assert not problems or problems == [""]

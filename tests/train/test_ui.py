@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zlib
+
+import pytest
+
+from train.mlflow_store import client, prepare_store
+from train.tracking import MlflowTracker, sync_spool
+from train.ui import experiment_link, open_ui, ui_command, ui_environment
+from train.views import find_view, place_view, view_state
+
+
+def test_command_binds_this_machine_only(monkeypatch):
+    command = ui_command("sqlite:////a/mlflow.db", 5001)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--port") + 1] == "5001"
+    assert ui_environment()["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "true")
+    assert ui_environment()["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "true"
+    with pytest.raises(ValueError, match="port"):
+        ui_command("sqlite:////a/mlflow.db", 70000)
+
+
+def test_link():
+    link = experiment_link("http://h:1/", "3")
+    assert link == "http://h:1/#/experiments/3/runs?workflowType=machine_learning"
+    assert experiment_link("http://h:1", "3", "k") == link + "&viewStateShareKey=k"
+
+
+def test_a_port_in_use_is_named(store_uri):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"port {port} .*--port"):
+            open_ui(store_uri, port, echo=lambda line: None)
+
+
+def test_view_is_placed_once_and_holds_the_chart(store_uri):
+    experiment = prepare_store(store_uri, "gstds")
+    assert find_view(store_uri, experiment) is None
+    key = place_view(store_uri, experiment)
+    assert key
+    assert place_view(store_uri, experiment) == key == find_view(store_uri, experiment)
+    tag = client(store_uri).get_experiment(experiment).tags[f"mlflow.sharedViewState.{key}"]
+    kind, _, packed = json.loads(tag)["state"].partition(";")
+    state = json.loads(zlib.decompress(base64.b64decode(packed)))
+    assert kind == "deflate"
+    assert state["runsHiddenMode"] == "SHOWALL"
+    assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "policy"}]
+    assert [section["name"] for section in state["compareRunSections"]] == [
+        "val", "cost", "selection", "final",
+    ]  # fmt: skip
+    first = state["compareRunCharts"][0]
+    assert first["metricKey"] == "val/accuracy"
+    assert first["selectedXAxisMetricKey"] == "cost/charged_flops"
+    sections = {section["uuid"] for section in state["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == sections
+
+
+def test_two_views_share_no_identifier():
+    def names(state):
+        return set(re.findall(r'"uuid": "(\w+)"', json.dumps(state)))
+
+    one, other = names(view_state()), names(view_state())
+    assert len(one) == len(other) > 4
+    assert not one & other
+
+
+def test_a_view_that_cannot_be_placed_is_only_a_warning(store_uri, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert place_view(store_uri, "999") is None
+    assert "no view was saved" in caplog.text
+
+
+class Server:
+    """A real MLflow server that can be stopped and started again."""
+
+    def __init__(self, uri, port):
+        self.command, self.port, self.process = ui_command(uri, port), port, None
+        self.address = f"http://127.0.0.1:{port}"
+
+    def start(self, folder):
+        self.process = subprocess.Popen(
+            self.command,
+            env=ui_environment(),
+            cwd=folder,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(600):
+            if answers(f"{self.address}/health"):
+                return
+            time.sleep(0.2)
+        raise TimeoutError(self.address)
+
+    def stop(self):
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+def answers(address):
+    try:
+        with urllib.request.urlopen(address, timeout=2) as reply:  # noqa: S310
+            return reply.read()
+    except OSError:
+        return b""
+
+
+@pytest.fixture
+def server(store_uri, free_port):
+    one = Server(store_uri, free_port)
+    yield one
+    one.stop()
+
+
+def steps(uri, run_id):
+    return [p.step for p in client(uri).get_metric_history(run_id, "train/loss")]
+
+
+@pytest.mark.slow
+def test_a_server_stopped_in_the_middle_loses_nothing(server, store_uri, tmp_path):
+    server.start(tmp_path)
+    tracker = MlflowTracker(server.address, spool=tmp_path / "spool", interval=0.1)
+    run_id = tracker.start(name="brave", params={}, tags={})
+    spool = tmp_path / "spool" / f"{run_id}.jsonl"
+    for step in range(500):
+        tracker.log({"train/loss": float(step), "val/loss": float("nan")}, step)
+    time.sleep(1)
+    server.stop()
+    for step in range(500, 1000):
+        tracker.log({"train/loss": float(step)}, step)
+        time.sleep(0.002)
+    while not spool.exists():
+        time.sleep(0.1)
+    server.start(tmp_path)
+    while spool.exists():
+        time.sleep(0.1)
+    for step in range(1000, 1200):
+        tracker.log({"train/loss": float(step)}, step)
+    server.stop()
+    tracker.log_text("the end", "end.txt")
+    tracker.finish("finished")
+    assert not tracker.delivered
+
+    server.start(tmp_path)
+    delivered = sync_spool(tmp_path, server.address)
+    assert list(delivered) == [run_id]
+    assert sorted(steps(server.address, run_id)) == list(range(1200))
+    assert client(server.address).get_run(run_id).info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_ui_serves_the_experiment_and_says_where(store_uri, free_port, tmp_path):
+    experiment = prepare_store(store_uri, "gstds")
+    key = place_view(store_uri, experiment)
+    code = (
+        "from train.ui import open_ui\n"
+        f"open_ui({store_uri!r}, {free_port}, echo=lambda line: print(line, flush=True))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=tmp_path,
+    )
+    try:
+        line = next(line for line in process.stdout if "workflowType" in line).strip()
+        base = f"http://127.0.0.1:{free_port}"
+        assert line == experiment_link(base, experiment, key)
+        assert b"<html" in answers(base)
+        query = f"{base}/api/2.0/mlflow/experiments/get?experiment_id={experiment}"
+        assert json.loads(answers(query))["experiment"]["name"] == "gstds"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert not answers(f"{base}/health")
+    assert process.returncode == 0
