@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["atomic_open", "cache_root", "fsync_directory", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "atomic_open",
+    "cache_root",
+    "fsync_directory",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
 
 
 def cache_root() -> Path:
