@@ -554,7 +554,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             images, indices, seed=self._seeds["augmentation"], epoch=epoch, pad=data.pad,
             flip=data.flip,
         )  # fmt: skip
-        return normalize(images, data.mean, data.std)
+        return normalize(images, data.mean, data.std, channels_last=True)
 
     def _labels(self, indices: Indices) -> torch.Tensor:
         return torch.as_tensor(self.data.train.labels[indices], device=self.device)
@@ -562,7 +562,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     def _batches(self, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for start in range(0, len(split), _EVALUATION_BATCH):
             rows = np.arange(start, min(start + _EVALUATION_BATCH, len(split)))
-            images = normalize(split.gather(rows).to(self.device), self.data.mean, self.data.std)
+            raw = split.gather(rows).to(self.device)
+            images = normalize(raw, self.data.mean, self.data.std, channels_last=True)
             yield images, torch.as_tensor(split.labels[rows], device=self.device)
 
     # ------------------------------------------------------------------ info
