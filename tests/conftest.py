@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# Machines are shared: how long a case takes says nothing about the code.
+settings.register_profile("gstds", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gstds")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    """A cache of the session's own, unless one was named."""
+    if "GSTDS_CACHE" not in os.environ:
+        os.environ["GSTDS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def tiny_npz(tmp_path):
+    """100 gray images of 8 by 8 in 4 classes that a linear model can tell apart."""
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 4
+    x = rng.integers(0, 60, size=(200, 8, 8))
+    for i, label in enumerate(y):
+        x[i, 2 * label : 2 * label + 2] += 150
+    path = tmp_path / "tiny.npz"
+    np.savez(path, X=x.astype(np.uint8), y=y)
+    return f"npz:{path}"
