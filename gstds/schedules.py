@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 Unit = Literal["steps", "budget"]
+_EDGE = 1e-6  # progress arrives rounded: a level begins at its edge all the same
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ class Step(Schedule):
         object.__setattr__(self, "levels", checked)
 
     def _ratio(self, progress: float) -> float:
-        return self.levels[min(len(self.levels) - 1, int(progress * len(self.levels)))]
+        return self.levels[min(len(self.levels) - 1, int(progress * len(self.levels) + _EDGE))]
 
     def _breakpoints(self) -> tuple[float, ...]:
         return tuple(i / len(self.levels) for i in range(1, len(self.levels)))
@@ -268,7 +269,7 @@ class Oscillating(Schedule):
         object.__setattr__(self, "periods", periods)
 
     def _ratio(self, progress: float) -> float:
-        half = min(2 * self.periods - 1, int(progress * 2 * self.periods))
+        half = min(2 * self.periods - 1, int(progress * 2 * self.periods + _EDGE))
         return self.high if half % 2 else self.low
 
     def mean_keep(self, unit: Unit = "steps") -> float:

@@ -143,6 +143,7 @@ class KeepRatioPolicy(Policy):
     """
 
     schedule: Schedule = make_schedule("sigmoid")
+    _steps = 0
 
     def __init__(
         self,
@@ -171,9 +172,18 @@ class KeepRatioPolicy(Policy):
         """Return the share of the drawn batch to keep, in [0, 1]."""
         return self.schedule(self.schedule_progress(observation))
 
+    def reset(self, seed: int, context: RunContext) -> None:
+        """Begin a run; under equal epochs the progress is a whole number of steps."""
+        self._steps = context.total_steps if context.setting == "equal-epochs" else 0
+
     def schedule_progress(self, observation: Observation) -> float:
-        """Return the progress in [0, 1] at which the schedule is read."""
-        return min(1.0, float(observation["progress"][0]))
+        """Return the progress in [0, 1] at which the schedule is read.
+
+        The observation holds it as float32; where the number of steps is known it is made exact, so
+        that the kept count is the schedule's to the sample.
+        """
+        progress = min(1.0, float(observation["progress"][0]))
+        return round(progress * self._steps) / self._steps if self._steps else progress
 
     def act(self, observation: Observation) -> Weights:
         """Return weights (N,): 1 for the kept samples, 0 for the others.

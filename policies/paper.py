@@ -57,6 +57,7 @@ class GSTDS(KeepRatioPolicy):
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run; the number of epochs is the grid of ``per="epoch"``."""
+        super().reset(seed, context)
         self._epochs = context.epochs
 
     def schedule_progress(self, observation: Observation) -> float:

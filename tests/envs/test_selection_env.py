@@ -68,7 +68,7 @@ def test_vector_environments_step(tiny_npz):
         **BARE,
     )
     observation, _ = vector.reset(seed=1)
-    observation, reward, *_ = vector.step(np.ones((2, 32), np.float32))
+    observation, *_ = vector.step(np.ones((2, 32), np.float32))
     assert observation["last_losses"].shape == (2, 32)
     vector.close()
 
@@ -299,7 +299,7 @@ def test_a_restored_run_is_the_run_that_was_never_stopped(tiny_npz, tmp_path, se
     observation = second.load_state_dict(latest_state(tmp_path))
     rewards, done = [], False
     while not done:
-        observation, reward, terminated, truncated, info = second.step(policy.act(observation))
+        observation, reward, terminated, truncated, _ = second.step(policy.act(observation))
         rewards.append(reward)
         done = terminated or truncated
     assert digest(second) == digest(whole)

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+import pytest
+
+import policies
+from gstds.schedules import make_schedule
+from policies.registry import POLICIES, follows_schedule, policy_class
+
+N = 16
+CONTEXT = policies.RunContext(
+    batch_size=N,
+    budget_flops=1.0,
+    epochs=10,
+    forward_flops=1.0,
+    max_draws=100,
+    num_classes=4,
+    num_samples=160,
+    sample_flops=3.0,
+    setting="equal-epochs",
+    steps_per_epoch=10,
+    total_steps=100,
+)
+
+
+def observation(progress=0.0, n=N, valid=N, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "valid": (np.arange(n) < valid).astype(np.float32),
+        "noise": rng.random(n).astype(np.float32),
+        "spectral_scores": rng.random(n).astype(np.float32),
+        "reference_losses": rng.random(n).astype(np.float32),
+        "progress": np.array([progress], np.float32),
+        "train_loss": np.array([2.3], np.float32),
+    }
+
+
+class ReadsOnlyItsNeeds(dict):
+    """An observation in which an undeclared optional key is not there to be read."""
+
+    def __init__(self, policy, full):
+        optional = {"spectral_scores", "reference_losses"} - set(policy.needs)
+        super().__init__({k: v for k, v in full.items() if k not in optional})
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+@pytest.mark.parametrize("valid", [1, 2, 3, N])
+def test_every_policy_keeps_the_contract(name, valid):
+    policy = policies.make_policy(name)
+    policy.reset(0, CONTEXT)
+    view = ReadsOnlyItsNeeds(policy, observation(0.5, valid=valid))
+    weights = policy.act(view)
+    assert weights.shape == (N,)
+    assert weights.dtype == np.float32
+    assert not weights[valid:].any()
+    assert 0 < weights.sum() <= valid * policy.max_weight
+    np.testing.assert_array_equal(policy.act(view), weights)
+
+
+@pytest.mark.parametrize("name", ["gstds", "random"])
+def test_the_comparisons_schedule_is_followed(name):
+    policy = policies.make_policy(name, schedule=make_schedule("constant", keep=0.25))
+    assert policy.act(observation()).sum() == 4
+    assert follows_schedule(policy_class(name))
+
+
+def test_gstds_keeps_the_top_scores_and_draws_the_rest():
+    policy = policies.make_policy("gstds", schedule=make_schedule("constant", keep=0.5))
+    view = observation()
+    kept = np.flatnonzero(policy.act(view))
+    assert len(kept) == 8
+    assert set(np.argsort(view["spectral_scores"])[-4:]) <= set(kept)
+
+
+def test_per_epoch_holds_the_ratio_within_an_epoch():
+    policy = policies.make_policy("gstds", per="epoch")
+    policy.reset(0, CONTEXT)
+    ratios = [policy.keep_ratio(observation(p / 100)) for p in (30, 35, 39, 40)]
+    assert ratios[0] == ratios[1] == ratios[2] != ratios[3]
+    assert ratios[0] == pytest.approx(make_schedule("sigmoid")(0.3))
+
+
+def test_progress_is_exact_where_the_steps_are_known():
+    policy = policies.make_policy("random", schedule=make_schedule("linear"))
+    policy.reset(0, CONTEXT)
+    assert policy.schedule_progress(observation(0.7)) == 0.7
+
+
+def test_options_reach_the_environment():
+    policy = policies.make_policy("gstds", score="skew", laplacian="normalized")
+    options = policy.needs["spectral_scores"]
+    assert (options["sign"], options["laplacian"]) == ("skew", "normalized")
+    assert dict(policies.make_policy("random").needs) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("gtsds", {}, "did you mean 'gstds'"),
+        ("gstds", {"scor": "abs"}, "did you mean 'score'"),
+        ("gstds", {"score": "absolute"}, "score: unknown name"),
+        ("gstds", {"score_share": 1.5}, r"score_share must be in \[0, 1\]"),
+        ("no_such_module:X", {}, "run from the folder that holds no_such_module.py"),
+        ("policies.paper:GTSDS", {}, "did you mean 'GSTDS'"),
+    ],
+)
+def test_bad_names_are_refused_with_the_near_ones(name, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        policies.make_policy(name, **parameters)
+
+
+def test_what_is_no_policy_is_refused():
+    with pytest.raises(TypeError, match="subclass"):
+        policies.make_policy("pathlib:Path")
+
+
+def test_a_plug_in_of_ten_lines_works_even_without_super(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        textwrap.dedent("""
+        from policies import KeepRatioPolicy
+        class FollowTheLoss(KeepRatioPolicy):
+            def keep_ratio(self, observation):
+                return 0.2 + 0.6 * min(1.0, float(observation["train_loss"][0]) / 2.3)
+        class Forgets(KeepRatioPolicy):
+            def __init__(self): self.x = 1
+            def keep_ratio(self, observation): return 0.5
+        class Wrong(KeepRatioPolicy):
+            value = 1.3
+            def keep_ratio(self, observation): return self.value
+        """)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    policy = policies.make_policy("mine:FollowTheLoss", schedule=make_schedule("constant"))
+    assert policy.act(observation()).sum() == 13
+    assert not follows_schedule(type(policy))
+    assert policies.make_policy("mine:Forgets").act(observation()).sum() == 8
+    wrong = policies.make_policy("mine:Wrong")
+    for value in (1.3, float("nan"), None, "x"):
+        wrong.value = value
+        with pytest.raises(ValueError, match=r"keep_ratio must be in \[0, 1\].*'Wrong'"):
+            wrong.act(observation())
+
+
+def test_predict_answers_as_a_stable_baselines_model():
+    policy = policies.make_policy("random", schedule=make_schedule("constant", keep=0.5))
+    single = observation()
+    weights, state = policy.predict(single)
+    assert state is None
+    batch = {name: np.stack([value, value]) for name, value in single.items()}
+    both, _ = policy.predict(batch)
+    np.testing.assert_array_equal(both, np.stack([weights, weights]))
+
+
+def test_names_have_descriptions():
+    assert set(policies.policy_names()) >= {"gstds", "random", "full"}
+    assert all(policies.policy_names().values())
