@@ -96,7 +96,12 @@ def _check_places(arguments: Arguments) -> None:
 
 
 def _touch_folder(folder: Path) -> None:
-    made = not folder.exists()
+    """Try whether a folder can be made and written; leave nothing behind.
+
+    Raises:
+        OSError: If it cannot; the message names it.
+    """
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{uuid.uuid4().hex}"
@@ -104,8 +109,8 @@ def _touch_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OSError(f"--out {str(folder)!r} cannot be written: {error.strerror}") from error
-    if made:
-        folder.rmdir()
+    for made in missing:
+        made.rmdir()
 
 
 def _tracking(arguments: Arguments) -> str | None:

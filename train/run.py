@@ -412,7 +412,7 @@ def _finite(value: float) -> float | None:
 @contextlib.contextmanager
 def _configured(folder: Path, config: RunConfig, command: str, resume: bool) -> Iterator[None]:
     """Write the configuration first, so that a killed run can be resumed; take it back on error."""
-    new = not folder.exists()
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
     if not resume:
         for stale in ("result.json", "history.json"):
             (folder / stale).unlink(missing_ok=True)
@@ -421,8 +421,8 @@ def _configured(folder: Path, config: RunConfig, command: str, resume: bool) -> 
     try:
         yield
     except (ValueError, TypeError, OSError):
-        if new:
-            shutil.rmtree(folder, ignore_errors=True)
+        if missing:
+            shutil.rmtree(missing[-1], ignore_errors=True)
         raise
 
 
