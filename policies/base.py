@@ -79,12 +79,21 @@ class Policy:
         max_weight: The largest weight it returns.
         normalizer: What the weighted loss is divided by: the number ``kept`` or ``drawn``.
         uses_reward: True if `learn` reads the reward; the evaluations for it are then charged.
+        source: Where the idea comes from, for the policy's card.
+        cost: What a step costs beside training on the kept samples, as a formula: n samples drawn,
+            f a learner's forward, D the features' width.
+        helps: When it helps.
+        hurts: When it hurts.
     """
 
     needs: Mapping[str, Mapping[str, Any]] = {}
     max_weight: float = 1.0
     normalizer: str = "kept"
     uses_reward: bool = False
+    source: str = ""
+    cost: str = ""
+    helps: str = ""
+    hurts: str = ""
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run.
