@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-__all__ = ["LOSS_BOUND", "batch_space", "fit_to_space", "padded"]
+__all__ = ["LOSS_BOUND", "batch_space", "checked_action", "fit_to_space", "no_batch", "padded"]
 
 LOSS_BOUND = 100.0
 """Losses in nats are clipped here, so that every bound is finite."""
@@ -87,3 +87,37 @@ def fit_to_space(raw: Mapping[str, npt.ArrayLike], space: spaces.Dict) -> dict[s
         value = np.nan_to_num(np.atleast_1d(np.asarray(raw[name], dtype=np.float32)))
         fitted[name] = np.clip(padded(value, box.shape[0]), box.low, box.high)
     return fitted
+
+
+def no_batch(space: spaces.Dict) -> dict[str, Array]:
+    """Return an observation's arrays without any sample: what is left when a run has ended."""
+    empty: dict[str, Array] = {}
+    for name, box in space.spaces.items():
+        shape = box.shape or (0,)
+        empty[name] = np.zeros((0, *shape[1:]), dtype=np.float32)
+    return empty
+
+
+def checked_action(
+    action: npt.ArrayLike, n: int, high: float, drop_below: float, step: int
+) -> Array:
+    """Return an action's weights (n,) as float32, those below ``drop_below`` as 0.
+
+    Raises:
+        ValueError: If the action has another shape, a NaN, or a weight outside [0, high].
+    """
+    weights = np.asarray(action)
+    where = f"(step {step})"
+    if weights.shape != (n,):
+        raise ValueError(f"action must have shape ({n},), got {weights.shape} {where}")
+    if weights.dtype.kind not in "fiub":
+        raise ValueError(f"action must hold numbers, got {weights.dtype} {where}")
+    weights = weights.astype(np.float32)
+    legal = np.isfinite(weights) & (weights >= 0) & (weights <= high * (1 + 1e-6))
+    if not legal.all():
+        bad = int(np.argmin(legal))
+        raise ValueError(
+            f"action must lie in [0, {high:g}], got {weights[bad]} at position {bad} {where}; "
+            "raise w_max for larger weights"
+        )
+    return np.where(weights < drop_below, np.float32(0), weights)

@@ -17,7 +17,12 @@ from gstds.validation import (
     near_names,
 )
 
-__all__ = ["OPTIONAL_OBSERVATIONS", "EnvOptions", "normalize_observe"]
+__all__ = [
+    "OPTIONAL_OBSERVATIONS",
+    "EnvOptions",
+    "normalize_observe",
+    "scores_with_learner",
+]
 
 SETTINGS = ("equal-epochs", "equal-budget")
 NORMALIZERS = ("kept", "drawn")
@@ -32,6 +37,7 @@ OPTIONAL_OBSERVATIONS: dict[str, tuple[str, ...]] = {
     "validation_loss": (),
     "validation_accuracy": (),
 }
+LEARNER_OBSERVATIONS = ("learner_losses",)
 DEFAULT_OBSERVE = ("spectral_scores", "reference_losses")
 
 
@@ -58,6 +64,11 @@ def normalize_observe(
                 hint = near_names(option, OPTIONAL_OBSERVATIONS[name])
                 raise ValueError(f"observe {name!r} has no option {option!r}; {hint}")
     return {name: dict(given[name] or {}) for name in OPTIONAL_OBSERVATIONS if name in given}
+
+
+def scores_with_learner(observe: Mapping[str, Any]) -> bool:
+    """Say whether the observations take a forward of the whole batch."""
+    return any(name in observe for name in LEARNER_OBSERVATIONS)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,86 @@
+"""What a run may spend, and what each part of it costs, in floating-point operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from envs.learner import Learner
+from envs.options import EnvOptions, scores_with_learner
+from envs.rewards import evaluates
+from envs.world import World
+
+__all__ = ["Budget", "make_budget"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The unit prices of a run, and its total.
+
+    Attributes:
+        sample_flops: Forward and backward of one sample.
+        forward_flops: Forward of one sample.
+        full_flops: Training on every sample in every epoch.
+        total_flops: What the run may spend; under equal epochs, what full training costs.
+        evaluation_flops: One evaluation of the reward-validation split, 0 if nothing consumes it.
+        consumes_validation: True if the reward or an observation reads that evaluation.
+    """
+
+    sample_flops: float
+    forward_flops: float
+    full_flops: float
+    total_flops: float
+    evaluation_flops: float
+    consumes_validation: bool
+
+
+def make_budget(options: EnvOptions, learner: Learner, world: World) -> Budget:
+    """Return the budget of an environment's options.
+
+    Raises:
+        ValueError: If the budget does not pay for the reference it is charged with, or for one
+            batch with its evaluations.
+    """
+    full = options.epochs * len(world.data.train) * learner.train_flops
+    equal_budget = options.setting == "equal-budget"
+    total = full * (options.budget if equal_budget else 1.0)
+    if options.charge_reference:
+        total = _without_reference(total, world)
+    consumes = evaluates(options.reward) or bool(
+        {"validation_loss", "validation_accuracy"} & set(options.observe)
+    )
+    evaluation = len(world.data.reward_validation) * learner.forward_flops if consumes else 0.0
+    if equal_budget:
+        _check_pays_a_batch(options, learner, total, evaluation)
+    return Budget(
+        sample_flops=learner.train_flops,
+        forward_flops=learner.forward_flops,
+        full_flops=full,
+        total_flops=total,
+        evaluation_flops=evaluation,
+        consumes_validation=consumes,
+    )
+
+
+def _without_reference(total: float, world: World) -> float:
+    reference = world.reference
+    cost = reference.features_flops + reference.probe_flops if reference else 0.0
+    if cost >= total:
+        raise ValueError(
+            f"charge_reference leaves nothing to train with: the reference costs {cost:.3g} "
+            f"FLOP, the budget is {total:.3g}; raise --budget or --epochs"
+        )
+    return total - cost
+
+
+def _check_pays_a_batch(
+    options: EnvOptions, learner: Learner, total: float, evaluation: float
+) -> None:
+    needed = options.batch_size * learner.train_flops + 2 * evaluation
+    if scores_with_learner(options.observe):
+        needed += options.batch_size * learner.forward_flops
+    if total < needed:
+        raise ValueError(
+            f"budget={options.budget:g} of {options.epochs} epochs is {total:.3g} "
+            f"FLOP, less than one batch with its evaluations ({needed:.3g}); "
+            "raise --budget or --epochs, or lower --batch-size"
+        )

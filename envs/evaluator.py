@@ -1,0 +1,129 @@
+"""When the reward-validation split is evaluated, and the reward that comes of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from envs.budget import Budget
+from envs.datasets import Data, Split
+from envs.learner import Evaluation, Learner
+from envs.loader import Loader
+from envs.observation import LOSS_BOUND
+from envs.options import EnvOptions
+from envs.rewards import Interval, reward_function
+from gstds.cost import Ledger
+
+__all__ = ["Evaluator"]
+
+_TINY = 1e-6
+
+
+class Evaluator:
+    """Evaluates the learner at fixed shares of the run, and pays for what was learned meanwhile.
+
+    Args:
+        options: The environment's.
+        budget: What the run may spend.
+        data: The data set.
+        learner: The network under training.
+        loader: Loads images.
+        ledger: Is charged for evaluations that something consumes.
+        max_draws: Drawn batches after which the run is cut off.
+
+    Attributes:
+        last: The last evaluation of reward-validation, None if nothing consumes it.
+    """
+
+    def __init__(
+        self,
+        options: EnvOptions,
+        budget: Budget,
+        data: Data,
+        learner: Learner,
+        loader: Loader,
+        ledger: Ledger,
+        max_draws: int,
+    ) -> None:
+        self._options, self._budget, self._data = options, budget, data
+        self._learner, self._loader, self._ledger = learner, loader, ledger
+        self._reward = reward_function(options.reward)
+        self._wanted = options.evaluations or options.epochs
+        self._spacing = max(1, max_draws // self._wanted)
+        self._done, self._draws, self._spent = 0, 0, 0.0
+        self.last: Evaluation | None = None
+
+    def begin(self) -> None:
+        """Evaluate the untrained learner, where something consumes it."""
+        self.last = self._evaluate()
+
+    def if_due(
+        self, *, done: bool, progress: float, step: int, affordable: bool
+    ) -> tuple[bool, float]:
+        """Say whether an evaluation is due, and return the reward.
+
+        Args:
+            done: True after the last step: an evaluation is then always due.
+            progress: Share of the run done.
+            step: Drawn batches so far.
+            affordable: Whether the budget pays for an evaluation.
+        """
+        reached = int(progress * self._wanted + _TINY)
+        late = self._options.setting == "equal-budget" and step - self._draws >= self._spacing
+        if not done and not ((reached > self._done or late) and affordable):
+            return False, 0.0
+        self._done, self._draws = max(self._done, reached), step
+        return True, self._reward_now(done)
+
+    def _reward_now(self, done: bool) -> float:
+        before = self.last
+        if before is None:
+            return 0.0
+        now = self._evaluate()
+        if now is None:
+            return 0.0
+        spent = self._ledger.charged_flops
+        interval = Interval(
+            loss_before=min(before.loss, LOSS_BOUND),
+            loss_now=min(now.loss, LOSS_BOUND) if math.isfinite(now.loss) else LOSS_BOUND,
+            accuracy_now=now.accuracy,
+            spent_share=(spent - self._spent) / self._budget.total_flops,
+            done=done,
+            price=self._options.price,
+        )
+        self.last, self._spent = now, spent
+        return float(self._reward(interval))
+
+    def _evaluate(self) -> Evaluation | None:
+        if not self._budget.consumes_validation:
+            return None
+        with self._ledger.timed("evaluate"):
+            result = self._learner.evaluate(self._loader.batches(self._data.reward_validation))
+        self._ledger.charge("evaluate", self._budget.evaluation_flops)
+        return result
+
+    def monitor(self, split: str) -> Evaluation:
+        """Evaluate the learner on a split by name, for the record: counted, not charged."""
+        part: Split = getattr(self._data, split)
+        with self._ledger.timed("monitor"):
+            result = self._learner.evaluate(self._loader.batches(part))
+        self._ledger.charge("monitor", len(part) * self._learner.forward_flops)
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the last evaluation and where it was made, as JSON-able values."""
+        last = self.last
+        return {
+            "evaluations_done": self._done,
+            "draws_at_evaluation": self._draws,
+            "spent_at_evaluation": self._spent,
+            "validation": [last.loss, last.accuracy, list(last.class_accuracy)] if last else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self._done = int(state["evaluations_done"])
+        self._draws = int(state["draws_at_evaluation"])
+        self._spent = float(state["spent_at_evaluation"])
+        saved = state["validation"]
+        self.last = Evaluation(saved[0], saved[1], tuple(saved[2])) if saved else None

@@ -1,0 +1,94 @@
+"""The optional observations of a drawn batch, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from envs.draws import Draws
+from envs.learner import Learner
+from envs.loader import Loader
+from envs.options import scores_with_learner
+from envs.scores import spectral_view
+from envs.world import World
+from gstds.cost import Ledger
+
+__all__ = ["Scorer"]
+
+
+class Scorer:
+    """Scores drawn batches with the reference's cached features and with the learner.
+
+    Args:
+        world: Data, and the reference where something asks for one.
+        observe: Optional observations, name -> options.
+        draws: Which samples a step draws.
+        learner: The network under training.
+        loader: Loads images.
+        ledger: Is charged.
+
+    Attributes:
+        images: The augmented images (n, C, H, W) of the batch last scored, None if none were
+            loaded: the kept ones are trained on without a second load.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        observe: Mapping[str, Mapping[str, Any]],
+        draws: Draws,
+        learner: Learner,
+        loader: Loader,
+        ledger: Ledger,
+    ) -> None:
+        self._world, self._observe, self._draws = world, observe, draws
+        self._learner, self._loader, self._ledger = learner, loader, ledger
+        self._solved: tuple[int, dict[str, Any], float] | None = None
+        self._looks_at_images = scores_with_learner(observe)
+        self.images: torch.Tensor | None = None
+
+    def score(self, step: int, *, charge: bool) -> dict[str, Any]:
+        """Return the observations of a step's batch; charged unless they were before."""
+        self.images = None
+        raw = self._score_with_reference(step, charge)
+        if self._looks_at_images:
+            raw |= self._score_with_learner(step, charge)
+        return raw
+
+    def flops(self, step: int) -> float:
+        """Return what `score` charges for a step."""
+        flops = self._spectral(step)[1]
+        if self._looks_at_images:
+            flops += len(self._draws.batch(step)) * self._learner.forward_flops
+        return flops
+
+    def _score_with_reference(self, step: int, charge: bool) -> dict[str, Any]:
+        reference = self._world.reference
+        if reference is None:
+            return {}
+        view, flops = self._spectral(step)
+        if charge:
+            self._ledger.charge("spectral", flops)
+        return view | {"reference_losses": reference.losses[self._draws.batch(step)]}
+
+    def _score_with_learner(self, step: int, charge: bool) -> dict[str, Any]:
+        batch = self._draws.batch(step)
+        with self._ledger.timed("score"):
+            self.images = self._loader.images(batch, self._draws.epoch(step))
+            losses = self._learner.losses(self.images, self._loader.labels(batch))
+        if charge:
+            self._ledger.charge("score", len(batch) * self._learner.forward_flops)
+        return {"learner_losses": losses}
+
+    def _spectral(self, step: int) -> tuple[dict[str, Any], float]:
+        """Return what the cached features say of a step's batch, and its cost; solved once."""
+        reference = self._world.reference
+        if reference is None:
+            return {}, 0.0
+        if self._solved is None or self._solved[0] != step:
+            with self._ledger.timed("spectral"):
+                features = reference.features(self._draws.batch(step))
+                self._solved = (step, *spectral_view(features, self._observe))
+        return self._solved[1], self._solved[2]
