@@ -9,10 +9,21 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-__all__ = ["LOSS_BOUND", "batch_space", "checked_action", "fit_to_space", "no_batch", "padded"]
+__all__ = [
+    "EMBEDDING_BOUND",
+    "LOSS_BOUND",
+    "batch_space",
+    "checked_action",
+    "fit_to_space",
+    "no_batch",
+    "padded",
+]
 
 LOSS_BOUND = 100.0
 """Losses in nats are clipped here, so that every bound is finite."""
+
+EMBEDDING_BOUND = 1000.0
+"""The learner's embeddings are clipped here, either side of 0."""
 
 Array = npt.NDArray[np.float32]
 
@@ -34,6 +45,8 @@ _OPTIONAL_BATCH = {
     "spectral_scores": (-1.0, 1.0),
     "reference_losses": (0.0, LOSS_BOUND),
     "learner_losses": (0.0, LOSS_BOUND),
+    "learner_margin": (0.0, 1.0),
+    "learner_entropy": (0.0, 1.0),
     "degrees": (-1.0, 1.0),
 }
 _OPTIONAL_RUN = {"validation_loss": (0.0, LOSS_BOUND), "validation_accuracy": (0.0, 1.0)}
@@ -41,7 +54,11 @@ _SPECTRAL_STATISTICS = ("lambda2", "eigengap", "effective_nodes")
 
 
 def batch_space(
-    observe: Mapping[str, Any], n: int, classes: int, feature_dim: int | None
+    observe: Mapping[str, Any],
+    n: int,
+    classes: int,
+    feature_dim: int | None,
+    embedding_width: int | None = None,
 ) -> spaces.Dict:
     """Return the observation space.
 
@@ -50,6 +67,7 @@ def batch_space(
         n: Size of a drawn batch.
         classes: Number of classes.
         feature_dim: Width of the features, where they are observed.
+        embedding_width: Width of the learner's embeddings, where they are observed.
     """
     bounds = {name: (low, high, (n,)) for name, (low, high) in _BATCH_BOUNDS.items()}
     bounds["labels"] = (0.0, float(classes - 1), (n,))
@@ -68,6 +86,11 @@ def batch_space(
     }
     if "features" in observe and feature_dim:
         boxes["features"] = spaces.Box(-1.0, 1.0, (n, feature_dim), np.float32)
+    if "learner_probabilities" in observe:
+        boxes["learner_probabilities"] = spaces.Box(0.0, 1.0, (n, classes), np.float32)
+    if "learner_embeddings" in observe and embedding_width:
+        high = EMBEDDING_BOUND
+        boxes["learner_embeddings"] = spaces.Box(-high, high, (n, embedding_width), np.float32)
     return spaces.Dict(boxes)
 
 

@@ -32,12 +32,22 @@ OPTIONAL_OBSERVATIONS: dict[str, tuple[str, ...]] = {
     "spectral_scores": _SPECTRAL,
     "reference_losses": (),
     "learner_losses": (),
+    "learner_margin": (),
+    "learner_entropy": (),
+    "learner_probabilities": (),
+    "learner_embeddings": (),
     "features": (),
     "degrees": ("affinity",),
     "validation_loss": (),
     "validation_accuracy": (),
 }
-LEARNER_OBSERVATIONS = ("learner_losses",)
+LEARNER_OBSERVATIONS = (
+    "learner_losses",
+    "learner_margin",
+    "learner_entropy",
+    "learner_probabilities",
+    "learner_embeddings",
+)
 DEFAULT_OBSERVE = ("spectral_scores", "reference_losses")
 
 

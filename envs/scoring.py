@@ -9,11 +9,12 @@ import torch
 
 from envs.draws import Draws
 from envs.learner import Learner
+from envs.learner_view import learner_view
 from envs.loader import Loader
 from envs.options import scores_with_learner
-from envs.scores import spectral_view
 from envs.world import World
 from gstds.cost import Ledger
+from gstds.views import spectral_view
 
 __all__ = ["Scorer"]
 
@@ -77,10 +78,11 @@ class Scorer:
         batch = self._draws.batch(step)
         with self._ledger.timed("score"):
             self.images = self._loader.images(batch, self._draws.epoch(step))
-            losses = self._learner.losses(self.images, self._loader.labels(batch))
+            labels = self._loader.labels(batch)
+            view = learner_view(self._learner, self.images, labels, self._observe)
         if charge:
             self._ledger.charge("score", len(batch) * self._learner.forward_flops)
-        return {"learner_losses": losses}
+        return dict(view)
 
     def _spectral(self, step: int) -> tuple[dict[str, Any], float]:
         """Return what the cached features say of a step's batch, and its cost; solved once."""

@@ -16,6 +16,7 @@ from envs.budget import make_budget
 from envs.draws import Draws
 from envs.evaluator import Evaluator
 from envs.learner import Evaluation, Learner, resolve_device
+from envs.learner_view import embedding_width
 from envs.loader import Loader
 from envs.observation import batch_space, checked_action, fit_to_space, no_batch, padded
 from envs.options import EnvOptions
@@ -60,11 +61,25 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     | train_loss | (1,) | 0 | 100 | mean loss of the samples last trained on: biased by selection |
     | mean_last_loss | (1,) | 0 | 100 | mean of the last losses of all training samples |
 
-    If named in ``observe``, computed and charged: ``spectral_scores`` (N,) with ``lambda2``,
-    ``eigengap``, ``effective_nodes`` (1,), all relative to their maximum; ``reference_losses``
-    (N,); ``learner_losses`` (N,), a forward of all N in evaluation mode on the augmented view;
-    ``features`` (N, D), unit rows; ``degrees`` (N,), mean similarity to the batch;
-    ``validation_loss`` and ``validation_accuracy`` (1,) of the last reward-validation evaluation.
+    If named in ``observe``, computed and charged:
+
+    | name | shape | min | max | meaning | charged |
+    |---|---|---|---|---|---|
+    | spectral_scores | (N,) | -1 | 1 | Fiedler vector of the batch | the solve |
+    | lambda2, eigengap, effective_nodes | (1,) | 0 | 1 | of the same solve, relative | nothing |
+    | reference_losses | (N,) | 0 | 100 | cross-fitted reference loss in nats | the reference |
+    | features | (N, D) | -1 | 1 | the reference's, unit rows | the reference |
+    | degrees | (N,) | -1 | 1 | mean similarity to the batch | 4 N D |
+    | learner_losses | (N,) | 0 | 100 | learner loss in nats now | one forward of N |
+    | learner_margin | (N,) | 0 | 1 | highest minus second highest probability | the same forward |
+    | learner_entropy | (N,) | 0 | 1 | of the probabilities, over log C | the same forward |
+    | learner_probabilities | (N, C) | 0 | 1 | softmax of the logits | the same forward |
+    | learner_embeddings | (N, H) | -1000 | 1000 | input of the last layer | the same forward |
+    | validation_loss | (1,) | 0 | 100 | of the last reward-validation evaluation | evaluations |
+    | validation_accuracy | (1,) | 0 | 1 | the same | the same evaluations |
+
+    What the learner says is said in evaluation mode of the augmented view that the kept samples are
+    then trained on: one forward of all N, charged once however many of its rows are named.
 
     ## Rewards
     By name, see `envs.rewards`; by default, at evaluations, the drop of the reward-validation loss
@@ -105,8 +120,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self.steps_per_epoch = self._draws.steps_per_epoch
         self.total_steps = self.options.epochs * self.steps_per_epoch
         self.max_draws = self.options.draws_allowed(self.total_steps)
-        self._make_spaces()
         self._learner = self._new_learner(0)
+        self._make_spaces()
         self._budget = make_budget(self.options, self._learner, self.world)
         self._first = True
         self._running = False
@@ -117,7 +132,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         options, reference = self.options, self.world.reference
         dim = reference.store.dim if reference else None
         n = options.batch_size
-        self._space = batch_space(options.observe, n, self.data.num_classes, dim)
+        width = embedding_width(self._learner) if "learner_embeddings" in options.observe else None
+        self._space = batch_space(options.observe, n, self.data.num_classes, dim, width)
         self.observation_space = self._space  # type: ignore[assignment]  # gymnasium types it so
         self.action_space = spaces.Box(0.0, options.w_max, (n,), np.float32)
 
