@@ -1,4 +1,4 @@
-"""From a batch's cached features to the observations made from them, and their cost."""
+"""What a policy is shown of a drawn batch, as pure functions over arrays."""
 
 from __future__ import annotations
 
