@@ -8,6 +8,7 @@ is first touched, and everything by `FeatureStore.verify`.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -45,6 +46,8 @@ class FeatureStore:
         self.path = path
         self.manifest = manifest
         self._handle = handle
+        # Closed with the store, also where nobody closes that: a file left open is a warning.
+        self._closing = weakref.finalize(self, handle.close)
         header = array_header(self.rows, self.dim)
         mapped = np.memmap(handle, DTYPE, mode="r", offset=len(header), shape=(self.rows, self.dim))
         # The plain array: a memmap's own indexing costs more than the reading.
@@ -74,6 +77,10 @@ class FeatureStore:
         manifest = read_manifest(folder)
         check_matches(folder, manifest, fingerprint=fingerprint, backbone=backbone)
         return cls(folder, manifest, _open_data(folder, manifest))
+
+    def close(self) -> None:
+        """Close the store's file; gathering afterwards is a ValueError."""
+        self._closing()
 
     @property
     def rows(self) -> int:

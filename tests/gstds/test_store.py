@@ -1,10 +1,12 @@
 import contextlib
+import gc
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -408,3 +410,17 @@ def test_bad_losses_are_not_written(tmp_path, losses):
     with pytest.raises(ValueError, match="losses"):
         save_losses(tmp_path / "l", losses, {})
     assert not (tmp_path / "l").exists()
+
+
+def test_a_forgotten_store_leaves_no_file_open_and_a_closed_one_says_so(tmp_path):
+    store = build(tmp_path / "s")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        forgotten = FeatureStore.open(tmp_path / "s")
+        handle = forgotten._handle
+        del forgotten
+        gc.collect()
+    assert handle.closed
+    store.close()
+    with pytest.raises(ValueError, match="closed"):
+        store.gather([0])
