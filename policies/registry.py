@@ -23,6 +23,7 @@ __all__ = [
 ENTRY_POINTS = "gstds.policies"
 
 POLICIES: dict[str, str] = {
+    "best": "policies.best:Best",
     "gstds": "policies.paper:GSTDS",
     "random": "policies.uniform:Random",
     "full": "policies.uniform:Full",
