@@ -15,7 +15,6 @@ from envs.options import scores_with_learner
 from envs.world import World
 from gstds.cost import Ledger
 from gstds.views import spectral_view
-from gstds.views import spectral_view
 
 __all__ = ["Scorer"]
 

@@ -24,14 +24,14 @@ from envs.scoring import Scorer
 from envs.trainer import Trainer
 from envs.world import Progress, World, load_world
 from gstds.cost import Ledger
-from gstds.noise import fan_out, keyed_bits
+from gstds.noise import STREAMS, fan_out
 from gstds.selection import uniform
+from gstds.views import step_noise
 
 __all__ = ["DataSelectionEnv"]
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
-_STREAMS = ("order", "augmentation", "initialization", "selection")
 _TINY = 1e-9
 
 
@@ -204,7 +204,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
 
     def _begin(self, run_seed: int, *, evaluate: bool = True) -> None:
         self.run_seed = run_seed
-        self._seeds = fan_out(run_seed, _STREAMS)
+        self._seeds = fan_out(run_seed, STREAMS)
         self.step_count = 0
         self._running, self._truncated = True, False
         self._keep_ratio = 1.0
@@ -257,11 +257,11 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     @property
     def visits(self) -> Indices:
         """How often each training sample was trained on (n,)."""
-        return self._trainer.visits
+        return self._trainer.memory.visits
 
     @property
     def _train_loss(self) -> float:
-        return self._trainer.train_loss
+        return self._trainer.memory.train_loss
 
     @property
     def _validation(self) -> Evaluation | None:
@@ -287,12 +287,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         return {name: value.copy() for name, value in self._observation.items()}
 
     def _batch_state(self) -> dict[str, Any]:
-        batch, trainer = self._batch, self._trainer
-        trained = trainer.last_trained[batch]
-        return {
-            "last_losses": trainer.last_losses[batch],
-            "visited": trainer.visits[batch] > 0,
-            "age": np.where(trained < 0, 1.0, self.progress - trained),
+        batch = self._batch
+        return self._trainer.memory.view(batch, self.progress) | {
             "labels": self.data.train.labels[batch],
             "valid": np.ones(len(batch), dtype=np.float32),
             "noise": self._noise(self.step_count, batch),
@@ -304,15 +300,14 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             "progress": self.progress,
             "budget_left": 1.0 - self.ledger.charged_flops / self.budget_flops,
             "keep_ratio": self._keep_ratio,
-            "train_loss": self._trainer.train_loss,
-            "mean_last_loss": float(np.mean(self._trainer.last_losses, dtype=np.float64)),
+            "train_loss": self._trainer.memory.train_loss,
+            "mean_last_loss": self._trainer.memory.mean_last_loss,
             "validation_loss": validation.loss if validation else 0.0,
             "validation_accuracy": validation.accuracy if validation else 0.0,
         }
 
     def _noise(self, step: int, batch: Indices) -> npt.NDArray[np.float64]:
-        bits = keyed_bits(self._seeds["selection"], step, indices=batch) >> np.uint64(40)
-        return bits.astype(np.float64) * 2.0**-24
+        return step_noise(self._seeds["selection"], step, batch)
 
     def _end_of_run_view(self) -> dict[str, Array]:
         """Return the observation after the last step: no batch, all padding."""
@@ -426,7 +421,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             "step": self.step_count,
             "epoch": self._draws.epoch(max(0, self.step_count - 1)),
             "progress": self.progress,
-            "train_loss": self._trainer.train_loss,
+            "train_loss": self._trainer.memory.train_loss,
             "keep_ratio": self._keep_ratio,
             "charged_flops": self.ledger.charged_flops,
             "carried": len(self._trainer.carried),

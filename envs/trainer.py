@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +11,8 @@ import torch
 
 from envs.learner import Learner
 from envs.loader import Loader
-from envs.observation import LOSS_BOUND
 from gstds.cost import Ledger
+from gstds.memory import SampleMemory
 
 __all__ = ["Trainer"]
 
@@ -33,11 +32,8 @@ class Trainer:
         normalizer: The loss is divided by the number of samples ``kept`` or ``drawn``.
 
     Attributes:
-        last_losses: Learner loss (n,) in nats when last trained on; log C before.
-        last_trained: Progress (n,) when last trained on; -1 before.
-        visits: How often each sample was trained on (n,).
+        memory: What each sample's last update left behind.
         carried: Samples too few for an update, as (index, epoch, weight): in the next one.
-        train_loss: Mean loss of the samples last trained on.
     """
 
     def __init__(
@@ -52,12 +48,8 @@ class Trainer:
     ) -> None:
         self._learner, self._loader, self._ledger = learner, loader, ledger
         self._progress, self._normalizer = progress, normalizer
-        unknown = math.log(learner.classes)
-        self.last_losses = np.full(samples, unknown, dtype=np.float32)
-        self.last_trained = np.full(samples, -1.0, dtype=np.float64)
-        self.visits = np.zeros(samples, dtype=np.int64)
+        self.memory = SampleMemory(samples, learner.classes)
         self.carried: list[tuple[int, int, float]] = []
-        self.train_loss = unknown
 
     def train(
         self,
@@ -119,30 +111,14 @@ class Trainer:
                 step=step,
             )
         self._ledger.charge("train", len(every) * self._learner.train_flops)
-        self._remember(every, losses)
+        self.memory.remember(every, losses, self._progress())
         return losses[len(carried) :]
-
-    def _remember(self, indices: Indices, losses: Array) -> None:
-        finite = np.clip(np.nan_to_num(losses, nan=LOSS_BOUND), 0.0, LOSS_BOUND)
-        self.last_losses[indices] = finite
-        self.last_trained[indices] = self._progress()
-        np.add.at(self.visits, indices, 1)
-        self.train_loss = float(np.mean(losses, dtype=np.float64))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what every sample left behind, as arrays and JSON-able values."""
-        return {
-            "last_losses": self.last_losses.copy(),
-            "last_trained": self.last_trained.copy(),
-            "visits": self.visits.copy(),
-            "carried": [list(item) for item in self.carried],
-            "train_loss": self.train_loss,
-        }
+        return self.memory.state_dict() | {"carried": [list(item) for item in self.carried]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
-        self.last_losses = np.array(state["last_losses"], dtype=np.float32)
-        self.last_trained = np.array(state["last_trained"], dtype=np.float64)
-        self.visits = np.array(state["visits"], dtype=np.int64)
+        self.memory.load_state_dict(state)
         self.carried = [(int(i), int(e), float(w)) for i, e, w in state["carried"]]
-        self.train_loss = float(state["train_loss"])

@@ -13,7 +13,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["derived_uniform", "fan_out", "keyed_bits", "keyed_uniform"]
+__all__ = ["STREAMS", "derived_uniform", "fan_out", "keyed_bits", "keyed_uniform", "policy_seed"]
+
+STREAMS = ("order", "augmentation", "initialization", "selection")
+"""What a run's seed fans out into."""
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -73,3 +76,8 @@ def fan_out(seed: int, names: tuple[str, ...]) -> dict[str, int]:
         name: int(child.generate_state(1, np.uint64)[0])
         for name, child in zip(names, children, strict=True)
     }
+
+
+def policy_seed(seed: int) -> int:
+    """Return the 32-bit seed that a policy gets at its reset, from the run's seed."""
+    return fan_out(seed, ("policy",))["policy"] % 2**32

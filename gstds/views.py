@@ -8,9 +8,112 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.noise import keyed_bits
 from gstds.spectral import degrees, fiedler_vector, spectral_flops
 
-__all__ = ["spectral_view"]
+__all__ = [
+    "EMBEDDING_BOUND",
+    "LOSS_BOUND",
+    "Bounds",
+    "fitted",
+    "observation_bounds",
+    "padded",
+    "spectral_view",
+    "step_noise",
+]
+
+LOSS_BOUND = 100.0
+"""Losses in nats are clipped here, so that every bound is finite."""
+
+EMBEDDING_BOUND = 1000.0
+"""The learner's embeddings are clipped here, either side of 0."""
+
+Array = npt.NDArray[np.float32]
+Bounds = dict[str, tuple[float, float, tuple[int, ...]]]
+
+_BATCH_BOUNDS = {
+    "last_losses": (0.0, LOSS_BOUND),
+    "visited": (0.0, 1.0),
+    "age": (0.0, 1.0),
+    "valid": (0.0, 1.0),
+    "noise": (0.0, 1.0),
+}
+_RUN_BOUNDS = {
+    "progress": (0.0, 1.0),
+    "budget_left": (0.0, 1.0),
+    "keep_ratio": (0.0, 1.0),
+    "train_loss": (0.0, LOSS_BOUND),
+    "mean_last_loss": (0.0, LOSS_BOUND),
+}
+_OPTIONAL_BATCH = {
+    "spectral_scores": (-1.0, 1.0),
+    "reference_losses": (0.0, LOSS_BOUND),
+    "learner_losses": (0.0, LOSS_BOUND),
+    "learner_margin": (0.0, 1.0),
+    "learner_entropy": (0.0, 1.0),
+    "degrees": (-1.0, 1.0),
+}
+_OPTIONAL_RUN = {"validation_loss": (0.0, LOSS_BOUND), "validation_accuracy": (0.0, 1.0)}
+_SPECTRAL_STATISTICS = ("lambda2", "eigengap", "effective_nodes")
+
+
+def observation_bounds(
+    observe: Mapping[str, Any],
+    n: int,
+    classes: int,
+    feature_dim: int | None = None,
+    embedding_width: int | None = None,
+) -> Bounds:
+    """Return each observation's lowest and highest value and its shape, by name.
+
+    Args:
+        observe: Optional observations by name.
+        n: Size of a drawn batch.
+        classes: Number of classes.
+        feature_dim: Width of the features, where they are observed.
+        embedding_width: Width of the learner's embeddings, where they are observed.
+    """
+    batch = _BATCH_BOUNDS | {k: v for k, v in _OPTIONAL_BATCH.items() if k in observe}
+    run = _RUN_BOUNDS | {k: v for k, v in _OPTIONAL_RUN.items() if k in observe}
+    if "spectral_scores" in observe:
+        run |= dict.fromkeys(_SPECTRAL_STATISTICS, (0.0, 1.0))
+    bounds: Bounds = {name: (low, high, (n,)) for name, (low, high) in batch.items()}
+    bounds |= {name: (low, high, (1,)) for name, (low, high) in run.items()}
+    bounds["labels"] = (0.0, float(classes - 1), (n,))
+    if "features" in observe and feature_dim:
+        bounds["features"] = (-1.0, 1.0, (n, feature_dim))
+    if "learner_probabilities" in observe:
+        bounds["learner_probabilities"] = (0.0, 1.0, (n, classes))
+    if "learner_embeddings" in observe and embedding_width:
+        bounds["learner_embeddings"] = (-EMBEDDING_BOUND, EMBEDDING_BOUND, (n, embedding_width))
+    return dict(sorted(bounds.items()))
+
+
+def padded(values: npt.ArrayLike, n: int) -> Array:
+    """Return values (m,) or (m, D) as float32 with zero rows up to n."""
+    array = np.asarray(values, dtype=np.float32)
+    out = np.zeros((n, *array.shape[1:]), dtype=np.float32)
+    out[: len(array)] = array
+    return out
+
+
+def fitted(value: npt.ArrayLike, low: Any, high: Any, rows: int) -> Array:
+    """Return a fresh, finite, clipped float32 array; a scalar becomes (1,), short rows padded."""
+    finite = np.nan_to_num(np.atleast_1d(np.asarray(value, dtype=np.float32)))
+    clipped: Array = np.clip(padded(finite, rows), np.float32(low), np.float32(high))
+    return clipped
+
+
+def step_noise(seed: int, step: int, indices: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return the uniform numbers (n,) in [0, 1) of a step's samples, with 24 bits each.
+
+    Args:
+        seed: Seed of the run's selection.
+        step: The drawn batch's number.
+        indices: Sample indices (n,).
+    """
+    bits = keyed_bits(seed, step, indices=indices) >> np.uint64(40)
+    return bits.astype(np.float64) * 2.0**-24
 
 
 def spectral_view(
