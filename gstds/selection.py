@@ -27,6 +27,7 @@ __all__ = [
     "loss_weights",
     "top_k",
     "uniform",
+    "valid_batch",
     "weighted_sample",
     "weights_for_ratio",
 ]
@@ -174,6 +175,17 @@ class Picker(Protocol):
         ...
 
 
+def valid_batch(observation: Mapping[str, Any]) -> tuple[Positions, dict[str, Any]]:
+    """Return where the valid samples are (n,), and the observation with their rows alone."""
+    valid = np.asarray(observation["valid"])
+    rows = np.flatnonzero(valid > 0.5)
+    batch = {
+        name: np.asarray(value)[rows] if np.shape(value)[:1] == valid.shape else np.asarray(value)
+        for name, value in observation.items()
+    }
+    return rows, batch
+
+
 def weights_for_ratio(
     observation: Mapping[str, Any], ratio: float, picker: Picker
 ) -> npt.NDArray[np.float32]:
@@ -188,23 +200,20 @@ def weights_for_ratio(
         Weights (N,): 1 for the kept samples, 0 for the others and for padding.
 
     Raises:
-        ValueError: If the ratio is outside [0, 1] or the picker does not return k positions.
+        ValueError: If the ratio is outside [0, 1] or the picker does not return k positions; a
+            picker whose ``exact`` is False may return more or fewer.
     """
-    valid = np.asarray(observation["valid"])
-    rows = np.flatnonzero(valid > 0.5)
+    rows, batch = valid_batch(observation)
     k = kept_count(ratio, len(rows))
-    weights = np.zeros(len(valid), dtype=np.float32)
+    weights = np.zeros(len(observation["valid"]), dtype=np.float32)
     if k == len(rows):
         weights[rows] = 1.0
         return weights
     if k == 0:
         return weights
-    batch = {
-        name: np.asarray(value)[rows] if np.shape(value)[:1] == valid.shape else np.asarray(value)
-        for name, value in observation.items()
-    }
     positions = picker(batch, k, derived_uniform(batch["noise"], 0))
-    if len(np.unique(positions)) != k:
-        raise ValueError(f"picker must return {k} distinct positions, got {len(positions)}")
+    wanted = k if getattr(picker, "exact", True) else len(positions)
+    if len(np.unique(positions)) != wanted:
+        raise ValueError(f"picker must return {wanted} distinct positions, got {len(positions)}")
     weights[rows[positions]] = 1.0
     return weights

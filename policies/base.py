@@ -79,6 +79,8 @@ class Policy:
         max_weight: The largest weight it returns.
         normalizer: What the weighted loss is divided by: the number ``kept`` or ``drawn``.
         uses_reward: True if `learn` reads the reward; the evaluations for it are then charged.
+        paper_schedule: Name and parameters of the keep-ratio schedule that the paper uses, None if
+            it has none: for comparisons under every paper's own defaults.
         source: Where the idea comes from, for the policy's card.
         cost: What a step costs beside training on the kept samples, as a formula: n samples drawn,
             f a learner's forward, D the features' width.
@@ -90,6 +92,7 @@ class Policy:
     max_weight: float = 1.0
     normalizer: str = "kept"
     uses_reward: bool = False
+    paper_schedule: tuple[str, Mapping[str, Any]] | None = None
     source: str = ""
     cost: str = ""
     helps: str = ""

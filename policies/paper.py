@@ -30,6 +30,12 @@ class GSTDS(KeepRatioPolicy):
         ValueError: If an option is unknown or out of range.
     """
 
+    source = "GSTDS, arXiv 2507.04269"
+    cost = "the spectral solve, about 4·n·D an iteration; no forward, cached features and losses"
+    helps = "batches with redundant bulk, a reference that generalizes"
+    hurts = "outliers: the unnormalized Fiedler vector is nearly an indicator of the worst of them"
+    paper_schedule = ("sigmoid", {})
+
     def __init__(
         self,
         schedule: Schedule | str | None = None,
@@ -42,6 +48,7 @@ class GSTDS(KeepRatioPolicy):
         score_share: float = 0.5,
         per: str = "step",
     ) -> None:
+        check_choice("score", score, ("abs", "skew", "raw"))
         picking: dict[str, Any] = {
             "score": score,
             "laplacian": laplacian,

@@ -1,4 +1,9 @@
-"""Pickers by name: a pure function of `gstds.selection` and the observations that it reads."""
+"""Pickers by name: a pure function of `gstds.selection` and the observations that it reads.
+
+A picker that goes by a score takes ``score``: a name of `policies.scores.SCORES`, or a sign rule of
+the Fiedler vector (``abs``, ``skew``, ``raw``), which is then the score. Further options that no
+picker knows are the score's, such as ``laplacian``.
+"""
 
 from __future__ import annotations
 
@@ -10,62 +15,75 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.selection import LOSS_WEIGHTINGS, hybrid, top_k, uniform
-from gstds.validation import check_choice, check_fraction, near_names
+from gstds.selection import LOSS_WEIGHTINGS, hybrid, top_k, uniform, weighted_sample
+from gstds.selection_diverse import divbs, k_center
+from gstds.selection_random import bernoulli_by_percentile, chunked_softmax, softmax_sample
+from gstds.validation import (
+    check_choice,
+    check_fraction,
+    check_integer,
+    check_number,
+    near_names,
+)
+from policies.scores import NamedScore, make_score, spectral_score
 
-__all__ = ["PICKERS", "NamedPicker", "make_picker"]
+__all__ = ["PICKERS", "NamedPicker", "make_picker", "picker_names"]
 
+Floats = npt.NDArray[np.floating[Any]]
 Positions = npt.NDArray[np.int64]
-_SCORES = ("abs", "skew", "raw")
-_LAPLACIANS = ("unnormalized", "normalized")
+Batch = Mapping[str, Any]
+_SIGNS = ("abs", "skew", "raw")
+_SPECTRAL = tuple(inspect.signature(spectral_score).parameters)[1:]
 
 
 @dataclass(frozen=True)
 class NamedPicker:
-    """A picker with the optional observations that it needs, name -> options."""
+    """A picker with the optional observations that it needs, name -> options.
+
+    Attributes:
+        name: Its name.
+        pick: Observation's rows, count, noise -> positions.
+        needs: Optional observations that it reads.
+        exact: True if it returns exactly the count asked for; else that is the expectation.
+    """
 
     name: str
-    pick: Callable[[Mapping[str, Any], int, Any], Positions]
+    pick: Callable[[Batch, int, Any], Positions]
     needs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    exact: bool = True
 
-    def __call__(self, batch: Mapping[str, Any], k: int, noise: Any) -> Positions:
+    def __call__(self, batch: Batch, k: int, noise: Any) -> Positions:
         """Return k positions among the batch's rows."""
         return self.pick(batch, k, noise)
 
 
-def _spectral_options(
-    score: str, laplacian: str, affinity: str, embedding: str, solver: str
-) -> dict[str, str]:
-    check_choice("score", score, _SCORES)
-    check_choice("laplacian", laplacian, _LAPLACIANS)
-    check_choice("affinity", affinity, ("auto", "shift", "clamp", "error"))
-    check_choice("embedding", embedding, ("laplacian", "random-walk"))
-    check_choice("solver", solver, ("auto", "dense", "matrix-free"))
-    return {
-        "laplacian": laplacian,
-        "sign": score,
-        "affinity": affinity,
-        "embedding": embedding,
-        "solver": solver,
-    }
+def _score(score: str | NamedScore, options: Mapping[str, Any]) -> NamedScore:
+    if isinstance(score, NamedScore):
+        return score
+    if score in _SIGNS:
+        return spectral_score(score, **options)
+    return make_score(score, **options)
+
+
+def _standardized(values: Floats) -> Floats:
+    spread = float(values.std())
+    return np.asarray((values - values.mean()) / spread if spread > 0 else values * 0.0)
 
 
 def hybrid_picker(
-    score: str = "abs",
-    laplacian: str = "unnormalized",
-    affinity: str = "auto",
-    embedding: str = "laplacian",
-    solver: str = "auto",
+    score: str | NamedScore = "abs",
     loss_weighting: str = "inverse",
     score_share: float = 0.5,
+    **options: Any,
 ) -> NamedPicker:
-    """Half by highest spectral score, the rest drawn by reference loss (the paper's)."""
+    """Half by highest score, the rest drawn by reference loss (the paper's)."""
     check_choice("loss_weighting", loss_weighting, LOSS_WEIGHTINGS)
     check_fraction("score_share", score_share)
+    chosen = _score(score, options)
 
-    def pick(batch: Mapping[str, Any], k: int, noise: Any) -> Positions:
+    def pick(batch: Batch, k: int, noise: Any) -> Positions:
         return hybrid(
-            batch["spectral_scores"],
+            chosen(batch),
             batch["reference_losses"],
             k,
             noise,
@@ -73,23 +91,69 @@ def hybrid_picker(
             loss_weighting=loss_weighting,
         )
 
-    options = _spectral_options(score, laplacian, affinity, embedding, solver)
-    return NamedPicker("hybrid", pick, {"spectral_scores": options, "reference_losses": {}})
+    return NamedPicker("hybrid", pick, {**chosen.needs, "reference_losses": {}})
 
 
-def top_score_picker(
-    score: str = "abs",
-    laplacian: str = "unnormalized",
-    affinity: str = "auto",
-    embedding: str = "laplacian",
-    solver: str = "auto",
-) -> NamedPicker:
-    """The highest spectral scores alone."""
-    options = _spectral_options(score, laplacian, affinity, embedding, solver)
+def top_score_picker(score: str | NamedScore = "abs", **options: Any) -> NamedPicker:
+    """The highest scores alone."""
+    chosen = _score(score, options)
     return NamedPicker(
-        "top-score",
-        lambda batch, k, noise: top_k(batch["spectral_scores"], k, noise),
-        {"spectral_scores": options},
+        "top-score", lambda batch, k, noise: top_k(chosen(batch), k, noise), chosen.needs
+    )
+
+
+def softmax_picker(
+    score: str | NamedScore = "abs",
+    temperature: float = 1.0,
+    standardize: bool = False,
+    **options: Any,
+) -> NamedPicker:
+    """Drawn without replacement from the softmax of the scores over a temperature."""
+    chosen = _score(score, options)
+    check_number("temperature", temperature, low=0, open_low=True)
+
+    def pick(batch: Batch, k: int, noise: Any) -> Positions:
+        values = _standardized(chosen(batch)) if standardize else chosen(batch)
+        return softmax_sample(values, k, noise, temperature=temperature)
+
+    return NamedPicker("softmax", pick, chosen.needs)
+
+
+def chunked_picker(
+    score: str | NamedScore = "learnability",
+    chunks: int = 16,
+    temperature: float = 1.0,
+    **options: Any,
+) -> NamedPicker:
+    """Drawn in chunks, each from the softmax over what is left (JEST's)."""
+    chosen = _score(score, options)
+    check_integer("chunks", chunks, low=1)
+    check_number("temperature", temperature, low=0, open_low=True)
+
+    def pick(batch: Batch, k: int, noise: Any) -> Positions:
+        return chunked_softmax(chosen(batch), k, noise, chunks=chunks, temperature=temperature)
+
+    return NamedPicker("chunked", pick, chosen.needs)
+
+
+def weighted_picker(score: str | NamedScore = "abs", **options: Any) -> NamedPicker:
+    """Drawn with odds in proportion to the score; what scores 0 or less comes last."""
+    chosen = _score(score, options)
+
+    def pick(batch: Batch, k: int, noise: Any) -> Positions:
+        return weighted_sample(np.maximum(chosen(batch), 0.0), k, noise)
+
+    return NamedPicker("weighted", pick, chosen.needs)
+
+
+def bernoulli_picker(score: str | NamedScore = "loss", **options: Any) -> NamedPicker:
+    """A coin for each sample; its odds rise with the score's rank in the batch."""
+    chosen = _score(score, options)
+    return NamedPicker(
+        "bernoulli",
+        lambda batch, k, noise: bernoulli_by_percentile(chosen(batch), k, noise),
+        chosen.needs,
+        exact=False,
     )
 
 
@@ -98,11 +162,42 @@ def uniform_picker() -> NamedPicker:
     return NamedPicker("uniform", lambda batch, k, noise: uniform(k, noise))
 
 
+def k_center_picker() -> NamedPicker:
+    """Each the farthest from those picked before, by the reference's features."""
+    return NamedPicker(
+        "k-center",
+        lambda batch, k, noise: k_center(batch["features"], k, noise),
+        {"features": {}},
+    )
+
+
+def divbs_picker() -> NamedPicker:
+    """Greedy orthogonal pick on the last layer's gradients (DivBS's)."""
+
+    def pick(batch: Batch, k: int, noise: Any) -> Positions:
+        residuals = np.array(batch["learner_probabilities"], dtype=np.float64)
+        residuals[np.arange(len(residuals)), np.asarray(batch["labels"]).astype(np.int64)] -= 1.0
+        return divbs(residuals, batch["learner_embeddings"], k, noise)
+
+    return NamedPicker("divbs", pick, {"learner_probabilities": {}, "learner_embeddings": {}})
+
+
 PICKERS: dict[str, Callable[..., NamedPicker]] = {
+    "bernoulli": bernoulli_picker,
+    "chunked": chunked_picker,
+    "divbs": divbs_picker,
     "hybrid": hybrid_picker,
+    "k-center": k_center_picker,
+    "softmax": softmax_picker,
     "top-score": top_score_picker,
     "uniform": uniform_picker,
+    "weighted": weighted_picker,
 }
+
+
+def picker_names() -> dict[str, str]:
+    """Return every picker's name with one line of description."""
+    return {n: (inspect.getdoc(f) or "").split("\n")[0] for n, f in PICKERS.items()}
 
 
 def make_picker(name: str, **options: Any) -> NamedPicker:
@@ -112,7 +207,9 @@ def make_picker(name: str, **options: Any) -> NamedPicker:
         ValueError: If the name or an option is unknown or out of range.
     """
     factory = PICKERS[check_choice("picker", name, PICKERS)]
-    known = list(inspect.signature(factory).parameters)
+    known = [n for n in inspect.signature(factory).parameters if n != "options"]
+    if "score" in known:
+        known += _SPECTRAL
     for option in options:
         if option not in known:
             raise ValueError(

@@ -22,11 +22,29 @@ __all__ = [
 
 ENTRY_POINTS = "gstds.policies"
 
+UNLISTED: dict[str, str] = {"custom": "policies.custom:Custom"}
+"""Names that say nothing without an argument: understood, not listed."""
+
 POLICIES: dict[str, str] = {
     "best": "policies.best:Best",
     "gstds": "policies.paper:GSTDS",
     "random": "policies.uniform:Random",
     "full": "policies.uniform:Full",
+    "big-loss": "policies.loss:BigLoss",
+    "divbs": "policies.divbs:DivBS",
+    "easy-reference": "policies.easy_reference:EasyReference",
+    "fiedler-boundary": "policies.coverage:FiedlerBoundary",
+    "infobatch": "policies.infobatch:InfoBatch",
+    "jest": "policies.learnability:Jest",
+    "k-center": "policies.coverage:KCenter",
+    "lowest-degree": "policies.coverage:LowestDegree",
+    "rho-loss": "policies.learnability:RhoLoss",
+    "selective-backprop": "policies.selective_backprop:SelectiveBackprop",
+    "stale-big-loss": "policies.loss:StaleBigLoss",
+    "stale-jest": "policies.learnability:StaleJest",
+    "stale-rho-loss": "policies.learnability:StaleRhoLoss",
+    "stale-selective-backprop": "policies.selective_backprop:StaleSelectiveBackprop",
+    "uncertainty": "policies.uncertainty:Uncertainty",
 }
 
 
@@ -62,10 +80,11 @@ def policy_class(name: str) -> type[Policy]:
     """
     if not isinstance(name, str):
         raise TypeError(f"policy must be a name, got {name!r}")
-    target = name if ":" in name else POLICIES.get(name) or _installed().get(name)
+    named = POLICIES | UNLISTED
+    target = name if ":" in name else named.get(name) or _installed().get(name)
     if target is None:
         raise ValueError(
-            f"policy: unknown name {name!r}; {near_names(name, {**_installed(), **POLICIES})}, "
+            f"policy: unknown name {name!r}; {near_names(name, {**_installed(), **named})}, "
             "or module:Class"
         )
     module_name, _, class_name = target.partition(":")

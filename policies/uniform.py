@@ -20,12 +20,22 @@ class Random(KeepRatioPolicy):
         ValueError: If the schedule is unknown.
     """
 
+    source = "RS2, arXiv 2305.18424"
+    cost = "nothing beside training on the kept samples"
+    helps = "everywhere, more than one would think: the baseline to beat"
+    hurts = "noisy labels: it keeps as many of them as there are"
+
     def __init__(self, schedule: Schedule | str | None = None) -> None:
         super().__init__(schedule, "uniform")
 
 
 class Full(Policy):
     """Everything: ordinary training."""
+
+    source = "ordinary training"
+    cost = "nothing beside training on all n samples"
+    helps = "when compute is no concern"
+    hurts = "when it is"
 
     def act(self, observation: Observation) -> Weights:
         """Return 1 for every sample of the batch (N,)."""

@@ -20,7 +20,16 @@ from train.config import RunConfig
 __all__ = ["build_parser", "main"]
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
-LIST_KINDS = ("policies", "schedules", "datasets", "learners", "references", "agents")
+LIST_KINDS = (
+    "policies",
+    "schedules",
+    "scores",
+    "pickers",
+    "datasets",
+    "learners",
+    "references",
+    "agents",
+)
 _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str}
 
 

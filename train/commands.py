@@ -389,6 +389,14 @@ def _names(kind: str) -> dict[str, str]:
         from gstds.schedules import SCHEDULES
 
         return {n: (c.__doc__ or "").strip().split("\n")[0] for n, c in SCHEDULES.items()}
+    if kind == "scores":
+        from policies.scores import score_names
+
+        return score_names()
+    if kind == "pickers":
+        from policies.pickers import picker_names
+
+        return picker_names()
     if kind == "datasets":
         from envs.datasets import dataset_names
 

@@ -42,7 +42,15 @@ class RunConfig:
     keep: float | None = _option(
         None, "wanted mean keep ratio in (0, 1], in the setting's unit", "float"
     )
-    picker: str | None = _option(None, "how an adaptive policy picks: hybrid, uniform or top-score")
+    picker: str | None = _option(
+        None, "how policy custom, or an adaptive one, picks: a name of `gstds list pickers`"
+    )
+    score: str | None = _option(
+        None, "what the picker of policy custom goes by: a name of `gstds list scores`"
+    )
+    weighting: str | None = _option(
+        None, "how policy custom weighs what it keeps: ones, drawn or unbiased"
+    )
     dataset: str = _option(
         "digits", "data: a name of `gstds list datasets`, folder:PATH, npz:PATH or module:function"
     )
@@ -113,6 +121,8 @@ _NOT_ENV = {
     "schedule_params",
     "keep",
     "picker",
+    "score",
+    "weighting",
     "deterministic",
     "seed",
 }

@@ -187,6 +187,7 @@ class Runner:
                 self.policy.learn(Transition(observation, weights, reward, following, info))
             observation, done = following, terminated or truncated
             self._track(info, weights)
+            self._refuse_an_empty_epoch(info)
             if not math.isfinite(info["train_loss"]):
                 return "diverged"
             if not done and self._checkpoint_due(info["step"], stop.is_set):
@@ -195,6 +196,16 @@ class Runner:
             if stop.is_set and not done:
                 return "interrupted"
         return "finished"
+
+    def _refuse_an_empty_epoch(self, info: dict[str, Any]) -> None:
+        """Raise if nothing was kept for a whole epoch: skipping is legal, this is a mistake."""
+        steps = self.env.steps_per_epoch
+        epoch = self.kept.masks()[-steps:] if info["kept"] == 0 else None
+        if epoch is not None and len(epoch) == steps and not epoch.any():
+            raise ValueError(
+                f"the policy kept nothing for a whole epoch, {steps} batches; "
+                "its weights must not all be zero"
+            )
 
     # ------------------------------------------------------------------ begin and resume
 

@@ -36,10 +36,14 @@ def make_run_policy(config: RunConfig) -> policies.Policy:
     schedule = make_run_schedule(config)
     kind = policy_class(config.policy)
     parameters: dict[str, Any] = dict(config.policy_params)
+    free = not follows_schedule(kind) or not kind.__module__.startswith("policies.")
     if config.picker is not None:
-        if follows_schedule(kind) and kind.__module__.startswith("policies."):
+        if not free and config.policy != "custom":
             raise ValueError(f"picker: policy {config.policy!r} has its own way of picking")
         parameters["picker"] = config.picker
+    for name in ("score", "weighting"):
+        if getattr(config, name) is not None:
+            parameters[name] = getattr(config, name)
     return policies.make_policy(config.policy, schedule=schedule, **parameters)
 
 

@@ -1,0 +1,82 @@
+"""By the cached features alone: k-center, lowest degree, the boundary of the spectral cut."""
+
+from __future__ import annotations
+
+from gstds.schedules import Schedule
+from policies.base import KeepRatioPolicy
+
+__all__ = ["FiedlerBoundary", "KCenter", "LowestDegree"]
+
+
+class KCenter(KeepRatioPolicy):
+    """Each kept sample is the farthest from those kept before, by the reference's features.
+
+    Args:
+        schedule: Keep-ratio schedule.
+
+    Raises:
+        ValueError: If the schedule is unknown.
+    """
+
+    source = "Sener and Savarese, arXiv 1708.00489; Gonzalez, 1985"
+    cost = "k·n·D for the distances, in the policy's seconds; no forward, cached features"
+    helps = "duplicates and redundant data"
+    hurts = "outliers and wrong labels: both are far from everything"
+
+    def __init__(self, schedule: Schedule | str | None = None) -> None:
+        super().__init__(schedule, "k-center")
+
+
+class LowestDegree(KeepRatioPolicy):
+    """The samples least similar to their batch: what the unnormalized Fiedler vector nearly says.
+
+    Args:
+        schedule: Keep-ratio schedule.
+        affinity: What happens to negative cosines: ``auto``, ``shift``, ``clamp``, ``error``.
+
+    Raises:
+        ValueError: If an option is unknown.
+    """
+
+    source = "control for GSTDS, arXiv 2507.04269"
+    cost = "4·n·D for the degrees; no forward, cached features"
+    helps = "as a control: a spectral method should beat it"
+    hurts = "outliers: it keeps them every time"
+
+    def __init__(self, schedule: Schedule | str | None = None, affinity: str = "auto") -> None:
+        super().__init__(schedule, "top-score", score="lowest-degree", affinity=affinity)
+
+
+class FiedlerBoundary(KeepRatioPolicy):
+    """The samples nearest to zero in the Fiedler vector: between the sides of the batch's cut.
+
+    Args:
+        schedule: Keep-ratio schedule.
+        laplacian: ``normalized``, which gives a true cut, or ``unnormalized``.
+        affinity: What happens to negative cosines: ``auto``, ``shift``, ``clamp``, ``error``.
+        solver: ``auto``, ``dense`` or ``matrix-free``.
+
+    Raises:
+        ValueError: If an option is unknown.
+    """
+
+    source = "variant of GSTDS, arXiv 2507.04269; spectral cuts: Shi and Malik, 2000"
+    cost = "the spectral solve, about 4·n·D an iteration; no forward, cached features"
+    helps = "where the classes meet in the reference's features"
+    hurts = "when the cut has little to do with the labels"
+
+    def __init__(
+        self,
+        schedule: Schedule | str | None = None,
+        laplacian: str = "normalized",
+        affinity: str = "auto",
+        solver: str = "auto",
+    ) -> None:
+        super().__init__(
+            schedule,
+            "top-score",
+            score="fiedler-boundary",
+            laplacian=laplacian,
+            affinity=affinity,
+            solver=solver,
+        )

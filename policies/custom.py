@@ -1,0 +1,84 @@
+"""A policy put together from a score, a picker, a schedule and a weighting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gstds.noise import derived_uniform
+from gstds.schedules import Schedule
+from gstds.selection import valid_batch
+from gstds.selection_random import keep_probabilities, percentiles
+from gstds.validation import check_choice
+from policies.base import KeepRatioPolicy, Observation, Weights
+from policies.scores import make_score
+
+__all__ = ["Custom"]
+
+WEIGHTINGS = ("ones", "drawn", "unbiased")
+_LEAST_CHANCE = 0.01
+
+
+class Custom(KeepRatioPolicy):
+    """Any score, with any picker, schedule and weighting.
+
+    Args:
+        schedule: Keep-ratio schedule.
+        score: A name of `policies.scores.SCORES`, or a sign rule of the Fiedler vector; None is the
+            picker's own.
+        picker: A name of `policies.pickers.PICKERS`.
+        weighting: ``ones``: the loss is the kept samples' mean; ``drawn``: their sum over the
+            number drawn, so that fewer samples make a smaller step; ``unbiased``, with picker
+            ``bernoulli``: weights are one over the chance to be kept, which is at least .01, and
+            the expected update is the whole batch's.
+        **options: Options of the picker and of the score.
+
+    Raises:
+        ValueError: If a name or an option is unknown or out of range.
+    """
+
+    source = "the ablations of GSTDS, arXiv 2507.04269"
+    cost = "that of the score and the picker"
+    helps = "to find which part of a method matters"
+    hurts = "nothing"
+
+    def __init__(
+        self,
+        schedule: Schedule | str | None = None,
+        score: str | None = None,
+        picker: str = "hybrid",
+        weighting: str = "ones",
+        **options: Any,
+    ) -> None:
+        if score is not None:
+            options["score"] = score
+        super().__init__(schedule, picker, **options)
+        self.weighting = check_choice("weighting", weighting, WEIGHTINGS)
+        self.normalizer = "kept" if weighting == "ones" else "drawn"
+        if weighting == "unbiased":
+            self._unbiased(picker, score, options)
+
+    def _unbiased(self, picker: str, score: str | None, options: dict[str, Any]) -> None:
+        if picker != "bernoulli":
+            raise ValueError(
+                f"weighting 'unbiased' needs chances that are known, got picker {picker!r}; "
+                "use --picker bernoulli"
+            )
+        self.max_weight = 1.0 / _LEAST_CHANCE
+        rest = {name: value for name, value in options.items() if name != "score"}
+        self._score = make_score(score or "loss", **rest)
+
+    def act(self, observation: Observation) -> Weights:
+        """Return weights (N,), 0 for the dropped."""
+        if self.weighting != "unbiased":
+            return super().act(observation)
+        ratio = self._checked_ratio(observation)
+        rows, batch = valid_batch(observation)
+        weights = np.zeros(len(observation["valid"]), dtype=np.float32)
+        scores = self._score(batch)
+        shares = percentiles(scores, scores)
+        chance = keep_probabilities(shares, ratio, floor=_LEAST_CHANCE)
+        kept = derived_uniform(batch["noise"], 0) < chance
+        weights[rows[kept]] = 1.0 / chance[kept]
+        return weights

@@ -1,0 +1,28 @@
+"""DivBS: a subset whose last-layer gradients span the batch's."""
+
+from __future__ import annotations
+
+from gstds.schedules import Schedule
+from policies.base import KeepRatioPolicy
+
+__all__ = ["DivBS"]
+
+
+class DivBS(KeepRatioPolicy):
+    """Diversified batch selection: greedy orthogonal pick on last-layer gradients.
+
+    Args:
+        schedule: Keep-ratio schedule; the paper keeps 32 of 320.
+
+    Raises:
+        ValueError: If the schedule is unknown.
+    """
+
+    source = "DivBS, arXiv 2406.04872"
+    cost = "n·f for the learner's forward; n²(C + H) + n·k² for the pick, in the policy's seconds"
+    helps = "redundant batches at a low keep ratio"
+    hurts = "noisy labels: their gradients are large and unlike the others"
+    paper_schedule = ("constant", {"keep": 0.1})
+
+    def __init__(self, schedule: Schedule | str | None = None) -> None:
+        super().__init__(schedule, "divbs")

@@ -1,0 +1,115 @@
+"""Selective-Backprop: a coin for each sample, whose odds rise with its loss's percentile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gstds.noise import derived_uniform
+from gstds.schedules import Schedule
+from gstds.selection_random import keep_probabilities, percentiles
+from gstds.validation import check_integer, check_number
+from policies.base import KeepRatioPolicy, Observation, RunContext, Transition, Weights
+
+__all__ = ["SelectiveBackprop", "StaleSelectiveBackprop"]
+
+
+class SelectiveBackprop(KeepRatioPolicy):
+    """Selective-Backprop: kept with probability (percentile of the loss in the last 1024) ** β.
+
+    With ``beta`` given that is the paper's rule: β 1 keeps about half, 2 a third, fewer while
+    losses fall. Without it the exponent is solved at each step, so that the expected number kept
+    is the schedule's. Kept samples weigh 1, as in the paper: the gradient leans to high losses.
+
+    Args:
+        schedule: Keep-ratio schedule; without effect if ``beta`` is given.
+        beta: Exponent, None to solve it.
+        history: Losses that the percentile is taken among, besides the batch's own.
+
+    Raises:
+        ValueError: If an option is unknown or out of range.
+    """
+
+    source = "Selective-Backprop, arXiv 1910.00762"
+    cost = "n·f for the learner's forward"
+    helps = "clean data on which most samples are learned early; milder than big-loss"
+    hurts = "noisy labels; high keep ratios, where the forward costs more than it saves"
+    paper_schedule = ("constant", {"keep": 0.5})
+    _losses = "learner_losses"
+
+    def __init__(
+        self,
+        schedule: Schedule | str | None = None,
+        beta: float | None = None,
+        history: int = 1024,
+    ) -> None:
+        super().__init__(schedule, "uniform")
+        self.beta = None if beta is None else check_number("beta", beta, low=0, high=1e3)
+        self.history = check_integer("history", history, low=1)
+        self._past = np.empty(0, dtype=np.float64)
+
+    @property
+    def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
+        """The learner's losses, unless the last ones serve."""
+        return {} if self._losses == "last_losses" else {self._losses: {}}
+
+    def reset(self, seed: int, context: RunContext) -> None:
+        """Begin a run with no history."""
+        super().reset(seed, context)
+        self._past = np.empty(0, dtype=np.float64)
+
+    def act(self, observation: Observation) -> Weights:
+        """Return weights (N,): 1 for the samples whose coin says so."""
+        rows, losses = self._batch_losses(observation)
+        ratio = self._checked_ratio(observation)
+        weights = np.zeros(len(observation["valid"]), dtype=np.float32)
+        if ratio == 0.0 and self.beta is None:
+            return weights
+        shares = percentiles(losses, self._newest(losses))
+        chance = keep_probabilities(shares, ratio, self.beta)
+        coins = derived_uniform(np.asarray(observation["noise"])[rows], 0)
+        weights[rows[coins < chance]] = 1.0
+        return weights
+
+    def learn(self, transition: Transition) -> None:
+        """Add the batch's losses to the history."""
+        rows, losses = self._batch_losses(transition.observation)
+        # In the order of the noise: a batch in another order leaves the same history.
+        order = np.argsort(np.asarray(transition.observation["noise"])[rows], kind="stable")
+        self._past = self._newest(losses[order])
+
+    def _batch_losses(self, observation: Observation) -> tuple[Any, Any]:
+        rows = np.flatnonzero(np.asarray(observation["valid"]) > 0.5)
+        return rows, np.asarray(observation[self._losses], dtype=np.float64)[rows]
+
+    def _newest(self, losses: Any) -> Any:
+        return np.concatenate([self._past, losses])[-max(self.history, len(losses)) :]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history."""
+        return {"past": self._past.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self._past = np.array(state["past"], dtype=np.float64)
+
+
+class StaleSelectiveBackprop(SelectiveBackprop):
+    """Selective-Backprop on each sample's loss at its last visit: no scoring forward.
+
+    Args:
+        schedule: Keep-ratio schedule; without effect if ``beta`` is given.
+        beta: Exponent, None to solve it.
+        history: Losses that the percentile is taken among, besides the batch's own.
+
+    Raises:
+        ValueError: If an option is unknown or out of range.
+    """
+
+    source = "StaleSB of Selective-Backprop, arXiv 1910.00762"
+    cost = "nothing beside training on the kept samples"
+    helps = "as selective-backprop, and whenever a forward is dear"
+    hurts = "noisy labels; low keep ratios, where last losses are old"
+    _losses = "last_losses"
