@@ -41,7 +41,7 @@ SIGNS = ("abs", "skew", "raw")
 AFFINITIES = ("auto", "shift", "clamp", "error", "cosine")
 EMBEDDINGS = ("laplacian", "random-walk")
 
-AUTO_DENSE_MAX = 512
+AUTO_DENSE_MAX = 320
 """Largest N that ``solver="auto"`` solves densely (measured: see docs/spectral.md)."""
 
 TYPICAL_ITERATIONS = 16

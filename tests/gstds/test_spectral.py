@@ -104,7 +104,7 @@ def test_agrees_with_lapack_in_float64(count, kind, solver, laplacian):
 
 @pytest.mark.parametrize("laplacian", LAPLACIANS)
 @pytest.mark.parametrize("kind", ["clustered", "digits"])
-@pytest.mark.parametrize(("count", "dimension"), [(512, 64), (600, 1280)])
+@pytest.mark.parametrize(("count", "dimension"), [(AUTO_DENSE_MAX, 64), (AUTO_DENSE_MAX + 1, 1280)])
 def test_agrees_with_lapack_around_the_crossing_point(count, dimension, kind, laplacian):
     features = KINDS[kind](np.random.default_rng(0), count, dimension).astype(np.float32)
     for solver in ("auto", *SOLVERS):
