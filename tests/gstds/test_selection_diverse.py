@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gstds.selection_diverse import divbs, greedy_orthogonal, k_center, last_layer_kernel
+
+
+def factors(seed, n=12, classes=3, width=4):
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet(np.ones(classes), n)
+    residuals = probabilities - np.eye(classes)[rng.integers(0, classes, n)]
+    return residuals, rng.random((n, width)), rng.random(n)
+
+
+def gradients(residuals, embeddings):
+    ones = np.hstack([embeddings, np.ones((len(embeddings), 1))])
+    return np.einsum("nc,nh->nch", residuals, ones).reshape(len(residuals), -1)
+
+
+def brute_force(rows, k):
+    """DivBS by explicit gradients: at each pick a least-squares residual of every candidate."""
+    total, picked = rows.sum(axis=0), []
+    for _ in range(k):
+        gains = np.full(len(rows), -1.0)
+        for i in range(len(rows)):
+            if i in picked:
+                continue
+            rest = rows[i]
+            if picked:
+                basis = rows[picked].T
+                rest = rest - basis @ np.linalg.lstsq(basis, rest, rcond=None)[0]
+            gains[i] = abs(rest @ total) / np.linalg.norm(rest)
+        picked.append(int(np.argmax(gains)))
+    return picked
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_divbs_picks_in_the_order_of_brute_force(seed):
+    residuals, embeddings, noise = factors(seed)
+    rows = gradients(residuals, embeddings)
+    kernel = last_layer_kernel(residuals, embeddings)
+    np.testing.assert_allclose(kernel, rows @ rows.T, atol=1e-12)
+    # three residuals sum to zero: the gradients span 2 * 5 dimensions
+    expected = brute_force(rows, 8)
+    assert greedy_orthogonal(kernel, 8, noise) == expected
+    np.testing.assert_array_equal(divbs(residuals, embeddings, 8, noise), np.sort(expected))
+
+
+def test_divbs_keeps_one_of_several_copies_first_and_fills_up_when_the_span_is_spent():
+    residuals, embeddings, noise = factors(0, n=4)
+    residuals, embeddings = np.repeat(residuals, 3, axis=0), np.repeat(embeddings, 3, axis=0)
+    first = greedy_orthogonal(last_layer_kernel(residuals, embeddings), 4, np.tile(noise, 3))
+    assert sorted(i // 3 for i in first) == [0, 1, 2, 3]
+    assert len(divbs(residuals, embeddings, 12, np.tile(noise, 3))) == 12
+
+
+def test_zero_gradients_have_a_result():
+    assert len(divbs(np.zeros((5, 3)), np.ones((5, 2)), 3, np.linspace(0, 0.9, 5))) == 3
+
+
+def test_k_center_by_hand():
+    points = np.array([[0.0], [1.0], [2.0], [10.0]])
+    noise = np.array([0.1, 0.2, 0.3, 0.4])
+    # the mean is 3.25: 2 is nearest, then 10, then 0
+    np.testing.assert_array_equal(k_center(points, 1, noise), [2])
+    np.testing.assert_array_equal(k_center(points, 2, noise), [2, 3])
+    np.testing.assert_array_equal(k_center(points, 3, noise), [0, 2, 3])
+
+
+def test_k_center_covers_within_twice_the_best():
+    rng = np.random.default_rng(3)
+    points = rng.random((10, 2))
+
+    def radius(chosen):
+        chosen = list(chosen)
+        return np.linalg.norm(points[:, None] - points[chosen], axis=2).min(axis=1).max()
+
+    import itertools
+
+    best = min(radius(c) for c in itertools.combinations(range(10), 3))
+    assert radius(k_center(points, 3, rng.random(10))) <= 2 * best
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_another_order_of_the_batch_gives_the_same_samples_with_copies_too(seed):
+    residuals, embeddings, noise = factors(seed, n=10)
+    residuals[5:], embeddings[5:] = residuals[:5], embeddings[:5]
+    order = np.random.default_rng(seed).permutation(10)
+    for pick in (
+        lambda o: divbs(residuals[o], embeddings[o], 6, noise[o]),
+        lambda o: k_center(embeddings[o], 6, noise[o]),
+    ):
+        kept = np.zeros(10)
+        kept[pick(np.arange(10))] = 1
+        again = np.zeros(10)
+        again[pick(order)] = 1
+        np.testing.assert_array_equal(again, kept[order])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: k_center(np.ones((3, 2)), 4, np.ones(3)), r"k must be in \[0, 3\]"),
+        (lambda: k_center(np.full((3, 2), np.nan), 1, np.ones(3)), "finite"),
+        (lambda: greedy_orthogonal(np.eye(3), 4, np.ones(3)), r"k must be in \[0, 3\]"),
+        (lambda: greedy_orthogonal(np.full((3, 3), np.nan), 1, np.ones(3)), "finite"),
+    ],
+)
+def test_bad_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
