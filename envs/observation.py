@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from gstds.views import EMBEDDING_BOUND, LOSS_BOUND, fitted, observation_bounds, padded
+from gstds.views import (
+    EMBEDDING_BOUND,
+    LOSS_BOUND,
+    checked_weights,
+    fitted,
+    observation_bounds,
+    padded,
+)
 
 __all__ = [
     "EMBEDDING_BOUND",
@@ -75,18 +82,7 @@ def checked_action(
     Raises:
         ValueError: If the action has another shape, a NaN, or a weight outside [0, high].
     """
-    weights = np.asarray(action)
-    where = f"(step {step})"
-    if weights.shape != (n,):
-        raise ValueError(f"action must have shape ({n},), got {weights.shape} {where}")
-    if weights.dtype.kind not in "fiub":
-        raise ValueError(f"action must hold numbers, got {weights.dtype} {where}")
-    weights = weights.astype(np.float32)
-    legal = np.isfinite(weights) & (weights >= 0) & (weights <= high * (1 + 1e-6))
-    if not legal.all():
-        bad = int(np.argmin(legal))
-        raise ValueError(
-            f"action must lie in [0, {high:g}], got {weights[bad]} at position {bad} {where}; "
-            "raise w_max for larger weights"
-        )
+    weights = checked_weights(
+        action, n, high, where=f"(step {step})", mend="raise w_max for larger weights"
+    )
     return np.where(weights < drop_below, np.float32(0), weights)

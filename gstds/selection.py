@@ -9,7 +9,7 @@ exactly k positions in ascending order.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -175,15 +175,28 @@ class Picker(Protocol):
         ...
 
 
-def valid_batch(observation: Mapping[str, Any]) -> tuple[Positions, dict[str, Any]]:
+class _ValidRows(Mapping[str, Any]):
+    """An observation with the valid samples' rows alone; reads what is read of it, no more."""
+
+    def __init__(self, observation: Mapping[str, Any], rows: Positions, n: int) -> None:
+        self._observation, self._rows, self._n = observation, rows, n
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        value = np.asarray(self._observation[name])
+        return value[self._rows] if value.shape[:1] == (self._n,) else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._observation)
+
+    def __len__(self) -> int:
+        return len(self._observation)
+
+
+def valid_batch(observation: Mapping[str, Any]) -> tuple[Positions, Mapping[str, Any]]:
     """Return where the valid samples are (n,), and the observation with their rows alone."""
     valid = np.asarray(observation["valid"])
     rows = np.flatnonzero(valid > 0.5)
-    batch = {
-        name: np.asarray(value)[rows] if np.shape(value)[:1] == valid.shape else np.asarray(value)
-        for name, value in observation.items()
-    }
-    return rows, batch
+    return rows, _ValidRows(observation, rows, len(valid))
 
 
 def weights_for_ratio(

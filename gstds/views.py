@@ -15,6 +15,7 @@ __all__ = [
     "EMBEDDING_BOUND",
     "LOSS_BOUND",
     "Bounds",
+    "checked_weights",
     "fitted",
     "observation_bounds",
     "padded",
@@ -102,6 +103,44 @@ def fitted(value: npt.ArrayLike, low: Any, high: Any, rows: int) -> Array:
     finite = np.nan_to_num(np.atleast_1d(np.asarray(value, dtype=np.float32)))
     clipped: Array = np.clip(padded(finite, rows), np.float32(low), np.float32(high))
     return clipped
+
+
+def checked_weights(
+    weights: npt.ArrayLike,
+    n: int,
+    high: float,
+    *,
+    where: str,
+    name: str = "action",
+    mend: str = "declare a larger max_weight",
+) -> Array:
+    """Return what a policy answered as loss weights (n,) in float32.
+
+    Args:
+        weights: The answer.
+        n: Size of a drawn batch.
+        high: The largest weight allowed.
+        where: Where it was answered, such as ``(step 3)``, for messages.
+        name: What the answer is called there.
+        mend: What to do about weights that are too large.
+
+    Raises:
+        ValueError: If the answer has another shape, a NaN, or a weight outside [0, high].
+    """
+    array = np.asarray(weights)
+    if array.shape != (n,):
+        raise ValueError(f"{name} must have shape ({n},), got {array.shape} {where}")
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name} must hold numbers, got {array.dtype} {where}")
+    array = array.astype(np.float32)
+    legal = np.isfinite(array) & (array >= 0) & (array <= high * (1 + 1e-6))
+    if not legal.all():
+        bad = int(np.argmin(legal))
+        hint = f"; {mend}" if array[bad] > high else ""
+        raise ValueError(
+            f"{name} must lie in [0, {high:g}], got {array[bad]} at position {bad} {where}{hint}"
+        )
+    return array
 
 
 def step_noise(seed: int, step: int, indices: npt.ArrayLike) -> npt.NDArray[np.float64]:

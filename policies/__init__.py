@@ -2,11 +2,13 @@
 
 from policies.base import KeepRatioPolicy, Policy, RunContext, Transition
 from policies.registry import make_policy, policy_names
+from policies.selector import Selector
 
 __all__ = [
     "KeepRatioPolicy",
     "Policy",
     "RunContext",
+    "Selector",
     "Transition",
     "make_policy",
     "policy_names",
