@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.prepare import LOSSES_NAME
 from gstds.store import FeatureStore, open_losses
 from gstds.views import spectral_view
 
-__all__ = ["LOSSES_NAME", "ReferenceView"]
+__all__ = ["ReferenceView"]
 
-LOSSES_NAME = "losses.safetensors"
+
 _FEATURES = {"spectral_scores", "features", "degrees"}
 
 Floats = npt.NDArray[np.float32]

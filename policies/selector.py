@@ -95,6 +95,7 @@ class Selector:
     Attributes:
         policy: The policy.
         step: Batches drawn so far.
+        ahead: True if batches are selected before the ones drawn earlier were trained on.
         mean_keep: Samples kept by samples drawn, so far.
     """
 
@@ -135,7 +136,7 @@ class Selector:
         self._price, self._device = price, device
         self._ranks = Ranks(distributed, device)
         self._learns = type(self.policy).learn is not Policy.learn
-        self._begun = False
+        self._begun, self.ahead = False, False
         self.step, self._spent, self._keep_ratio = 0, 0.0, 1.0
         self._drawn = self._kept = self._updates = 0
         self._validation: tuple[float, float] | None = None
@@ -305,8 +306,10 @@ class Selector:
         refused = {}
         if self._labels is None:
             refused["labels"] = f"labels: {who} them; pass labels= to Selector"
-        if self._kept and not self._updates:
+        if self._kept and (self.ahead or not self._updates):
             mend = "call selector.observe_losses(indices[kept], losses) after each update"
+            if self.ahead:
+                mend = "it is not known ahead of training: call selector.select inside the loop"
             refused |= {name: f"{name}: {who} it; {mend}" for name in HISTORY}
         if {"validation_loss", "validation_accuracy"} & set(self._needs) and not self._validation:
             mend = "call selector.observe_validation(loss, accuracy) before select"
