@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+import textwrap
+
+import pytest
+
+from train.config import config_from
+from train.run import RunFailedError, execute
+
+PLUGINS = """
+import numpy as np
+from policies import Policy
+
+class Base(Policy):
+    calls = 0
+    def act(self, observation):
+        self.calls += 1
+        good = np.ones_like(observation["valid"])
+        return good if self.calls < 3 else self.bad(good)
+
+class Short(Base):
+    def bad(self, good): return good[:-1]
+
+class NotANumber(Base):
+    def bad(self, good): return good * np.nan
+
+class Negative(Base):
+    def bad(self, good): return -good
+
+class Large(Base):
+    def bad(self, good): return 3 * good
+
+class Nothing(Base):
+    def bad(self, good): return None
+
+class Zeros(Base):
+    def bad(self, good): return 0 * good
+
+class OneEmptyBatch(Base):
+    def bad(self, good): return good * (self.calls % 5 == 0)
+
+class Raises(Base):
+    def bad(self, good): return good / undefined_name
+"""
+
+
+@pytest.fixture
+def run(tiny_npz, tmp_path, monkeypatch):
+    (tmp_path / "plugins.py").write_text(textwrap.dedent(PLUGINS))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run(name):
+        options = {"dataset": tiny_npz, "epochs": 4, "batch_size": 32, "learner": "mlp"}
+        return execute(config_from(options | {"policy": f"plugins:{name}"}), tmp_path / "run")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Short", r"step 2 .*'plugins:Short'.*shape \(32,\), got \(31,\)"),
+        ("NotANumber", r"step 2 .*'plugins:NotANumber'.*got nan at position 0"),
+        ("Negative", r"step 2 .*'plugins:Negative'.*\[0, 1\], got -1"),
+        ("Large", r"step 2 .*'plugins:Large'.*raise w_max"),
+        ("Nothing", r"step 2 .*'plugins:Nothing'.*shape \(32,\), got \(\)"),
+        ("Zeros", r"step 7 .*'plugins:Zeros'.*kept nothing for a whole epoch, 5 batches"),
+        ("Raises", r"step 2 .*'plugins:Raises'.*undefined_name"),
+    ],
+)
+def test_a_plug_in_that_errs_is_told_by_name_with_step_and_policy(run, tmp_path, name, message):
+    with pytest.raises(RunFailedError, match=message):
+        run(name)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "failed"
+    assert result["samples_trained"] == 64
+
+
+def test_skipping_batches_now_and_then_is_legal(run):
+    assert run("OneEmptyBatch")["status"] == "finished"
