@@ -81,6 +81,7 @@ class Policy:
         uses_reward: True if `learn` reads the reward; the evaluations for it are then charged.
         paper_schedule: Name and parameters of the keep-ratio schedule that the paper uses, None if
             it has none: for comparisons under every paper's own defaults.
+        paper_parameters: Parameters that the paper sets otherwise than the class does.
         source: Where the idea comes from, for the policy's card.
         cost: What a step costs beside training on the kept samples, as a formula: n samples drawn,
             f a learner's forward, D the features' width.
@@ -93,6 +94,7 @@ class Policy:
     normalizer: str = "kept"
     uses_reward: bool = False
     paper_schedule: tuple[str, Mapping[str, Any]] | None = None
+    paper_parameters: Mapping[str, Any] = {}
     source: str = ""
     cost: str = ""
     helps: str = ""

@@ -37,6 +37,7 @@ class SelectiveBackprop(KeepRatioPolicy):
     helps = "clean data on which most samples are learned early; milder than big-loss"
     hurts = "noisy labels; high keep ratios, where the forward costs more than it saves"
     paper_schedule = ("constant", {"keep": 0.5})
+    paper_parameters = {"beta": 1.0}  # noqa: RUF012  (a constant of the class)
     _losses = "learner_losses"
 
     def __init__(

@@ -153,6 +153,11 @@ def _add_compare(commands: Any) -> None:
     parser.add_argument(
         "--workers", type=int, default=1, metavar="K", help="processes (default: 1)"
     )
+    parser.add_argument(
+        "--paper-defaults",
+        action="store_true",
+        help="each policy on its own paper's schedule, not on the comparison's",
+    )
     _add_options(parser, skip=("policy", "seed"))
     _add_record_options(parser)
 

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 Arguments = argparse.Namespace
-_COMPARE_KEYS = ("policies", "seeds", "baseline", "workers")
+_COMPARE_KEYS = ("policies", "seeds", "baseline", "workers", "paper_defaults")
 
 
 def _out(text: str = "") -> None:
@@ -252,6 +252,7 @@ def do_compare(arguments: Arguments) -> int:
         workers=arguments.workers,
         checkpoint_every=arguments.checkpoint_every,
         command=_command_line(),
+        paper_defaults=arguments.paper_defaults,
     )
     plan(comparison)
     uri = _tracking(arguments)
@@ -263,7 +264,12 @@ def do_compare(arguments: Arguments) -> int:
 
 
 def _compare_default(key: str) -> Any:
-    return {"policies": ["gstds", "random", "full"], "seeds": 3, "workers": 1}.get(key)
+    return {
+        "policies": ["gstds", "random", "full"],
+        "seeds": 3,
+        "workers": 1,
+        "paper_defaults": False,
+    }.get(key)
 
 
 def _tell(arguments: Arguments) -> Any:

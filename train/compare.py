@@ -19,7 +19,7 @@ from gstds.files import write_json
 from gstds.validation import check_integer
 from train.config import RunConfig, identity
 from train.run import StopFlag, execute, finished_result
-from train.setup import make_env, make_run_policy
+from train.setup import make_env, make_run_policy, with_paper_defaults
 from train.statistics import summarize
 
 __all__ = ["Comparison", "compare", "hardware", "plan", "versions"]
@@ -44,6 +44,7 @@ class Comparison:
         workers: Number of processes.
         checkpoint_every: Steps between checkpoints.
         command: The command that asked for it.
+        paper_defaults: Give each policy its paper's schedule and parameters, not the comparison's.
     """
 
     base: RunConfig
@@ -57,6 +58,7 @@ class Comparison:
     workers: int = 1
     checkpoint_every: int = 200
     command: str = ""
+    paper_defaults: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def plan(comparison: Comparison) -> list[Job]:
     for seed in range(comparison.seeds):
         for policy in comparison.policies:
             config = comparison.base.with_options(policy=policy, seed=seed)
+            if comparison.paper_defaults:
+                config = with_paper_defaults(config)
             make_run_policy(config)
             name = policy.replace(":", "-").replace("/", "-")
             jobs.append(

@@ -10,7 +10,7 @@ from gstds.schedules import Schedule, make_schedule
 from policies.registry import follows_schedule, policy_class
 from train.config import RunConfig
 
-__all__ = ["make_env", "make_run_policy", "make_run_schedule"]
+__all__ = ["make_env", "make_run_policy", "make_run_schedule", "with_paper_defaults"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -24,6 +24,26 @@ def make_run_schedule(config: RunConfig) -> Schedule:
     unit = "budget" if config.setting == "equal-budget" else "steps"
     parameters = dict(config.schedule_params)
     return make_schedule(config.schedule, keep=config.keep, unit=unit, **parameters)  # type: ignore[arg-type]
+
+
+def with_paper_defaults(config: RunConfig) -> RunConfig:
+    """Return the configuration with the schedule and parameters of the policy's own paper.
+
+    What ``policy_params`` names stays as it is. A policy whose paper has no schedule keeps the
+    configuration's.
+
+    Raises:
+        ValueError: If the policy is unknown.
+        TypeError: If what the name stands for is no policy.
+    """
+    kind = policy_class(config.policy)
+    changes: dict[str, Any] = {}
+    if kind.paper_schedule is not None:
+        name, parameters = kind.paper_schedule
+        rest = dict(parameters)
+        changes = {"schedule": name, "keep": rest.pop("keep", None), "schedule_params": rest}
+    own = {**kind.paper_parameters, **config.policy_params}
+    return config.with_options(policy_params=own, **changes)
 
 
 def make_run_policy(config: RunConfig) -> policies.Policy:
