@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
+from gstds.files import cache_root
 from gstds.prepare import prepare_store
 from policies import IndexedDataset, SelectionSampler, Selector
 
@@ -39,10 +39,10 @@ def main() -> float:
     bunch = load_digits()
     images = torch.as_tensor(bunch.images * 15.9).to(torch.uint8)[:, None]
     labels = torch.as_tensor(bunch.target)
-    folder = tempfile.mkdtemp(prefix="gstds-")
-    store = prepare_store(folder, images[:1400].numpy(), labels[:1400].numpy())
+    folder = str(cache_root() / "examples" / "digits")
+    store = prepare_store(folder, images[:600].numpy(), labels[:600].numpy())
 
-    data = Digits(images[:1400], labels[:1400])
+    data = Digits(images[:600], labels[:600])
     order = RandomSampler(data, generator=torch.Generator().manual_seed(0))
     batches = BatchSampler(order, batch_size=64, drop_last=False)
     selector = Selector(arguments.policy, store, arguments.epochs * len(batches))
@@ -63,7 +63,7 @@ def main() -> float:
             loaded += len(x)
 
     with torch.no_grad():
-        right = model(images[1400:].float() / 255).argmax(1) == labels[1400:]
+        right = model(images[600:].float() / 255).argmax(1) == labels[600:]
     accuracy = right.float().mean().item()
     drawn = arguments.epochs * len(data)
     print(f"{arguments.policy}: loaded {loaded} of {drawn} drawn, accuracy {accuracy:.3f}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import socket
-import tempfile
 
 import torch
 import torch.distributed as dist
@@ -18,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from gstds.files import cache_root
 from gstds.prepare import prepare_store
 from policies import Selector
 
@@ -29,7 +29,7 @@ def train(rank: int, address: str, folder: str, policy: str, epochs: int) -> Non
     bunch = load_digits()
     images = torch.as_tensor(bunch.images / 16).float()[:, None]
     labels = torch.as_tensor(bunch.target)
-    data = TensorDataset(torch.arange(1400), images[:1400], labels[:1400])
+    data = TensorDataset(torch.arange(600), images[:600], labels[:600])
     shard = DistributedSampler(data, 2, rank, seed=0)
     loader = DataLoader(data, batch_size=32, sampler=shard)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
@@ -47,7 +47,7 @@ def train(rank: int, address: str, folder: str, policy: str, epochs: int) -> Non
             selector.observe_losses(indices[kept], losses)
     if rank == 0:
         with torch.no_grad():
-            right = network(images[1400:]).argmax(1) == labels[1400:]
+            right = network(images[600:]).argmax(1) == labels[600:]
         accuracy = right.float().mean().item()
         print(f"{policy}: kept {selector.mean_keep:.2f}, accuracy {accuracy:.3f}")
     dist.destroy_process_group()
@@ -62,8 +62,8 @@ def main() -> None:
 
     bunch = load_digits()
     pixels = (bunch.images * 15.9).astype("uint8")[:, None]
-    folder = tempfile.mkdtemp(prefix="gstds-")
-    prepare_store(folder, pixels[:1400], bunch.target[:1400])
+    folder = str(cache_root() / "examples" / "digits")
+    prepare_store(folder, pixels[:600], bunch.target[:600])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from gstds.files import cache_root
 from gstds.prepare import prepare_store
 from policies import Selector
 
@@ -30,12 +30,12 @@ def main() -> float:
     arguments = parser.parse_args()
 
     images, labels = digits()
-    train, test = slice(0, 1400), slice(1400, None)
-    folder = tempfile.mkdtemp(prefix="gstds-")
+    train, test = slice(0, 600), slice(600, None)
+    folder = str(cache_root() / "examples" / "digits")
     store = prepare_store(folder, images[train].numpy(), labels[train].numpy())
 
     generator = torch.Generator().manual_seed(0)
-    data = TensorDataset(torch.arange(1400), images[train].float() / 255, labels[train])
+    data = TensorDataset(torch.arange(600), images[train].float() / 255, labels[train])
     loader = DataLoader(data, batch_size=64, shuffle=True, generator=generator)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.store import FeatureStore, build_store, save_losses
+from gstds.store import FeatureStore, StoreError, build_store, open_losses, save_losses
 
 __all__ = ["LOSSES_NAME", "prepare_store"]
 
@@ -59,16 +59,27 @@ def prepare_store(
         backbone=dict(model.identity),
         compute=lambda start, stop: _features(model, pixels[start:stop]),
     )
-    result = cross_fitted_losses(
-        store.gather(np.arange(store.rows)),
-        classes,
-        np.arange(len(classes)) if groups is None else groups,
-        num_classes=int(classes.max()) + 1,
-        device=device,
-    )
-    note = {"num_classes": int(classes.max()) + 1, "accuracy": result.accuracy}
-    save_losses(folder / LOSSES_NAME, result.losses, note)
+    groups = np.arange(len(classes)) if groups is None else np.asarray(groups)
+    count = int(classes.max()) + 1
+    made_from = {
+        "num_classes": count,
+        "labels": hashlib.sha256(classes.tobytes() + groups.tobytes()).hexdigest(),
+        "store": store.manifest["fingerprint"],
+        "backbone": dict(model.identity),
+    }
+    if not _have_losses(folder / LOSSES_NAME, made_from):
+        features = store.gather(np.arange(store.rows))
+        result = cross_fitted_losses(features, classes, groups, num_classes=count, device=device)
+        save_losses(folder / LOSSES_NAME, result.losses, made_from)
     return store
+
+
+def _have_losses(path: Path, made_from: dict[str, Any]) -> bool:
+    try:
+        open_losses(path, expected=made_from)
+    except StoreError:
+        return False
+    return True
 
 
 def _checked(

@@ -37,8 +37,3 @@ def test_workers_load_what_is_kept():
 
 def test_two_processes():
     assert accuracy_of("ddp.py")[0] > 0.7
-
-
-def test_a_lightning_module():
-    pytest.importorskip("lightning")
-    assert accuracy_of("lightning_module.py")[0] > 0.7
