@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gstds.files import atomic_open, cache_root, write_json, write_text
+
+KILLED = """
+import os, signal, sys
+from gstds.files import atomic_open
+with atomic_open(sys.argv[1]) as handle:
+    handle.write(b"half")
+    handle.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+TOO_LARGE = """
+import resource, signal, sys
+from gstds.files import write_bytes
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_bytes(sys.argv[1], b"x" * 5000)
+except OSError as error:
+    sys.exit(7)
+"""
+
+
+def test_an_exception_in_the_body_leaves_the_old_file_and_nothing_else(tmp_path):
+    write_text(tmp_path / "a", "old")
+    with pytest.raises(RuntimeError), atomic_open(tmp_path / "a") as handle:
+        handle.write(b"new")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
+    write_text(tmp_path / "a", "old")
+    code = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a")], check=False)
+    assert code.returncode == -9
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_rest(tmp_path):
+    write_text(tmp_path / "a", "old")
+    code = subprocess.run([sys.executable, "-c", TOO_LARGE, str(tmp_path / "a")], check=False)
+    assert code.returncode == 7
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_json_is_strict_and_made_in_a_new_folder(tmp_path):
+    write_json(tmp_path / "new" / "a.json", {"x": [1, None]})
+    assert json.loads((tmp_path / "new" / "a.json").read_text()) == {"x": [1, None]}
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "new" / "a.json", {"x": float("nan")})
+    assert json.loads((tmp_path / "new" / "a.json").read_text()) == {"x": [1, None]}
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("GSTDS_CACHE", str(tmp_path))
+    assert cache_root() == tmp_path
+    monkeypatch.delenv("GSTDS_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_root() == tmp_path / ".cache" / "gstds"

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gstds.validation import (
+    check_choice,
+    check_fraction,
+    check_integer,
+    check_number,
+    near_names,
+)
+
+
+def test_the_near_names_come_first():
+    assert near_names("gsdts", ["full", "gstds"]) == "did you mean 'gstds'? known: full, gstds"
+    assert near_names("zzz", []) == "known: none"
+
+
+@pytest.mark.parametrize("value", ["Full", "", None, 3, b"full"])
+def test_a_name_that_is_not_known_is_refused_with_the_known_ones(value):
+    with pytest.raises(ValueError, match=r"policy: unknown name .*known: full, random"):
+        check_choice("policy", value, ["random", "full"])
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True))
+def test_a_fraction_is_finite_and_between_the_bounds(value):
+    if 0 <= value <= 1:
+        assert check_fraction("keep", value) == value
+    else:
+        with pytest.raises(ValueError, match=r"keep must be in \[0, 1\], got"):
+            check_fraction("keep", value)
+
+
+def test_open_bounds_exclude_their_ends():
+    with pytest.raises(ValueError, match=r"in \(0, 1\]"):
+        check_fraction("keep", 0.0, open_low=True)
+    with pytest.raises(ValueError, match=r"in \[0, 1\)"):
+        check_number("beta", 1.0, low=0, high=1, open_high=True)
+    assert math.isclose(check_number("beta", np.float32(0.5), low=0, high=1), 0.5)
+
+
+@pytest.mark.parametrize("value", [True, "0.5", None, [1]])
+def test_what_is_no_number_is_a_type_error(value):
+    with pytest.raises(TypeError, match="must be a number"):
+        check_number("price", value)
+
+
+@pytest.mark.parametrize(("value", "error"), [(-1, ValueError), (11, ValueError), (2.5, TypeError)])
+def test_counts_are_whole_and_within_bounds(value, error):
+    with pytest.raises(error, match=r"epochs must be"):
+        check_integer("epochs", value, high=10)
+    assert check_integer("epochs", 3.0) == 3
+    assert check_integer("epochs", np.int64(3)) == 3
+    with pytest.raises(TypeError):
+        check_integer("epochs", True)
