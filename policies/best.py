@@ -1,4 +1,4 @@
-"""The best policy found here: few samples a step, those still learnable, wrong labels last."""
+"""The best policy found here: many small updates, each a balanced draw of what is learnable."""
 
 from __future__ import annotations
 
@@ -10,50 +10,102 @@ import numpy.typing as npt
 
 from gstds.selection import learnability, top_k, weights_for_ratio
 from gstds.validation import check_fraction, check_number
-from policies.base import Observation, Policy, Weights
+from policies.base import Observation, Policy, RunContext, Weights
 
-__all__ = ["Best"]
+__all__ = ["Best", "rank_in_class"]
 
 Floats = npt.NDArray[np.float64]
+_LAST = 1e6
 
 
 class Best(Policy):
-    """Stale learnability with noise, at a small constant keep ratio.
+    """Few samples a step: learnable, long unseen, of all classes, with wrong labels last.
 
-    Each sample's score is the learner's loss when it was last trained on, minus the reference's, in
-    units of the temperature, plus Gumbel noise; the highest are kept. So the kept ones are a draw
-    without replacement in proportion to exp(learnability / temperature). Samples that the
-    reference finds less likely than ``doubt`` are suspected of a wrong label and kept last.
+    A sample's score is ``learnability`` x (the learner's loss when it was last trained on, minus
+    the reference's), plus ``coverage`` x (the passes of training since then), plus Gumbel noise:
+    without the two steps that follow, a draw without replacement in proportion to exp(score).
+    Samples whose reference loss exceeds ``doubt`` are suspected of a wrong label and go last. Then
+    the best of every class go first, next the second best of every class, and so on.
+
+    The keep ratio is small and constant: at a given budget that gives many updates.
 
     Args:
         keep: Share of each drawn batch that is kept, in (0, 1].
-        temperature: Nats of learnability that weigh as much as one unit of noise; above 0.
+        learnability: Weight of a nat of learnability, at least 0.
+        coverage: Weight of a pass without being trained on, at least 0.
         doubt: Reference loss in nats above which a label is suspected; above 0.
+        balance: Whether classes take turns.
 
     Raises:
-        TypeError: If an option is not a number.
+        TypeError: If an option has the wrong type.
         ValueError: If an option is out of range.
     """
 
     source = "this project; learnability from arXiv 2206.07137, last losses from arXiv 2303.04947"
     cost = "nothing"
-    helps = "at a small budget, where it trades large batches for many updates; wrong labels"
+    helps = "at a small budget, which it spends on many small updates; with wrong labels"
     hurts = "wall clock: many small updates use a processor worse than few large ones"
     needs = {"reference_losses": {}}  # noqa: RUF012  (a constant of the class)
+    _passes = 1.0
 
-    def __init__(self, keep: float = 0.25, temperature: float = 1.0, doubt: float = 4.0) -> None:
+    def __init__(
+        self,
+        keep: float = 0.0625,
+        learnability: float = 1.0,
+        coverage: float = 1.0,
+        doubt: float = 2.5,
+        balance: bool = True,
+    ) -> None:
+        if not isinstance(balance, bool):
+            raise TypeError(f"balance must be true or false, got {balance!r}")
         self.keep = check_fraction("keep", keep, open_low=True)
-        self.temperature = check_number("temperature", temperature, low=0, open_low=True)
+        self.learnability = check_number("learnability", learnability, low=0)
+        self.coverage = check_number("coverage", coverage, low=0)
         self.doubt = check_number("doubt", doubt, low=0, open_low=True)
+        self.balance = balance
+
+    def reset(self, seed: int, context: RunContext) -> None:
+        """Begin a run; coverage counts in the passes that its compute pays for."""
+        epochs_flops = context.sample_flops * context.num_samples
+        if context.setting == "equal-budget":
+            self._passes = context.budget_flops / epochs_flops
+        else:
+            self._passes = context.epochs * self.keep
 
     def act(self, observation: Observation) -> Weights:
         """Return weights (N,): 1 for the kept samples, 0 for the others."""
         return weights_for_ratio(observation, self.keep, self._pick)
 
     def _pick(self, batch: Mapping[str, Any], k: int, noise: Any) -> npt.NDArray[np.int64]:
-        scores = learnability(batch["last_losses"], batch["reference_losses"]) / self.temperature
-        suspected = np.asarray(batch["reference_losses"]) > self.doubt
-        return top_k(scores + _gumbel(noise) - np.where(suspected, 1e6, 0.0), k, noise)
+        score = self._score(batch) + _gumbel(noise)
+        score -= _LAST * (np.asarray(batch["reference_losses"]) > self.doubt)
+        if self.balance:
+            # The order within a class is the score's; a class's turn outweighs any sound score.
+            score = _turns(score, np.asarray(batch["labels"]))
+        return top_k(score, k, noise)
+
+    def _score(self, batch: Mapping[str, Any]) -> Floats:
+        learnable = learnability(batch["last_losses"], batch["reference_losses"])
+        unseen = self._passes * np.asarray(batch["age"], dtype=np.float64)
+        return np.asarray(self.learnability * learnable + self.coverage * unseen)
+
+
+def rank_in_class(scores: npt.ArrayLike, labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Return each sample's place (N,) among its class by falling score (N,), from 0."""
+    y = np.asarray(labels)
+    order = np.lexsort((-np.asarray(scores, dtype=np.float64), y))
+    _, first = np.unique(y[order], return_index=True)
+    starts = np.zeros(len(y), dtype=np.int64)
+    starts[first] = first
+    rank = np.empty(len(y), dtype=np.int64)
+    rank[order] = np.arange(len(y)) - np.maximum.accumulate(starts)
+    return rank
+
+
+def _turns(scores: Floats, labels: npt.NDArray[Any]) -> Floats:
+    suspected = scores < -0.5 * _LAST
+    turn = rank_in_class(scores, labels).astype(np.float64)
+    return np.asarray(scores - 1e3 * turn - np.where(suspected, _LAST, 0.0))
 
 
 def _gumbel(noise: npt.ArrayLike) -> Floats:
