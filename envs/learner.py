@@ -133,7 +133,8 @@ class Learner:
         model = build_model(options.name, shape, classes, seed)
         self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._check_output(shape)
-        self.train_flops, self.forward_flops, self.min_batch = _costs(self.model, shape)
+        costs = _costs(options.name, self.model, shape, classes)
+        self.train_flops, self.forward_flops, self.min_batch = costs
         self.optimizer = self._make_optimizer()
 
     def _check_output(self, shape: tuple[int, int, int]) -> None:
@@ -257,8 +258,24 @@ class Learner:
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
 
-def _costs(model: nn.Module, shape: tuple[int, int, int]) -> tuple[float, float, int]:
-    """Return the operations of training on and scoring one sample, and the smallest batch."""
+_known_costs: dict[tuple[str, tuple[int, int, int], int], tuple[float, float, int]] = {}
+
+
+def _costs(
+    name: str, model: nn.Module, shape: tuple[int, int, int], classes: int
+) -> tuple[float, float, int]:
+    """Return the operations of training on and scoring one sample, and the smallest batch.
+
+    Counting takes longer than making the network. A built-in network's count is kept; a user's
+    module may change under its name.
+    """
+    key = (name, tuple(shape), classes)
+    if ":" in name or key not in _known_costs:
+        _known_costs[key] = _count_costs(model, shape)
+    return _known_costs[key]
+
+
+def _count_costs(model: nn.Module, shape: tuple[int, int, int]) -> tuple[float, float, int]:
     train = count_flops(model, shape, train=True)
     forward = count_flops(model, shape, train=False)
     try:

@@ -1,17 +1,31 @@
 """Rewards: what an agent that trains a learner is paid for.
 
-Each reward is a pure function of what happened between two evaluations of the reward-validation
-split. Between evaluations the reward is 0. Evaluations that a reward consumes are charged.
+Each reward of `REWARDS` is a pure function of what happened between two evaluations of the
+reward-validation split. Between evaluations the reward is 0. Evaluations that a reward consumes are
+charged. `AGENT_REWARDS` adds those that remember more of a run than two evaluations.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from gstds.validation import check_choice
+import numpy as np
+import numpy.typing as npt
 
-__all__ = ["REWARDS", "Interval", "evaluates", "reward_function"]
+from gstds.validation import check_choice, check_fraction
+
+__all__ = [
+    "AGENT_REWARDS",
+    "REWARDS",
+    "Curve",
+    "Interval",
+    "RewardMeter",
+    "evaluates",
+    "reward_function",
+]
 
 
 @dataclass(frozen=True)
@@ -69,3 +83,123 @@ def reward_function(name: str) -> Callable[[Interval], float]:
 def evaluates(name: str) -> bool:
     """Say whether a reward needs the reward-validation split to be evaluated."""
     return name != "none"
+
+
+AGENT_REWARDS = ("validation-loss", "time-to-accuracy", "final-accuracy", "none")
+_LEAST_SHARE = 1e-3
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a control had reached by how much it had spent: a reward's baseline.
+
+    Attributes:
+        spent: Shares of the budget (M,), ascending.
+        loss: Reward-validation loss (M,) in nats.
+        accuracy: Reward-validation accuracy (M,) in [0, 1].
+    """
+
+    spent: npt.NDArray[np.float64]
+    loss: npt.NDArray[np.float64]
+    accuracy: npt.NDArray[np.float64]
+
+    def loss_at(self, spent: float) -> float:
+        """Return the loss in nats at a share of the budget."""
+        return float(np.interp(spent, self.spent, self.loss))
+
+    def accuracy_at(self, spent: float) -> float:
+        """Return the accuracy in [0, 1] at a share of the budget."""
+        return float(np.interp(spent, self.spent, self.accuracy))
+
+    def spent_until(self, accuracy: float) -> float | None:
+        """Return the share of the budget at which an accuracy was first seen, None if never."""
+        reached = np.flatnonzero(self.accuracy >= accuracy)
+        return float(self.spent[reached[0]]) if len(reached) else None
+
+
+@dataclass
+class _Run:
+    """How far a run has come at its last evaluation."""
+
+    loss: float
+    spent: float
+    reached: float | None = None
+
+
+class RewardMeter:
+    """Turns a run's evaluations into rewards.
+
+    ``validation-loss`` pays at every evaluation; ``time-to-accuracy`` (-log of the share of the
+    budget at which ``target`` was first seen; 0 if never) and ``final-accuracy`` pay once, at the
+    end. With a curve, each pays how much better than the curve at the same spending it went.
+
+    Args:
+        name: One of `AGENT_REWARDS`.
+        price: What a whole budget costs, in nats, for ``validation-loss``.
+        target: Accuracy in (0, 1] for ``time-to-accuracy``.
+        curve: A control's, to be subtracted; None subtracts nothing.
+
+    Raises:
+        ValueError: If the name is unknown or the target out of range.
+    """
+
+    def __init__(
+        self, name: str, *, price: float = 0.1, target: float = 0.7, curve: Curve | None = None
+    ) -> None:
+        self.name = check_choice("reward", name, AGENT_REWARDS)
+        self._target = check_fraction("target_accuracy", target, open_low=True)
+        self._price, self._curve = price, curve
+        self._run = _Run(0.0, 0.0)
+
+    def begin(self, loss: float, accuracy: float, spent: float) -> None:
+        """Take up the evaluation before the first step: loss in nats, share of the budget spent."""
+        self._run = _Run(loss, spent, spent if accuracy >= self._target else None)
+
+    def reward(self, loss: float, accuracy: float, spent: float, *, done: bool) -> float:
+        """Return what an evaluation pays.
+
+        Args:
+            loss: Reward-validation loss in nats now.
+            accuracy: Reward-validation accuracy in [0, 1] now.
+            spent: Share of the budget spent so far.
+            done: True at the last evaluation of the run.
+        """
+        run = self._run
+        reached = run.reached
+        if reached is None and accuracy >= self._target:
+            reached = spent
+        self._run = replace(run, loss=loss, spent=spent, reached=reached)
+        if self.name == "time-to-accuracy":
+            return self._time(reached) if done else 0.0
+        interval = Interval(run.loss, loss, accuracy, spent - run.spent, done, self._price)
+        raw = reward_function(self.name)(interval)
+        return raw - self._control(run.spent, spent, done)
+
+    def _time(self, reached: float | None) -> float:
+        paid = -math.log(max(_LEAST_SHARE, reached)) if reached is not None else 0.0
+        if self._curve is None:
+            return paid
+        control = self._curve.spent_until(self._target)
+        return paid - (-math.log(max(_LEAST_SHARE, control)) if control is not None else 0.0)
+
+    def _control(self, before: float, now: float, done: bool) -> float:
+        """Return what the control earned over the same spending.
+
+        At the end that is all that it went on to earn: a budget left unspent is held against the
+        whole of the control's, so that doing nothing is not as good as the control.
+        """
+        if self._curve is None or self.name == "none":
+            return 0.0
+        until = max(now, float(self._curve.spent[-1])) if done else now
+        if self.name == "final-accuracy":
+            return self._curve.accuracy_at(until) if done else 0.0
+        drop = self._curve.loss_at(before) - self._curve.loss_at(until)
+        return drop - self._price * (until - before)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the run has come, as JSON-able values."""
+        return asdict(self._run)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self._run = _Run(**state)

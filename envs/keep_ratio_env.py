@@ -1,0 +1,297 @@
+"""`gstds/KeepRatio-v0`: a step is several drawn batches, an action the share of them to keep."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from envs.controls import random_curve
+from envs.instances import find_instance, make_instances
+from envs.options import normalize_observe
+from envs.ratio_actions import RatioActions
+from envs.rewards import Curve, RewardMeter, evaluates
+from envs.selection_env import DataSelectionEnv
+from envs.world import Progress
+from gstds.ratio_pickers import ratio_picker
+from gstds.selection import weights_for_ratio
+from gstds.summary import SUMMARY_HIGH, SUMMARY_LOW, RunFacts, Trend, summarize
+from gstds.validation import check_fraction, check_integer
+
+__all__ = ["KEEP_RATIO_DEFAULTS", "KeepRatioEnv"]
+
+Array = npt.NDArray[np.float32]
+
+KEEP_RATIO_DEFAULTS: dict[str, Any] = {"setting": "equal-budget", "budget": 0.25, "epochs": 8}
+"""Where the defaults differ from those of ``gstds/DataSelection-v0``."""
+
+_VALIDATION = ("validation_loss", "validation_accuracy")
+
+
+class KeepRatioEnv(gymnasium.Env[Array, Any]):
+    """Train a network under a budget; every few drawn batches say what share of them to keep.
+
+    ## Action space
+    ``Discrete(9)``: a position in ``ratios``. With ``action="box"`` ``Box(-1, 1, (1,))``: the keep
+    ratio is (1 + a) / 2. Which samples are kept is the picker's choice. 0 skips the batches.
+
+    ## Observation space
+    ``Box`` (17,) float32: the scalars of `gstds.summary.SUMMARY_NAMES`, each in [0, 1] or [-1, 1].
+    ``validation_loss`` is 0 unless ``observe`` names it.
+
+    ## Rewards
+    By name, see `envs.rewards.RewardMeter`; by default the drop of the reward-validation loss minus
+    ``price`` times the share of the budget spent meanwhile. ``centered`` subtracts what random keep
+    of ``control_keep`` earns with the same instance and the same spending.
+
+    ## Starting state
+    A freshly initialized learner on one of ``instances``: drawn, or the one that
+    ``reset(options={"instance": NAME_OR_POSITION})`` names.
+
+    ## Episode end
+    As for ``gstds/DataSelection-v0``: terminated when the budget is spent, truncated after
+    ``max_draws`` drawn batches.
+
+    ## Arguments
+    Those of `envs.options.EnvOptions`, with equal budgets of 0.25 of 8 epochs by default, and:
+
+    Args:
+        action: ``discrete`` or ``box``.
+        ratios: The keep ratios that a discrete action names.
+        interval: Drawn batches of a step.
+        picker: Which samples are kept: a name of `gstds.ratio_pickers.RATIO_PICKERS`.
+        instances: A name of `envs.instances.INSTANCE_SETS`, or mappings of options.
+        centered: Subtract the random-keep control from the reward.
+        control_keep: Keep ratio of that control in (0, 1].
+        target_accuracy: What ``time-to-accuracy`` is the time to.
+        render_mode: Must be None.
+        progress: Called with a phase, what is done, and the total, while data are prepared.
+        **options: See above.
+
+    Raises:
+        ValueError: If an option is unknown or out of range, or an instance is impossible.
+        TypeError: If an option has the wrong type.
+        OSError: If data cannot be read.
+
+    ## Version history
+    v0: first version.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (gymnasium's own attribute)
+    version = 0
+
+    def __init__(
+        self,
+        *,
+        action: str = "discrete",
+        ratios: Sequence[float] | None = None,
+        interval: int = 4,
+        picker: str = "hybrid",
+        instances: Any = None,
+        centered: bool = False,
+        control_keep: float = 0.5,
+        target_accuracy: float = 0.7,
+        render_mode: str | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> None:
+        self.render_mode = render_mode
+        self.actions = RatioActions(action, ratios)
+        self.interval = check_integer("interval", interval, low=1)
+        self.picker = ratio_picker(picker)
+        self.instances = make_instances(instances)
+        self.centered = bool(centered)
+        self.control_keep = check_fraction("control_keep", control_keep, open_low=True)
+        self.action_space = self.actions.space
+        self.observation_space = spaces.Box(SUMMARY_LOW, SUMMARY_HIGH, dtype=np.float32)
+        self._reward_name = options.pop("reward", "validation-loss")
+        self._price = options.pop("price", 0.1)
+        self._target = target_accuracy
+        RewardMeter(self._reward_name, price=self._price, target=target_accuracy)
+        self._seed = options.pop("seed", None)
+        self._worlds = [
+            self._make_world(options | dict(one.options), progress) for one in self.instances
+        ]
+        self._curves: dict[int, Curve] = {}
+        self._first, self._running = True, False
+
+    def _make_world(self, options: dict[str, Any], progress: Progress | None) -> DataSelectionEnv:
+        observe = normalize_observe(options.pop("observe", ()))
+        self._sees_validation = "validation_loss" in observe
+        wanted = _VALIDATION if evaluates(self._reward_name) else ()
+        return DataSelectionEnv(
+            **KEEP_RATIO_DEFAULTS | options,
+            observe=dict(self.picker.observe) | observe | {name: {} for name in wanted},
+            reward="none",
+            progress=progress,
+        )
+
+    # ------------------------------------------------------------------ reset
+
+    @property
+    def world(self) -> DataSelectionEnv:
+        """The environment of drawn batches that this one runs in."""
+        return self._worlds[self.instance]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start a new run; see the class.
+
+        Args:
+            seed: Seed of the run; None takes the environment's, then draws from its generator.
+            options: ``instance``: a name or a position; None draws one.
+
+        Raises:
+            ValueError: If an option or the instance is unknown.
+        """
+        options = dict(options or {})
+        wanted = options.pop("instance", None)
+        if options:
+            raise ValueError(f"reset knows the option 'instance' alone, got {sorted(options)}")
+        if seed is None and self._first:
+            seed = self._seed
+        super().reset(seed=seed)
+        drawn, own = (int(n) for n in self.np_random.integers(2**31, size=2))
+        if wanted is None:
+            self.instance = drawn % len(self.instances)
+        else:
+            self.instance = find_instance(self.instances, wanted)
+        self._begin(own if seed is None else int(seed))
+        return self._summary(), self._info({"kept": 0, "drawn": 0})
+
+    def _begin(self, run_seed: int) -> None:
+        world = self.world
+        self._observation, self._last = world.reset(seed=run_seed)
+        self._first, self._running = False, True
+        self._facts = RunFacts.from_context(world.context())
+        self._trend: Trend | None = None
+        self._ratio, self._decisions = 1.0, 0
+        self._total_kept = self._total_drawn = 0
+        self._meter = self._new_meter()
+        self._meter.begin(*self._evaluation())
+
+    def _new_meter(self) -> RewardMeter:
+        curve = self._curve() if self.centered and evaluates(self._reward_name) else None
+        name, price = self._reward_name, self._price
+        return RewardMeter(name, price=price, target=self._target, curve=curve)
+
+    def _curve(self) -> Curve:
+        """Return the control's curve of the present instance; computed once."""
+        if self.instance not in self._curves:
+            options = self.world.options
+            self._curves[self.instance] = random_curve(options, self.control_keep)
+        return self._curves[self.instance]
+
+    # ------------------------------------------------------------------ step
+
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Train on the next ``interval`` drawn batches; see the class.
+
+        Raises:
+            ValueError: If the action is not one of the action space's.
+            RuntimeError: If the run has ended or was not begun by `reset`.
+        """
+        if not self._running:
+            raise RuntimeError("the run has ended or was not begun: call reset first")
+        self._ratio = self.actions.ratio(action)
+        self._trend = Trend.of(self._observation)
+        reward, kept, drawn = 0.0, 0, 0
+        terminated = truncated = False
+        for _ in range(self.interval):
+            weights = weights_for_ratio(self._observation, self._ratio, self.picker)
+            self._observation, _, terminated, truncated, self._last = self.world.step(weights)
+            kept, drawn = kept + self._last["kept"], drawn + self._last["drawn"]
+            if self._last["evaluate"]:
+                reward += self._meter.reward(*self._evaluation(), done=terminated or truncated)
+            if terminated or truncated:
+                break
+        self._running = not (terminated or truncated)
+        self._decisions += 1
+        self._total_kept, self._total_drawn = self._total_kept + kept, self._total_drawn + drawn
+        info = self._info({"kept": kept, "drawn": drawn})
+        if not self._running:
+            info |= self._final()
+        return self._summary(), float(reward), terminated, truncated, info
+
+    def _evaluation(self) -> tuple[float, float, float]:
+        """Return the reward-validation loss and accuracy last seen, and the share spent."""
+        spent = self.world.ledger.charged_flops / self.world.budget_flops
+        if "validation_loss" not in self._observation:
+            return 0.0, 0.0, spent
+        loss = float(self._observation["validation_loss"][0])
+        return loss, float(self._observation["validation_accuracy"][0]), spent
+
+    def _summary(self) -> Array:
+        hidden = () if self._sees_validation else _VALIDATION
+        seen = {name: value for name, value in self._observation.items() if name not in hidden}
+        return summarize(seen, self._facts, self._trend)
+
+    def _info(self, counts: dict[str, int]) -> dict[str, Any]:
+        """Return what a tracker logs: deterministic, no clock in it."""
+        last = self._last
+        return {
+            **counts,
+            "instance": self.instances[self.instance].name,
+            "ratio": self._ratio,
+            "decision": self._decisions,
+            "step": last["step"],
+            "progress": last["progress"],
+            "train_loss": last["train_loss"],
+            "charged_flops": last["charged_flops"],
+            "mean_keep": self._total_kept / max(1, self._total_drawn),
+        }
+
+    def _final(self) -> dict[str, Any]:
+        """Return the uncharged evaluation at the end: on the split for choosing, never on test."""
+        result = self.world.monitor("selection_validation")
+        return {
+            "selection_accuracy": result.accuracy,
+            "selection_loss": result.loss,
+            "under_budget": bool(self._last["under_budget"]),
+        }
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that a run in progress consists of, as arrays and JSON-able values.
+
+        Raises:
+            RuntimeError: If no run was begun.
+        """
+        if self._first:
+            raise RuntimeError("there is no run to save: call reset first")
+        trend = self._trend
+        return {
+            "world": self.world.state_dict(),
+            "instance": self.instances[self.instance].name,
+            "generator": copy.deepcopy(self.np_random.bit_generator.state),
+            "trend": [trend.train_loss, trend.mean_last_loss] if trend else None,
+            "ratio": self._ratio,
+            "decisions": self._decisions,
+            "kept": self._total_kept,
+            "drawn": self._total_drawn,
+            "running": self._running,
+            "meter": self._meter.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> Array:
+        """Take up a run where `state_dict` left it; return the observation it waits on."""
+        super().reset(seed=0)
+        self.np_random.bit_generator.state = state["generator"]
+        self.instance = find_instance(self.instances, state["instance"])
+        self._observation = self.world.load_state_dict(state["world"])
+        self._last = self.world._info()
+        self._first, self._running = False, bool(state["running"])
+        self._facts = RunFacts.from_context(self.world.context())
+        self._trend = Trend(*state["trend"]) if state["trend"] else None
+        self._ratio, self._decisions = float(state["ratio"]), int(state["decisions"])
+        self._total_kept, self._total_drawn = int(state["kept"]), int(state["drawn"])
+        self._meter = self._new_meter()
+        self._meter.load_state_dict(state["meter"])
+        return self._summary()
