@@ -269,7 +269,7 @@ def _costs(
     Counting takes longer than making the network. A built-in network's count is kept; a user's
     module may change under its name.
     """
-    key = (name, tuple(shape), classes)
+    key = (name, shape, classes)
     if ":" in name or key not in _known_costs:
         _known_costs[key] = _count_costs(model, shape)
     return _known_costs[key]
