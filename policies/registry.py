@@ -25,6 +25,9 @@ ENTRY_POINTS = "gstds.policies"
 UNLISTED: dict[str, str] = {"custom": "policies.custom:Custom"}
 """Names that say nothing without an argument: understood, not listed."""
 
+LEARNED = "learned:"
+"""Before the folder or the name of a trained agent."""
+
 POLICIES: dict[str, str] = {
     "best": "policies.best:Best",
     "gstds": "policies.paper:GSTDS",
@@ -72,7 +75,7 @@ def policy_class(name: str) -> type[Policy]:
     """Return the class of a policy.
 
     Args:
-        name: A built-in or installed name, or ``module:Class``.
+        name: A built-in or installed name, ``module:Class``, or ``learned:PATH``.
 
     Raises:
         ValueError: If there is no such policy; the message lists the near names.
@@ -80,6 +83,8 @@ def policy_class(name: str) -> type[Policy]:
     """
     if not isinstance(name, str):
         raise TypeError(f"policy must be a name, got {name!r}")
+    if name.startswith(LEARNED):
+        return policy_class("policies.learned:Learned")
     named = POLICIES | UNLISTED
     target = name if ":" in name else named.get(name) or _installed().get(name)
     if target is None:
@@ -134,6 +139,8 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
         TypeError: If what the name stands for is no policy.
     """
     kind = policy_class(name)
+    if name.startswith(LEARNED):
+        parameters = {"path": name.removeprefix(LEARNED), **parameters}
     signature = inspect.signature(kind)
     free = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     for parameter in parameters:

@@ -1,0 +1,82 @@
+"""What every policy has in common that decides by the run's summary, every few drawn batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gstds.ratio_pickers import ratio_picker
+from gstds.summary import RunFacts, Trend, summarize
+from gstds.validation import check_integer
+from policies.base import KeepRatioPolicy, Observation, RunContext
+from policies.pickers import NamedPicker
+
+__all__ = ["SummaryPolicy"]
+
+Array = npt.NDArray[np.float32]
+
+
+class SummaryPolicy(KeepRatioPolicy):
+    """Asks `decide` for a keep ratio every ``interval`` drawn batches, and keeps to it in between.
+
+    Just what ``gstds/KeepRatio-v0`` does with an agent's actions, so that the same ratios give the
+    same run in either.
+
+    Args:
+        interval: Drawn batches between decisions.
+        picker: A name of `gstds.ratio_pickers.RATIO_PICKERS`.
+        observe: Further optional observations that the summary is to hold, name -> options.
+
+    Raises:
+        TypeError: If the interval is no whole number.
+        ValueError: If it is below 1 or the picker is unknown.
+    """
+
+    def __init__(
+        self,
+        interval: int = 4,
+        picker: str = "hybrid",
+        observe: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.interval = check_integer("interval", interval, low=1)
+        rule = ratio_picker(picker)
+        self.picker = NamedPicker(rule.name, rule.pick, {**rule.observe, **(observe or {})})
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._drawn, self._ratio = 0, 1.0
+        self._trend: Trend | None = None
+        self._facts = RunFacts(2, 1.0)
+
+    def reset(self, seed: int, context: RunContext) -> None:
+        """Begin a run."""
+        super().reset(seed, context)
+        self._start_over()
+        self._facts = RunFacts.from_context(asdict(context))
+
+    def decide(self, summary: Array) -> float:
+        """Return the keep ratio in [0, 1] for the next drawn batches, from the summary (S,)."""
+        raise NotImplementedError(f"{type(self).__name__} must define decide(summary)")
+
+    def keep_ratio(self, observation: Observation) -> float:
+        """Return the ratio decided on; at every ``interval``-th batch, decide."""
+        if self._drawn % self.interval == 0:
+            summary = summarize(observation, self._facts, self._trend)
+            self._trend = Trend.of(observation)
+            self._ratio = self.decide(summary)
+        self._drawn += 1
+        return self._ratio
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where in the interval the run is, as JSON-able values."""
+        trend = [self._trend.train_loss, self._trend.mean_last_loss] if self._trend else None
+        return {"drawn": self._drawn, "ratio": self._ratio, "trend": trend}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self._drawn, self._ratio = int(state["drawn"]), float(state["ratio"])
+        self._trend = Trend(*state["trend"]) if state["trend"] else None

@@ -1,0 +1,125 @@
+"""An agent that was trained before, deployed as a policy."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gstds.validation import check_fraction
+from policies.actor import Actor
+from policies.agent_base import Array, SummaryPolicy
+from policies.agent_file import load_agent
+from policies.base import RunContext
+
+__all__ = ["Learned", "ModelPolicy", "OpenLoop"]
+
+
+class Learned(SummaryPolicy):
+    """Keeps the share that a trained agent says, from the run's summary.
+
+    Args:
+        path: The agent's folder, or the name of a shipped agent.
+
+    Raises:
+        AgentFileError: If the agent is not there, damaged, or made for something else.
+    """
+
+    source = "this project: trained in gstds/KeepRatio-v0"
+    cost = "that of its picker; the network costs nothing beside"
+    helps = "at a small budget, near the runs that it was trained on"
+    hurts = "far from them: it extrapolates"
+
+    def __init__(self, path: str) -> None:
+        self.agent = load_agent(path)
+        super().__init__(self.agent.interval, self.agent.picker, self.agent.observe)
+        self._actor = Actor(self.agent)
+
+    def reset(self, seed: int, context: RunContext) -> None:
+        """Begin a run."""
+        super().reset(seed, context)
+        self._actor.reset()
+
+    def decide(self, summary: Array) -> float:
+        """Return the agent's likeliest keep ratio."""
+        return self._actor.ratio(summary)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the run is, and what a recurrent agent remembers."""
+        return super().state_dict() | {"actor": self._actor.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        super().load_state_dict(state)
+        self._actor.load_state_dict(state["actor"])
+
+
+class ModelPolicy(SummaryPolicy):
+    """A model with Stable-Baselines3's ``predict`` as a policy, while the model is in memory.
+
+    Args:
+        model: Anything with ``predict(observation, state, episode_start, deterministic)``.
+        ratio: Turns its actions into keep ratios: the environment's ``actions.ratio``.
+        interval: Drawn batches between decisions.
+        picker: A name of `gstds.ratio_pickers.RATIO_PICKERS`.
+        deterministic: Take the likeliest action rather than a draw.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        ratio: Callable[[Any], float],
+        interval: int = 4,
+        picker: str = "hybrid",
+        deterministic: bool = True,
+    ) -> None:
+        super().__init__(interval, picker)
+        self._model, self._to_ratio, self._deterministic = model, ratio, deterministic
+
+    def reset(self, seed: int, context: RunContext) -> None:
+        """Begin a run."""
+        super().reset(seed, context)
+        self._state: Any = None
+
+    def decide(self, summary: Array) -> float:
+        """Return the model's keep ratio."""
+        start = np.array([self._drawn == 0])
+        action, self._state = self._model.predict(summary, self._state, start, self._deterministic)
+        return self._to_ratio(action)
+
+
+class OpenLoop(SummaryPolicy):
+    """Replays a sequence of keep ratios by the share of the run done, whatever happens in it.
+
+    Args:
+        progress: Shares of the run (M,), ascending, at which the ratios begin.
+        ratios: Keep ratios (M,) in [0, 1].
+        interval: Drawn batches between decisions.
+        picker: ``uniform`` makes it random keep with the same sequence (RandTeach).
+
+    Raises:
+        ValueError: If the two are of different lengths, empty, or a ratio is no share.
+    """
+
+    def __init__(
+        self,
+        progress: Sequence[float],
+        ratios: Sequence[float],
+        interval: int = 4,
+        picker: str = "hybrid",
+    ) -> None:
+        super().__init__(interval, picker)
+        if not len(progress) == len(ratios) > 0:
+            raise ValueError(
+                f"progress and ratios must be of one length above 0, got {len(progress)} "
+                f"and {len(ratios)}"
+            )
+        self._progress = [float(p) for p in progress]
+        self._ratios = [check_fraction("ratios", r) for r in ratios]
+
+    def decide(self, summary: Array) -> float:
+        """Return the ratio of the last begin that the run has reached."""
+        position = bisect_right(self._progress, float(summary[0]) + 1e-6) - 1
+        return self._ratios[max(0, position)]
