@@ -61,7 +61,8 @@ def _cosines_on_cpu(rows: Rows) -> torch.Tensor:
     gram *= inverse[:, None]
     gram *= inverse
     lower = torch.from_numpy(gram)
-    return lower + lower.T
+    cosines: torch.Tensor = lower + lower.T
+    return cosines
 
 
 def _cosines_on_device(rows: Rows) -> torch.Tensor:

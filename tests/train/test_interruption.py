@@ -44,6 +44,7 @@ def wait_for(condition, process):
 
 def options(tiny_npz, *more):
     words = ["--dataset", tiny_npz, "--batch-size", "16", "--learner", "mlp", "--no-tracking"]
+    words += ["--learning-rate", "0.01"]
     return [*words, "--checkpoint-every", "20", *more]
 
 
