@@ -60,9 +60,8 @@ def _cosines_on_cpu(rows: Rows) -> torch.Tensor:
     inverse = 1.0 / np.sqrt(gram.diagonal())
     gram *= inverse[:, None]
     gram *= inverse
-    lower = torch.from_numpy(gram)
-    cosines: torch.Tensor = lower + lower.T
-    return cosines
+    lower: torch.Tensor = torch.from_numpy(gram)
+    return lower + lower.T
 
 
 def _cosines_on_device(rows: Rows) -> torch.Tensor:
