@@ -60,8 +60,8 @@ def _cosines_on_cpu(rows: Rows) -> torch.Tensor:
     inverse = 1.0 / np.sqrt(gram.diagonal())
     gram *= inverse[:, None]
     gram *= inverse
-    lower: torch.Tensor = torch.from_numpy(gram)
-    return lower + lower.T
+    lower = torch.from_numpy(gram)
+    return torch.add(lower, lower.T)
 
 
 def _cosines_on_device(rows: Rows) -> torch.Tensor:
