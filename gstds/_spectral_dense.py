@@ -61,12 +61,11 @@ def _cosines_on_cpu(rows: Rows) -> torch.Tensor:
     gram *= inverse[:, None]
     gram *= inverse
     lower = torch.from_numpy(gram)
-    return torch.add(lower, lower.T)
+    return lower + lower.T
 
 
 def _cosines_on_device(rows: Rows) -> torch.Tensor:
-    unit = rows.raw.double()
-    unit = unit / torch.linalg.vector_norm(unit, dim=1, keepdim=True)
+    unit = torch.nn.functional.normalize(rows.raw.double(), dim=1)
     return unit @ unit.T
 
 

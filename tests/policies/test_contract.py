@@ -9,8 +9,6 @@ from settings import SETTINGS, N, make, observation
 from gstds.selection import kept_count
 from policies import KeepRatioPolicy
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(params=SETTINGS)
 def name(request):
