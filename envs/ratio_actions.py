@@ -58,3 +58,10 @@ class RatioActions:
         if not number.is_integer() or not 0 <= number < len(self.ratios):
             raise ValueError(f"action must be in 0 ... {len(self.ratios) - 1}, got {action!r}")
         return self.ratios[int(number)]
+
+    def action(self, ratio: float) -> Any:
+        """Return the action of a keep ratio in [0, 1]; of the nearest one where they are listed."""
+        check_fraction("keep_ratio", ratio)
+        if self.kind == "box":
+            return np.array([2.0 * ratio - 1.0], dtype=np.float32)
+        return int(np.argmin([abs(ratio - known) for known in self.ratios]))

@@ -58,8 +58,8 @@ class AgentFile:
         observe: Further optional observations that it was trained with, name -> options.
         squash: Whether a box action is the tanh of the network's answer (SAC) or clipped (PPO).
         tensors: ``mean`` (S,), ``std`` (S,), and ``weight_0`` (H, S), ``bias_0`` (H,), and so on;
-            a recurrent agent also has ``lstm_input`` (4H, S), ``lstm_hidden`` (4H, H), ``lstm_bias``
-            (4H,), before the layers.
+            a recurrent agent also has ``lstm_input`` (4H, S), ``lstm_hidden`` (4H, H) and
+            ``lstm_bias`` (4H,), before the layers.
         training: Where it comes from: algorithm, command, instances, cost.
     """
 

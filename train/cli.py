@@ -15,6 +15,7 @@ from dataclasses import MISSING, fields
 from typing import Any, NoReturn
 
 from gstds.validation import near_names
+from train.agents_command import add_learn
 from train.config import RunConfig
 
 __all__ = ["build_parser", "main"]
@@ -232,6 +233,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser = add_parser  # type: ignore[method-assign]
     for add in (_add_run, _add_compare, _add_features, _add_small_commands):
         add(commands)
+    add_learn(commands, _key_value, _add_options)
     parser._commands = commands.choices  # type: ignore[attr-defined]
     return parser
 

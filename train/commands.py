@@ -14,6 +14,7 @@ from typing import Any
 
 from gstds.files import write_json
 from gstds.validation import check_choice, check_integer
+from train.agents_command import do_learn
 from train.cli import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
@@ -29,6 +30,7 @@ __all__ = [
     "do_data",
     "do_doctor",
     "do_features",
+    "do_learn",
     "do_list",
     "do_report",
     "do_run",
@@ -415,6 +417,10 @@ def _names(kind: str) -> dict[str, str]:
         from gstds.reference import reference_names
 
         return reference_names()
+    if kind == "agents":
+        from train.agents import agent_names
+
+        return agent_names()
     return {}
 
 

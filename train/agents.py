@@ -1,0 +1,338 @@
+"""Teach an agent to set the keep ratio: learn, judge on held-out runs, keep the best, export."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gstds.files import write_json
+from gstds.state import latest_state, save_state
+from gstds.validation import check_choice, check_integer
+from policies.agent_file import AgentFile, save_agent, shipped_agents
+from train.agents_episodes import Episodes, ShuffledReward, judge
+from train.agents_models import AGENTS, actor_tensors, make_model, model_state, restore_model
+from train.run import StopFlag
+from train.tracking import NullTracker, Tracker
+
+__all__ = ["AgentConfig", "Teacher", "agent_names", "learn", "load_agent_config"]
+
+JUDGE_SEEDS = 3
+_WORST = {"accuracy": -1.0, "loss": math.inf}
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Everything that decides what an agent learns.
+
+    Args:
+        agent: One of `train.agents_models.AGENTS`.
+        agent_params: Parameters of the library's class.
+        steps: Decisions to learn from.
+        seed: Seed of the agent and of its episodes.
+        instances: A name of `envs.instances.INSTANCE_SETS`, or mappings of options.
+        held_out: The same, for choosing among the agents that it becomes.
+        action: ``discrete`` or ``box``; None is what suits the algorithm.
+        evaluate_every: Decisions between looks at the held-out instances.
+        shuffle_rewards: Learn from rewards in another order: a control.
+        env: Further keyword arguments of ``gstds/KeepRatio-v0``.
+
+    Raises:
+        ValueError: If the agent is unknown, a count is out of range, or the held-out instances are
+            those learned on.
+        TypeError: If a count is no whole number.
+    """
+
+    agent: str = "ppo"
+    agent_params: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 20_000
+    seed: int = 0
+    instances: Any = "small-train"
+    held_out: Any = "small-held-out"
+    action: str | None = None
+    evaluate_every: int = 2_000
+    shuffle_rewards: bool = False
+    env: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        algorithm = AGENTS[check_choice("agent", self.agent, AGENTS)]
+        check_integer("steps", self.steps, low=1)
+        check_integer("seed", self.seed, high=2**31 - 1)
+        check_integer("evaluate_every", self.evaluate_every, low=1)
+        if self.action is None:
+            object.__setattr__(self, "action", algorithm.action)
+        if self.instances == self.held_out:
+            raise ValueError(
+                f"held_out must not be the instances learned on, got {self.held_out!r} for both"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as JSON-able values."""
+        return asdict(self)
+
+
+def load_agent_config(folder: Path) -> AgentConfig:
+    """Return the configuration of a folder that `learn` began.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    try:
+        return AgentConfig(**json.loads((folder / "config.json").read_text())["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"--resume {str(folder)!r}: no readable config.json there") from error
+
+
+def agent_names() -> dict[str, str]:
+    """Return the algorithms, and the shipped agents as policies, with a line each."""
+    names = {name: f"algorithm: {algorithm.text}" for name, algorithm in AGENTS.items()}
+    return names | {f"learned:{name}": f"policy: {t}" for name, t in shipped_agents().items()}
+
+
+class Teacher:
+    """Teaches one agent, in a folder.
+
+    Args:
+        config: What it learns.
+        folder: Where configuration, checkpoints and agents go: ``last`` and ``best``.
+        tracker: Keeps the record.
+        command: The command line, for the agent's file.
+
+    Raises:
+        ValueError: If an option is unknown or an instance impossible.
+        OSError: If data cannot be read or the folder not be written.
+        ImportError: If the agent's library is missing.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        folder: str | Path,
+        *,
+        tracker: Tracker | None = None,
+        command: str = "",
+    ) -> None:
+        from stable_baselines3.common.vec_env import DummyVecEnv
+
+        from envs import KeepRatioEnv
+
+        self.config, self.folder, self.command = config, Path(folder), command
+        self.tracker: Tracker = tracker or NullTracker()
+        common: dict[str, Any] = {"action": config.action, **config.env}
+        self.env = KeepRatioEnv(instances=config.instances, **common)
+        self.judged = KeepRatioEnv(instances=config.held_out, **common)
+        self._check_held_out()
+        self.episodes = Episodes(self.env)
+        shuffled = config.shuffle_rewards
+        top = ShuffledReward(self.episodes, config.seed) if shuffled else self.episodes
+        self.model = make_model(
+            config.agent,
+            DummyVecEnv([lambda: top]),
+            seed=config.seed,
+            parameters=config.agent_params,
+        )
+        self.model.set_random_seed(config.seed)
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = dict(_WORST)
+        self._seconds, self._judging_flops, self._told = 0.0, 0.0, 0
+        self._checkpoints = self.folder / "checkpoints"
+
+    def _check_held_out(self) -> None:
+        learned = [w.options for w in self.env._worlds]
+        for one, world in zip(self.judged.instances, self.judged._worlds, strict=True):
+            if world.options in learned:
+                raise ValueError(
+                    f"held-out instance {one.name!r} is one of those learned on; give it another "
+                    "data set or split_seed"
+                )
+
+    # ------------------------------------------------------------------ learning
+
+    def teach(self, stop: StopFlag | None = None, *, resume: bool = False) -> dict[str, Any]:
+        """Learn to the end or until ``stop``; return the result, as it stands in the JSON file."""
+        stop = stop or StopFlag()
+        state = latest_state(self._checkpoints) if resume else None
+        self._begin(state)
+        self._start_tracker(state)
+        start = time.perf_counter() - self._seconds
+        if not self.history:
+            self._judge()
+        while self.model.num_timesteps < self.config.steps and not stop.is_set:
+            self._chunk(stop)
+            self._track()
+            self._seconds = time.perf_counter() - start
+            if self._due() or self.model.num_timesteps >= self.config.steps:
+                self._judge()
+            self._save()
+        done = self.model.num_timesteps >= self.config.steps
+        return self._end("finished" if done else "interrupted")
+
+    def _chunk(self, stop: StopFlag) -> None:
+        """Learn from one rollout, or from about as many decisions off policy."""
+        from stable_baselines3.common.callbacks import BaseCallback
+
+        class _Watch(BaseCallback):
+            def _on_step(self) -> bool:
+                return not (stop.is_set and off_policy)
+
+        off_policy = hasattr(self.model, "replay_buffer")
+        size = 256 if off_policy else int(self.model.n_steps)
+        self.model.learn(size, callback=_Watch(), reset_num_timesteps=False, progress_bar=False)
+
+    def _due(self) -> bool:
+        last = self.history[-1]["steps"] if self.history else 0
+        return bool(self.model.num_timesteps - last >= self.config.evaluate_every)
+
+    def _judge(self) -> None:
+        """Look at the held-out instances; keep the agent if it is the best so far."""
+        agent = self.export()
+        verdict = judge(self.judged, agent, range(JUDGE_SEEDS))
+        self._judging_flops += sum(row["charged_flops"] for row in verdict["episodes"])
+        steps = int(self.model.num_timesteps)
+        row = {"steps": steps} | {k: v for k, v in verdict.items() if k != "episodes"}
+        self.history.append(row)
+        keys = ("accuracy", "loss", "reward", "mean_keep")
+        self.tracker.log({f"val/{key}": row[key] for key in keys}, steps)
+        if (row["accuracy"], -row["loss"]) > (self.best["accuracy"], -self.best["loss"]):
+            self.best = row | {"episodes": verdict["episodes"]}
+            save_agent(self.folder / "best", agent)
+
+    def export(self) -> AgentFile:
+        """Return the agent as it stands, as data."""
+        tensors, activation, squash = actor_tensors(self.model)
+        actions: dict[str, Any] = {"kind": self.env.actions.kind}
+        if actions["kind"] == "discrete":
+            actions["ratios"] = list(self.env.actions.ratios)
+        return AgentFile(
+            actions=actions,
+            activation=activation,
+            interval=self.env.interval,
+            picker=self.env.picker.name,
+            tensors=tensors,
+            observe=self.config.env.get("observe", {}),
+            squash=squash,
+            training=self._training(),
+        )
+
+    def _training(self) -> dict[str, Any]:
+        return {
+            "description": f"{self.config.agent} after {self.model.num_timesteps} decisions",
+            "command": self.command,
+            "config": self.config.as_dict(),
+            "instances": [[i.name, dict(i.options)] for i in self.env.instances],
+            "held_out": [[i.name, dict(i.options)] for i in self.judged.instances],
+            "cost": self.cost(),
+        }
+
+    def cost(self) -> dict[str, float]:
+        """Return what teaching has cost so far: episodes, decisions, operations, seconds."""
+        return {
+            "episodes": len(self.episodes.rows),
+            "decisions": int(self.model.num_timesteps),
+            "charged_flops": self.episodes.charged,
+            "judging_flops": self._judging_flops,
+            "seconds": self._seconds,
+        }
+
+    # ------------------------------------------------------------------ record
+
+    def _start_tracker(self, state: Mapping[str, Any] | None) -> None:
+        tracked = state["tracker"] if state else {}
+        if tracked:
+            self.tracker.load_state_dict(tracked)
+        config = self.config
+        self.tracker.start(
+            name=f"learn-{config.agent}-seed{config.seed}",
+            params={k: v for k, v in config.as_dict().items() if v is not None},
+            tags={"kind": "agent", "agent": config.agent, "folder": str(self.folder.absolute())},
+            description=f"Agent `{config.agent}` learns to set the keep ratio.",
+            resume=tracked.get("run_id"),
+        )
+
+    def _track(self) -> None:
+        rows = self.episodes.rows
+        for row in rows[self._told :]:
+            self._told += 1
+            self.tracker.log(
+                {
+                    "episode/reward": row["reward"],
+                    "episode/mean_keep": row["mean_keep"],
+                    "episode/accuracy": row["selection_accuracy"],
+                    "episode/charged_flops": row["charged_flops"],
+                },
+                self._told,
+            )
+        self.tracker.log({"cost/charged_flops": self.episodes.charged}, self.model.num_timesteps)
+
+    def _save(self) -> None:
+        state = {
+            "model": model_state(self.model),
+            "env": self.env.state_dict(),
+            "episodes": self.episodes.state_dict(),
+            "history": self.history,
+            "best": {k: v for k, v in self.best.items() if v != math.inf},
+            "seconds": self._seconds,
+            "judging_flops": self._judging_flops,
+            "told": self._told,
+            "tracker": self.tracker.state_dict(),
+        }
+        save_state(self._checkpoints, int(self.model.num_timesteps), state)
+
+    def _begin(self, state: Mapping[str, Any] | None) -> None:
+        # The library begins by resetting: it must do so before an old state is put back.
+        self.model._setup_learn(0, callback=None, reset_num_timesteps=True)
+        if state is None:
+            return
+        restore_model(self.model, state["model"])
+        self.env.load_state_dict(state["env"])
+        self.episodes.load_state_dict(state["episodes"])
+        self.history = [dict(row) for row in state["history"]]
+        self.best = dict(_WORST) | dict(state["best"])
+        self._seconds, self._told = float(state["seconds"]), int(state["told"])
+        self._judging_flops = float(state["judging_flops"])
+
+    def _end(self, status: str) -> dict[str, Any]:
+        if status == "finished":
+            save_agent(self.folder / "last", self.export())
+        result = {
+            "version": 1,
+            "status": status,
+            "config": self.config.as_dict(),
+            "best": self.best if math.isfinite(self.best["loss"]) else None,
+            "history": self.history,
+            "cost": self.cost(),
+            "episodes": self.episodes.rows,
+        }
+        write_json(self.folder / "result.json", result)
+        cost = {f"final/{name}": float(value) for name, value in self.cost().items()}
+        accuracy = {"final/val_accuracy": float(self.best["accuracy"])}
+        self.tracker.log(cost | accuracy, int(self.model.num_timesteps))
+        for name in ("result.json", "best/agent.json", "best/agent.safetensors"):
+            if (self.folder / name).exists():
+                self.tracker.log_file(self.folder / name, "agent")
+        self.tracker.finish(status)
+        return result
+
+
+def learn(
+    config: AgentConfig,
+    folder: str | Path,
+    *,
+    tracker: Tracker | None = None,
+    stop: StopFlag | None = None,
+    resume: bool = False,
+    command: str = "",
+) -> dict[str, Any]:
+    """Teach an agent in a folder; see `Teacher`."""
+    folder = Path(folder)
+    teacher = Teacher(config, folder, tracker=tracker, command=command)
+    if not resume:
+        write_json(
+            folder / "config.json", {"version": 1, "config": config.as_dict(), "command": command}
+        )
+    return teacher.teach(stop, resume=resume)

@@ -1,0 +1,129 @@
+"""Episodes of an agent's training: recorded, shuffled for a control, or judged on held-out runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from policies.actor import Actor
+from policies.agent_file import AgentFile
+
+__all__ = ["Episodes", "ShuffledReward", "judge", "play"]
+
+
+class Episodes(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Keeps a row for each episode that ended.
+
+    Attributes:
+        rows: What each episode came to.
+        charged: Operations charged in all episodes, those that go on included.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.rows: list[dict[str, Any]] = []
+        self._spent, self._reward = 0.0, 0.0
+        self._open = 0.0
+
+    @property
+    def charged(self) -> float:
+        """Operations charged so far."""
+        return self._spent + self._open
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        self._spent, self._open, self._reward = self._spent + self._open, 0.0, 0.0
+        return self.env.reset(**options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Pass on, and note the end."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._reward += float(reward)
+        self._open = float(info["charged_flops"])
+        if terminated or truncated:
+            self.rows.append(_row(info, self._reward))
+        return observation, reward, terminated, truncated, info
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows and the spending, as JSON-able values."""
+        return {
+            "rows": [dict(row) for row in self.rows],
+            "spent": self._spent,
+            "open": self._open,
+            "reward": self._reward,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.rows = [dict(row) for row in state["rows"]]
+        self._spent, self._open = float(state["spent"]), float(state["open"])
+        self._reward = float(state["reward"])
+
+
+def _row(info: Mapping[str, Any], reward: float) -> dict[str, Any]:
+    names = ("instance", "mean_keep", "charged_flops", "step", "decision")
+    ends = ("selection_accuracy", "selection_loss", "under_budget")
+    return {"reward": reward} | {name: info[name] for name in (*names, *ends)}
+
+
+class ShuffledReward(gymnasium.RewardWrapper[Any, Any]):
+    """Pays a reward that was earned at another time: the control that must learn nothing.
+
+    Args:
+        env: The environment.
+        seed: Seed of the draws.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], seed: int) -> None:
+        super().__init__(env)
+        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._earned: list[float] = []
+
+    def reward(self, reward: Any) -> float:
+        """Return one of the rewards earned so far, whichever."""
+        self._earned.append(float(reward))
+        return self._earned[int(self._random.integers(len(self._earned)))]
+
+
+def play(env: Any, actor: Actor, instance: int, seed: int) -> dict[str, Any]:
+    """Run one episode of ``gstds/KeepRatio-v0`` under an exported actor; return its row.
+
+    The row also holds ``progress`` and ``ratios`` at every decision.
+    """
+    observation, info = env.reset(seed=seed, options={"instance": instance})
+    actor.reset()
+    progress, ratios, total, done = [], [], 0.0, False
+    while not done:
+        ratio = actor.ratio(observation)
+        progress.append(float(info["progress"]))
+        ratios.append(ratio)
+        observation, reward, terminated, truncated, info = env.step(env.actions.action(ratio))
+        total += float(reward)
+        done = terminated or truncated
+    return _row(info, total) | {"seed": seed, "progress": progress, "ratios": ratios}
+
+
+def judge(env: Any, agent: AgentFile, seeds: Sequence[int]) -> dict[str, Any]:
+    """Run an agent on every instance of an environment; return means and the episodes.
+
+    Returns:
+        ``accuracy`` and ``loss`` on the splits for choosing, ``reward``, ``mean_keep``, and
+        ``episodes``.
+    """
+    actor = Actor(agent)
+    rows = [
+        play(env, actor, instance, seed) for instance in range(len(env.instances)) for seed in seeds
+    ]
+    means = {
+        name: float(np.mean([row[key] for row in rows]))
+        for name, key in (
+            ("accuracy", "selection_accuracy"),
+            ("loss", "selection_loss"),
+            ("reward", "reward"),
+            ("mean_keep", "mean_keep"),
+        )
+    }
+    return means | {"episodes": rows}
