@@ -39,7 +39,8 @@ class Algorithm:
 
 
 _NETWORK: dict[str, Any] = {"net_arch": [32, 32]}
-_ON_POLICY: dict[str, Any] = {"n_steps": 256, "learning_rate": 1e-3, "gamma": 0.99}
+# Undiscounted: a small keep ratio makes more decisions of the same budget, and must not pay for it.
+_ON_POLICY: dict[str, Any] = {"n_steps": 256, "learning_rate": 1e-3, "gamma": 1.0}
 
 AGENTS: dict[str, Algorithm] = {
     "ppo": Algorithm(
@@ -56,7 +57,7 @@ AGENTS: dict[str, Algorithm] = {
         "MlpPolicy",
         "discrete",
         "advantage actor-critic",
-        {"n_steps": 32, "learning_rate": 1e-3, "gamma": 0.99, "ent_coef": 0.01},
+        {"n_steps": 32, "learning_rate": 1e-3, "gamma": 1.0, "ent_coef": 0.01},
     ),
     "dqn": Algorithm(
         "stable_baselines3",
@@ -70,6 +71,7 @@ AGENTS: dict[str, Algorithm] = {
             "buffer_size": 20_000,
             "target_update_interval": 200,
             "exploration_fraction": 0.3,
+            "gamma": 1.0,
         },
     ),
     "sac": Algorithm(
