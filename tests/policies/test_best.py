@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import RunContext, make_policy
+from policies import RunContext, Transition, make_policy
 from policies.best import Best, rank_in_class
+from policies.loss_model import LossModel
 
 N = 40
 CONTEXT = RunContext(
@@ -34,7 +35,7 @@ def view(seed=0, valid=N, classes=4):
         "noise": rng.integers(0, 1 << 24, N) / float(1 << 24),
         "labels": labels,
         "last_losses": rng.exponential(1.0, N),
-        "reference_losses": rng.exponential(0.5, N).clip(0, 2.4),
+        "reference_losses": rng.exponential(0.5, N).clip(0, 1.3),
         "age": rng.random(N),
         "visited": np.ones(N),
         "progress": np.array([0.5]),
@@ -42,10 +43,20 @@ def view(seed=0, valid=N, classes=4):
     return {name: np.asarray(value, np.float32) for name, value in arrays.items()}
 
 
-def begun(**options):
+def begun(taught=0, **options):
     policy = Best(**options)
     policy.reset(7, CONTEXT)
+    for seed in range(taught):
+        teach(policy, seed)
     return policy
+
+
+def teach(policy, seed):
+    """One step after which the learner's loss is three quarters of the last loss."""
+    observation = view(1000 + seed)
+    weights = policy.act(observation)
+    info = {"losses": 0.75 * observation["last_losses"], "trained": weights > 0}
+    policy.learn(Transition(observation, weights, 0.0, observation, info))
 
 
 @given(keep=st.floats(0.01, 1.0), valid=st.integers(1, N), seed=st.integers(0, 99))
@@ -71,7 +82,7 @@ def test_suspected_labels_are_kept_only_when_no_others_are_left(balance):
     observation = view(5)
     wrong = np.arange(N) % 5 == 0
     observation["reference_losses"][wrong] = 3.0
-    observation["last_losses"][wrong] = 50.0
+    observation["age"][wrong] = 1.0
     policy = begun(keep=0.8, balance=balance)
     assert not policy.act(observation)[wrong].any()
     policy.keep = 0.9
@@ -82,7 +93,7 @@ def test_suspected_labels_are_kept_only_when_no_others_are_left(balance):
 
 def test_classes_take_turns():
     observation = view(2)
-    observation["last_losses"][observation["labels"] == 1] = 30.0
+    observation["age"][observation["labels"] == 1] = 100.0
     kept = begun(keep=0.2).act(observation) > 0
     np.testing.assert_array_equal(np.bincount(observation["labels"][kept].astype(int)), [2] * 4)
     kept = begun(keep=0.2, balance=False).act(observation) > 0
@@ -94,7 +105,7 @@ def test_each_weight_draws_towards_what_it_stands_for(option, key):
     off = {"learnability": 0.0, "coverage": 0.0, "balance": False, "keep": 0.25}
 
     def mean_of_kept(**options):
-        policy = begun(**off | options)
+        policy = begun(taught=20, **off | options)
         views = [view(seed) for seed in range(30)]
         return np.mean([v[key][policy.act(v) > 0].mean() for v in views])
 
@@ -111,12 +122,37 @@ def test_coverage_counts_in_passes_of_the_run():
     assert policy._passes == 5.0
 
 
-def test_its_state_is_the_whole_of_it():
-    policy = begun(keep=0.3)
-    fresh = begun(keep=0.3)
-    policy.act(view(0))
-    fresh.load_state_dict(policy.state_dict())
-    np.testing.assert_array_equal(fresh.act(view(1)), policy.act(view(1)))
+def test_a_resumed_policy_is_the_one_that_never_stopped():
+    policy, resumed = begun(taught=5, keep=0.3), begun(keep=0.3)
+    resumed.load_state_dict(policy.state_dict())
+    for seed in range(5, 10):
+        np.testing.assert_array_equal(resumed.act(view(seed)), policy.act(view(seed)))
+        teach(policy, seed)
+        teach(resumed, seed)
+    for name, array in policy.state_dict().items():
+        np.testing.assert_array_equal(resumed.state_dict()[name], array)
+    assert (begun(keep=0.3).act(view(5)) != policy.act(view(5))).any()
+
+
+def test_the_loss_model_finds_the_rule_and_follows_a_change_of_it():
+    model, batch = LossModel(4), view(0)
+    np.testing.assert_array_equal(model.predict(batch), np.zeros(N))
+    for factor in (0.75, 0.25):
+        for seed in range(200):
+            seen = view(seed)
+            model.update(seen, factor * seen["last_losses"].clip(0, 5))
+        guess = model.predict(batch)
+        np.testing.assert_allclose(guess, factor * batch["last_losses"].clip(0, 5), atol=0.12)
+
+
+def test_the_loss_model_knows_the_classes_of_samples_never_seen():
+    model, batch = LossModel(4), view(0)
+    for seed in range(40):
+        seen = view(seed)
+        seen["visited"] = np.float32(seen["noise"] < 0.5)
+        model.update(seen, 0.5 * seen["labels"] + seen["visited"])
+    batch["visited"] = np.zeros(N, np.float32)
+    np.testing.assert_allclose(model.predict(batch), 0.5 * batch["labels"], atol=0.05)
 
 
 @given(
