@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from envs.gradient_meter import GradientMeter
 from envs.models import build_model
 from gstds.cost import count_flops
 from gstds.validation import check_choice, check_fraction, check_number
@@ -107,6 +108,7 @@ class Learner:
         classes: Number of classes.
         seed: Seed of the initial weights, and of dropout in a user's network.
         device: Where it runs.
+        measure_noise: Measure the gradient noise scale at each update.
 
     Attributes:
         train_flops: Forward and backward of one sample.
@@ -122,6 +124,7 @@ class Learner:
         classes: int,
         seed: int,
         device: torch.device,
+        measure_noise: bool = False,
     ) -> None:
         self.options = options
         self.device = device
@@ -136,6 +139,7 @@ class Learner:
         costs = _costs(options.name, self.model, shape, classes)
         self.train_flops, self.forward_flops, self.min_batch = costs
         self.optimizer = self._make_optimizer()
+        self._meter = GradientMeter(self._trained()) if measure_noise else None
 
     def _check_output(self, shape: tuple[int, int, int]) -> None:
         twin = copy.deepcopy(self.model).to("meta").eval()
@@ -146,11 +150,19 @@ class Learner:
                 f"(n, {self.classes}), got {tuple(output.shape)}"
             )
 
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @property
+    def gradient_noise(self) -> float:
+        """The gradient noise scale as `gstds.gradient_noise.noise_share`; 0 if not measured."""
+        return self._meter.share if self._meter else 0.0
+
     def _make_optimizer(self) -> torch.optim.Optimizer:
         options = self.options
         rate = float(options.learning_rate or 0.0)
         decay = options.weight_decay
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters = self._trained()
         if options.optimizer == "adamw":
             return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
         nesterov = options.momentum > 0
@@ -206,6 +218,8 @@ class Learner:
         loss = (weights * losses).sum() / normalizer
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        if self._meter:
+            self._meter.measure(weights, normalizer)
         self.optimizer.step()
         if self.options.label_smoothing:
             losses = F.cross_entropy(logits.detach(), labels, reduction="none")
@@ -243,7 +257,8 @@ class Learner:
     def state_dict(self) -> dict[str, Any]:
         """Return weights and the optimizer's state, as arrays and JSON-able values."""
         state = self.optimizer.state_dict()["state"]
-        return {
+        measured = {"gradient_noise": self._meter.state_dict()} if self._meter else {}
+        return measured | {
             "model": {k: v.detach().clone() for k, v in self.model.state_dict().items()},
             "optimizer": {
                 str(i): {k: copy.deepcopy(v) for k, v in slot.items()} for i, slot in state.items()
@@ -253,6 +268,8 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
+        if self._meter:
+            self._meter.load_state_dict(state["gradient_noise"])
         groups = self.optimizer.state_dict()["param_groups"]
         slots = {int(i): copy.deepcopy(slot) for i, slot in state["optimizer"].items()}
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})

@@ -40,6 +40,7 @@ OPTIONAL_OBSERVATIONS: dict[str, tuple[str, ...]] = {
     "degrees": ("affinity",),
     "validation_loss": (),
     "validation_accuracy": (),
+    "gradient_noise": (),
 }
 LEARNER_OBSERVATIONS = (
     "learner_losses",

@@ -77,6 +77,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     | learner_embeddings | (N, H) | -1000 | 1000 | input of the last layer | the same forward |
     | validation_loss | (1,) | 0 | 100 | of the last reward-validation evaluation | evaluations |
     | validation_accuracy | (1,) | 0 | 1 | the same | the same evaluations |
+    | gradient_noise | (1,) | 0 | 1 | log2(1 + noise scale in samples) / 24 | nothing |
 
     What the learner says is said in evaluation mode of the augmented view that the kept samples are
     then trained on: one forward of all N, charged once however many of its rows are named.
@@ -144,6 +145,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             classes=self.data.num_classes,
             seed=seed,
             device=self.device,
+            measure_noise="gradient_noise" in self.options.observe,
         )
 
     @property
@@ -304,6 +306,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             "mean_last_loss": self._trainer.memory.mean_last_loss,
             "validation_loss": validation.loss if validation else 0.0,
             "validation_accuracy": validation.accuracy if validation else 0.0,
+            "gradient_noise": self._learner.gradient_noise,
         }
 
     def _noise(self, step: int, batch: Indices) -> npt.NDArray[np.float64]:

@@ -54,7 +54,11 @@ _OPTIONAL_BATCH = {
     "learner_entropy": (0.0, 1.0),
     "degrees": (-1.0, 1.0),
 }
-_OPTIONAL_RUN = {"validation_loss": (0.0, LOSS_BOUND), "validation_accuracy": (0.0, 1.0)}
+_OPTIONAL_RUN = {
+    "validation_loss": (0.0, LOSS_BOUND),
+    "validation_accuracy": (0.0, 1.0),
+    "gradient_noise": (0.0, 1.0),
+}
 _SPECTRAL_STATISTICS = ("lambda2", "eigengap", "effective_nodes")
 
 

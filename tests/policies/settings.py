@@ -70,6 +70,7 @@ def observation(policy, seed=0, valid=N, progress=0.4):
         "degrees": rng.random(N),
         "validation_loss": [1.1],
         "validation_accuracy": [0.5],
+        "gradient_noise": [0.15],
     }
     every |= {name: value for name, value in optional.items() if name in policy.needs}
     if "spectral_scores" in policy.needs:

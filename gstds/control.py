@@ -1,0 +1,123 @@
+"""Rules that turn what a run shows into a keep ratio, as pure functions of numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gstds.validation import check_fraction, check_integer
+
+__all__ = ["PlateauWatch", "between", "check_range", "gap_ratio", "noise_ratio", "spread_ratio"]
+
+
+def check_range(low: float, high: float) -> tuple[float, float]:
+    """Return the lowest and the highest keep ratio, both in (0, 1].
+
+    Raises:
+        TypeError: If one is no number.
+        ValueError: If one is out of range, or ``low`` is above ``high``.
+    """
+    low = check_fraction("low", low, open_low=True)
+    high = check_fraction("high", high, open_low=True)
+    if low > high:
+        raise ValueError(f"low must be at most high, got low={low:g}, high={high:g}")
+    return low, high
+
+
+def between(value: float, low: float, high: float) -> float:
+    """Return the value, or the nearer bound; NaN is the lower."""
+    return min(high, max(low, value)) if value == value else low
+
+
+def gap_ratio(
+    train_loss: float, validation_loss: float, gap: float, low: float, high: float
+) -> float:
+    """Return low + (high - low) · clip((V - T) / (gap · V), 0, 1).
+
+    Args:
+        train_loss: T in nats.
+        validation_loss: V in nats.
+        gap: The share of V by which T must lie below it for ``high``.
+        low: Keep ratio without a gap.
+        high: Keep ratio at that gap.
+    """
+    if validation_loss <= 0.0:
+        return low
+    relative = (validation_loss - train_loss) / (gap * validation_loss)
+    return low + (high - low) * between(relative, 0.0, 1.0)
+
+
+def noise_ratio(samples: float, drawn: int, multiple: float, low: float, high: float) -> float:
+    """Return multiple · samples / drawn, bounded: the kept batch is the noise scale's multiple.
+
+    Args:
+        samples: The gradient noise scale in samples, infinite if there is no signal.
+        drawn: N, the samples of a drawn batch.
+        multiple: Kept samples for each sample of the noise scale.
+        low: Lowest keep ratio.
+        high: Highest.
+    """
+    return between(multiple * samples / drawn, low, high)
+
+
+def spread_ratio(
+    left: float, per_sample: float, samples: int, overhead: float, low: float, high: float
+) -> float:
+    """Return the keep ratio that, held to the end, spends what is left and no more.
+
+    Args:
+        left: Operations that may still be spent.
+        per_sample: Operations of training on one sample.
+        samples: Samples still to be drawn, those of this batch included.
+        overhead: Operations still to be charged for anything but training.
+        low: Lowest keep ratio.
+        high: Highest; also what is kept when no more samples are expected.
+    """
+    if samples <= 0:
+        return high
+    return between((left - overhead) / (per_sample * samples), low, high)
+
+
+class PlateauWatch:
+    """Says when a loss has stopped falling: window by window, the second half against the first.
+
+    Means over half a window smooth the loss. A window begins anew after each answer, so that a
+    change made on a plateau is never judged by losses from before it.
+
+    Args:
+        window: Steps of a window, at least 2.
+        threshold: The share of the first half's mean by which the second must be lower.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If one is out of range.
+    """
+
+    def __init__(self, window: int, threshold: float) -> None:
+        self.window = check_integer("window", window, low=2)
+        self.threshold = check_fraction("threshold", threshold, open_high=True)
+        self._sums, self._seen = [0.0, 0.0], 0
+
+    def stalled(self, loss: float) -> bool:
+        """Take in a step's loss in nats; at a window's end, say whether it has stopped falling."""
+        half = self.window // 2
+        if not math.isfinite(loss):
+            return False
+        self._seen += 1
+        if self._seen <= half:
+            self._sums[0] += loss / half
+        elif self._seen > self.window - half:  # the middle of an odd window belongs to neither
+            self._sums[1] += loss / half
+        if self._seen < self.window:
+            return False
+        before, now = self._sums
+        self._sums, self._seen = [0.0, 0.0], 0
+        return now > (1.0 - self.threshold) * before
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the window so far, as JSON-able values."""
+        return {"sums": list(self._sums), "seen": self._seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self._sums, self._seen = [float(s) for s in state["sums"]], int(state["seen"])

@@ -1,0 +1,211 @@
+"""Adaptive schedules: how much is kept follows what the run shows.
+
+What a policy remembers changes in `learn` alone, so `keep_ratio` may be asked twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gstds.control import PlateauWatch, between, check_range, gap_ratio, noise_ratio
+from gstds.gradient_noise import noise_samples
+from gstds.validation import check_fraction, check_number
+from policies.base import KeepRatioPolicy, Observation, RunContext, Transition
+
+__all__ = ["GradientNoise", "LossGap", "Plateau"]
+
+
+class Plateau(KeepRatioPolicy):
+    """Keeps little, and a step more whenever the training loss stops falling.
+
+    The run is cut into windows. If the mean training loss of a window's second half is not below
+    that of its first half by the share ``threshold``, the keep ratio rises by ``step``, up to
+    ``high``. It never falls.
+
+    Args:
+        low: Keep ratio at the start, in (0, 1].
+        high: Highest keep ratio, in (0, 1].
+        step: What a plateau adds, in (0, 1].
+        window: Share of the run in (0, 1] that a window takes.
+        threshold: Relative fall in [0, 1) that is asked of half a window.
+        picker: Which samples are kept; the paper's hybrid.
+        **picker_options: Options of the picker.
+
+    Raises:
+        TypeError: If an option has the wrong type.
+        ValueError: If an option is unknown or out of range.
+    """
+
+    source = "this project; the rule that lowers learning rates on a plateau, turned to data"
+    cost = "that of the picker"
+    helps = "runs whose loss stalls late: they begin cheaply and get more data when it is needed"
+    hurts = "a loss that stalls for other reasons, such as a large learning rate, buys data too"
+    _watch = PlateauWatch(2, 0.0)
+
+    def __init__(
+        self,
+        low: float = 0.2,
+        high: float = 0.9,
+        step: float = 0.1,
+        window: float = 0.1,
+        threshold: float = 0.05,
+        picker: str = "hybrid",
+        **picker_options: Any,
+    ) -> None:
+        super().__init__(None, picker, **picker_options)
+        self.low, self.high = check_range(low, high)
+        self.step = check_fraction("step", step, open_low=True)
+        self.window = check_fraction("window", window, open_low=True)
+        self.threshold = check_fraction("threshold", threshold, open_high=True)
+        self._rises = 0
+
+    def reset(self, seed: int, context: RunContext) -> None:
+        """Begin a run at ``low``; a window is a share of its steps."""
+        super().reset(seed, context)
+        self._rises = 0
+        self._watch = PlateauWatch(max(2, round(self.window * context.total_steps)), self.threshold)
+
+    def keep_ratio(self, observation: Observation) -> float:
+        """Return the share of the drawn batch to keep."""
+        return between(self.low + self._rises * self.step, self.low, self.high)
+
+    def learn(self, transition: Transition) -> None:
+        """Take in a step's training loss; the step has none if it kept nothing."""
+        if transition.weights.any():
+            loss = float(transition.next_observation["train_loss"][0])
+            self._rises += self._watch.stalled(loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how often the ratio rose, and the window so far."""
+        return {"rises": self._rises, "watch": self._watch.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self._rises = int(state["rises"])
+        self._watch.load_state_dict(state["watch"])
+
+
+class LossGap(KeepRatioPolicy):
+    """Keeps more, the further the training loss lies below the reward-validation loss.
+
+    keep = low + (high - low) · clip((V - T) / (gap · V), 0, 1), with V the last reward-validation
+    loss and T the training loss averaged over about an epoch. What is learned of the kept samples
+    but not of others calls for others.
+
+    Args:
+        low: Keep ratio without a gap, in (0, 1].
+        high: Keep ratio at the gap ``gap``, in (0, 1].
+        gap: Share of V in (0, 1] by which T is then below it.
+        picker: Which samples are kept; the paper's hybrid.
+        **picker_options: Options of the picker.
+
+    Raises:
+        TypeError: If an option has the wrong type.
+        ValueError: If an option is unknown or out of range.
+    """
+
+    source = "this project"
+    cost = "that of the picker, and the evaluations of the reward-validation split"
+    helps = "small sets that a run overfits"
+    hurts = "T is of kept samples: a picker of easy ones opens the gap, one of hard ones closes it"
+    _decay = 0.9
+
+    def __init__(
+        self,
+        low: float = 0.2,
+        high: float = 0.9,
+        gap: float = 0.5,
+        picker: str = "hybrid",
+        **picker_options: Any,
+    ) -> None:
+        super().__init__(None, picker, **picker_options)
+        self.low, self.high = check_range(low, high)
+        self.gap = check_fraction("gap", gap, open_low=True)
+        self._loss = self._weight = 0.0
+
+    @property
+    def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
+        """Optional observations: those of the picker, and the reward-validation loss."""
+        return {**super().needs, "validation_loss": {}}
+
+    def reset(self, seed: int, context: RunContext) -> None:
+        """Begin a run; losses are averaged over the steps of an epoch."""
+        super().reset(seed, context)
+        self._decay = 1.0 - 1.0 / max(1, context.steps_per_epoch)
+        self._loss = self._weight = 0.0
+
+    def keep_ratio(self, observation: Observation) -> float:
+        """Return the share of the drawn batch to keep."""
+        validation = float(observation["validation_loss"][0])
+        if self._weight == 0.0:
+            return self.low
+        train = self._loss / self._weight
+        return gap_ratio(train, validation, self.gap, self.low, self.high)
+
+    def learn(self, transition: Transition) -> None:
+        """Take in a step's training loss; the step has none if it kept nothing."""
+        if transition.weights.any():
+            loss = float(transition.next_observation["train_loss"][0])
+            self._loss = self._decay * self._loss + (1.0 - self._decay) * loss
+            self._weight = self._decay * self._weight + (1.0 - self._decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averaged loss."""
+        return {"loss": self._loss, "weight": self._weight}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self._loss, self._weight = float(state["loss"]), float(state["weight"])
+
+
+class GradientNoise(KeepRatioPolicy):
+    """Keeps as many samples as the gradient noise scale says a batch can use.
+
+    keep = multiple · noise scale / N, within bounds. Below the noise scale a larger batch makes a
+    better step almost in proportion; above it the step hardly gets better (McCandlish et al.).
+
+    Args:
+        multiple: Kept samples for each sample of the noise scale, above 0.
+        low: Lowest keep ratio, in (0, 1].
+        high: Highest keep ratio, in (0, 1].
+        picker: Which samples are kept; the paper's hybrid.
+        **picker_options: Options of the picker.
+
+    Raises:
+        TypeError: If an option has the wrong type.
+        ValueError: If an option is unknown or out of range.
+    """
+
+    source = "the noise scale of McCandlish et al. 2018, arXiv 1812.06162"
+    cost = "that of the picker; the noise scale is measured on the updates' own gradients"
+    helps = "large drawn batches: early in training, when few samples say it all, it keeps few"
+    hurts = "drawn batches far below the noise scale: everything is kept"
+
+    def __init__(
+        self,
+        multiple: float = 1.0,
+        low: float = 0.1,
+        high: float = 1.0,
+        picker: str = "hybrid",
+        **picker_options: Any,
+    ) -> None:
+        super().__init__(None, picker, **picker_options)
+        self.multiple = check_number("multiple", multiple, low=0, open_low=True)
+        self.low, self.high = check_range(low, high)
+        self._batch = 1
+
+    @property
+    def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
+        """Optional observations: those of the picker, and the noise scale."""
+        return {**super().needs, "gradient_noise": {}}
+
+    def reset(self, seed: int, context: RunContext) -> None:
+        """Begin a run; N is the drawn batch's size."""
+        super().reset(seed, context)
+        self._batch = context.batch_size
+
+    def keep_ratio(self, observation: Observation) -> float:
+        """Return the share of the drawn batch to keep."""
+        samples = noise_samples(float(observation["gradient_noise"][0]))
+        return noise_ratio(samples, self._batch, self.multiple, self.low, self.high)
