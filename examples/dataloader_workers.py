@@ -45,7 +45,8 @@ def main() -> float:
     data = Digits(images[:600], labels[:600])
     order = RandomSampler(data, generator=torch.Generator().manual_seed(0))
     batches = BatchSampler(order, batch_size=64, drop_last=False)
-    selector = Selector(arguments.policy, store, arguments.epochs * len(batches))
+    steps = arguments.epochs * len(batches)
+    selector = Selector(arguments.policy, store, steps, labels=labels[:600])
     loader = DataLoader(
         IndexedDataset(data),
         batch_sampler=SelectionSampler(selector, batches),

@@ -40,7 +40,8 @@ def main() -> float:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
 
-    selector = Selector(arguments.policy, store, arguments.epochs * len(loader))  # line 1
+    steps = arguments.epochs * len(loader)
+    selector = Selector(arguments.policy, store, steps, labels=labels[train])  # line 1
     for _ in range(arguments.epochs):
         for indices, x, y in loader:
             kept, weights = selector.select(indices)  # line 2
