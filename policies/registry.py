@@ -44,6 +44,7 @@ POLICIES: dict[str, str] = {
     "jest": "policies.learnability:Jest",
     "k-center": "policies.coverage:KCenter",
     "loss-gap": "policies.adaptive:LossGap",
+    "linucb": "policies.linucb:LinUCB",
     "lowest-degree": "policies.coverage:LowestDegree",
     "plateau": "policies.adaptive:Plateau",
     "rho-loss": "policies.learnability:RhoLoss",
