@@ -24,6 +24,7 @@ from train.cli import (
 )
 from train.config import RunConfig, config_from, load_config_file
 from train.console import Console, say
+from train.mlflow_store import mask_secrets
 
 __all__ = [
     "do_compare",
@@ -52,7 +53,7 @@ def _out_now(text: str) -> None:
 
 
 def _command_line() -> str:
-    return shlex.join(["gstds", *sys.argv[1:]])
+    return shlex.join(["gstds", *(mask_secrets(word) for word in sys.argv[1:])])
 
 
 def _user_folder_on_path() -> None:
@@ -323,7 +324,9 @@ def _print_table(table: Any) -> None:
 def _ui_line(arguments: Arguments, uri: str) -> str:
     """Place the saved view on the experiment; return how to open it."""
     extra = f" --experiment {arguments.experiment}" if arguments.experiment != "gstds" else ""
-    extra += f" --tracking-uri {arguments.tracking_uri}" if arguments.tracking_uri else ""
+    extra += (
+        f" --tracking-uri {mask_secrets(arguments.tracking_uri)}" if arguments.tracking_uri else ""
+    )
     from train.mlflow_store import prepare_store
     from train.views import place_view
 
