@@ -53,7 +53,7 @@ class Exp3S:
         ValueError: If one is out of range.
     """
 
-    def __init__(self, arms: int, exploration: float = 0.2, sharing: float = 0.02) -> None:
+    def __init__(self, arms: int, exploration: float = 0.3, sharing: float = 0.001) -> None:
         self.arms = check_integer("arms", arms, low=2)
         self.exploration = check_fraction("exploration", exploration, open_low=True)
         self.sharing = check_number("sharing", sharing, low=0, high=1)

@@ -27,7 +27,7 @@ class KeepRatioBandit(KeepRatioPolicy):
     Args:
         algorithm: ``exp3s`` (Exp3.S) or ``ducb`` (discounted UCB).
         ratios: The keep ratios, 5 to 9 in (0, 1], rising.
-        exploration: γ of Exp3.S or ξ of discounted UCB; None for .2 and .05.
+        exploration: γ of Exp3.S or ξ of discounted UCB; None for .3 and .05.
         memory: Discount per evaluation in (0, 1) of earlier rewards.
         picker: Which samples are kept; the paper's hybrid.
         **picker_options: Options of the picker.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.gradient_noise import noise_share
 from gstds.memory import SampleMemory
 from gstds.noise import STREAMS, fan_out, policy_seed
 from gstds.schedules import Schedule, make_schedule
@@ -140,6 +141,7 @@ class Selector:
         self.step, self._spent, self._keep_ratio = 0, 0.0, 1.0
         self._drawn = self._kept = self._updates = 0
         self._validation: tuple[float, float] | None = None
+        self._gradient_noise: float | None = None
         self._spent_at_validation, self._reward = 0.0, 0.0
         self._last: dict[str, Any] | None = None
 
@@ -218,6 +220,15 @@ class Selector:
         self._validation = (loss, check_number("accuracy", accuracy, low=0, high=1))
         self._spent_at_validation = self._spent
 
+    def observe_gradient_noise(self, samples: float) -> None:
+        """Tell the gradient noise scale in samples, for a policy that needs `gradient_noise`.
+
+        `gstds.gradient_noise.NoiseScale` estimates it from the gradients of a loop of one's own.
+        """
+        if samples != math.inf:
+            samples = check_number("samples", samples, low=0)
+        self._gradient_noise = noise_share(samples)
+
     @property
     def mean_keep(self) -> float:
         """Samples kept by samples drawn, so far."""
@@ -284,6 +295,7 @@ class Selector:
             "mean_last_loss": self._memory.mean_last_loss,
             "validation_loss": loss,
             "validation_accuracy": accuracy,
+            "gradient_noise": self._gradient_noise or 0.0,
         }
         return self._shown(raw, max(len(batch), self._batch_size or 0))
 
@@ -315,6 +327,9 @@ class Selector:
             mend = "call selector.observe_validation(loss, accuracy) before select"
             for name in ("validation_loss", "validation_accuracy"):
                 refused[name] = f"{name}: {who} it; {mend}"
+        if self._gradient_noise is None:
+            mend = "call selector.observe_gradient_noise(samples) before select"
+            refused["gradient_noise"] = f"gradient_noise: {who} it; {mend}"
         return refused
 
     def _learner_views(self, n: int, given: dict[str, Any]) -> dict[str, Any]:
@@ -422,6 +437,7 @@ class Selector:
         state = {name.strip("_"): getattr(self, name) for name in _STATE}
         return state | {
             "validation": list(self._validation) if self._validation else None,
+            "gradient_noise": self._gradient_noise,
             "memory": self._memory.state_dict(),
             "policy": self.policy.state_dict(),
             "last": self._last,
@@ -440,6 +456,8 @@ class Selector:
         self.step = int(state["step"])
         told = state["validation"]
         self._validation = (float(told[0]), float(told[1])) if told else None
+        noise = state.get("gradient_noise")
+        self._gradient_noise = None if noise is None else float(noise)
         self._memory.load_state_dict(state["memory"])
         self.policy.load_state_dict(state["policy"])
         self._last = state["last"]
