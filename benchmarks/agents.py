@@ -1,0 +1,138 @@
+"""A learned keep ratio against the paper's schedule, random keep and its own controls.
+
+Every row gets the same budget, order, augmentation and initial weights, seed by seed; nothing is
+chosen here. Writes a JSON file, a Markdown table and the picture of the ratios over progress.
+
+    python benchmarks/agents.py --agent NAME_OR_FOLDER --dataset DATA --learner NAME --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from envs import DataSelectionEnv
+from gstds.files import write_json, write_text
+from gstds.noise import policy_seed
+from gstds.schedules import make_schedule
+from policies import Policy, RunContext, make_policy
+from policies.agent_base import SummaryPolicy
+from policies.learned import Learned, OpenLoop
+
+ROWS = ("agent", "sigmoid, same picker", "gstds", "random", "RandTeach", "open loop", "best")
+
+
+class Scheduled(SummaryPolicy):
+    """A schedule with an agent's picker: what is left of the agent without its decisions."""
+
+    def decide(self, summary: Any) -> float:
+        return make_schedule("sigmoid")(float(summary[0]))
+
+
+def run(policy: Policy, options: dict[str, Any], seed: int) -> dict[str, Any]:
+    observe = {name: dict(how) for name, how in policy.needs.items()}
+    env = DataSelectionEnv(**options, observe=observe, reward="none")
+    observation, _ = env.reset(seed=seed)
+    policy.reset(policy_seed(seed), RunContext(**env.context()))
+    progress, ratios, kept, drawn, done = [], [], 0, 0, False
+    while not done:
+        progress.append(env.progress)
+        observation, _, terminated, truncated, info = env.step(policy.act(observation))
+        ratios.append(info["kept"] / info["drawn"])
+        kept, drawn, done = kept + info["kept"], drawn + info["drawn"], terminated or truncated
+    return {
+        "seed": seed,
+        "test_accuracy": env.monitor("test").accuracy,
+        "mean_keep": kept / drawn,
+        "charged_share": env.ledger.charged_flops / env.budget_flops,
+        "progress": progress,
+        "ratios": ratios,
+    }
+
+
+def measure(name: str, options: dict[str, Any], seeds: int) -> dict[str, list[dict[str, Any]]]:
+    agent = Learned(name)
+    picker, interval = agent.agent.picker, agent.agent.interval
+    rows: dict[str, list[dict[str, Any]]] = {}
+    rows["agent"] = [run(agent, options, seed) for seed in range(seeds)]
+    rows["sigmoid, same picker"] = [
+        run(Scheduled(interval, picker), options, s) for s in range(seeds)
+    ]
+    for plain in ("gstds", "random", "best"):
+        rows[plain] = [run(make_policy(plain), options, s) for s in range(seeds)]
+    own = [(r["progress"], r["ratios"]) for r in rows["agent"]]
+    rows["RandTeach"] = [run(OpenLoop(*own[s], 1, "uniform"), options, s) for s in range(seeds)]
+    other = own[1:] + own[:1]
+    rows["open loop"] = [run(OpenLoop(*other[s], 1, picker), options, s) for s in range(seeds)]
+    return {row: rows[row] for row in ROWS}
+
+
+def table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    agent = np.array([100 * r["test_accuracy"] for r in rows["agent"]])
+    lines = ["| row | test accuracy % | agent minus row | p | mean keep | budget used |"]
+    lines.append("|---|---|---|---|---|---|")
+    for name, runs in rows.items():
+        accuracy = np.array([100 * r["test_accuracy"] for r in runs])
+        spread = half_width(accuracy)
+        keep, used = (np.mean([r[k] for r in runs]) for k in ("mean_keep", "charged_share"))
+        if name == "agent":
+            against, p = "", ""
+        else:
+            gap = agent - accuracy
+            against = f"{gap.mean():+.2f} ± {half_width(gap):.2f}"
+            p = f"{stats.ttest_rel(agent, accuracy).pvalue:.3g}" if gap.any() else "1"
+        cells = [name, f"{accuracy.mean():.2f} ± {spread:.2f}", against, p]
+        lines.append("| " + " | ".join([*cells, f"{keep:.3f}", f"{used:.4f}"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def half_width(values: Any) -> float:
+    n = len(values)
+    return float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+
+
+def picture(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    for number, one in enumerate(rows["agent"]):
+        label = "agent, each seed" if number == 0 else None
+        axes.step(
+            one["progress"], one["ratios"], where="post", color="#1f6f8b", alpha=0.5, label=label
+        )
+    grid = np.linspace(0, 1, 101)
+    schedule = make_schedule("sigmoid")
+    axes.plot(grid, [schedule(x) for x in grid], "--", color="#b5482f", label="the paper's sigmoid")
+    axes.set(xlabel="share of the budget spent", ylabel="keep ratio", ylim=(0, 1), xlim=(0, 1))
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--agent", required=True)
+    parser.add_argument("--dataset", default="envs.small_sets:fashion_2")
+    parser.add_argument("--learner", default="mlp")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--budget", type=float, default=0.25)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    names = ("dataset", "learner", "epochs", "budget")
+    options = {name: getattr(given, name) for name in names} | {"setting": "equal-budget"}
+    rows = measure(given.agent, options, given.seeds)
+    write_json(given.out / "rows.json", {"options": options, "rows": rows})
+    write_text(given.out / "table.md", table(rows))
+    picture(rows, given.out / "keep-ratio.png")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
