@@ -48,7 +48,7 @@ class Best(Policy):
     source = "this project; learnability from arXiv 2206.07137, last losses from arXiv 2303.04947"
     cost = "about 2·n·(C + 5) operations, not charged: less than a thousandth of an update"
     helps = "at a small budget, which it spends on many small updates; with wrong labels"
-    hurts = "wall clock: many small updates use a processor worse than few large ones"
+    hurts = "where the learner outgrows the reference, as on digits; wall clock: updates are small"
     needs = {"reference_losses": {}}  # noqa: RUF012  (a constant of the class)
 
     def __init__(
