@@ -125,6 +125,10 @@ def test_scaling_is_its_formula():
     # Discounted by 1/2: weights .5 and 1, mean 7/3, variance 8/9.
     expected = 0.5 + (2.0 - 7 / 3) / (4 * math.sqrt(8 / 9))
     assert scale.scaled(2.0) == pytest.approx(expected, rel=1e-12)
+    seen, weights = np.array([1.0, 3.0, 2.0]), np.array([0.25, 0.5, 1.0])
+    mean = np.average(seen, weights=weights)
+    spread = math.sqrt(np.average((seen - mean) ** 2, weights=weights))
+    assert scale.scaled(2.5) == pytest.approx(0.5 + (2.5 - mean) / (4 * spread), rel=1e-12)
 
 
 def test_what_is_out_of_range_is_named():
