@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from settings import CONTEXT, N, make, observation
+
+from gstds.control import PlateauWatch, gap_ratio, noise_ratio, spread_ratio
+from gstds.gradient_noise import NoiseScale, noise_samples, noise_share
+from policies import Selector, Transition, make_policy
+from train.config import config_from
+from train.run import StopFlag, execute
+
+ADAPTIVE = ["plateau", "loss-gap", "gradient-noise", "budget", "bandit"]
+
+
+def step(policy, train_loss=1.0, reward=0.0, kept=N, **changed):
+    """Let a policy see a step that ended with the given training loss."""
+    before, after = observation(policy), observation(policy)
+    after["train_loss"] = np.array([train_loss], np.float32)
+    for name, value in changed.items():
+        after[name] = np.array([value], np.float32)
+    weights = (np.arange(N) < kept).astype(np.float32)
+    policy.learn(Transition(before, weights, reward, after, {"evaluate": reward != 0.0}))
+    return after
+
+
+def ratio(policy, **changed):
+    view = observation(policy)
+    for name, value in changed.items():
+        view[name] = np.array([value], np.float32)
+    return policy.keep_ratio(view)
+
+
+# ---------------------------------------------------------------------- plateau
+
+
+def test_plateau_rises_when_the_loss_stalls_and_not_while_it_falls():
+    falling, stalled = make("plateau"), make("plateau")
+    for t in range(30):
+        step(falling, 2.0 * 0.9**t)
+        step(stalled, 2.0)
+    assert ratio(falling) == pytest.approx(0.2)
+    assert ratio(stalled) == pytest.approx(0.5)  # three windows of a tenth of 100 steps
+    for _ in range(200):
+        step(stalled, 2.0)
+    assert ratio(stalled) == 0.9
+
+
+def test_plateau_takes_no_loss_from_a_step_without_an_update():
+    policy = make("plateau")
+    for _ in range(30):
+        step(policy, 2.0, kept=0)
+    assert ratio(policy) == pytest.approx(0.2)
+
+
+def test_a_plateau_is_told_from_half_a_window_against_the_other():
+    watch = PlateauWatch(5, 0.1)
+    assert [watch.stalled(x) for x in (2.0, 2.0, 9.0, 1.8, 1.7)] == [False] * 5
+    assert [watch.stalled(x) for x in (2.0, 2.0, 0.0, 1.8, 1.9)] == [False] * 4 + [True]
+
+
+# ---------------------------------------------------------------------- loss gap
+
+
+def test_loss_gap_keeps_more_the_further_the_training_loss_is_below():
+    policy = make("loss-gap")
+    assert ratio(policy, validation_loss=1.0) == pytest.approx(0.2)
+    for _ in range(50):
+        step(policy, 0.75)
+    assert ratio(policy, validation_loss=0.5) == pytest.approx(0.2)
+    assert ratio(policy, validation_loss=1.0) == pytest.approx(0.55)
+    assert ratio(policy, validation_loss=9.0) == pytest.approx(0.9)
+
+
+def test_loss_gap_averages_over_an_epoch():
+    policy = make("loss-gap")
+    step(policy, 1.0)
+    step(policy, 0.5)
+    mean = (0.9 * 0.1 * 1.0 + 0.1 * 0.5) / 0.19
+    expected = gap_ratio(mean, 1.0, 0.5, 0.2, 0.9)
+    assert ratio(policy, validation_loss=1.0) == pytest.approx(expected, rel=1e-6)
+
+
+# ---------------------------------------------------------------------- gradient noise
+
+
+def test_gradient_noise_keeps_as_many_as_the_scale_says():
+    policy = make("gradient-noise")
+    for samples in (6, 12, 20):
+        assert ratio(policy, gradient_noise=noise_share(samples)) == pytest.approx(
+            samples / N, rel=1e-4
+        )
+    assert ratio(policy, gradient_noise=0.0) == pytest.approx(0.1)
+    assert ratio(policy, gradient_noise=1.0) == 1.0
+
+
+@given(st.floats(0, 1e7))
+def test_a_noise_scale_comes_back_from_its_share(samples):
+    assert noise_samples(noise_share(samples)) == pytest.approx(samples, rel=1e-9, abs=1e-9)
+
+
+def test_the_noise_scale_is_found_from_gradients_of_different_sizes():
+    rng = np.random.default_rng(0)
+    truth, spread, dim = np.full(50, 0.2), 1.5, 50
+    scale, average = NoiseScale(0.999), truth + 0.05 * rng.normal(size=dim)
+    for t in range(4000):
+        size = (4, 16, 64)[t % 3]
+        gradient = truth + spread * rng.normal(size=dim) / np.sqrt(size)
+        scale.update(size, gradient @ gradient, gradient @ average)
+        average = 0.9 * average + 0.1 * gradient
+    expected = spread**2 * dim / (truth @ truth)
+    assert scale.samples == pytest.approx(expected, rel=0.15)
+
+
+def test_the_noise_scale_is_endless_without_signal_and_nothing_without_noise():
+    still, lost = NoiseScale(), NoiseScale()
+    assert still.samples == 0.0
+    still.update(8, 1.0, 1.0)
+    lost.update(8, 1.0, -0.1)
+    assert still.samples == 0.0
+    assert lost.samples == np.inf
+    lost.update(8, np.nan, np.nan)
+    assert noise_share(lost.samples) == 1.0
+
+
+def test_a_loop_of_ones_own_tells_the_noise_scale_or_is_told_to():
+    policy = make_policy("gradient-noise", picker="uniform")
+    selector = Selector(policy, None, 10, num_samples=64, num_classes=2)
+    with pytest.raises(ValueError, match=r"gradient_noise: .*observe_gradient_noise"):
+        selector.select(np.arange(32))
+    selector.observe_gradient_noise(8.0)
+    assert len(selector.select(np.arange(32))[0]) == 8
+    other = Selector(make_policy("gradient-noise", picker="uniform"), None, 10, num_samples=64,
+                     num_classes=2)  # fmt: skip
+    other.load_state_dict(selector.state_dict())
+    assert len(other.select(np.arange(32))[0]) == 8
+
+
+# ---------------------------------------------------------------------- bounds
+
+
+@given(
+    st.floats(0, 100), st.floats(0, 100), st.floats(0.01, 1), st.floats(0, 1e9),
+    st.floats(-1e9, 1e9), st.integers(0, 1000),
+)  # fmt: skip
+def test_every_rule_stays_within_its_bounds(train, validation, gap, samples, left, count):
+    for value in (
+        gap_ratio(train, validation, gap, 0.2, 0.9),
+        noise_ratio(samples, 128, 1.0, 0.2, 0.9),
+        spread_ratio(left, 3.0, count, 10.0, 0.2, 0.9),
+    ):
+        assert 0.2 <= value <= 0.9
+
+
+@pytest.mark.parametrize("name", ["plateau", "loss-gap", "gradient-noise", "budget"])
+def test_bounds_the_wrong_way_round_are_refused(name):
+    with pytest.raises(ValueError, match=r"low must be at most high, got low=0\.9, high=0\.2"):
+        make_policy(name, low=0.9, high=0.2)
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_the_state_goes_through_json_and_another_reset_forgets_it(name):
+    policy, other = make(name), make(name)
+    start = json.dumps(_plain(policy.state_dict()))
+    for t in range(25):
+        step(policy, 1.0 + 0.3 * (t % 3), reward=0.1 * (t % 4), validation_loss=1.5)
+    other.load_state_dict(copy.deepcopy(policy.state_dict()))
+    for t in range(25):
+        for one in (policy, other):
+            step(one, 1.0, reward=0.1 * (t % 5))
+        assert ratio(policy) == ratio(other)
+    assert _plain(policy.state_dict()) == _plain(other.state_dict())
+    policy.reset(0, CONTEXT)
+    assert json.dumps(_plain(policy.state_dict())) == start
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+# ---------------------------------------------------------------------- whole runs
+
+
+class StopAfter(StopFlag):
+    def __init__(self, steps):
+        self.left = steps
+
+    @property
+    def is_set(self):
+        self.left -= 1
+        return self.left < 0
+
+    def set(self, *_):
+        pass
+
+
+def small(tiny_npz, policy, **options):
+    given = {
+        "dataset": tiny_npz,
+        "policy": policy,
+        "picker": "uniform",
+        "epochs": 3,
+        "batch_size": 32,
+        "learner": "mlp",
+    }
+    return config_from(given | options)
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_a_resumed_run_is_the_run_that_was_not_stopped(tiny_npz, tmp_path, name):
+    options = small(tiny_npz, name)
+    whole = execute(options, tmp_path / "whole", checkpoint_every=3)
+    part = execute(options, tmp_path / "part", stop=StopAfter(7), checkpoint_every=3)
+    assert part["status"] == "interrupted"
+    resumed = execute(options, tmp_path / "part", resume=True, checkpoint_every=3)
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
+    kept = [np.load(tmp_path / folder / "kept.npz")["kept"] for folder in ("whole", "part")]
+    np.testing.assert_array_equal(*kept)
+
+
+CHOICES = [
+    {"picker": "uniform"},
+    {"picker": "top-score", "score": "loss"},
+    {"picker": "softmax", "score": "stale-loss"},
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: c.get("score", "uniform"))
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_the_budget_is_hit_within_a_percent(tmp_path, choice, share):
+    options = small("digits", "budget", epochs=2, policy_params={"share": share}, **choice)
+    result = execute(options, tmp_path)
+    assert result["charged_flops"] / result["full_flops"] == pytest.approx(share, rel=0.01)
+
+
+def test_the_budget_is_hit_with_a_spectral_solve(tiny_npz, tmp_path):
+    result = execute(small(tiny_npz, "budget", picker="hybrid", learner="small-cnn"), tmp_path)
+    assert result["flops_by_phase"]["spectral"] > 0
+    assert result["charged_flops"] / result["full_flops"] == pytest.approx(0.5, rel=0.01)
+
+
+def test_under_an_equal_budget_it_lasts_for_all_epochs(tmp_path):
+    options = small("digits", "budget", epochs=4, setting="equal-budget", budget=0.5)
+    result = execute(options, tmp_path)
+    assert result["charged_flops"] <= result["budget_flops"]
+    assert result["mean_keep"] == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_budget_that_scoring_alone_exceeds_is_refused_at_the_first_step(tmp_path):
+    options = small("digits", "budget", picker="top-score", score="loss",
+                    policy_params={"share": 0.2})  # fmt: skip
+    with pytest.raises(RuntimeError, match=r"step 1.*share=0\.2 .* does not pay for scoring"):
+        execute(options, tmp_path)
+
+
+def test_the_noise_scale_changes_no_update_and_is_measured_only_if_observed(tiny_npz):
+    from envs import DataSelectionEnv
+
+    digests = []
+    for observe in ({}, {"gradient_noise": {}}):
+        env = DataSelectionEnv(
+            dataset=tiny_npz, epochs=2, batch_size=32, learner="mlp", observe=observe, reward="none"
+        )
+        view, _ = env.reset(seed=0)
+        assert ("gradient_noise" in view) == bool(observe)
+        done, seen = False, []
+        while not done:
+            if observe:
+                seen.append(float(view["gradient_noise"][0]))
+            view, _, done, _, _ = env.step(np.ones(32, np.float32))
+        state = env.learner.state_dict()
+        assert ("gradient_noise" in state) == bool(observe)
+        digests.append([v.numpy().tobytes() for v in state["model"].values()])
+    assert digests[0] == digests[1]
+    assert seen[0] == 0.0
+    assert len(set(seen[2:])) > 2
