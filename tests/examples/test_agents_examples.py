@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_ppo_in_one_file_learns_on_the_environment(tiny_npz):
+    options = ["--dataset", tiny_npz, "--learner", "mlp", "--decisions", "32", "--steps", "8"]
+    options += ["--batch-size", "16"]
+    script = ROOT / "examples" / "agents_cleanrl_ppo.py"
+    done = subprocess.run(
+        [sys.executable, str(script), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == 2
+    assert "reward of the last 20: " in lines[-1]

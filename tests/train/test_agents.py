@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("stable_baselines3")
+
+from policies.actor import Actor
+from policies.agent_file import load_agent
+from train.agents import AgentConfig, Teacher, agent_names, learn
+from train.cli import main
+from train.run import StopFlag
+
+SMALL = {"batch_size": 16, "epochs": 4, "picker": "uniform", "learner": "mlp", "interval": 2}
+FEW = {"ppo": {"n_steps": 16, "batch_size": 8, "n_epochs": 2}, "a2c": {"n_steps": 16}}
+FEW |= {"recurrent-ppo": FEW["ppo"], "dqn": {"learning_starts": 8}, "sac": {"learning_starts": 8}}
+
+
+def config(npz, agent="ppo", **changes):
+    made = {
+        "agent": agent,
+        "agent_params": FEW[agent],
+        "steps": 32,
+        "instances": [{"name": "a", "dataset": npz}],
+        "held_out": [{"name": "b", "dataset": npz, "split_seed": 3}],
+        "evaluate_every": 1000,
+        "env": SMALL,
+    }
+    return AgentConfig(**(made | changes))
+
+
+@pytest.mark.parametrize("agent", ["ppo", pytest.param("a2c", marks=pytest.mark.slow)])
+def test_a_stopped_and_resumed_agent_is_the_one_that_was_never_stopped(tiny_npz, tmp_path, agent):
+    whole = learn(config(tiny_npz, agent), tmp_path / "whole")
+    stop = StopFlag()
+    teacher = Teacher(config(tiny_npz, agent), tmp_path / "parts")
+    chunk = teacher._chunk
+
+    def once(flag):
+        chunk(flag)
+        stop.set()
+
+    teacher._chunk = once  # type: ignore[method-assign]
+    assert teacher.teach(stop)["status"] == "interrupted"
+    parts = learn(config(tiny_npz, agent), tmp_path / "parts", resume=True)
+    assert parts["status"] == whole["status"] == "finished"
+    assert parts["episodes"] == whole["episodes"]
+    a, b = (load_agent(str(tmp_path / name / "last")).tensors for name in ("whole", "parts"))
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert whole["cost"]["charged_flops"] > 0
+
+
+@pytest.mark.parametrize(
+    "agent", [pytest.param(n, marks=pytest.mark.slow) if n != "sac" else n for n in FEW]
+)
+def test_what_is_exported_answers_as_the_model_does(tiny_npz, tmp_path, agent):
+    teacher = Teacher(config(tiny_npz, agent), tmp_path)
+    teacher.teach()
+    actor = Actor(load_agent(str(tmp_path / "last")))
+    rng = np.random.default_rng(0)
+    state, start = None, np.array([True])
+    for _ in range(5):
+        summary = rng.random(teacher.env.observation_space.shape).astype(np.float32)
+        action, state = teacher.model.predict(summary, state, start, deterministic=True)
+        start = np.array([False])
+        assert actor.ratio(summary) == pytest.approx(teacher.env.actions.ratio(action), abs=1e-5)
+
+
+def test_a_learned_on_instance_cannot_be_held_out(tiny_npz, tmp_path):
+    same = [{"name": "b", "dataset": tiny_npz}]
+    with pytest.raises(ValueError, match="one of those learned on"):
+        Teacher(config(tiny_npz, held_out=same), tmp_path)
+    with pytest.raises(ValueError, match="held_out"):
+        AgentConfig(instances="small-train", held_out="small-train")
+    with pytest.raises(ValueError, match="did you mean 'ppo'"):
+        AgentConfig(agent="pppo")
+    assert {"ppo", "sac", "recurrent-ppo"} <= set(agent_names())
+
+
+def test_the_command_line_teaches_and_the_agent_runs(tiny_npz, tmp_path, capsys):
+    out = tmp_path / "agent"
+    held_out = json.dumps([{"name": "b", "dataset": tiny_npz, "split_seed": 3}])
+    words = ["learn", "--steps", "16", "--dataset", tiny_npz, "--learner", "mlp", "--batch-size"]
+    words += ["16", "--epochs", "4", "--picker", "uniform", "--instances", '[{"name": "a"}]']
+    words += ["--held-out", held_out, "--agent-params", "n_steps=16", "batch_size=8"]
+    assert main([*words, "--out", str(out), "--no-tracking"]) == 0
+    assert "finished" in capsys.readouterr().out
+    run = ["run", "--policy", f"learned:{out / 'best'}", "--dataset", tiny_npz, "--learner", "mlp"]
+    run += ["--batch-size", "16", "--setting", "equal-budget", "--epochs", "4", "--no-tracking"]
+    assert main([*run, "--out", str(tmp_path / "run")]) == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "finished"
