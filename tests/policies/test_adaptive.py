@@ -124,8 +124,14 @@ def test_the_noise_scale_is_endless_without_signal_and_nothing_without_noise():
     lost.update(8, 1.0, -0.1)
     assert still.samples == 0.0
     assert lost.samples == np.inf
-    lost.update(8, np.nan, np.nan)
     assert noise_share(lost.samples) == 1.0
+
+
+def test_a_gradient_that_is_no_number_is_passed_over():
+    scale = NoiseScale()
+    scale.update(8, 2.0, 1.0)
+    scale.update(8, np.nan, np.nan)
+    assert scale.samples == pytest.approx(8.0)
 
 
 def test_a_loop_of_ones_own_tells_the_noise_scale_or_is_told_to():
