@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["confidence_half_width", "holm", "paired_t", "sign_flip_p", "summarize"]
+__all__ = ["cohens_d", "confidence_half_width", "holm", "paired_t", "sign_flip_p", "summarize"]
 
 Run = Mapping[str, Any]
 
@@ -100,6 +100,25 @@ def paired_t(differences: Sequence[float]) -> float | None:
 
     t = mean / (deviation / math.sqrt(len(values)))
     return float(2 * stats.t.sf(abs(t), len(values) - 1))
+
+
+def cohens_d(differences: Sequence[float]) -> float | None:
+    """Return Cohen's d of paired differences: their mean over their standard deviation.
+
+    Args:
+        differences: One difference per seed (n,).
+
+    Returns:
+        The effect size; 0 if all differences are 0; None for fewer than two, or if all are the
+        same but not 0, where it has no finite value.
+    """
+    if len(differences) < 2:
+        return None
+    values = np.asarray(differences, dtype=np.float64)
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    if not np.any(values):
+        return 0.0
+    return None if deviation <= 1e-12 * abs(mean) else mean / deviation
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
@@ -245,6 +264,7 @@ def _against(group: Iterable[Run], baseline: Iterable[Run] | None) -> dict[str, 
         "n_pairs": len(differences),
         "difference": math.fsum(differences) / len(differences) if differences else None,
         "difference_ci95": confidence_half_width(differences),
+        "effect_size": cohens_d(differences),
         "p_value": paired_t(differences),
         "sign_flip_p": sign_flip_p(differences),
     }

@@ -142,3 +142,13 @@ def test_holm_by_hand():
     adjusted = holm({"a": 0.02, "b": 0.01, "c": 0.5, "d": 0.03, "base": None})
     assert adjusted == pytest.approx({"a": 0.06, "b": 0.04, "c": 0.5, "d": 0.06, "base": None})
     assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
+
+
+def test_effect_size_is_the_mean_difference_in_sample_deviations() -> None:
+    from train.statistics import cohens_d
+
+    assert cohens_d([1.0, 2.0, 3.0]) == pytest.approx(2.0)
+    assert cohens_d([-1.0, -2.0, -3.0]) == pytest.approx(-2.0)
+    assert cohens_d([0.0, 0.0]) == 0.0
+    assert cohens_d([0.5, 0.5]) is None
+    assert cohens_d([0.5]) is None
