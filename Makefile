@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY := PASSIVE
+# One test process per core, up to four; each test uses one thread.
+PARALLEL ?= -n auto --maxprocesses=4 --dist=worksteal
 
 .PHONY: setup run test test-slow test-soak lint format bench clean
 .DEFAULT_GOAL := setup
@@ -21,10 +23,10 @@ run: setup
 	$(BIN)/gstds compare --policies gstds random full --seeds 3 --dataset fashion-mnist --limit 10000 --workers 2 --out runs/first
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-slow: setup
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow $(PARALLEL)
 
 test-soak: setup
 	@echo "no soak tests yet"

@@ -41,9 +41,10 @@ def gap_ratio(
         low: Keep ratio without a gap.
         high: Keep ratio at that gap.
     """
-    if validation_loss <= 0.0:
+    wanted = gap * validation_loss
+    if wanted <= 0.0:
         return low
-    relative = (validation_loss - train_loss) / (gap * validation_loss)
+    relative = (validation_loss - train_loss) / wanted
     return low + (high - low) * between(relative, 0.0, 1.0)
 
 

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_ppo_in_one_file_learns_on_the_environment(tiny_npz):
     options = ["--dataset", tiny_npz, "--learner", "mlp", "--decisions", "32", "--steps", "8"]
     options += ["--batch-size", "16"]

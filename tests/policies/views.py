@@ -37,6 +37,7 @@ def full_view(seed=0, valid=N, progress=0.5, n=N):
         "mean_last_loss": [1.0],
         "validation_loss": [1.0],
         "validation_accuracy": [0.5],
+        "gradient_noise": [0.12],
         "last_losses": rng.gamma(1.0, 1.0, n),
         "visited": rng.random(n) < 0.8,
         "age": rng.random(n),
