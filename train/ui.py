@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from gstds.validation import check_integer
 from train.mlflow_store import mask_secrets, prepare_environment, prepare_store, tracking_uri
@@ -88,16 +92,40 @@ def open_ui(
         return 0
     _check_port(host, port)
     folder = Path(address.removeprefix("sqlite:///")).parent if "sqlite" in address else Path.cwd()
-    process = subprocess.Popen(ui_command(address, port, host), env=ui_environment(), cwd=folder)
+    with _interrupted_by_signals():
+        process = subprocess.Popen(
+            ui_command(address, port, host), env=ui_environment(), cwd=folder
+        )
+        try:
+            _wait_until_up(process, f"http://{host}:{port}")
+            echo(experiment_link(f"http://{host}:{port}", experiment_id, view))
+            return process.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+@contextlib.contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` on SIGINT and SIGTERM, so that no server is left behind.
+
+    A process that a shell started in the background has SIGINT ignored unless it says otherwise.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        _wait_until_up(process, f"http://{host}:{port}")
-        echo(experiment_link(f"http://{host}:{port}", experiment_id, view))
-        return process.wait()
-    except KeyboardInterrupt:
-        return 0
+        yield
     finally:
-        process.terminate()
-        process.wait(10)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _check_port(host: str, port: int) -> None:

@@ -163,7 +163,8 @@ def test_a_server_stopped_in_the_middle_loses_nothing(server, store_uri, tmp_pat
 
 
 @pytest.mark.slow
-def test_ui_serves_the_experiment_and_says_where(store_uri, free_port, tmp_path):
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_ui_serves_the_experiment_and_says_where(store_uri, free_port, tmp_path, ending):
     experiment = prepare_store(store_uri, "gstds")
     key = place_view(store_uri, experiment)
     code = (
@@ -176,6 +177,8 @@ def test_ui_serves_the_experiment_and_says_where(store_uri, free_port, tmp_path)
         stderr=subprocess.DEVNULL,
         text=True,
         cwd=tmp_path,
+        # As a shell starts what it puts into the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
     try:
         line = next(line for line in process.stdout if "workflowType" in line).strip()
@@ -185,7 +188,7 @@ def test_ui_serves_the_experiment_and_says_where(store_uri, free_port, tmp_path)
         query = f"{base}/api/2.0/mlflow/experiments/get?experiment_id={experiment}"
         assert json.loads(answers(query))["experiment"]["name"] == "gstds"
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(ending)
         process.communicate(timeout=30)
     assert not answers(f"{base}/health")
     assert process.returncode == 0
