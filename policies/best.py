@@ -49,7 +49,7 @@ class Best(Policy):
     hurts = "a learning rate that is at its limit already: then set weight=1"
 
     def __init__(
-        self, keep: float = 0.25, floor: float = 0.1, weight: float = 2.0, doubt: float = 1 / 3
+        self, keep: float = 0.25, floor: float = 0.1, weight: float = 2.0, doubt: float = 0.1
     ) -> None:
         self.keep = check_fraction("keep", keep, open_low=True)
         self.floor = check_number("floor", floor, low=0, open_low=True)
