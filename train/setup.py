@@ -84,4 +84,7 @@ def make_env(config: RunConfig, policy: policies.Policy, progress: Progress | No
         normalizer=policy.normalizer,
         reward="validation-loss" if policy.uses_reward else "none",
         progress=progress,
+        policy_flops=lambda drawn, kept, context: policy.step_flops(
+            drawn, kept, policies.RunContext(**context)
+        ),
     )
