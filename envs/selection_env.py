@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 
 from envs.budget import check_pays_a_batch, make_budget
+from envs.distillation import make_teacher
 from envs.draws import Draws
 from envs.evaluator import Evaluator
 from envs.learner import Evaluation, Learner, resolve_device
@@ -246,6 +247,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             samples=len(data.train),
             progress=lambda: self.progress,
             normalizer=options.normalizer,
+            teacher=make_teacher(options, self.world.reference, self.device),
         )
 
     def _charge_reference(self) -> None:
