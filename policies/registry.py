@@ -15,6 +15,7 @@ __all__ = [
     "ENTRY_POINTS",
     "POLICIES",
     "follows_schedule",
+    "installed_policies",
     "make_policy",
     "policy_class",
     "policy_names",
@@ -57,7 +58,8 @@ POLICIES: dict[str, str] = {
 }
 
 
-def _installed() -> dict[str, str]:
+def installed_policies() -> dict[str, str]:
+    """Return the plug-ins that installed packages offer, name -> ``module:Class``."""
     return {
         point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)
     }
@@ -69,7 +71,7 @@ def policy_names() -> dict[str, str]:
     Plug-ins are listed by where they come from; their code runs only when they are named.
     """
     names = {name: _first_line(policy_class(name)) for name in POLICIES}
-    plugins = {name: f"plug-in {target}" for name, target in _installed().items()}
+    plugins = {name: f"plug-in {target}" for name, target in installed_policies().items()}
     return plugins | names
 
 
@@ -92,12 +94,10 @@ def policy_class(name: str) -> type[Policy]:
     if name.startswith(LEARNED):
         return policy_class("policies.learned:Learned")
     named = POLICIES | UNLISTED
-    target = name if ":" in name else named.get(name) or _installed().get(name)
+    target = name if ":" in name else named.get(name) or installed_policies().get(name)
     if target is None:
-        raise ValueError(
-            f"policy: unknown name {name!r}; {near_names(name, {**_installed(), **named})}, "
-            "or module:Class"
-        )
+        near = near_names(name, {**installed_policies(), **named})
+        raise ValueError(f"policy: unknown name {name!r}; {near}, or module:Class")
     module_name, _, class_name = target.partition(":")
     try:
         module = importlib.import_module(module_name)

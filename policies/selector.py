@@ -58,6 +58,8 @@ class _Shown(dict[str, npt.NDArray[np.float32]]):
     def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
         if name in self.refused:
             raise ValueError(self.refused[name])
+        if name not in self:
+            raise KeyError(f"{name!r} is not shown: a policy declares what it reads in `needs`")
         return super().__getitem__(name)
 
 

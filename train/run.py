@@ -53,9 +53,19 @@ class RunFailedError(RuntimeError):
         step = result["steps"]
         super().__init__(
             f"run failed at step {step} (policy {config.policy!r}, seed {config.seed}): "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{_hint(error)}"
         )
         self.result = result
+
+
+def _hint(error: Exception) -> str:
+    """Say what to do about an observation that was read and not declared."""
+    from envs.options import OPTIONAL_OBSERVATIONS
+
+    name = error.args[0] if isinstance(error, KeyError) and error.args else None
+    if name not in OPTIONAL_OBSERVATIONS:
+        return ""
+    return f"; a policy declares what it reads beyond the usual: needs = {{{name!r}: {{}}}}"
 
 
 class StopFlag:

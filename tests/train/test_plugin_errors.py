@@ -40,6 +40,12 @@ class Zeros(Base):
 class OneEmptyBatch(Base):
     def bad(self, good): return good * (self.calls % 5 == 0)
 
+class Undeclared(Base):
+    def bad(self, good): return self.observation["learner_losses"]
+    def act(self, observation):
+        self.observation = observation
+        return super().act(observation)
+
 class Raises(Base):
     def bad(self, good): return good / undefined_name
 """
@@ -66,6 +72,11 @@ def run(tiny_npz, tmp_path, monkeypatch):
         ("Large", r"step 2 .*'plugins:Large'.*raise w_max"),
         ("Nothing", r"step 2 .*'plugins:Nothing'.*shape \(32,\), got \(\)"),
         ("Zeros", r"step 7 .*'plugins:Zeros'.*kept nothing for a whole epoch, 5 batches"),
+        (
+            "Undeclared",
+            r"step 2 .*'plugins:Undeclared'.*KeyError: 'learner_losses'; a policy declares .*"
+            r"needs = \{'learner_losses': \{\}\}",
+        ),
         ("Raises", r"step 2 .*'plugins:Raises'.*undefined_name"),
     ],
 )
