@@ -99,18 +99,18 @@ def moved(view, order):
     return {k: v[order] if len(v) == N else v for k, v in view.items()}
 
 
-def taught(name, *, rewards=None, losses=None, order=None):
+def taught(name, *, rewards=None, losses=None, order=None, policy=None):
     """A policy after some steps, with rewards or losses in another order, or reordered batches."""
     rng = np.random.default_rng(0)
     earned, told = rng.normal(size=STEPS), rng.random((STEPS, N)).astype(np.float32) * 3
     earned = earned if rewards is None else earned[rewards]
     told = told if losses is None else told[losses]
-    policy = make(name)
+    policy = policy or make(name)
     rows = np.arange(N) if order is None else order
     for t in range(STEPS):
         now, then = (moved(observation(policy, s, progress=s / 100), rows) for s in (t, t + 1))
-        now["mean_last_loss"][:], then["mean_last_loss"][:] = told[t].mean(), told[t].mean() * 0.9
-        then["train_loss"][:] = told[t].mean()
+        # What comes of a step says it all: what was seen before it does not change.
+        then["mean_last_loss"][:] = then["train_loss"][:] = told[t].mean()
         weights = policy.act(now)
         info = {"losses": told[t][rows], "trained": weights > 0, "evaluate": True}
         policy.learn(Transition(now, weights, float(earned[t]), then, info))
@@ -144,6 +144,9 @@ def test_what_was_learned_is_in_the_state_and_decides(name):
     policy, again = taught(name), make(name)
     assert remembered(policy) != remembered(make(name))
     again.load_state_dict(policy.state_dict())
+    assert remembered(again) == remembered(policy)
+    for one in (policy, again):
+        taught(name, policy=one)
     assert remembered(again) == remembered(policy)
     for seed in range(5):
         view = observation(policy, 200 + seed, progress=0.7)
