@@ -69,7 +69,7 @@ def make_run_policy(config: RunConfig) -> policies.Policy:
 
 
 def _refuse_another_picker(config: RunConfig, policy: policies.Policy) -> None:
-    """Let ``--picker uniform`` pass for random, which is that: it can then stand in a comparison."""
+    """Let ``--picker uniform`` pass for random, which is that: both then fit one comparison."""
     own = getattr(getattr(policy, "picker", None), "name", None)
     if config.picker != own:
         raise ValueError(
