@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from gstds.schedules import Schedule
-from gstds.validation import near_names
+from gstds.validation import check_choice, check_number, near_names
 from policies.base import KeepRatioPolicy, Policy
 
 __all__ = [
@@ -108,6 +109,10 @@ def policy_class(name: str) -> type[Policy]:
             f"policy {name!r}: no module {module_name!r}; run from the folder that holds "
             f"{module_name.replace('.', '/')}.py"
         ) from error
+    except Exception as error:  # whatever a user's file does when it is imported
+        raise ValueError(
+            f"policy {name!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     kind = getattr(module, class_name, None)
     if kind is None:
         found = [n for n, value in vars(module).items() if _is_policy(value)]
@@ -155,4 +160,25 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
             raise ValueError(f"policy {name!r} has no parameter {parameter!r}; {hint}")
     if schedule is not None and follows_schedule(kind):
         parameters = {"schedule": schedule, **parameters}
-    return kind(**parameters)
+    try:
+        policy = kind(**parameters)
+    except (ValueError, TypeError):
+        raise
+    except Exception as error:  # whatever a user's class does when it is made
+        raise ValueError(
+            f"policy {name!r} cannot be made: {type(error).__name__}: {error}"
+        ) from error
+    _check_declarations(name, policy)
+    return policy
+
+
+def _check_declarations(name: str, policy: Policy) -> None:
+    needs = policy.needs
+    if not isinstance(needs, Mapping) or not all(isinstance(o, Mapping) for o in needs.values()):
+        raise TypeError(
+            f"needs of policy {name!r} must map names to options, such as "
+            f"{{'reference_losses': {{}}}}, got {needs!r}"
+        )
+    who = f"of policy {name!r}"
+    check_number(f"max_weight {who}", policy.max_weight, low=0, high=1e6, open_low=True)
+    check_choice(f"normalizer {who}", policy.normalizer, ("kept", "drawn"))

@@ -358,7 +358,7 @@ class Runner:
         test = self.env.monitor("test") if ended else None
         result = self._result(status, test)
         if error:
-            result["error"] = error.strip().splitlines()[-1]
+            result["error"] = f"step {result['steps']}: {error.strip().splitlines()[-1]}"
             self.tracker.log_text(error, "traceback.txt")
         if ended:
             self._write_artifacts(result)
