@@ -26,6 +26,7 @@ test: setup
 	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-slow: setup
+	$(PYTHON) .ci/install $(VENV) examples
 	$(BIN)/python -m pytest -q -m slow $(PARALLEL)
 
 test-soak: setup
