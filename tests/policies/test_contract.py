@@ -153,7 +153,8 @@ def test_what_was_learned_is_in_the_state_and_decides(name):
         np.testing.assert_array_equal(again.act(view), policy.act(view))
 
 
-OTHER_SIGNALS = {"bandit", "budget", "selective-backprop", "stale-selective-backprop"}
+# What these learn from is the reward, the bill, or what they saw before the step.
+OTHER_SIGNALS = {"bandit", "best", "budget", "selective-backprop", "stale-selective-backprop"}
 
 
 @pytest.mark.parametrize("name", sorted(set(LEARNERS) - OTHER_SIGNALS))
