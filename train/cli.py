@@ -159,6 +159,13 @@ def _add_compare(commands: Any) -> None:
         action="store_true",
         help="each policy on its own paper's schedule, not on the comparison's",
     )
+    parser.add_argument(
+        "--controls",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run the controls too: random with the same keep sequence, short full training "
+        "(default: yes)",
+    )
     _add_options(parser, skip=("policy", "seed"))
     _add_record_options(parser)
 

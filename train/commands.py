@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 Arguments = argparse.Namespace
-_COMPARE_KEYS = ("policies", "seeds", "baseline", "workers", "paper_defaults")
+_COMPARE_KEYS = ("policies", "seeds", "baseline", "workers", "paper_defaults", "controls")
 
 
 def _out(text: str = "") -> None:
@@ -256,6 +256,7 @@ def do_compare(arguments: Arguments) -> int:
         checkpoint_every=arguments.checkpoint_every,
         command=_command_line(),
         paper_defaults=arguments.paper_defaults,
+        controls=arguments.controls,
     )
     plan(comparison)
     uri = _tracking(arguments)
@@ -272,6 +273,7 @@ def _compare_default(key: str) -> Any:
         "seeds": 3,
         "workers": 1,
         "paper_defaults": False,
+        "controls": True,
     }.get(key)
 
 

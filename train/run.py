@@ -180,6 +180,7 @@ class Runner:
     def _loop(self, observation: dict[str, Any], stop: StopFlag, start: float) -> str:
         done = not self.env._running
         while not done:
+            before = self._training_seconds()
             with self.ledger.timed("policy"):
                 weights = np.asarray(self.policy.act(observation))
             following, reward, terminated, truncated, info = self.env.step(weights)
@@ -187,6 +188,7 @@ class Runner:
                 self.policy.learn(Transition(observation, weights, reward, following, info))
             observation, done = following, terminated or truncated
             self._track(info, weights)
+            self.kept.clock(self._training_seconds() - before)
             self._refuse_an_empty_epoch(info)
             if not math.isfinite(info["train_loss"]):
                 return "diverged"
@@ -260,6 +262,7 @@ class Runner:
             "setting": config.setting,
             "identity": identity(config),
             "folder": str(self.folder.absolute()),
+            "kind": "run",
         }
         commit = git_commit()
         return tags | ({"git_commit": commit} if commit else {}) | self.tags
@@ -381,17 +384,23 @@ class Runner:
             "flops_by_phase": dict(ledger.flops),
             "seconds": self._training_seconds(),
             "wall_seconds": self._elapsed,
+            "reference_system_seconds": self.kept.reference_system_seconds(),
             "seconds_by_phase": seconds,
             "steps": env.step_count,
             "samples_trained": int(env.visits.sum()),
             "samples_drawn": self.kept.drawn,
             "samples_closing": len(env._closing),
             "seen": float((env.visits > 0).mean()),
+            "class_coverage": self._coverage(),
             "under_budget": env._truncated,
             "reference_accuracy": reference.accuracy if reference else None,
             "weights_sha256": state_digest(env.learner.model.state_dict()),
             "history": self.history,
         }
+
+    def _coverage(self) -> float | None:
+        values = [row["class_coverage"] for row in self.history]
+        return float(np.mean(values)) if values else None
 
     def _write_artifacts(self, result: dict[str, Any]) -> None:
         from train.plots import plot_run
@@ -408,8 +417,9 @@ class Runner:
 
     def _track_final(self, result: dict[str, Any]) -> None:
         names = ("test_accuracy", "test_loss", "worst_class_accuracy", "mean_keep", "charged_flops")
-        more = ("reference_flops", "seconds", "wall_seconds", "steps", "seen")
-        values = {f"final/{n}": result[n] for n in (*names, *more) if result[n] is not None}
+        more = ("reference_flops", "seconds", "wall_seconds", "steps", "seen", "class_coverage")
+        every = (*names, *more, "reference_system_seconds")
+        values = {f"final/{n}": result[n] for n in every if result[n] is not None}
         if result["test_accuracy"] is not None:
             values["final/relative_compute"] = result["charged_flops"] / result["full_flops"]
             values["final/tracking_share"] = self.tracker.seconds() / max(self._elapsed, 1e-9)
