@@ -182,7 +182,8 @@ def _replays(others: Mapping[str, list[_Finished]]) -> tuple[list[Job], dict[str
     groups: dict[Any, list[str]] = {}
     for name, runs in others.items():
         groups.setdefault(tuple(run.sequence for run in runs), []).append(name)
-    planned, pairs = [], {}
+    planned: list[Job] = []
+    pairs: dict[str, str] = {}
     for names in groups.values():
         for run in others[names[0]]:
             config = replayed(run.job.config, run.kept)

@@ -178,7 +178,7 @@ def read_kept(path: str | Path) -> Kept:
         with np.load(path) as file:
             batch = int(file["batch_size"])
             masks = np.unpackbits(file["kept"], axis=1, count=batch).astype(bool)
-            progress = file["progress"] if "progress" in file else None
+            progress = file.get("progress")
             visits = file["visits"].astype(np.int64)
             return Kept(masks, progress, visits, int(file["order_seed"]))
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
