@@ -191,7 +191,11 @@ def _add_small_commands(commands: Any) -> None:
         help="write report.html and report.md of a comparison",
         epilog="example: gstds report runs/first",
     )
-    parser.add_argument("comparison", metavar="COMPARISON|DIR", help="its folder")
+    parser.add_argument(
+        "comparison", metavar="COMPARISON|DIR", help="its folder, or its name in the tracking store"
+    )
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store, as for run")
+    parser.add_argument("--experiment", default="gstds", help="experiment (default: gstds)")
     parser = commands.add_parser(
         "ui", help="open the runs in the MLflow UI", epilog="example: gstds ui --port 5000"
     )
@@ -199,6 +203,9 @@ def _add_small_commands(commands: Any) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store, as for run")
     parser.add_argument("--experiment", default="gstds", help="experiment (default: gstds)")
+    parser.add_argument(
+        "--comparison", metavar="NAME", help="open on this comparison (default: the newest)"
+    )
     parser = commands.add_parser(
         "sync",
         help="deliver to MLflow what a dead or disconnected run left in its spool",

@@ -146,7 +146,8 @@ def class_balance(kept: npt.ArrayLike, drawn: npt.ArrayLike) -> Floats:
     def shares(counts: npt.ArrayLike) -> Floats:
         values = np.asarray(counts, dtype=np.float64)
         total = values.sum(axis=1, keepdims=True)
-        return np.divide(values, total, out=np.full_like(values, np.nan), where=total > 0)
+        empty = np.full_like(values, np.nan)
+        return np.asarray(np.divide(values, total, out=empty, where=total > 0), dtype=np.float64)
 
     ours, whole = shares(kept), shares(drawn)
     empty = np.full_like(ours, np.nan)

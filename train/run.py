@@ -240,7 +240,7 @@ class Runner:
             name=f"{config.policy}-{config.dataset}-seed{config.seed}",
             params={k: v for k, v in config.as_dict().items() if v is not None},
             tags=self._all_tags(),
-            description=f"Policy `{config.policy}` on `{config.dataset}`, seed {config.seed}.",
+            description=self._description(),
             data=DataInput(
                 name=data.name,
                 digest=data.fingerprint,
@@ -251,6 +251,11 @@ class Runner:
             ),
             resume=(tracked or {}).get("run_id"),
         )
+
+    def _description(self) -> str:
+        config, of = self.config, self.tags.get("control_of")
+        what = f"Policy `{config.policy}` on `{config.dataset}`, seed {config.seed}"
+        return f"{what}, {config.setting}." + (f" A control of {of}." if of else "")
 
     def _all_tags(self) -> dict[str, str]:
         config = self.config
@@ -275,11 +280,7 @@ class Runner:
         with self.ledger.timed("track"):
             if evaluate or step % self._log_every == 0:
                 self.tracker.log(
-                    {
-                        "train/loss": info["train_loss"],
-                        "selection/keep_ratio": info["keep_ratio"],
-                        "cost/charged_flops": info["charged_flops"],
-                    },
+                    {"train/loss": info["train_loss"], "selection/keep_ratio": info["keep_ratio"]},
                     step,
                 )
             self._progress("training", step, self._total)
@@ -309,6 +310,9 @@ class Runner:
             "selection/mean_keep": row["mean_keep"],
             "selection/class_coverage": row["class_coverage"],
             "selection/seen": row["seen"],
+            # Here and nowhere else: over a metric as x axis the UI joins grouped runs point by
+            # point, not by step, so cost and accuracy must have the same steps.
+            "cost/charged_flops": row["charged_flops"],
             "time/training": row["seconds"],
         }
         metrics |= {f"time/{phase}": s for phase, s in self.ledger.seconds.items()}

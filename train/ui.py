@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -40,7 +42,7 @@ def ui_environment() -> dict[str, str]:
 
 
 def experiment_link(server: str, experiment_id: str, view: str | None = None) -> str:
-    """Return the link to an experiment's runs; without it the UI opens in another mode.
+    """Return the link to an experiment's charts; without it the UI opens in another mode.
 
     Args:
         server: The server's address, such as ``http://127.0.0.1:5000``.
@@ -48,7 +50,7 @@ def experiment_link(server: str, experiment_id: str, view: str | None = None) ->
         view: The key of a saved view.
     """
     link = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs"
-    link += "?workflowType=machine_learning"
+    link += "?workflowType=machine_learning&compareRunsMode=CHART"
     return f"{link}&viewStateShareKey={view}" if view else link
 
 
@@ -58,6 +60,7 @@ def open_ui(
     host: str = "127.0.0.1",
     *,
     experiment: str = "gstds",
+    comparison: str | None = None,
     echo: Callable[[str], None],
 ) -> int:
     """Serve the UI until interrupted, and say where it is once it answers.
@@ -69,6 +72,7 @@ def open_ui(
         port: Where to listen.
         host: The address to bind.
         experiment: The experiment to open.
+        comparison: The comparison whose view is opened; None for the newest.
         echo: What shows a line to the user.
 
     Returns:
@@ -82,13 +86,14 @@ def open_ui(
 
     address = tracking_uri(uri)
     experiment_id = prepare_store(address, experiment)
-    view = find_view(address, experiment_id)
+    view = find_view(address, experiment_id, comparison)
     if address.startswith(("http://", "https://")):
         echo(experiment_link(mask_secrets(address), experiment_id, view))
         return 0
     _check_port(host, port)
     folder = Path(address.removeprefix("sqlite:///")).parent if "sqlite" in address else Path.cwd()
     process = subprocess.Popen(ui_command(address, port, host), env=ui_environment(), cwd=folder)
+    _end_like_an_interrupt(signal.SIGTERM)
     try:
         _wait_until_up(process, f"http://{host}:{port}")
         echo(experiment_link(f"http://{host}:{port}", experiment_id, view))
@@ -98,6 +103,12 @@ def open_ui(
     finally:
         process.terminate()
         process.wait(10)
+
+
+def _end_like_an_interrupt(number: signal.Signals) -> None:
+    """Let a signal end the server too, which it would leave running."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(number, signal.default_int_handler)
 
 
 def _check_port(host: str, port: int) -> None:
