@@ -87,7 +87,8 @@ def publish(uri: str, experiment: str, content: Content, paths: Mapping[str, Pat
     name = str(content["name"])
     _try("the experiment was not described", lambda: _describe_experiment(client, experiment_id))
     place_view(uri, experiment_id)
-    place_view(uri, experiment_id, name)
+    runs = [*content["runs"], *content.get("controls", ())]
+    place_view(uri, experiment_id, name, sorted({str(run["policy"]) for run in runs}))
     if content["summary"]:
         _try("no summary run", lambda: _publish_summary(client, experiment_id, content, paths))
 

@@ -6,7 +6,7 @@ import base64
 import json
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = ["encode_view", "run_filter", "view_state"]
@@ -25,11 +25,12 @@ _PARALLEL = (
 )
 
 
-def view_state(comparison: str | None = None) -> dict[str, Any]:
+def view_state(comparison: str | None = None, folded: Sequence[str] = ()) -> dict[str, Any]:
     """Return the state that the UI keeps for a view, with fresh identifiers.
 
     Args:
         comparison: The comparison whose runs are shown; None for all runs.
+        folded: Policies whose runs are folded into one line of the list.
     """
     charts: list[Chart] = []
     sections = []
@@ -65,7 +66,7 @@ def view_state(comparison: str | None = None) -> dict[str, Any]:
             "aggregateFunction": "average",
             "groupByKeys": [{"mode": "tag", "groupByData": "policy"}],
         },
-        "groupsExpanded": {},
+        "groupsExpanded": {f"tag.policy.{policy}": False for policy in folded},
         "globalLineChartConfig": {
             "xAxisKey": "step",
             "lineSmoothness": 0,

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from train.mlflow_store import client as make_client
@@ -31,28 +31,33 @@ _LONGEST_TAG = 20_000
 _MOST_VIEWS = 20
 
 
-def place_view(uri: str, experiment_id: str, comparison: str | None = None) -> str | None:
+def place_view(
+    uri: str, experiment_id: str, comparison: str | None = None, policies: Sequence[str] = ()
+) -> str | None:
     """Save a view on an experiment; one that is there already is brought up to date.
 
     Args:
         uri: The store.
         experiment_id: The experiment.
         comparison: Show the runs of this comparison; None for the view of all runs.
+        policies: Its policies, each folded into one line of the list of runs.
 
     Returns:
         The view's key for a link, or None if the store did not take it (a warning says why).
     """
     try:
-        return _place(make_client(uri), experiment_id, comparison)
+        return _place(make_client(uri), experiment_id, comparison, policies)
     except Exception as error:  # best effort: the runs are there without it
         _log.warning("no view was saved in MLflow: %s", mask_secrets(str(error)))
         return None
 
 
-def _place(client: MlflowClient, experiment_id: str, comparison: str | None) -> str:
+def _place(
+    client: MlflowClient, experiment_id: str, comparison: str | None, policies: Sequence[str]
+) -> str:
     name = _ALL if comparison is None else _PREFIX + comparison
     key = hashlib.sha256(name.encode()).hexdigest()[:32]
-    value = encode_view(name, view_state(comparison), time.time_ns() // 1_000_000)
+    value = encode_view(name, view_state(comparison, policies), time.time_ns() // 1_000_000)
     if len(value) > _LONGEST_TAG:
         raise ValueError(f"the view has {len(value)} characters, a tag holds {_LONGEST_TAG}")
     client.set_experiment_tag(experiment_id, _TAG + key, value)
