@@ -190,7 +190,7 @@ def reference_system_seconds(
 ) -> float:
     """Return steps × median step time, the medians taken among steps of like size.
 
-    The median leaves out what else the machine was doing. A schedule's steps differ in size, so one
+    The median leaves out what disturbed single steps. A schedule's steps differ in size, so one
     median of all would stand for none of them: the steps are sorted by what they kept, and every
     tenth of them has its own (after Kaddour et al., No Train No Gain, arXiv 2307.06440).
 

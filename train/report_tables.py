@@ -54,7 +54,7 @@ def accuracy_table(summary: Sequence[Row], caption: str = "") -> Table:
             "policy": lambda r: str(r["policy"]),
             "runs": lost_runs,
             "accuracy %": lambda r: points(r, "mean", "ci95"),
-            **(tests if len(summary) > 1 else {}),
+            **(tests if any(row.get("n_pairs") for row in summary) else {}),
             "worst class %": lambda r: points(r, "worst_class_accuracy", ""),
             "worst seed %": lambda r: points(r, "worst", ""),
             "test loss": lambda r: fixed(r.get("test_loss"), 3),
@@ -130,7 +130,7 @@ def cost_table(summary: Sequence[Row]) -> Table:
         },
         "Seconds are those of selecting and training, without monitoring and without making the "
         "reference. System seconds: drawn batches × median step time, the medians taken among "
-        "steps that kept alike: what the run takes on this machine when nothing else disturbs it.",
+        "steps that kept alike: the same seconds without what disturbed single steps.",
     )
 
 

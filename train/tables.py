@@ -199,7 +199,7 @@ def _columns(summary: Summary) -> dict[str, Any]:
         "policy": lambda r: str(r["policy"]),
         "runs": lost_runs,
         "accuracy %": lambda r: points(r, "mean", "ci95"),
-        **(against if len(summary) > 1 else {}),
+        **(against if any(row.get("n_pairs") for row in summary) else {}),
         "keep": lambda r: fixed(r.get("mean_keep"), 3),
         **{
             name: lambda r, key=key: _NOTHING if r.get(key) is None else three_digits(r[key] / size)
