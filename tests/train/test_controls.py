@@ -31,7 +31,7 @@ PLUG_INS = """
 
 @pytest.fixture
 def run_comparison(tmp_path, tiny_npz, monkeypatch):
-    (tmp_path / "mine.py").write_text(textwrap.dedent(PLUG_INS))
+    (tmp_path / "steered.py").write_text(textwrap.dedent(PLUG_INS))
     monkeypatch.syspath_prepend(tmp_path)
 
     def run(*policies, baseline=None, controls=True, told=None, seeds=2, **options):
@@ -60,10 +60,12 @@ def named(content, policy):
 
 def test_a_control_keeps_what_its_policy_kept_and_costs_no_more(run_comparison, tmp_path):
     told = []
-    content = run_comparison("random", "mine:Waves", told=told)
-    assert {r["policy"] for r in content["runs"]} == {"random", "mine:Waves"}
-    assert [r["policy"] for r in content["controls"]] == ["random:mine:Waves", "short-full"] * 2
-    pairs = zip(named(content, "mine:Waves"), named(content, "random:mine:Waves"), strict=True)
+    content = run_comparison("random", "steered:Waves", told=told)
+    assert {r["policy"] for r in content["runs"]} == {"random", "steered:Waves"}
+    assert [r["policy"] for r in content["controls"]] == ["random:steered:Waves", "short-full"] * 2
+    pairs = zip(
+        named(content, "steered:Waves"), named(content, "random:steered:Waves"), strict=True
+    )
     for mine, control in pairs:
         assert mine["seed"] == control["seed"]
         np.testing.assert_array_equal(kept(tmp_path, mine).counts, kept(tmp_path, control).counts)
@@ -75,24 +77,27 @@ def test_a_control_keeps_what_its_policy_kept_and_costs_no_more(run_comparison, 
         assert short["steps"] < random["steps"]
     rows = {(r["policy"], r["control"], r["same"]) for r in content["against_controls"]}
     assert rows == {
-        ("mine:Waves", "random:mine:Waves", "keep sequence"),
+        ("steered:Waves", "random:steered:Waves", "keep sequence"),
         ("random", "short-full", "compute"),
-        ("mine:Waves", "short-full", "compute"),
+        ("steered:Waves", "short-full", "compute"),
     }
-    assert [r["policy"] for r in content["summary"]] == ["random", "mine:Waves"]
-    assert {r["policy"] for r in content["controls_summary"]} == {"random:mine:Waves", "short-full"}
+    assert [r["policy"] for r in content["summary"]] == ["random", "steered:Waves"]
+    assert {r["policy"] for r in content["controls_summary"]} == {
+        "random:steered:Waves",
+        "short-full",
+    }
     json.dumps(content, allow_nan=False)
 
     assert told == [False] * 8
     told.clear()
-    again = run_comparison("random", "mine:Waves", told=told)
+    again = run_comparison("random", "steered:Waves", told=told)
     assert told == [True] * 8
     assert again["controls_summary"] == content["controls_summary"]
 
 
 def test_by_share_of_the_budget_the_control_has_the_ratio_of_its_policy(run_comparison, tmp_path):
-    content = run_comparison("mine:Waves", "full", setting="equal-budget", budget=0.6, seeds=1)
-    (mine,), (control,) = named(content, "mine:Waves"), named(content, "random:mine:Waves")
+    content = run_comparison("steered:Waves", "full", setting="equal-budget", budget=0.6, seeds=1)
+    (mine,), (control,) = named(content, "steered:Waves"), named(content, "random:steered:Waves")
     assert not named(content, "short-full")  # full is short under an equal budget
     ours, theirs = kept(tmp_path, mine), kept(tmp_path, control)
     for step in range(len(theirs.counts)):
@@ -100,31 +105,34 @@ def test_by_share_of_the_budget_the_control_has_the_ratio_of_its_policy(run_comp
         then = int(np.searchsorted(np.float32(ours.progress), np.float32(spent), side="right"))
         expected = (ours.counts / ours.sizes)[min(then, len(ours.counts) - 1)]
         assert abs(theirs.counts[step] - expected * theirs.sizes[step]) <= 0.5
-    assert ("mine:Waves", "full", "compute") in {
+    assert ("steered:Waves", "full", "compute") in {
         (r["policy"], r["control"], r["same"]) for r in content["against_controls"]
     }
 
 
 @pytest.mark.parametrize("setting", ["equal-epochs", "equal-budget"])
 def test_on_the_schedule_random_is_the_control_and_is_run_once(run_comparison, setting):
-    alone = run_comparison("mine:Scheduled", setting=setting, budget=0.6, seeds=1)
+    alone = run_comparison("steered:Scheduled", setting=setting, budget=0.6, seeds=1)
     assert [r["policy"] for r in alone["controls"]] == ["random", "short-full"]
-    beside = run_comparison("mine:Scheduled", "random", setting=setting, budget=0.6, seeds=1)
+    beside = run_comparison("steered:Scheduled", "random", setting=setting, budget=0.6, seeds=1)
     assert [r["policy"] for r in beside["controls"]] == ["short-full"]
-    assert ("mine:Scheduled", "random") in {
+    assert ("steered:Scheduled", "random") in {
         (r["policy"], r["control"]) for r in beside["against_controls"]
     }
 
 
 def test_equal_sequences_share_a_control(run_comparison):
-    content = run_comparison("mine:Waves", "mine:Same", "random", seeds=1)
-    assert [r["policy"] for r in content["controls"]] == ["random:mine:Waves", "short-full"]
+    content = run_comparison("steered:Waves", "steered:Same", "random", seeds=1)
+    assert [r["policy"] for r in content["controls"]] == ["random:steered:Waves", "short-full"]
     pairs = {(r["policy"], r["control"]) for r in content["against_controls"]}
-    assert {("mine:Same", "random:mine:Waves"), ("mine:Waves", "random:mine:Waves")} <= pairs
+    assert {
+        ("steered:Same", "random:steered:Waves"),
+        ("steered:Waves", "random:steered:Waves"),
+    } <= pairs
 
 
 def test_controls_can_be_left_out(run_comparison):
-    content = run_comparison("mine:Waves", controls=False, seeds=1)
+    content = run_comparison("steered:Waves", controls=False, seeds=1)
     assert content["controls"] == content["controls_summary"] == []
     assert content["controls_planned"] == 0
 
