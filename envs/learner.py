@@ -18,7 +18,7 @@ from torch import nn
 from envs.gradient_meter import GradientMeter
 from envs.models import build_model
 from gstds.cost import count_flops
-from gstds.validation import check_choice, check_fraction, check_number
+from gstds.validation import check_choice, check_fraction, check_number, users_code
 
 __all__ = ["Evaluation", "Learner", "LearnerOptions", "has_bfloat16", "resolve_device"]
 
@@ -143,7 +143,8 @@ class Learner:
 
     def _check_output(self, shape: tuple[int, int, int]) -> None:
         twin = copy.deepcopy(self.model).to("meta").eval()
-        output = twin(torch.empty((2, *shape), device="meta"))
+        with users_code(f"learner {self.options.name!r}, on images of shape {shape},"):
+            output = twin(torch.empty((2, *shape), device="meta"))
         if tuple(output.shape) != (2, self.classes):
             raise ValueError(
                 f"learner {self.options.name!r} must turn images (n, {shape}) into logits "

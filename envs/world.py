@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from envs.datasets import Data, load_data
+from envs.datasets import Data, check_files, load_data
 from envs.options import EnvOptions
 from gstds.files import cache_root
 from gstds.probe import cross_fitted_losses
@@ -87,6 +87,7 @@ def load_world(options: EnvOptions, progress: Progress | None = None) -> World:
         options.augment,
         options.image_size,
     )
+    check_files(data, progress)
     if not needs_reference(options.observe):
         return World(data, None)
     return World(data, load_reference(data, options.reference, options.device, progress))

@@ -176,7 +176,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 
 def _read_tensors(path: Path) -> Any:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -187,7 +186,8 @@ def _read_tensors(path: Path) -> Any:
         raise ValueError(
             f"checkpoint {path}: damaged, or holds more than tensors (save model.state_dict())"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    # Torch's reader of old files raises whatever the noise in them happens to hit.
+    except Exception as error:
         raise ValueError(f"checkpoint {path}: damaged or not a checkpoint ({error})") from error
 
 

@@ -61,11 +61,13 @@ class _Parser(argparse.ArgumentParser):
 def _key_value(text: str) -> tuple[str, Any]:
     import yaml
 
+    from train.config_file import read_yaml
+
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"must be KEY=VALUE, got {text!r}")
     try:
-        return key.replace("-", "_"), yaml.safe_load(value)
+        return key.replace("-", "_"), read_yaml(value)
     except yaml.YAMLError as error:
         raise argparse.ArgumentTypeError(f"{text!r} has no readable value") from error
 
@@ -262,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
     try:
-        return _dispatch(build_parser().parse_args(words))
+        return _dispatch(_parse(words))
     except KeyboardInterrupt:
         sys.stderr.write("gstds: interrupted\n")
         return EXIT_INTERRUPTED
@@ -270,6 +272,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     except Exception as error:
         return _complain(error, debug)
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    """Return the words' options, those of ``--config FILE`` where the words have none."""
+    parser: Any = build_parser()
+    arguments: argparse.Namespace = parser.parse_args(words)
+    if getattr(arguments, "config", None):
+        from train.config_file import take_defaults
+
+        take_defaults(parser._commands[arguments.command], arguments.config)
+        arguments = parser.parse_args(words)
+        arguments.config = None
+    return arguments
 
 
 def _complain(error: Exception, debug: bool) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 from gstds.files import write_json
 from gstds.validation import check_integer
 from train.config import RunConfig, identity
+from train.mlflow_store import prepare_store
 from train.run import StopFlag, execute, finished_result
 from train.setup import make_env, make_run_policy, with_paper_defaults
 from train.statistics import summarize
@@ -209,6 +210,8 @@ def compare(
     stop = stop or StopFlag()
     jobs = plan(comparison)
     prepare(jobs, progress)
+    if comparison.tracking:
+        prepare_store(comparison.tracking, comparison.experiment)
     results = _run_all(jobs, comparison, progress, report or (lambda result, old: None), stop)
     done = [results[job.folder] for job in jobs if job.folder in results]
     return finish(comparison, done, len(jobs))

@@ -24,6 +24,7 @@ __all__ = [
     "prepare_environment",
     "prepare_store",
     "probe_store",
+    "store_exists",
     "tracking_uri",
 ]
 
@@ -95,6 +96,12 @@ def probe_store(uri: str) -> str:
     elif kind == "sql":
         _probe_socket(uri)
     return kind
+
+
+def store_exists(uri: str) -> bool:
+    """Say whether there is a store, which for a server only asking it can tell; makes none."""
+    path = _sqlite_path(uri)
+    return path is None or (path.is_file() and path.stat().st_size > 0)
 
 
 def prepare_store(uri: str, experiment: str = "gstds") -> str:
