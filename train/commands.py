@@ -331,7 +331,7 @@ def _print_table(table: Any) -> None:
     if sys.stdout.isatty():
         from rich.console import Console as RichConsole
 
-        RichConsole().print(table.rich())
+        RichConsole().print(table)
     else:
         _out(table.text())
 
