@@ -22,6 +22,7 @@ from gstds.noise import fan_out
 from gstds.state import latest_state, save_state, state_digest
 from policies import RunContext, Transition
 from train.config import RunConfig, identity
+from train.determinism import reproducible
 from train.record import KeptRecord
 from train.setup import make_env, make_run_policy
 from train.space import check_space
@@ -495,7 +496,9 @@ def execute(
         if done:
             return done
     make_run_policy(config)
-    with _configured(folder, config, command, tracker.address() if tracker else None, resume):
+    address = tracker.address() if tracker else None
+    exact = config.deterministic
+    with reproducible(exact), _configured(folder, config, command, address, resume):
         runner = Runner(
             config,
             folder,
@@ -507,7 +510,7 @@ def execute(
         check_space(folder, runner.space_needed())
         # After the data, so that a run that cannot begin makes no store.
         runner.tracker.prepare()
-    with interruptible(stop) if stop else contextlib.nullcontext():
+    with reproducible(exact), interruptible(stop) if stop else contextlib.nullcontext():
         result = runner.run(stop, resume=resume)
     if runner._failure is not None:
         raise RunFailedError(config, result, runner._failure) from runner._failure
