@@ -21,7 +21,14 @@ from gstds.probe import cross_fitted_losses
 from gstds.reference import Reference, make_reference
 from gstds.store import FeatureStore, build_store, open_losses, save_losses
 
-__all__ = ["ReferenceData", "World", "load_world", "needs_reference", "reference_store_path"]
+__all__ = [
+    "ReferenceData",
+    "World",
+    "load_world",
+    "needs_reference",
+    "probe_fingerprint",
+    "reference_store_path",
+]
 
 Progress = Callable[[str, int, int], None]
 _BATCH = 256
@@ -137,6 +144,14 @@ def reference_store_path(data: Data, reference: Reference) -> tuple[Path, str]:
     return cache_root() / "features" / f"{reference.name.split(':')[0]}-{key}", fingerprint
 
 
+def probe_fingerprint(data: Data, reference: Reference) -> str:
+    """Return the name under which the cache keeps what the probe says of the training samples."""
+    train = data.train
+    return _digest(
+        train.source.fingerprint, train.rows, train.labels, train.groups, reference.identity
+    )
+
+
 def load_reference(
     data: Data, name: str, device: str, progress: Progress | None = None
 ) -> ReferenceData:
@@ -212,9 +227,7 @@ def _open_or_fit(
     progress: Progress | None,
 ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
     train = data.train
-    fingerprint = _digest(
-        train.source.fingerprint, train.rows, train.labels, train.groups, reference.identity
-    )
+    fingerprint = probe_fingerprint(data, reference)
     path = cache_root() / "losses" / f"{fingerprint}.safetensors"
     if path.exists():
         return open_losses(path, expected={"fingerprint": fingerprint})

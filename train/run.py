@@ -25,7 +25,7 @@ from train.config import RunConfig, identity
 from train.determinism import reproducible
 from train.record import KeptRecord
 from train.setup import make_env, make_run_policy
-from train.space import check_space
+from train.space import check_space, space_needed
 from train.tracking import DataInput, NullTracker, Tracker, git_commit
 
 __all__ = [
@@ -42,7 +42,6 @@ _log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 MAX_LOGGED_STEPS = 1000
 CHECKPOINT_EVERY = 200
-SPACE_OF_RESULTS = 500_000
 
 
 class RunFailedError(RuntimeError):
@@ -343,15 +342,6 @@ class Runner:
             except OSError as error:
                 _log.warning("no checkpoint at step %d: %s", self.env.step_count, error)
 
-    def space_needed(self) -> int:
-        """Return about how many bytes the run writes at most: checkpoints, result, pictures."""
-        weights = sum(t.nbytes for t in self.env.learner.model.state_dict().values())
-        samples = len(self.env.data.train)
-        steps = self._total * (self.env.options.batch_size // 8 + 1)
-        one = 3 * weights + 32 * samples + steps if self.checkpoint_every else 0
-        # Two checkpoints are kept, and a third is there while it is written.
-        return int(3 * one + steps + SPACE_OF_RESULTS)
-
     # ------------------------------------------------------------------ the end
 
     def _end(self, status: str, error: str) -> dict[str, Any]:
@@ -507,7 +497,7 @@ def execute(
             tags=tags,
             progress=progress,
         )
-        check_space(folder, runner.space_needed())
+        check_space(folder, space_needed(runner.env, checkpoints=checkpoint_every > 0))
         # After the data, so that a run that cannot begin makes no store.
         runner.tracker.prepare()
     with reproducible(exact), interruptible(stop) if stop else contextlib.nullcontext():

@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
-__all__ = ["check_space"]
+__all__ = ["check_space", "space_needed"]
+
+_RESULTS = 500_000
+
+
+def space_needed(env: Any, *, checkpoints: bool) -> int:
+    """Return about how many bytes a run writes at most: checkpoints, result, pictures.
+
+    Args:
+        env: The run's environment.
+        checkpoints: Whether the run writes any.
+    """
+    weights = sum(tensor.nbytes for tensor in env.learner.model.state_dict().values())
+    bits = min(env.total_steps, env.max_draws) * (env.options.batch_size // 8 + 1)
+    one = 3 * weights + 32 * len(env.data.train) + bits
+    # Two checkpoints are kept, and a third is there while it is written.
+    return int(3 * one * checkpoints + bits + _RESULTS)
 
 
 def check_space(folder: Path, needed: int) -> None:
