@@ -234,7 +234,9 @@ def _show_run(arguments: Arguments, result: dict[str, Any], folder: Path) -> int
     if result["status"] == "interrupted":
         _out(f"go on with: gstds run --resume {folder}")
         return EXIT_INTERRUPTED
-    if result.get("run_id"):
+    if any((folder / "spool").glob("*.jsonl")):
+        _out(f"not all of its record is in MLflow yet; deliver it by: gstds sync {folder}")
+    elif result.get("run_id"):
         _out("open the UI: gstds ui")
     return EXIT_DONE if result["status"] == "finished" else EXIT_FAILED
 

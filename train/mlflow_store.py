@@ -52,6 +52,8 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # The tracker says once that a store is away; each retry of the library's is no news.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 def tracking_uri(option: str | None = None) -> str:
