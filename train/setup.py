@@ -59,7 +59,10 @@ def make_run_policy(config: RunConfig) -> policies.Policy:
     free = not follows_schedule(kind) or not kind.__module__.startswith("policies.")
     if config.picker is not None:
         if not free and config.policy != "custom":
-            raise ValueError(f"picker: policy {config.policy!r} has its own way of picking")
+            raise ValueError(
+                f"picker={config.picker!r}: policy {config.policy!r} has its own way of picking; "
+                "leave the option out, or take policy 'custom'"
+            )
         parameters["picker"] = config.picker
     for name in ("score", "weighting"):
         if getattr(config, name) is not None:
