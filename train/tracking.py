@@ -209,8 +209,8 @@ class MlflowTracker:
             OSError: If the folder of a sqlite store cannot be written.
             ValueError: If the URI or the experiment cannot be used.
         """
-        with self._clock():
-            self.experiment_id = prepare_store(self.uri, self.experiment)
+        # Not on the run's clock: MLflow is imported and the store made once, before a run begins.
+        self.experiment_id = prepare_store(self.uri, self.experiment)
 
     def address(self) -> dict[str, str | None]:
         """Return the store's URI, None if it holds a secret, and the experiment's name."""
