@@ -30,6 +30,7 @@ test: setup ## the quick tests
 	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-slow: setup ## the slow tests
+	@$(PYTHON) .ci/install $(VENV) examples
 	$(BIN)/python -m pytest -q -m slow $(PARALLEL)
 
 test-soak: setup ## hours of tests

@@ -9,7 +9,7 @@ from envs.options import EnvOptions, scores_with_learner
 from envs.rewards import evaluates
 from envs.world import World
 
-__all__ = ["Budget", "make_budget"]
+__all__ = ["Budget", "check_pays_a_batch", "make_budget"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ def make_budget(options: EnvOptions, learner: Learner, world: World) -> Budget:
     """Return the budget of an environment's options.
 
     Raises:
-        ValueError: If the budget does not pay for the reference it is charged with, or for one
-            batch with its evaluations.
+        ValueError: If the budget does not pay for the reference that it is charged with.
     """
     full = options.epochs * len(world.data.train) * learner.train_flops
     equal_budget = options.setting == "equal-budget"
@@ -49,8 +48,6 @@ def make_budget(options: EnvOptions, learner: Learner, world: World) -> Budget:
         {"validation_loss", "validation_accuracy"} & set(options.observe)
     )
     evaluation = len(world.data.reward_validation) * learner.forward_flops if consumes else 0.0
-    if equal_budget:
-        _check_pays_a_batch(options, learner, total, evaluation)
     return Budget(
         sample_flops=learner.train_flops,
         forward_flops=learner.forward_flops,
@@ -72,15 +69,23 @@ def _without_reference(total: float, world: World) -> float:
     return total - cost
 
 
-def _check_pays_a_batch(
-    options: EnvOptions, learner: Learner, total: float, evaluation: float
-) -> None:
-    needed = options.batch_size * learner.train_flops + 2 * evaluation
+def check_pays_a_batch(budget: Budget, options: EnvOptions, policy_flops: float) -> None:
+    """Refuse an equal budget that does not pay for one batch with its evaluations.
+
+    Args:
+        budget: The run's.
+        options: The environment's.
+        policy_flops: Operations of the policy's own arithmetic for that batch, at most.
+
+    Raises:
+        ValueError: If it does not; the message holds both figures.
+    """
+    needed = options.batch_size * budget.sample_flops + 2 * budget.evaluation_flops + policy_flops
     if scores_with_learner(options.observe):
-        needed += options.batch_size * learner.forward_flops
-    if total < needed:
+        needed += options.batch_size * budget.forward_flops
+    if options.setting == "equal-budget" and budget.total_flops < needed:
         raise ValueError(
-            f"budget={options.budget:g} of {options.epochs} epochs is {total:.3g} "
+            f"budget={options.budget:g} of {options.epochs} epochs is {budget.total_flops:.3g} "
             f"FLOP, less than one batch with its evaluations ({needed:.3g}); "
             "raise --budget or --epochs, or lower --batch-size"
         )

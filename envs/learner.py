@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from gstds.validation import check_choice, check_fraction, check_number, users_c
 
 __all__ = ["Evaluation", "Learner", "LearnerOptions", "has_bfloat16", "resolve_device"]
 
+Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("auto", "float32", "bfloat16")
 _DEFAULT_RATE = {"sgd": 0.1, "adamw": 2e-3}
@@ -209,6 +210,7 @@ class Learner:
         normalizer: float,
         *,
         step: int,
+        objective: Objective | None = None,
     ) -> npt.NDArray[np.float32]:
         """Train once on the kept samples: the loss is Σ weight · loss / normalizer.
 
@@ -218,9 +220,12 @@ class Learner:
             weights: Loss weights (n,), all positive.
             normalizer: What the weighted sum is divided by.
             step: The drawn batch's number: keys a user's dropout.
+            objective: Losses (n,) and logits (n, classes) -> what is minimized instead of the
+                losses (n,).
 
         Returns:
-            The samples' losses (n,) in nats, without label smoothing, as seen by this update.
+            The samples' cross-entropy (n,) in nats, without label smoothing or ``objective``, as
+            seen by this update.
         """
         self.model.train()
         with self._forward_mode(step):
@@ -229,7 +234,8 @@ class Learner:
         losses = F.cross_entropy(
             logits, labels, reduction="none", label_smoothing=self.options.label_smoothing
         )
-        loss = (weights * losses).sum() / normalizer
+        minimized = objective(losses, logits) if objective else losses
+        loss = (weights * minimized).sum() / normalizer
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         if self._meter:

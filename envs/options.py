@@ -113,6 +113,8 @@ class EnvOptions:
             what a keep ratio of 0.1 needs.
         reference: Backbone of the frozen reference model.
         charge_reference: Take the reference's compute out of the budget.
+        distill: Share in [0, 1] of the training loss that is the divergence from the reference.
+        distill_temperature: Temperature of both in that divergence, above 0.
         observe: Optional observations, by name or name -> options.
         w_max: Largest weight that an action may hold.
         normalizer: The weighted loss is divided by the number of samples ``kept`` or ``drawn``.
@@ -151,6 +153,8 @@ class EnvOptions:
     max_draws: int | None = None
     reference: str = "efficientnet-lite0"
     charge_reference: bool = False
+    distill: float = 0.0
+    distill_temperature: float = 1.0
     observe: Any = None
     w_max: float = 1.0
     normalizer: str = "kept"
@@ -178,6 +182,11 @@ class EnvOptions:
             self._set("seed", check_integer("seed", self.seed))
         check_choice("setting", self.setting, SETTINGS)
         self._set("budget", check_fraction("budget", self.budget, open_low=True))
+        self._set("distill", check_fraction("distill", self.distill))
+        temperature = check_number(
+            "distill_temperature", self.distill_temperature, low=0, high=1e3, open_low=True
+        )
+        self._set("distill_temperature", temperature)
         check_choice("normalizer", self.normalizer, NORMALIZERS)
         check_choice("reward", self.reward, REWARDS)
         self._set("w_max", check_number("w_max", self.w_max, low=0, high=1e6, open_low=True))

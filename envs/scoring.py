@@ -12,7 +12,7 @@ from envs.learner import Learner
 from envs.learner_view import learner_view
 from envs.loader import Loader
 from envs.options import scores_with_learner
-from envs.world import World
+from envs.world import World, needs_reference
 from gstds.cost import Ledger
 from gstds.views import spectral_view
 
@@ -44,7 +44,9 @@ class Scorer:
         loader: Loader,
         ledger: Ledger,
     ) -> None:
-        self._world, self._observe, self._draws = world, observe, draws
+        # A reference that is there for distillation alone has no say here.
+        self._reference = world.reference if needs_reference(observe) else None
+        self._observe, self._draws = observe, draws
         self._learner, self._loader, self._ledger = learner, loader, ledger
         self._solved: tuple[int, dict[str, Any], float] | None = None
         self._looks_at_images = scores_with_learner(observe)
@@ -66,7 +68,7 @@ class Scorer:
         return flops
 
     def _score_with_reference(self, step: int, charge: bool) -> dict[str, Any]:
-        reference = self._world.reference
+        reference = self._reference
         if reference is None:
             return {}
         view, flops = self._spectral(step)
@@ -86,7 +88,7 @@ class Scorer:
 
     def _spectral(self, step: int) -> tuple[dict[str, Any], float]:
         """Return what the cached features say of a step's batch, and its cost; solved once."""
-        reference = self._world.reference
+        reference = self._reference
         if reference is None:
             return {}, 0.0
         if self._solved is None or self._solved[0] != step:

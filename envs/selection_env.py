@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -12,7 +13,8 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 
-from envs.budget import make_budget
+from envs.budget import check_pays_a_batch, make_budget
+from envs.distillation import make_teacher
 from envs.draws import Draws
 from envs.evaluator import Evaluator
 from envs.learner import Evaluation, Learner, resolve_device
@@ -26,12 +28,14 @@ from envs.world import Progress, World, load_world
 from gstds.cost import Ledger
 from gstds.noise import STREAMS, fan_out
 from gstds.selection import uniform
+from gstds.validation import check_number
 from gstds.views import step_noise
 
 __all__ = ["DataSelectionEnv"]
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
+PolicyFlops = Callable[[int, int, Mapping[str, Any]], float]
 _TINY = 1e-9
 
 
@@ -96,7 +100,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     uniform subset of the next one, without asking.
 
     ## Arguments
-    See `envs.options.EnvOptions`.
+    See `envs.options.EnvOptions`; and ``policy_flops``, which says what a policy's own arithmetic
+    takes: samples drawn, samples kept, `context()` -> operations. They are charged as ``policy``.
 
     ## Version history
     v0: first version.
@@ -109,6 +114,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         *,
         render_mode: str | None = None,
         progress: Progress | None = None,
+        policy_flops: PolicyFlops | None = None,
         **options: Any,
     ) -> None:
         self.render_mode = render_mode
@@ -124,6 +130,10 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self._learner = self._new_learner(0)
         self._make_spaces()
         self._budget = make_budget(self.options, self._learner, self.world)
+        self._policy_flops = policy_flops or (lambda drawn, kept, context: 0.0)
+        self._context = self.context()
+        n = self.options.batch_size
+        check_pays_a_batch(self._budget, self.options, self._choosing_flops(n, n))
         self._first = True
         self._running = False
 
@@ -133,7 +143,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         options, reference = self.options, self.world.reference
         dim = reference.store.dim if reference else None
         n = options.batch_size
-        width = embedding_width(self._learner) if "learner_embeddings" in options.observe else None
+        seen = "learner_embeddings" in options.observe
+        self._embedding_width = width = embedding_width(self._learner) if seen else None
         self._space = batch_space(options.observe, n, self.data.num_classes, dim, width)
         self.observation_space = self._space  # type: ignore[assignment]  # gymnasium types it so
         self.action_space = spaces.Box(0.0, options.w_max, (n,), np.float32)
@@ -168,7 +179,9 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         return {
             "batch_size": self.options.batch_size,
             "budget_flops": self.budget_flops,
+            "embedding_dim": self._embedding_width or 0,
             "epochs": self.options.epochs,
+            "feature_dim": self.world.reference.store.dim if self.world.reference else 0,
             "forward_flops": self._budget.forward_flops,
             "max_draws": self.max_draws,
             "num_classes": self.data.num_classes,
@@ -234,6 +247,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             samples=len(data.train),
             progress=lambda: self.progress,
             normalizer=options.normalizer,
+            teacher=make_teacher(options, self.world.reference, self.device),
         )
 
     def _charge_reference(self) -> None:
@@ -333,6 +347,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         weights = checked_action(
             action, options.batch_size, options.w_max, options.drop_below, self.step_count
         )[: len(batch)]
+        kept = int((weights > 0).sum())
+        self.ledger.charge("policy", self._choosing_flops(len(batch), kept))
         losses, trained = self._trainer.train(
             batch,
             weights,
@@ -340,7 +356,6 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             epoch=self._draws.epoch(self.step_count),
             images=self._scorer.images,
         )
-        kept = int((weights > 0).sum())
         self._keep_ratio = kept / len(batch)
         self.step_count += 1
         terminated = self._close_or_go_on()
@@ -376,9 +391,15 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         return True
 
     def _decision_flops(self, step: int) -> float:
-        """Return what scoring a step's batch and training on all of it costs, at most."""
-        size = len(self._draws.batch(step)) + len(self._trainer.carried)
-        return size * self.sample_flops + self._scorer.flops(step)
+        """Return what deciding on a step's batch and training on all of it costs, at most."""
+        drawn = len(self._draws.batch(step))
+        deciding = self._scorer.flops(step) + self._choosing_flops(drawn, drawn)
+        return (drawn + len(self._trainer.carried)) * self.sample_flops + deciding
+
+    def _choosing_flops(self, drawn: int, kept: int) -> int:
+        """Return what the policy's own arithmetic takes, in whole operations: sums stay exact."""
+        flops = self._policy_flops(drawn, kept, self._context)
+        return math.ceil(check_number("step_flops", flops, low=0))
 
     def _close(self) -> None:
         """Train, unscored, on as many uniformly drawn samples as the remainder pays for."""

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from envs.learner import Learner
+from envs.distillation import Teacher
+from envs.learner import Learner, Objective
 from envs.loader import Loader
 from gstds.cost import Ledger
 from gstds.memory import SampleMemory
@@ -30,6 +31,7 @@ class Trainer:
         samples: Number of training samples.
         progress: Says what share of the run is done.
         normalizer: The loss is divided by the number of samples ``kept`` or ``drawn``.
+        teacher: What the learner is taught beside the labels, None for nothing.
 
     Attributes:
         memory: What each sample's last update left behind.
@@ -45,9 +47,10 @@ class Trainer:
         samples: int,
         progress: Callable[[], float],
         normalizer: str,
+        teacher: Teacher | None = None,
     ) -> None:
         self._learner, self._loader, self._ledger = learner, loader, ledger
-        self._progress, self._normalizer = progress, normalizer
+        self._progress, self._normalizer, self._teacher = progress, normalizer, teacher
         self.memory = SampleMemory(samples, learner.classes)
         self.carried: list[tuple[int, int, float]] = []
 
@@ -109,10 +112,17 @@ class Trainer:
                 torch.as_tensor(weight, device=self._learner.device),
                 normalizer + len(carried),
                 step=step,
+                objective=self._objective(every),
             )
         self._ledger.charge("train", len(every) * self._learner.train_flops)
         self.memory.remember(every, losses, self._progress())
         return losses[len(carried) :]
+
+    def _objective(self, indices: Indices) -> Objective | None:
+        teacher = self._teacher
+        if teacher is None:
+            return None
+        return lambda losses, logits: teacher.objective(losses, logits, indices)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what every sample left behind, as arrays and JSON-able values."""

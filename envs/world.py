@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ import numpy.typing as npt
 from envs.datasets import Data, check_files, load_data
 from envs.options import EnvOptions
 from gstds.files import cache_root
-from gstds.probe import cross_fitted_losses
+from gstds.probe import ProbeResult, cross_fitted_losses
 from gstds.reference import Reference, make_reference
 from gstds.store import FeatureStore, build_store, open_losses, save_losses
+from gstds.store_losses import open_logits, save_logits
 
 __all__ = [
     "ReferenceData",
@@ -47,6 +48,7 @@ class ReferenceData:
         probe_flops: Operations of the probe.
         seconds: Seconds spent here by phase; near 0 when everything was cached.
         identity: Backbone, input size, digest of the weights.
+        logits: What the probe says of each class (n, C), out of fold; None unless asked for.
     """
 
     store: FeatureStore
@@ -57,6 +59,7 @@ class ReferenceData:
     probe_flops: float
     identity: dict[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
+    logits: npt.NDArray[np.float32] | None = None
 
     def features(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Return unit rows (k, D) for training samples (k,)."""
@@ -71,13 +74,13 @@ class World:
     reference: ReferenceData | None
 
 
-def needs_reference(observe: dict[str, Any]) -> bool:
+def needs_reference(observe: Mapping[str, Any]) -> bool:
     """Say whether the observations take features or losses of the reference model."""
     return bool({"spectral_scores", "reference_losses", "features", "degrees"} & set(observe))
 
 
 def load_world(options: EnvOptions, progress: Progress | None = None) -> World:
-    """Load the data and, where the observations need it, the reference; shared within a process.
+    """Load the data and, where something asks for it, the reference; shared within a process.
 
     Raises:
         ValueError: If the data or the reference are unknown, damaged, or do not fit together.
@@ -95,9 +98,13 @@ def load_world(options: EnvOptions, progress: Progress | None = None) -> World:
         options.image_size,
     )
     check_files(data, progress)
-    if not needs_reference(options.observe):
+    teaches = options.distill > 0
+    if not needs_reference(options.observe) and not teaches:
         return World(data, None)
-    return World(data, load_reference(data, options.reference, options.device, progress))
+    reference = load_reference(
+        data, options.reference, options.device, progress, with_logits=teaches
+    )
+    return World(data, reference)
 
 
 @functools.lru_cache(maxsize=4)
@@ -153,22 +160,29 @@ def probe_fingerprint(data: Data, reference: Reference) -> str:
 
 
 def load_reference(
-    data: Data, name: str, device: str, progress: Progress | None = None
+    data: Data,
+    name: str,
+    device: str,
+    progress: Progress | None = None,
+    *,
+    with_logits: bool = False,
 ) -> ReferenceData:
     """Return the reference's features and losses of the training samples, from the cache if there.
+
+    With ``with_logits`` the probe's logits too.
 
     Raises:
         ValueError: If the reference is unknown, or a cached store is damaged.
         OSError: If the cache cannot be written.
     """
-    key = _digest(data.fingerprint, name)
+    key = _digest(data.fingerprint, name, with_logits)
     if key not in _references:
-        _references[key] = _build_reference(data, name, device, progress)
+        _references[key] = _build_reference(data, name, device, progress, with_logits)
     return _references[key]
 
 
 def _build_reference(
-    data: Data, name: str, device: str, progress: Progress | None
+    data: Data, name: str, device: str, progress: Progress | None, with_logits: bool
 ) -> ReferenceData:
     from envs.learner import resolve_device
 
@@ -177,7 +191,9 @@ def _build_reference(
     start = time.perf_counter()
     store, rows = _open_or_build(data, reference, progress)
     middle = time.perf_counter()
-    losses, note = _open_or_fit(data, reference, store, rows, progress)
+    probe = _Probe(data, reference, store, rows, progress)
+    losses, note = probe.losses()
+    logits = probe.logits() if with_logits else None
     return ReferenceData(
         store=store,
         rows=rows,
@@ -187,6 +203,7 @@ def _build_reference(
         probe_flops=float(note["flops"]),
         identity=dict(reference.identity),
         seconds={"features": middle - start, "probe": time.perf_counter() - middle},
+        logits=logits,
     )
 
 
@@ -219,31 +236,63 @@ def _open_or_build(
     return store, rows.astype(np.int64)
 
 
-def _open_or_fit(
-    data: Data,
-    reference: Reference,
-    store: FeatureStore,
-    rows: npt.NDArray[np.int64],
-    progress: Progress | None,
-) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-    train = data.train
-    fingerprint = probe_fingerprint(data, reference)
-    path = cache_root() / "losses" / f"{fingerprint}.safetensors"
-    if path.exists():
-        return open_losses(path, expected={"fingerprint": fingerprint})
-    if progress:
-        progress("reference probe", 0, 1)
-    result = cross_fitted_losses(
-        store.gather(rows), train.labels, train.groups, num_classes=data.num_classes
-    )
-    note = {
-        "fingerprint": fingerprint,
-        "accuracy": result.accuracy,
-        "flops": result.flops,
-        "folds": result.folds,
-        "backbone": dict(reference.identity),
-    }
-    save_losses(path, result.losses, note)
-    if progress:
-        progress("reference probe", 1, 1)
-    return result.losses, note
+class _Probe:
+    """The cross-fitted probe on the training samples: read from the cache, or fitted."""
+
+    def __init__(
+        self,
+        data: Data,
+        reference: Reference,
+        store: FeatureStore,
+        rows: npt.NDArray[np.int64],
+        progress: Progress | None,
+    ) -> None:
+        self._data, self._store, self._rows, self._progress = data, store, rows, progress
+        self._backbone = dict(reference.identity)
+        self._fingerprint = probe_fingerprint(data, reference)
+
+    def losses(self) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        """Return the reference losses (n,) in nats, and how they were made."""
+        path = self._path("losses")
+        if path.exists():
+            return open_losses(path, expected={"fingerprint": self._fingerprint})
+        result = self._fit(with_logits=False)
+        save_losses(path, result.losses, self._note(result))
+        return result.losses, self._note(result)
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """Return what the probe says of each sample's classes (n, C), out of fold."""
+        path = self._path("logits")
+        if path.exists():
+            return open_logits(path, expected={"fingerprint": self._fingerprint})[0]
+        result = self._fit(with_logits=True)
+        assert result.logits is not None  # noqa: S101  (asked for)
+        save_logits(path, result.logits, self._note(result))
+        return result.logits
+
+    def _path(self, kind: str) -> Path:
+        return cache_root() / kind / f"{self._fingerprint}.safetensors"
+
+    def _note(self, result: ProbeResult) -> dict[str, Any]:
+        return {
+            "fingerprint": self._fingerprint,
+            "accuracy": result.accuracy,
+            "flops": result.flops,
+            "folds": result.folds,
+            "backbone": self._backbone,
+        }
+
+    def _fit(self, *, with_logits: bool) -> ProbeResult:
+        if self._progress:
+            self._progress("reference probe", 0, 1)
+        train = self._data.train
+        result = cross_fitted_losses(
+            self._store.gather(self._rows),
+            train.labels,
+            train.groups,
+            num_classes=self._data.num_classes,
+            with_logits=with_logits,
+        )
+        if self._progress:
+            self._progress("reference probe", 1, 1)
+        return result

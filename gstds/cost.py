@@ -1,9 +1,9 @@
 """The ledger: what a run has spent, in floating-point operations and in seconds, by phase.
 
 Charged compute is what a policy is responsible for: training on the kept samples, scoring forwards,
-spectral solves, and any evaluation that a policy or a reward consumes. Monitoring evaluations, the
-same for every policy, and the frozen reference stand beside it, not in it. A multiply-add counts as
-two operations.
+spectral solves, any evaluation that a policy or a reward consumes, and the policy's own arithmetic.
+Monitoring evaluations, the same for every policy, and the frozen reference stand beside it, not in
+it. A multiply-add counts as two operations.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gstds.validation import check_choice
 
 __all__ = ["CHARGED_PHASES", "REFERENCE_PHASES", "Ledger", "count_flops"]
 
-CHARGED_PHASES = ("train", "score", "spectral", "evaluate")
+CHARGED_PHASES = ("train", "score", "spectral", "evaluate", "policy")
 REFERENCE_PHASES = ("features", "probe")
 _PHASES = (*CHARGED_PHASES, *REFERENCE_PHASES, "monitor")
 
@@ -30,8 +30,8 @@ class Ledger:
     """Counts operations and seconds by phase.
 
     Attributes:
-        flops: Operations by phase: ``train``, ``score``, ``spectral``, ``evaluate`` (charged),
-            ``features``, ``probe`` (the reference), ``monitor`` (neither).
+        flops: Operations by phase: ``train``, ``score``, ``spectral``, ``evaluate``, ``policy``
+            (charged), ``features``, ``probe`` (the reference), ``monitor`` (neither).
         seconds: Wall-clock seconds by phase, of whatever phases were timed.
     """
 

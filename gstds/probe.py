@@ -40,6 +40,7 @@ class ProbeResult:
 
     Attributes:
         losses: Cross-entropy of each sample (n,), float32 in [0, `MAX_LOSS`], out of fold, in nats.
+        logits: What the same heads say of each class (n, C), float32; None unless asked for.
         accuracy: Share of samples whose label the head of the other folds names.
         flops: Floating point operations, 2 per multiply-add, by formula.
         folds: How many folds.
@@ -49,6 +50,7 @@ class ProbeResult:
     accuracy: float
     flops: float
     folds: int
+    logits: npt.NDArray[np.float32] | None = None
 
 
 def cross_fitted_losses(
@@ -62,6 +64,7 @@ def cross_fitted_losses(
     l2: float = 1e-4,
     max_iterations: int = 100,
     device: torch.device | str = "cpu",
+    with_logits: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ProbeResult:
     """Return each sample's loss under a linear head that never saw it, nor a duplicate of it.
@@ -77,6 +80,7 @@ def cross_fitted_losses(
             mean (see docs/reference.md for how the default was chosen).
         max_iterations: Bound on the iterations of L-BFGS.
         device: Where to compute.
+        with_logits: Return the logits too.
         progress: Called as ``progress(iterations done, max_iterations)``.
 
     Returns:
@@ -94,12 +98,15 @@ def cross_fitted_losses(
     fold = stratified_folds(y, group, num_classes=classes, folds=folds, seed=seed)
     problem = _Problem(x.to(device), y, fold, classes=classes, folds=folds, l2=l2)
     weights = _minimize(problem, max_iterations, progress)
-    losses, correct = problem.out_of_fold(weights)
+    logits = problem.out_of_fold(weights)
+    losses = F.cross_entropy(logits, problem.labels, reduction="none")
+    correct = logits.argmax(dim=1) == problem.labels
     return ProbeResult(
         losses=losses.clamp(0.0, MAX_LOSS).cpu().numpy().astype(np.float32),
         accuracy=float(correct.double().mean()),
         flops=problem.flops,
         folds=folds,
+        logits=logits.cpu().numpy() if with_logits else None,
     )
 
 
@@ -238,16 +245,14 @@ class _Problem:
         residual *= seen.unsqueeze(2)
         return residual.flatten(1)
 
-    def out_of_fold(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each sample's loss (n,) and whether it was right (n,), by its own fold's head."""
-        losses, right = [], []
+    def out_of_fold(self, weights: Tensor) -> Tensor:
+        """Return each sample's logits (n, classes) by the head that never saw it."""
+        parts = []
         for start in range(0, len(self.x), _BLOCK):
             block = slice(start, start + _BLOCK)
             logits = self._logits(weights, block)
-            own = logits[torch.arange(len(logits), device=logits.device), self.fold[block]]
-            losses.append(F.cross_entropy(own, self.labels[block], reduction="none"))
-            right.append(own.argmax(dim=1) == self.labels[block])
-        return torch.cat(losses), torch.cat(right)
+            parts.append(logits[torch.arange(len(logits), device=logits.device), self.fold[block]])
+        return torch.cat(parts)
 
 
 def _rounded(x: Tensor, l2: float) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["divbs", "greedy_orthogonal", "k_center", "last_layer_kernel"]
+__all__ = [
+    "divbs",
+    "divbs_flops",
+    "greedy_orthogonal",
+    "k_center",
+    "k_center_flops",
+    "last_layer_kernel",
+]
 
 Floats = npt.NDArray[np.floating[Any]]
 Positions = npt.NDArray[np.int64]
@@ -56,6 +63,11 @@ def k_center(features: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> Positions
         picked.append(_highest(nearest, ties))
         nearest = np.minimum(nearest, _distances(rows, rows[picked[-1]]))
     return np.sort(np.array(picked, dtype=np.int64))
+
+
+def k_center_flops(n: int, k: int, dim: int) -> float:
+    """Return the operations of `k_center` on rows (n, dim): distances to the mean and each pick."""
+    return 3.0 * (k + 1) * n * dim
 
 
 def _distances(rows: Floats, point: Floats) -> Floats:
@@ -134,3 +146,15 @@ def divbs(
     """
     picked = greedy_orthogonal(last_layer_kernel(residuals, embeddings), k, noise)
     return np.sort(np.array(picked, dtype=np.int64))
+
+
+def divbs_flops(n: int, k: int, classes: int, width: int) -> float:
+    """Return the operations of `divbs`: the inner products, then two products with n a pick.
+
+    Args:
+        n: Samples drawn.
+        k: Samples picked.
+        classes: Number of classes C.
+        width: Width H of the embeddings.
+    """
+    return 2.0 * n**2 * (classes + width + 1) + 2.0 * n * k**2

@@ -27,7 +27,9 @@ class RunContext:
     Attributes:
         batch_size: N.
         budget_flops: What the run may spend; under equal epochs, what full training costs.
+        embedding_dim: H, the width of the learner's embeddings; 0 if they are not observed.
         epochs: Passes over the data, in the unit of full training.
+        feature_dim: D, the width of the reference's features; 0 without a reference.
         forward_flops: Operations of a forward of one sample.
         max_draws: Drawn batches after which the run is cut off.
         num_classes: Number of classes.
@@ -49,6 +51,8 @@ class RunContext:
     setting: str
     steps_per_epoch: int
     total_steps: int
+    feature_dim: int = 0
+    embedding_dim: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,20 @@ class Policy:
 
     def learn(self, transition: Transition) -> None:
         """Learn from a step; nothing, unless the policy adapts while it runs."""
+
+    def step_flops(self, drawn: int, kept: int, context: RunContext) -> float:
+        """Return the operations of the policy's own arithmetic for a drawn batch; 0 unless told.
+
+        They are charged, as phase ``policy``. Under an equal budget what the whole batch would take
+        is set aside before it is drawn. A pure function; 2 for each multiply-add. Sorting, drawing
+        and element-wise formulas count zero, as they do for the learner.
+
+        Args:
+            drawn: Samples of the drawn batch.
+            kept: Samples kept of it; more must not take fewer operations.
+            context: Facts of the run.
+        """
+        return 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the policy remembers, as arrays and JSON-able values."""
@@ -206,6 +224,10 @@ class KeepRatioPolicy(Policy):
             ValueError: If `keep_ratio` returns something that is no share.
         """
         return weights_for_ratio(observation, self._checked_ratio(observation), self._picker)
+
+    def step_flops(self, drawn: int, kept: int, context: RunContext) -> float:
+        """Return the operations of the picker."""
+        return self._picker.flops(drawn, kept, context)
 
     def _checked_ratio(self, observation: Observation) -> float:
         value = self.keep_ratio(observation)

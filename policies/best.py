@@ -1,136 +1,106 @@
-"""The best policy found here: many small updates, each a balanced draw of what is learnable."""
+"""The best policy found here: what the learner last got wrong, at twice the weight."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gstds.selection import learnability, top_k, weights_for_ratio
+from gstds.label_noise import least_loss, wrong_label_chances, wrong_label_share
+from gstds.selection import valid_batch, weighted_sample, weights_for_ratio
 from gstds.validation import check_fraction, check_number
 from policies.base import Observation, Policy, RunContext, Transition, Weights
-from policies.loss_model import LossModel
 
-__all__ = ["Best", "rank_in_class"]
+__all__ = ["Best"]
 
-Floats = npt.NDArray[np.float64]
-_LAST = 1e6
-_MODEL_READS = ("labels", "reference_losses", "last_losses", "visited")
+Floats = npt.NDArray[np.floating[Any]]
+_LAST = 1e-9
 
 
 class Best(Policy):
-    """Few samples a step: learnable, long unseen, of all classes, with wrong labels last.
+    """A constant share of each batch, drawn by the error last seen, without likely wrong labels.
 
-    A sample's score is ``learnability`` x (the learner's loss on it, as guessed by `LossModel`,
-    minus the reference's), plus ``coverage`` x (the passes of training since it was last trained
-    on), plus Gumbel noise: without the two steps that follow, a draw without replacement in
-    proportion to exp(score). Samples that the reference finds much less likely than a guess are
-    suspected of a wrong label and go last. Then the best of every class go first, next the second
-    best of every class, and so on.
+    A sample's error is the probability that the learner gave to other classes when it last trained
+    on it: 1 - exp(-last loss), which is high for what was never trained on. Samples are drawn
+    without replacement, with odds in proportion to (floor + error) times the trust in the label.
+    Trust falls from 1 to 0 as the label's chance to be wrong rises from 0 to ``doubt``; those
+    without trust come last. How many labels are wrong is estimated from the reference losses, see
+    `gstds.label_noise`: on clean data nothing is distrusted.
 
-    The keep ratio is small and constant: at a given budget that gives many updates.
+    What is kept is then worth a larger step than a random sample would be: ``weight``.
 
     Args:
         keep: Share of each drawn batch that is kept, in (0, 1].
-        learnability: Weight of a nat of learnability, at least 0.
-        coverage: Weight of a pass without being trained on, at least 0.
-        doubt: Reference loss above which a label is suspected, in units of a guess's, log C.
-        balance: Whether classes take turns.
+        floor: Odds of a sample without any error, in units of one with nothing but error, above 0.
+        weight: Loss weight of what is kept: what the learning rate is multiplied by, above 0.
+        doubt: Chance of a wrong label, in [0, 1], from which on a sample is not trusted; 0 trusts
+            all, and needs no reference.
 
     Raises:
         TypeError: If an option has the wrong type.
         ValueError: If an option is out of range.
     """
 
-    source = "this project; learnability from arXiv 2206.07137, last losses from arXiv 2303.04947"
-    cost = "about 2·n·(C + 5) operations, not charged: less than a thousandth of an update"
-    helps = "at a small budget, which it spends on many small updates; with wrong labels"
-    hurts = "where the learner outgrows the reference, as on digits; wall clock: updates are small"
-    needs = {"reference_losses": {}}  # noqa: RUF012  (a constant of the class)
+    source = "this project; last losses as in InfoBatch, arXiv 2303.04947"
+    cost = "nothing beside training on the kept samples; the reference's losses are cached"
+    helps = "at a small budget: the kept quarter does nearly the work of the whole; wrong labels"
+    hurts = "a learning rate that is at its limit already: then set weight=1"
 
     def __init__(
-        self,
-        keep: float = 0.0625,
-        learnability: float = 1.0,
-        coverage: float = 1.0,
-        doubt: float = 1.0,
-        balance: bool = True,
+        self, keep: float = 0.25, floor: float = 0.1, weight: float = 2.0, doubt: float = 0.1
     ) -> None:
-        if not isinstance(balance, bool):
-            raise TypeError(f"balance must be true or false, got {balance!r}")
         self.keep = check_fraction("keep", keep, open_low=True)
-        self.learnability = check_number("learnability", learnability, low=0)
-        self.coverage = check_number("coverage", coverage, low=0)
-        self.doubt = check_number("doubt", doubt, low=0, open_low=True)
-        self.balance = balance
-        self._passes, self._suspicious = 1.0, np.inf
-        self._model = LossModel(1)
+        self.floor = check_number("floor", floor, low=0, open_low=True)
+        self.weight = check_number("weight", weight, low=0, open_low=True)
+        self.doubt = check_fraction("doubt", doubt)
+        self.max_weight = max(1.0, self.weight)
+        self._classes, self._batches, self._surest = 1, 0, 0.0
+
+    @property
+    def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
+        """Reference losses, unless every label is trusted."""
+        return {"reference_losses": {}} if self.doubt else {}
 
     def reset(self, seed: int, context: RunContext) -> None:
-        """Begin a run; coverage counts in the passes that its compute pays for."""
-        self._model = LossModel(context.num_classes)
-        self._suspicious = self.doubt * math.log(context.num_classes)
-        epochs_flops = context.sample_flops * context.num_samples
-        if context.setting == "equal-budget":
-            self._passes = context.budget_flops / epochs_flops
-        else:
-            self._passes = context.epochs * self.keep
+        """Begin a run that has seen no batch."""
+        self._classes, self._batches, self._surest = context.num_classes, 0, 0.0
 
     def act(self, observation: Observation) -> Weights:
-        """Return weights (N,): 1 for the kept samples, 0 for the others."""
-        return weights_for_ratio(observation, self.keep, self._pick)
+        """Return weights (N,): ``weight`` for the kept samples, 0 for the others."""
+        kept = weights_for_ratio(observation, self.keep, self._pick)
+        return np.asarray(kept * np.float32(self.weight))
 
     def learn(self, transition: Transition) -> None:
-        """Let the loss model learn from the samples that were trained on."""
-        trained = np.flatnonzero(transition.info["trained"])
-        if len(trained):
-            batch = {name: transition.observation[name][trained] for name in _MODEL_READS}
-            self._model.update(batch, np.asarray(transition.info["losses"])[trained])
+        """Remember how sure the reference was of the batch's surest samples."""
+        if self.doubt:
+            _, batch = valid_batch(transition.observation)
+            self._surest = self._mean_surest(batch["reference_losses"])
+            self._batches += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the loss model has learned."""
-        return self._model.state_dict()
+        """Return what was learned of the labels."""
+        return {"batches": self._batches, "surest": self._surest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
-        self._model.load_state_dict(state)
+        self._batches, self._surest = int(state["batches"]), float(state["surest"])
+
+    def _mean_surest(self, reference_losses: npt.ArrayLike) -> float:
+        """Return the mean of `least_loss` over the batches so far and this one."""
+        seen = self._batches
+        return (seen * self._surest + least_loss(reference_losses)) / (seen + 1)
 
     def _pick(self, batch: Mapping[str, Any], k: int, noise: Any) -> npt.NDArray[np.int64]:
-        score = self._score(batch) + _gumbel(noise)
-        score -= _LAST * (np.asarray(batch["reference_losses"]) > self._suspicious)
-        if self.balance:
-            # The order within a class is the score's; a class's turn outweighs any sound score.
-            score = _turns(score, np.asarray(batch["labels"]))
-        return top_k(score, k, noise)
+        error = 1.0 - np.exp(-np.asarray(batch["last_losses"], dtype=np.float64))
+        odds = (self.floor + error) * self._trust(batch)
+        return weighted_sample(np.maximum(odds, _LAST), k, noise)
 
-    def _score(self, batch: Mapping[str, Any]) -> Floats:
-        learnable = learnability(self._model.predict(batch), batch["reference_losses"])
-        unseen = self._passes * np.asarray(batch["age"], dtype=np.float64)
-        return np.asarray(self.learnability * learnable + self.coverage * unseen)
-
-
-def rank_in_class(scores: npt.ArrayLike, labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return each sample's place (N,) among its class by falling score (N,), from 0."""
-    y = np.asarray(labels)
-    order = np.lexsort((-np.asarray(scores, dtype=np.float64), y))
-    _, first = np.unique(y[order], return_index=True)
-    starts = np.zeros(len(y), dtype=np.int64)
-    starts[first] = first
-    rank = np.empty(len(y), dtype=np.int64)
-    rank[order] = np.arange(len(y)) - np.maximum.accumulate(starts)
-    return rank
-
-
-def _turns(scores: Floats, labels: npt.NDArray[Any]) -> Floats:
-    suspected = scores < -0.5 * _LAST
-    turn = rank_in_class(scores, labels).astype(np.float64)
-    return np.asarray(scores - 1e3 * turn - np.where(suspected, _LAST, 0.0))
-
-
-def _gumbel(noise: npt.ArrayLike) -> Floats:
-    """Turn uniforms (N,) in (0, 1) into standard Gumbel noise (N,)."""
-    uniform = np.clip(np.asarray(noise, dtype=np.float64), 1e-300, 1 - 1e-16)
-    return np.asarray(-np.log(-np.log(uniform)))
+    def _trust(self, batch: Mapping[str, Any]) -> Floats | float:
+        if not self.doubt:
+            return 1.0
+        losses = batch["reference_losses"]
+        share = wrong_label_share(self._mean_surest(losses))
+        chances = wrong_label_chances(losses, share, self._classes)
+        return np.asarray(np.maximum(0.0, 1.0 - chances / self.doubt))

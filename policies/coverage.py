@@ -19,7 +19,7 @@ class KCenter(KeepRatioPolicy):
     """
 
     source = "Sener and Savarese, arXiv 1708.00489; Gonzalez, 1985"
-    cost = "k·n·D for the distances, in the policy's seconds; no forward, cached features"
+    cost = "3·(k + 1)·n·D for the distances, k samples kept; no forward, cached features"
     helps = "duplicates and redundant data"
     hurts = "outliers and wrong labels: both are far from everything"
 

@@ -19,7 +19,7 @@ class DivBS(KeepRatioPolicy):
     """
 
     source = "DivBS, arXiv 2406.04872"
-    cost = "n·f for the learner's forward; n²(C + H) + n·k² for the pick, in the policy's seconds"
+    cost = "n·f for the learner's forward; 2·n²·(C + H + 1) + 2·n·k² for the pick, k samples kept"
     helps = "redundant batches at a low keep ratio"
     hurts = "noisy labels: their gradients are large and unlike the others"
     paper_schedule = ("constant", {"keep": 0.1})

@@ -45,7 +45,7 @@ class LinUCB(SummaryPolicy):
     """
 
     source = "LinUCB, arXiv 1003.0146; Thompson sampling, arXiv 1209.3352"
-    cost = "that of its picker; the regressions cost nothing beside"
+    cost = "that of its picker, and two solves of 18 unknowns for each ratio at a decision"
     helps = "when there are no runs to train an agent on beforehand"
     hurts = "short runs: it has only a few dozen decisions to learn from"
 
@@ -99,6 +99,11 @@ class LinUCB(SummaryPolicy):
         second = keyed_uniform(self._seed, self._decisions, 1, indices=arms)
         normal = np.sqrt(-2.0 * np.log(1.0 - first)) * np.cos(2.0 * math.pi * second)
         return np.asarray(means + self.exploration * width * normal)
+
+    def step_flops(self, drawn: int, kept: int, context: RunContext) -> float:
+        """Return the operations of the picker, and a step's share of a decision's solves."""
+        solves = 2 * len(self._ratios) * (2 / 3 * _SIZE**3 + 2 * _SIZE**2)
+        return super().step_flops(drawn, kept, context) + solves / self.interval
 
     def learn(self, transition: Transition) -> None:
         """Credit the ratio of an interval that has ended with what it earned."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from gstds.selection import LOSS_WEIGHTINGS, hybrid, top_k, uniform, weighted_sample
-from gstds.selection_diverse import divbs, k_center
+from gstds.selection_diverse import divbs, divbs_flops, k_center, k_center_flops
 from gstds.selection_random import bernoulli_by_percentile, chunked_softmax, softmax_sample
 from gstds.validation import (
     check_choice,
@@ -27,13 +27,29 @@ from gstds.validation import (
 )
 from policies.scores import NamedScore, make_score, spectral_score
 
-__all__ = ["PICKERS", "NamedPicker", "make_picker", "picker_names"]
+__all__ = ["PICKERS", "NamedPicker", "Sizes", "make_picker", "picker_names"]
 
 Floats = npt.NDArray[np.floating[Any]]
 Positions = npt.NDArray[np.int64]
 Batch = Mapping[str, Any]
 _SIGNS = ("abs", "skew", "raw")
 _SPECTRAL = tuple(inspect.signature(spectral_score).parameters)[1:]
+
+
+class Sizes(Protocol):
+    """What a picker's cost depends on beside the batch: a run's facts hold it."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the reference's features."""
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the learner's embeddings."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +61,14 @@ class NamedPicker:
         pick: Observation's rows, count, noise -> positions.
         needs: Optional observations that it reads.
         exact: True if it returns exactly the count asked for; else that is the expectation.
+        flops: Samples drawn, samples kept, the run's facts -> operations.
     """
 
     name: str
     pick: Callable[[Batch, int, Any], Positions]
     needs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     exact: bool = True
+    flops: Callable[[int, int, Sizes], float] = lambda drawn, kept, sizes: 0.0
 
     def __call__(self, batch: Batch, k: int, noise: Any) -> Positions:
         """Return k positions among the batch's rows."""
@@ -168,6 +186,7 @@ def k_center_picker() -> NamedPicker:
         "k-center",
         lambda batch, k, noise: k_center(batch["features"], k, noise),
         {"features": {}},
+        flops=lambda drawn, kept, sizes: k_center_flops(drawn, kept, sizes.feature_dim),
     )
 
 
@@ -179,7 +198,14 @@ def divbs_picker() -> NamedPicker:
         residuals[np.arange(len(residuals)), np.asarray(batch["labels"]).astype(np.int64)] -= 1.0
         return divbs(residuals, batch["learner_embeddings"], k, noise)
 
-    return NamedPicker("divbs", pick, {"learner_probabilities": {}, "learner_embeddings": {}})
+    return NamedPicker(
+        "divbs",
+        pick,
+        {"learner_probabilities": {}, "learner_embeddings": {}},
+        flops=lambda drawn, kept, sizes: divbs_flops(
+            drawn, kept, sizes.num_classes, sizes.embedding_dim
+        ),
+    )
 
 
 PICKERS: dict[str, Callable[..., NamedPicker]] = {

@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from gstds.schedules import Schedule
-from gstds.validation import near_names
+from gstds.validation import check_choice, check_number, near_names
 from policies.base import KeepRatioPolicy, Policy
 
 __all__ = [
     "ENTRY_POINTS",
     "POLICIES",
     "follows_schedule",
+    "installed_policies",
     "make_policy",
     "policy_class",
     "policy_names",
@@ -57,7 +59,8 @@ POLICIES: dict[str, str] = {
 }
 
 
-def _installed() -> dict[str, str]:
+def installed_policies() -> dict[str, str]:
+    """Return the plug-ins that installed packages offer, name -> ``module:Class``."""
     return {
         point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)
     }
@@ -69,7 +72,7 @@ def policy_names() -> dict[str, str]:
     Plug-ins are listed by where they come from; their code runs only when they are named.
     """
     names = {name: _first_line(policy_class(name)) for name in POLICIES}
-    plugins = {name: f"plug-in {target}" for name, target in _installed().items()}
+    plugins = {name: f"plug-in {target}" for name, target in installed_policies().items()}
     return plugins | names
 
 
@@ -92,12 +95,10 @@ def policy_class(name: str) -> type[Policy]:
     if name.startswith(LEARNED):
         return policy_class("policies.learned:Learned")
     named = POLICIES | UNLISTED
-    target = name if ":" in name else named.get(name) or _installed().get(name)
+    target = name if ":" in name else named.get(name) or installed_policies().get(name)
     if target is None:
-        raise ValueError(
-            f"policy: unknown name {name!r}; {near_names(name, {**_installed(), **named})}, "
-            "or module:Class"
-        )
+        near = near_names(name, {**installed_policies(), **named})
+        raise ValueError(f"policy: unknown name {name!r}; {near}, or module:Class")
     module_name, _, class_name = target.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -107,6 +108,10 @@ def policy_class(name: str) -> type[Policy]:
         raise ValueError(
             f"policy {name!r}: no module {module_name!r}; run from the folder that holds "
             f"{module_name.replace('.', '/')}.py"
+        ) from error
+    except Exception as error:  # whatever a user's file does when it is imported
+        raise ValueError(
+            f"policy {name!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error
     kind = getattr(module, class_name, None)
     if kind is None:
@@ -155,4 +160,25 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
             raise ValueError(f"policy {name!r} has no parameter {parameter!r}; {hint}")
     if schedule is not None and follows_schedule(kind):
         parameters = {"schedule": schedule, **parameters}
-    return kind(**parameters)
+    try:
+        policy = kind(**parameters)
+    except (ValueError, TypeError):
+        raise
+    except Exception as error:  # whatever a user's class does when it is made
+        raise ValueError(
+            f"policy {name!r} cannot be made: {type(error).__name__}: {error}"
+        ) from error
+    _check_declarations(name, policy)
+    return policy
+
+
+def _check_declarations(name: str, policy: Policy) -> None:
+    needs = policy.needs
+    if not isinstance(needs, Mapping) or not all(isinstance(o, Mapping) for o in needs.values()):
+        raise TypeError(
+            f"needs of policy {name!r} must map names to options, such as "
+            f"{{'reference_losses': {{}}}}, got {needs!r}"
+        )
+    who = f"of policy {name!r}"
+    check_number(f"max_weight {who}", policy.max_weight, low=0, high=1e6, open_low=True)
+    check_choice(f"normalizer {who}", policy.normalizer, ("kept", "drawn"))

@@ -46,6 +46,7 @@ _STATE = (
     "_begun",
     "_spent_at_validation",
     "_reward",
+    "_width",
 )
 
 
@@ -57,6 +58,8 @@ class _Shown(dict[str, npt.NDArray[np.float32]]):
     def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
         if name in self.refused:
             raise ValueError(self.refused[name])
+        if name not in self:
+            raise KeyError(f"{name!r} is not shown: a policy declares what it reads in `needs`")
         return super().__getitem__(name)
 
 
@@ -81,7 +84,8 @@ class Selector:
         num_classes: Number of classes, where neither store nor labels say it.
         batch_size: Samples of a drawn batch; None for the first one's.
         sample_flops: Operations of a forward and backward of one sample; None counts a forward as
-            one, a forward and backward as three, and nothing for spectral solves.
+            one, a forward and backward as three, and nothing for spectral solves or the policy's
+            own arithmetic.
         forward_flops: Operations of a forward of one sample; None for a third of the above.
         price: What full training's compute costs, in nats of validation loss, in the reward.
         distributed: Whether to agree with the other processes on what the loss is divided by; None
@@ -139,7 +143,7 @@ class Selector:
         self._learns = type(self.policy).learn is not Policy.learn
         self._begun, self.ahead = False, False
         self.step, self._spent, self._keep_ratio = 0, 0.0, 1.0
-        self._drawn = self._kept = self._updates = 0
+        self._drawn = self._kept = self._updates = self._width = 0
         self._validation: tuple[float, float] | None = None
         self._gradient_noise: float | None = None
         self._spent_at_validation, self._reward = 0.0, 0.0
@@ -169,8 +173,10 @@ class Selector:
                 missing, or if the policy returns something that are no weights.
         """
         batch = self._checked_indices(indices)
-        self._begin(len(batch))
         views = self._learner_views(len(batch), {"learner_losses": learner_losses, **learner})
+        if "learner_embeddings" in views:
+            self._width = views["learner_embeddings"].shape[1]
+        self._begin(len(batch))
         observation = self._look(batch, views)
         self._teach(observation)
         size = len(observation["valid"])
@@ -257,22 +263,22 @@ class Selector:
         per_epoch = max(1, math.ceil(self._samples / (n * self._ranks.count)))
         epochs = max(1, round(self.total_steps / per_epoch))
         self._full_flops = epochs * self._samples * self._sample_flops / self._ranks.count
-        self.policy.reset(
-            policy_seed(self._seed),
-            RunContext(
-                batch_size=n,
-                budget_flops=self._full_flops,
-                epochs=epochs,
-                forward_flops=self._forward_flops,
-                max_draws=self.total_steps,
-                num_classes=self._classes,
-                num_samples=self._samples,
-                sample_flops=self._sample_flops,
-                setting="equal-epochs",
-                steps_per_epoch=per_epoch,
-                total_steps=self.total_steps,
-            ),
+        self._context = RunContext(
+            batch_size=n,
+            budget_flops=self._full_flops,
+            embedding_dim=self._width,
+            epochs=epochs,
+            feature_dim=self._reference.dim or 0,
+            forward_flops=self._forward_flops,
+            max_draws=self.total_steps,
+            num_classes=self._classes,
+            num_samples=self._samples,
+            sample_flops=self._sample_flops,
+            setting="equal-epochs",
+            steps_per_epoch=per_epoch,
+            total_steps=self.total_steps,
         )
+        self.policy.reset(policy_seed(self._seed), self._context)
         self._begun = True
 
     # ------------------------------------------------------------------ what the policy sees
@@ -368,6 +374,8 @@ class Selector:
     def _remember(self, batch: Indices, shown: _Shown, weights: npt.NDArray[np.float32]) -> None:
         kept = int((weights[: len(batch)] > 0).sum())
         self._spent += kept * self._sample_flops
+        if not self._free_solves:
+            self._spent += self.policy.step_flops(len(batch), kept, self._context)
         self._keep_ratio = kept / len(batch)
         self._drawn += len(batch)
         self._kept += kept
@@ -447,6 +455,7 @@ class Selector:
         """Take up what `state_dict` returned, in a selector made with the same arguments."""
         self._begun = False
         self._batch_size = state["batch_size"]
+        self._width = int(state.get("width", 0))
         if state["begun"]:
             self._begin(int(state["batch_size"]))
         for name in ("spent", "keep_ratio", "spent_at_validation", "reward"):

@@ -295,12 +295,12 @@ def do_compare(arguments: Arguments) -> int:
 def _tell(arguments: Arguments) -> Any:
     def report(result: dict[str, Any], old: bool) -> None:
         accuracy = result.get("test_accuracy")
-        score = f"test accuracy {100 * accuracy:.2f}%" if accuracy is not None else ""
+        score = f" test accuracy {100 * accuracy:.2f}%" if accuracy is not None else ""
         note = " (from before)" if old else ""
         error = f": {result['error']}" if result.get("error") else ""
         if not arguments.quiet:
             head = f"{result['policy']} seed {result['seed']}: {result['status']}{note}"
-            say(f"{head} {score}{error}".rstrip())
+            say(f"{head}{score}{error}")
 
     return report
 

@@ -88,6 +88,10 @@ class RunConfig:
         "frozen backbone, a name of `gstds list references`, or checkpoint:PATH",
     )
     charge_reference: bool = _option(False, "take the reference out of the budget", "bool")
+    distill: float = _option(
+        0.0, "share of the training loss that is the divergence from the reference", "float"
+    )
+    distill_temperature: float = _option(1.0, "temperature of that divergence", "float")
     evaluations: int | None = _option(None, "evaluations in a run; default: one per epoch", "int")
     device: str = _option("auto", "auto, cpu or cuda")
     deterministic: bool = _option(False, "bit-identical runs on CUDA too, more slowly", "bool")

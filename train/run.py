@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gstds.files import write_bytes, write_json
 from gstds.noise import fan_out
 from gstds.state import latest_state, save_state, state_digest
+from gstds.views import checked_weights
 from policies import RunContext, Transition
 from train.config import RunConfig, identity
 from train.determinism import reproducible
+from train.failure import RunFailedError
 from train.record import KeptRecord
 from train.setup import make_env, make_run_policy
 from train.space import check_space, space_needed
@@ -42,22 +42,6 @@ _log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 MAX_LOGGED_STEPS = 1000
 CHECKPOINT_EVERY = 200
-
-
-class RunFailedError(RuntimeError):
-    """A run ended with an exception of its policy or its environment.
-
-    Attributes:
-        result: The run's result as far as it got, with status ``failed``.
-    """
-
-    def __init__(self, config: RunConfig, result: dict[str, Any], error: Exception) -> None:
-        step = result["steps"]
-        super().__init__(
-            f"run failed at step {step} (policy {config.policy!r}, seed {config.seed}): "
-            f"{type(error).__name__}: {error}"
-        )
-        self.result = result
 
 
 class StopFlag:
@@ -153,6 +137,7 @@ class Runner:
         )
         self._elapsed = 0.0
         self._failure: Exception | None = None
+        self._intact = False
         self._total = min(self.env.total_steps, self.env.max_draws)
         self._log_every = max(1, math.ceil(self._total / MAX_LOGGED_STEPS))
         self._checkpoints = self.folder / "checkpoints"
@@ -170,16 +155,21 @@ class Runner:
             StateError: If every checkpoint is damaged.
         """
         stop = stop or StopFlag()
-        observation = self._begin(latest_state(self._checkpoints) if resume else None)
-        status, error = "finished", ""
-        start = time.perf_counter() - self._elapsed
+        state = latest_state(self._checkpoints) if resume else None
+        observation, _ = self.env.reset(seed=self.config.seed)
+        self.ledger = self.env.ledger
+        self._start_tracker(state)
+        status, error, start = "finished", "", time.perf_counter()
         try:
+            observation = self._begin(observation, state)
+            start = time.perf_counter() - self._elapsed
             status = self._loop(observation, stop, start)
         except KeyboardInterrupt:
             status = "interrupted"
         except Exception as problem:
             status, error = "failed", traceback.format_exc()
             self._failure = problem
+            self._keep_what_was_trained()
         self._elapsed = time.perf_counter() - start
         return self._end(status, error)
 
@@ -187,8 +177,10 @@ class Runner:
         done = not self.env._running
         while not done:
             with self.ledger.timed("policy"):
-                weights = np.asarray(self.policy.act(observation))
+                weights = self._ask(observation)
+            self._intact = False
             following, reward, terminated, truncated, info = self.env.step(weights)
+            self._intact = True
             with self.ledger.timed("policy"):
                 self.policy.learn(Transition(observation, weights, reward, following, info))
             observation, done = following, terminated or truncated
@@ -203,6 +195,20 @@ class Runner:
                 return "interrupted"
         return "finished"
 
+    def _ask(self, observation: dict[str, Any]) -> Any:
+        """Return the policy's weights (N,).
+
+        Raises:
+            ValueError: If they are no weights.
+        """
+        return checked_weights(
+            self.policy.act(observation),
+            self.env.options.batch_size,
+            self.policy.max_weight,
+            where=f"(step {self.env.step_count})",
+            name="weights",
+        )
+
     def _refuse_an_empty_epoch(self, info: dict[str, Any]) -> None:
         """Raise if nothing was kept for a whole epoch: skipping is legal, this is a mistake."""
         steps = self.env.steps_per_epoch
@@ -215,15 +221,13 @@ class Runner:
 
     # ------------------------------------------------------------------ begin and resume
 
-    def _begin(self, state: dict[str, Any] | None) -> dict[str, Any]:
-        observation: dict[str, Any]
-        observation, _ = self.env.reset(seed=self.config.seed)
+    def _begin(self, observation: dict[str, Any], state: dict[str, Any] | None) -> dict[str, Any]:
         context = RunContext(**self.env.context())
         self.policy.reset(fan_out(self.config.seed, ("policy",))["policy"] % 2**32, context)
         if state:
             observation = self._restore(state)
         self.ledger = self.env.ledger
-        self._start_tracker(state)
+        self._intact = True
         return observation
 
     def _restore(self, state: dict[str, Any]) -> dict[str, Any]:
@@ -327,6 +331,15 @@ class Runner:
         every = self.checkpoint_every
         return every > 0 and (stopping or step % every == 0)
 
+    def _keep_what_was_trained(self) -> None:
+        """Save a checkpoint of a run that failed between two steps: a mended policy can go on."""
+        if not self._intact or self.checkpoint_every == 0:
+            return
+        try:
+            self._save_checkpoint()
+        except Exception as error:  # the policy failed before; that it fails again is no news
+            _log.warning("no checkpoint of the failed run: %s", error)
+
     def _save_checkpoint(self) -> None:
         state = {
             "env": self.env.state_dict(),
@@ -351,7 +364,7 @@ class Runner:
         test = self.env.monitor("test") if ended else None
         result = self._result(status, test)
         if error:
-            result["error"] = error.strip().splitlines()[-1]
+            result["error"] = f"step {result['steps']}: {error.strip().splitlines()[-1]}"
             self.tracker.log_text(error, "traceback.txt")
         self._write(result, ended)
         self._track_final(result)

@@ -57,17 +57,24 @@ def make_run_policy(config: RunConfig) -> policies.Policy:
     kind = policy_class(config.policy)
     parameters: dict[str, Any] = dict(config.policy_params)
     free = not follows_schedule(kind) or not kind.__module__.startswith("policies.")
-    if config.picker is not None:
-        if not free and config.policy != "custom":
-            raise ValueError(
-                f"picker={config.picker!r}: policy {config.policy!r} has its own way of picking; "
-                "leave the option out, or take policy 'custom'"
-            )
+    if config.picker is not None and (free or config.policy == "custom"):
         parameters["picker"] = config.picker
     for name in ("score", "weighting"):
         if getattr(config, name) is not None:
             parameters[name] = getattr(config, name)
-    return policies.make_policy(config.policy, schedule=schedule, **parameters)
+    policy = policies.make_policy(config.policy, schedule=schedule, **parameters)
+    if config.picker is not None and "picker" not in parameters:
+        _refuse_another_picker(config, policy)
+    return policy
+
+
+def _refuse_another_picker(config: RunConfig, policy: policies.Policy) -> None:
+    """Let ``--picker uniform`` pass for random, which is that: both then fit one comparison."""
+    own = getattr(getattr(policy, "picker", None), "name", None)
+    if config.picker != own:
+        raise ValueError(
+            f"picker: policy {config.policy!r} has its own way of picking, not {config.picker!r}"
+        )
 
 
 def make_env(config: RunConfig, policy: policies.Policy, progress: Progress | None = None) -> Any:
@@ -87,4 +94,7 @@ def make_env(config: RunConfig, policy: policies.Policy, progress: Progress | No
         normalizer=policy.normalizer,
         reward="validation-loss" if policy.uses_reward else "none",
         progress=progress,
+        policy_flops=lambda drawn, kept, context: policy.step_flops(
+            drawn, kept, policies.RunContext(**context)
+        ),
     )

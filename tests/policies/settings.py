@@ -1,11 +1,19 @@
-"""The one table of what the generic tests run: every registered policy, and a user's plug-in."""
+"""The one table of what the generic tests run: every policy with a name, and a user's plug-ins.
+
+A policy of one's own is enrolled by its name, from the folder that holds it:
+
+    GSTDS_TEST_POLICIES=my_file:FollowTheLoss python -m pytest REPOSITORY/tests/policies
+"""
 
 from __future__ import annotations
+
+import os
+import sys
 
 import numpy as np
 
 from policies import KeepRatioPolicy, RunContext, make_policy
-from policies.registry import POLICIES
+from policies.registry import POLICIES, installed_policies
 
 N, CLASSES, DIM = 24, 4, 6
 
@@ -17,8 +25,29 @@ class PlugIn(KeepRatioPolicy):
         return 0.2 + 0.6 * min(1.0, float(observation["train_loss"][0]) / 2.3)
 
 
+def pixels():
+    """A reference model that costs nothing: brightness, on a coarse grid."""
+    return lambda images: images.float().mean(1).flatten(1)[:, ::2] + 1.0
+
+
 PLUG_IN = f"{__name__}:PlugIn"
-SETTINGS = sorted([*POLICIES, "plug-in"])
+OWN = os.environ.get("GSTDS_TEST_POLICIES", "").split()
+if OWN and os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())
+SETTINGS = sorted({*POLICIES, *installed_policies(), PLUG_IN, *OWN})
+ALWAYS = {
+    "last_losses",
+    "visited",
+    "age",
+    "labels",
+    "valid",
+    "noise",
+    "progress",
+    "budget_left",
+    "keep_ratio",
+    "train_loss",
+    "mean_last_loss",
+}
 CONTEXT = RunContext(
     batch_size=N,
     budget_flops=3.0 * 240 * 10,
@@ -35,7 +64,7 @@ CONTEXT = RunContext(
 
 
 def make(name):
-    policy = PlugIn() if name == "plug-in" else make_policy(name)
+    policy = make_policy(name)
     policy.reset(0, CONTEXT)
     return policy
 

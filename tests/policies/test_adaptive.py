@@ -235,10 +235,11 @@ CHOICES = [
     {"picker": "uniform"},
     {"picker": "top-score", "score": "loss"},
     {"picker": "softmax", "score": "stale-loss"},
+    {"picker": "k-center"},
 ]
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: c.get("score", "uniform"))
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: c.get("score", c["picker"]))
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_the_budget_is_hit_within_a_percent(tmp_path, choice, share):
     options = small("digits", "budget", epochs=2, policy_params={"share": share}, **choice)

@@ -7,7 +7,7 @@ import pytest
 from settings import SETTINGS, N, make, observation
 
 from gstds.selection import kept_count
-from policies import KeepRatioPolicy
+from policies import KeepRatioPolicy, Policy, Transition
 
 
 @pytest.fixture(params=SETTINGS)
@@ -87,3 +87,77 @@ def test_really_prunes(name):
     for step in range(0, 100, 10):
         view = observation(policy, step, progress=step / 100)
         assert (policy.act(view) > 0).sum() == kept_count(policy.keep_ratio(view), N)
+
+
+# ------------------------------------------------------------------ policies that learn
+
+LEARNERS = [name for name in SETTINGS if type(make(name)).learn is not Policy.learn]
+STEPS = 60
+
+
+def moved(view, order):
+    return {k: v[order] if len(v) == N else v for k, v in view.items()}
+
+
+def taught(name, *, rewards=None, losses=None, order=None, policy=None):
+    """A policy after some steps, with rewards or losses in another order, or reordered batches."""
+    rng = np.random.default_rng(0)
+    earned, told = rng.normal(size=STEPS), rng.random((STEPS, N)).astype(np.float32) * 3
+    earned = earned if rewards is None else earned[rewards]
+    told = told if losses is None else told[losses]
+    policy = policy or make(name)
+    rows = np.arange(N) if order is None else order
+    for t in range(STEPS):
+        now, then = (moved(observation(policy, s, progress=s / 100), rows) for s in (t, t + 1))
+        # What comes of a step says it all: what was seen before it does not change.
+        then["mean_last_loss"][:] = then["train_loss"][:] = told[t].mean()
+        weights = policy.act(now)
+        info = {"losses": told[t][rows], "trained": weights > 0, "evaluate": True}
+        policy.learn(Transition(now, weights, float(earned[t]), then, info))
+    return policy
+
+
+def remembered(policy):
+    return str(policy.state_dict())
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_shuffled_rewards_teach_something_else_where_rewards_are_asked_for(name):
+    shuffled = np.random.default_rng(1).permutation(STEPS)
+    policy = taught(name)
+    assert remembered(taught(name)) == remembered(policy)
+    differs = remembered(taught(name, rewards=shuffled)) != remembered(policy)
+    assert differs == policy.uses_reward, "uses_reward must say whether learn reads the reward"
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_what_is_learned_does_not_depend_on_the_order_within_a_batch(name):
+    order = np.random.default_rng(2).permutation(N)
+    one, other = taught(name), taught(name, order=order)
+    for seed in range(5):
+        view = observation(one, 100 + seed, progress=0.7)
+        np.testing.assert_array_equal(other.act(moved(view, order)), one.act(view)[order])
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_what_was_learned_is_in_the_state_and_decides(name):
+    policy, again = taught(name), make(name)
+    assert remembered(policy) != remembered(make(name))
+    again.load_state_dict(policy.state_dict())
+    assert remembered(again) == remembered(policy)
+    for one in (policy, again):
+        taught(name, policy=one)
+    assert remembered(again) == remembered(policy)
+    for seed in range(5):
+        view = observation(policy, 200 + seed, progress=0.7)
+        np.testing.assert_array_equal(again.act(view), policy.act(view))
+
+
+# What these learn from is the reward, the bill, or what they saw before the step.
+OTHER_SIGNALS = {"bandit", "best", "budget", "selective-backprop", "stale-selective-backprop"}
+
+
+@pytest.mark.parametrize("name", sorted(set(LEARNERS) - OTHER_SIGNALS))
+def test_shuffled_losses_teach_something_else(name):
+    shuffled = np.random.default_rng(3).permutation(STEPS)
+    assert remembered(taught(name, losses=shuffled)) != remembered(taught(name))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import textwrap
 
 import numpy as np
@@ -140,6 +141,7 @@ def test_what_is_no_policy_is_refused():
 
 
 def test_a_plug_in_of_ten_lines_works_even_without_super(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     (tmp_path / "mine.py").write_text(
         textwrap.dedent("""
         from policies import KeepRatioPolicy
@@ -164,6 +166,35 @@ def test_a_plug_in_of_ten_lines_works_even_without_super(tmp_path, monkeypatch):
         wrong.value = value
         with pytest.raises(ValueError, match=r"keep_ratio must be in \[0, 1\].*'Wrong'"):
             wrong.act(observation())
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "needs = ['features']",
+            r"needs of policy 'mine:Mine' must map names to .*got \['f",
+        ),
+        ("needs = {'features': None}", "needs of policy 'mine:Mine' must map"),
+        ("max_weight = 'x'", "max_weight of policy 'mine:Mine' must be a number, got 'x'"),
+        ("max_weight = 0", r"max_weight of policy 'mine:Mine' must be in \(0"),
+        ("normalizer = 'mean'", "normalizer of policy 'mine:Mine': unknown name 'mean'"),
+        ("def __init__(self): raise KeyError('k')", "'mine:Mine' cannot be made: KeyError: 'k'"),
+        ("def (", "'mine:Mine' cannot be imported: SyntaxError"),
+        ("table = open('/nowhere/x')", "'mine:Mine' cannot be imported: FileNotFoundError"),
+    ],
+)
+def test_a_plug_in_that_declares_nonsense_is_told_before_the_run(
+    tmp_path, monkeypatch, body, message
+):
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    (tmp_path / "mine.py").write_text(
+        f"from policies import Policy\nclass Mine(Policy):\n    {body}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises((ValueError, TypeError), match=message):
+        policies.make_policy("mine:Mine")
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
 
 
 def test_predict_answers_as_a_stable_baselines_model():

@@ -231,3 +231,58 @@ def test_two_processes_average_to_the_gradient_of_one(tmp_path):
     for part in parts:
         assert torch.allclose(part["gradient"], weight.grad, atol=1e-6)
         assert part["visited"].nonzero().flatten().tolist() == sorted(together.tolist())
+
+
+def _train(model, chooser, batches):
+    """Train on each drawn batch; return what was kept of each."""
+    x, kept = torch.arange(N * 3).reshape(N, 3).float().cos(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+    for batch in batches:
+        positions, weights = chooser.select(batch)
+        losses = (model(x[batch[positions]]).flatten() - 1.0) ** 2
+        optimizer.zero_grad()
+        (weights * losses).sum().backward()
+        optimizer.step()
+        chooser.observe_losses(batch[positions], losses)
+        kept.append(batch[positions].tolist())
+    return kept
+
+
+def _global_batches():
+    return [np.random.default_rng([5, step]).permutation(N)[:40] for step in range(9)]
+
+
+def _network():
+    model = torch.nn.Linear(3, 1)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.1, -0.2, 0.3]]))
+        model.bias.zero_()
+    return model
+
+
+def _half(rank, address, out, policy):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    model = torch.nn.parallel.DistributedDataParallel(_network())
+    chooser = selector(policy=policy, num_samples=N)
+    kept = _train(model, chooser, [batch[rank::2] for batch in _global_batches()])
+    flat = torch.cat([p.detach().flatten() for p in model.parameters()])
+    torch.save({"kept": kept, "weights": flat}, f"{out}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["full", "infobatch"])
+def test_two_processes_train_as_one_on_the_same_global_batches(tmp_path, policy):
+    """Both decide sample by sample, so a shard's answer is the whole batch's answer."""
+    arguments = (f"file://{tmp_path}/rendezvous", str(tmp_path), policy)
+    torch.multiprocessing.spawn(_half, arguments, nprocs=2)
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    model = _network()
+    alone = _train(model, selector(policy=policy), _global_batches())
+    for one, left, right in zip(alone, parts[0]["kept"], parts[1]["kept"], strict=True):
+        assert sorted(one) == sorted(left + right)
+    assert any(len(one) < 40 for one in alone) == (policy == "infobatch")
+    flat = torch.cat([p.detach().flatten() for p in model.parameters()])
+    for part in parts:
+        assert torch.allclose(part["weights"], flat, atol=1e-6)

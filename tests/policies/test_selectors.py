@@ -264,3 +264,41 @@ def test_custom_is_understood_and_not_listed():
     assert "custom" in UNLISTED
     assert "custom" not in POLICIES
     assert "custom" not in policies.policy_names()
+
+
+def official_infobatch(scores, rate, rng):
+    """The authors' rule for one epoch: which samples stay, and their weights."""
+    learned = scores < scores.mean()
+    candidates = np.where(learned)[0]
+    stay = rng.choice(candidates, int((1 - rate) * len(candidates)), replace=False)
+    weights = np.where(learned, 0.0, 1.0)
+    weights[stay] = 1 / (1 - rate)
+    return weights
+
+
+def test_infobatchs_expected_epoch_sum_is_the_authors_and_full_trainings():
+    rng = np.random.default_rng(2)
+    gradients = rng.normal(1.0, 1.0, 4 * N)
+    # An even number lies below the mean: the authors round the half of it that stays.
+    scores = np.where(np.arange(4 * N) % 4 < 2, 0.5, 2.0) + 0.1 * rng.random(4 * N)
+    policy = policies.make_policy("infobatch")
+    mine, theirs, counts = [], [], []
+    for epoch in range(2000):
+        weights = np.zeros(4 * N)
+        for batch in np.split(np.arange(4 * N), 4):
+            view = infobatch_view() | {
+                "last_losses": scores[batch].astype(np.float32),
+                "mean_last_loss": np.array([scores.mean()], np.float32),
+                "noise": keyed_uniform(9, epoch, indices=batch).astype(np.float32),
+            }
+            weights[batch] = policy.act(view)
+        other = official_infobatch(scores, 0.5, rng)
+        mine.append((weights * gradients).sum())
+        theirs.append((other * gradients).sum())
+        counts.append([(weights > 0).sum(), (other > 0).sum()])
+        assert set(weights[scores >= scores.mean()].tolist()) == {1.0}
+        assert set(weights.tolist()) == set(other.tolist()) == {0.0, 1.0, 2.0}
+    for sums in (mine, theirs):
+        error = np.std(sums) / np.sqrt(len(sums))
+        assert np.mean(sums) == pytest.approx(gradients.sum(), abs=4 * error)
+    assert np.mean(counts, axis=0)[0] == pytest.approx(np.mean(counts, axis=0)[1], abs=0.5)

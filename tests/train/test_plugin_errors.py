@@ -5,6 +5,7 @@ import textwrap
 
 import pytest
 
+from gstds.state import latest_state
 from train.config import config_from
 from train.run import RunFailedError, execute
 
@@ -18,6 +19,9 @@ class Base(Policy):
         self.calls += 1
         good = np.ones_like(observation["valid"])
         return good if self.calls < 3 else self.bad(good)
+
+class Fine(Base):
+    def bad(self, good): return good
 
 class Short(Base):
     def bad(self, good): return good[:-1]
@@ -39,6 +43,24 @@ class Zeros(Base):
 
 class OneEmptyBatch(Base):
     def bad(self, good): return good * (self.calls % 5 == 0)
+
+class Undeclared(Base):
+    def bad(self, good): return self.observation["learner_losses"]
+    def act(self, observation):
+        self.observation = observation
+        return super().act(observation)
+
+class Learns(Base):
+    def bad(self, good): return good
+    def learn(self, transition):
+        if self.calls == 3: raise IndexError("no such thing")
+
+class Begins(Base):
+    def reset(self, seed, context): raise OSError("no table of losses")
+
+class Saves(Base):
+    def bad(self, good): return good[:-1]
+    def state_dict(self): raise RuntimeError("cannot be saved")
 
 class Raises(Base):
     def bad(self, good): return good / undefined_name
@@ -63,9 +85,14 @@ def run(tiny_npz, tmp_path, monkeypatch):
         ("Short", r"step 2 .*'plugins:Short'.*shape \(32,\), got \(31,\)"),
         ("NotANumber", r"step 2 .*'plugins:NotANumber'.*got nan at position 0"),
         ("Negative", r"step 2 .*'plugins:Negative'.*\[0, 1\], got -1"),
-        ("Large", r"step 2 .*'plugins:Large'.*raise w_max"),
+        ("Large", r"step 2 .*'plugins:Large'.*declare a larger max_weight"),
         ("Nothing", r"step 2 .*'plugins:Nothing'.*shape \(32,\), got \(\)"),
         ("Zeros", r"step 7 .*'plugins:Zeros'.*kept nothing for a whole epoch, 5 batches"),
+        (
+            "Undeclared",
+            r"step 2 .*'plugins:Undeclared'.*KeyError: 'learner_losses'; a policy declares .*"
+            r"needs = \{'learner_losses': \{\}\}",
+        ),
         ("Raises", r"step 2 .*'plugins:Raises'.*undefined_name"),
     ],
 )
@@ -75,6 +102,38 @@ def test_a_plug_in_that_errs_is_told_by_name_with_step_and_policy(run, tmp_path,
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "failed"
     assert result["samples_trained"] == 64
+    assert latest_state(tmp_path / "run" / "checkpoints")["env"]["trainer"]["visits"].sum() == 64
+
+
+def test_a_policy_that_fails_while_it_learns_or_begins_is_told_too(run, tmp_path):
+    with pytest.raises(RunFailedError, match=r"step 3 .*'plugins:Learns'.*no such thing"):
+        run("Learns")
+    assert latest_state(tmp_path / "run" / "checkpoints")["env"]["step_count"] == 3
+    with pytest.raises(RunFailedError, match=r"step 0 .*'plugins:Begins'.*no table of losses"):
+        run("Begins")
+
+
+def test_a_policy_that_cannot_be_saved_fails_with_its_first_error(run, tmp_path):
+    with pytest.raises(RunFailedError, match=r"'plugins:Saves'.*shape \(32,\), got \(31,\)"):
+        run("Saves")
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
+
+
+def test_a_mended_policy_goes_on_where_the_broken_one_failed(run, tmp_path, monkeypatch):
+    import plugins
+
+    expected = run("Fine")
+    with pytest.raises(RunFailedError):
+        run("Raises")
+    monkeypatch.setattr(plugins.Raises, "bad", plugins.Fine.bad)
+    mended = execute(last_config(tmp_path), tmp_path / "run", resume=True)
+    assert mended["status"] == "finished"
+    assert mended["weights_sha256"] == expected["weights_sha256"]
+
+
+def last_config(tmp_path):
+    note = json.loads((tmp_path / "run" / "config.json").read_text())
+    return config_from(note["config"])
 
 
 def test_skipping_batches_now_and_then_is_legal(run):

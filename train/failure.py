@@ -1,0 +1,35 @@
+"""How a run that failed is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from train.config import RunConfig
+
+__all__ = ["RunFailedError"]
+
+
+class RunFailedError(RuntimeError):
+    """A run ended with an exception of its policy or its environment.
+
+    Attributes:
+        result: The run's result as far as it got, with status ``failed``.
+    """
+
+    def __init__(self, config: RunConfig, result: dict[str, Any], error: Exception) -> None:
+        step = result["steps"]
+        super().__init__(
+            f"run failed at step {step} (policy {config.policy!r}, seed {config.seed}): "
+            f"{type(error).__name__}: {error}{_hint(error)}"
+        )
+        self.result = result
+
+
+def _hint(error: Exception) -> str:
+    """Say what to do about an observation that was read and not declared."""
+    from envs.options import OPTIONAL_OBSERVATIONS
+
+    name = error.args[0] if isinstance(error, KeyError) and error.args else None
+    if name not in OPTIONAL_OBSERVATIONS:
+        return ""
+    return f"; a policy declares what it reads beyond the usual: needs = {{{name!r}: {{}}}}"
