@@ -8,42 +8,46 @@ export OMP_WAIT_POLICY := PASSIVE
 # One test process per core, up to four; each test uses one thread.
 PARALLEL ?= -n auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: setup run test test-slow test-soak lint format bench clean
+.PHONY: help setup run test test-slow test-soak lint format bench clean
 .DEFAULT_GOAL := setup
 
-setup: $(VENV)/.ready
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+setup: $(VENV)/.ready ## make .venv and install everything into it
 
 $(VENV)/.ready: pyproject.toml constraints.txt .ci/install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PYTHON) .ci/install $(VENV) dev,rl,backbone
+	@echo "installing into $(VENV), which takes some minutes the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) .ci/install $(VENV) dev,rl,backbone
 	@touch $@
 
-run: setup
+run: setup ## train 9 networks on Fashion-MNIST, print a table, a plot and a link
 	$(BIN)/gstds compare --policies gstds random full --seeds 3 --dataset fashion-mnist --limit 10000 --workers 2 --out runs/first
 
-test: setup
+test: setup ## the quick tests
 	$(BIN)/python -m pytest -q $(PARALLEL)
 
-test-slow: setup
-	$(PYTHON) .ci/install $(VENV) examples
+test-slow: setup ## the slow tests
+	@$(PYTHON) .ci/install $(VENV) examples
 	$(BIN)/python -m pytest -q -m slow $(PARALLEL)
 
-test-soak: setup
+test-soak: setup ## hours of tests
 	@echo "no soak tests yet"
 
-lint: setup
+lint: setup ## style, types and which package imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: setup
+format: setup ## put the sources into their style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup
+bench: setup ## the published figures
 	@echo "no benchmarks yet"
 
-clean:
+clean: ## remove what make has made
 	rm -rf $(VENV) build dist *.egg-info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 import zipfile
@@ -16,7 +17,7 @@ import numpy as np
 
 from envs.content import Content, check_labels, make_content
 from envs.images import ArrayImages, ImageSource, SequenceImages
-from gstds.validation import near_names
+from gstds.validation import near_names, users_code
 
 __all__ = ["import_function", "read_function", "read_npz"]
 
@@ -66,7 +67,9 @@ def read_function(name: str) -> Content:
         TypeError: If the function returns no mapping, or arrays of a wrong type.
         ValueError: If the module or function is not there, or shapes do not fit together.
     """
-    answer = import_function(name)()
+    function = import_function(name)
+    with users_code(f"dataset {name!r}"):
+        answer = function()
     if not isinstance(answer, Mapping):
         raise TypeError(
             f"{name} must return a mapping with the keys 'X' and 'y', got {type(answer).__name__}"
@@ -86,14 +89,12 @@ def import_function(name: str) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise
+    if not _is_there(module_name):
         raise ValueError(
             f"dataset {name!r}: no module {module_name!r} in {os.getcwd()} or on the import path"
-        ) from error
+        )
+    with users_code(f"dataset {name!r}: importing {module_name}"):
+        module = importlib.import_module(module_name)
     function = getattr(module, attribute, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
@@ -102,6 +103,13 @@ def import_function(name: str) -> Any:
             f"dataset {name!r}: no function in {place}; {near_names(attribute, known)}"
         )
     return function
+
+
+def _is_there(module_name: str) -> bool:
+    try:
+        return module_name in sys.modules or importlib.util.find_spec(module_name) is not None
+    except (ModuleNotFoundError, ValueError):  # a package above it is not there, or no name at all
+        return False
 
 
 def _from_mapping(where: str, arrays: Mapping[str, Any]) -> Content:

@@ -6,7 +6,9 @@ duplicates, label noise. Everything is seeded by ``split_seed`` alone, never by 
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,12 +21,20 @@ from numpy.typing import NDArray
 from envs.arrays import read_function, read_npz
 from envs.content import Content
 from envs.folders import read_folder
-from envs.images import ArrayImages, ImageSource
+from envs.images import ArrayImages, FileImages, ImageSource
 from envs.sources import SOURCES
 from envs.splits import Part, SplitOptions, make_parts, plain_part
 from gstds.validation import check_choice, check_fraction, check_integer, near_names
 
-__all__ = ["Data", "Split", "dataset_names", "fetch_data", "load_data", "probe_data"]
+__all__ = [
+    "Data",
+    "Split",
+    "check_files",
+    "dataset_names",
+    "fetch_data",
+    "load_data",
+    "probe_data",
+]
 
 _FORMS = ("folder:PATH", "npz:PATH", "module:function")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -137,6 +147,23 @@ def load_data(
     pad = 0 if augment is False else content.pad
     flip = content.flip if augment is None else augment
     return _assemble(name, content, options, pad, flip)
+
+
+def check_files(data: Data, progress: Callable[[str, int, int], None] | None = None) -> None:
+    """Decode every image file of a data set once, before anything is trained on it.
+
+    Args:
+        data: The data set; one that is not read from image files has nothing to check.
+        progress: Called with a phase, what is done, and the total.
+
+    Raises:
+        OSError: If a file is damaged; the message names it.
+    """
+    parts = (data.train, data.reward_validation, data.selection_validation, data.test)
+    for source in {id(part.source): part.source for part in parts}.values():
+        if isinstance(source, FileImages):
+            told = functools.partial(progress, "checking images") if progress else None
+            source.check(told)
 
 
 def dataset_names() -> dict[str, str]:

@@ -105,5 +105,5 @@ def _header(file: Path) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
             return image.height, image.width
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow raises more than its own errors
         raise OSError(f"{file}: not a readable image ({error}); replace it or remove it") from error

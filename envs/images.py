@@ -6,20 +6,27 @@ loaded, decoded or copied. Each carries a digest of its content.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gstds.files import cache_root, write_bytes
+
+if TYPE_CHECKING:
+    from PIL import Image
+
 __all__ = ["ArrayImages", "FileImages", "ImageSource", "SequenceImages", "file_digest"]
 
 _EDGE_BYTES = 4096
+_CHECKED_AT_ONCE = 64
 
 
 class ImageSource(Protocol):
@@ -114,6 +121,41 @@ class FileImages:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
                 list(pool.map(fill, range(len(paths))))
         return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
+
+    def check(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Decode every image once, so that no damaged one stops a run that has begun.
+
+        That it was done is noted in the cache, by the fingerprint.
+
+        Args:
+            progress: Called with what is done, and the total.
+
+        Raises:
+            OSError: If files are damaged; the message names the first.
+        """
+        note = cache_root() / "checked" / self.fingerprint
+        if note.exists():
+            return
+        damaged: list[str] = []
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for done, problem in enumerate(pool.map(self._problem, self._paths)):
+                damaged += [problem] if problem else []
+                if progress and done % _CHECKED_AT_ONCE == 0:
+                    progress(done, len(self))
+        if damaged:
+            more = f"; {len(damaged)} of {len(self)} files are damaged" if len(damaged) > 1 else ""
+            raise OSError(damaged[0] + more)
+        if progress:
+            progress(len(self), len(self))
+        with contextlib.suppress(OSError):  # a full cache costs another look the next time
+            write_bytes(note, b"")
+
+    def _problem(self, path: str) -> str:
+        try:
+            _decode(path, self.shape[1:])
+        except OSError as error:
+            return str(error)
+        return ""
 
 
 class SequenceImages:
@@ -216,6 +258,21 @@ def _files_digest(paths: Sequence[Path], root: Path, size: tuple[int, int]) -> s
     return digest.hexdigest()
 
 
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Return the image with at most 8 bits a channel; Pillow would cut larger values off at 255.
+
+    Raises:
+        ValueError: If its values have no known range: 32 bits, or floating point.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        from PIL import Image as Pillow
+
+        return Pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode!r}, 32 bits a pixel; convert it to 8 or 16 bits")
+    return image
+
+
 def _decode(path: str, size: tuple[int, int]) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
@@ -224,10 +281,11 @@ def _decode(path: str, size: tuple[int, int]) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             if image.size != (width, height):
                 image.draft("RGB", (width, height))
-            pixels = image.convert("RGB")
+            pixels = eight_bits(image).convert("RGB")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: the image is gone since the data set was read") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    # Pillow raises more than its errors: struct.error, for one, or a decompression bomb's.
+    except Exception as error:
         raise OSError(f"{path}: damaged image ({error}); replace the file or remove it") from error
     if pixels.size != (width, height):
         pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BILINEAR)

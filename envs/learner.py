@@ -18,7 +18,7 @@ from torch import nn
 from envs.gradient_meter import GradientMeter
 from envs.models import build_model
 from gstds.cost import count_flops
-from gstds.validation import check_choice, check_fraction, check_number
+from gstds.validation import check_choice, check_fraction, check_number, users_code
 
 __all__ = ["Evaluation", "Learner", "LearnerOptions", "has_bfloat16", "resolve_device"]
 
@@ -34,12 +34,15 @@ def resolve_device(device: str) -> torch.device:
     Raises:
         ValueError: If the name is unknown or no such device is present.
     """
-    kind = str(device).split(":")[0]
+    kind, colon, number = str(device).partition(":")
     check_choice("device", kind, ("auto", "cpu", "cuda"))
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} is not present; use 'auto' or 'cpu'")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    present = {"cpu": 1, "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0}
+    numbers = [str(i) for i in range(present.get(kind, 0))]
+    if not numbers or (colon and number not in numbers):
+        there = ["auto", "cpu", *(f"cuda:{i}" for i in range(present["cuda"]))]
+        raise ValueError(f"device {device!r} is not present; use one of {', '.join(there)}")
     return torch.device(device)
 
 
@@ -144,7 +147,8 @@ class Learner:
 
     def _check_output(self, shape: tuple[int, int, int]) -> None:
         twin = copy.deepcopy(self.model).to("meta").eval()
-        output = twin(torch.empty((2, *shape), device="meta"))
+        with users_code(f"learner {self.options.name!r}, on images of shape {shape},"):
+            output = twin(torch.empty((2, *shape), device="meta"))
         if tuple(output.shape) != (2, self.classes):
             raise ValueError(
                 f"learner {self.options.name!r} must turn images (n, {shape}) into logits "
@@ -175,10 +179,20 @@ class Learner:
     def _forward_mode(self, step: int) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             if self._borrows_generator:  # a user's network may hold dropout
-                stack.enter_context(torch.random.fork_rng(devices=[]))
-                torch.default_generator.manual_seed((self._seed + step) % 2**63)
+                stack.enter_context(self._borrowed_generator((self._seed + step) % 2**63))
             if self._bfloat16:
                 stack.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
+            yield
+
+    @contextlib.contextmanager
+    def _borrowed_generator(self, seed: int) -> Iterator[None]:
+        """Seed torch's default generator of the device, and put it back as it was."""
+        on_gpu = self.device.type == "cuda"
+        with torch.random.fork_rng(devices=[self.device] if on_gpu else []):
+            torch.default_generator.manual_seed(seed)
+            if on_gpu:
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(seed)
             yield
 
     def set_progress(self, progress: float) -> None:
@@ -250,12 +264,13 @@ class Learner:
     def evaluate(self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Evaluation:
         """Evaluate on batches of normalized images (n, C, H, W) and labels (n,)."""
         loss, right, seen = 0.0, torch.zeros(self.classes), torch.zeros(self.classes)
+        # Counts without weights: with them, no GPU has an algorithm that is the same every time.
         for images, labels in batches:
             logits = self.logits(images)
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-            hits = (logits.argmax(1) == labels).float()
+            hits = labels[logits.argmax(1) == labels]
             seen += torch.bincount(labels, minlength=self.classes).cpu()
-            right += torch.bincount(labels, hits, minlength=self.classes).float().cpu()
+            right += torch.bincount(hits, minlength=self.classes).cpu()
         total = float(seen.sum())
         by_class = torch.where(seen > 0, right / seen.clamp(min=1), torch.ones_like(seen))
         return Evaluation(loss / total, float(right.sum()) / total, tuple(by_class.tolist()))

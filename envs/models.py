@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from gstds.validation import check_choice
+from gstds.validation import check_choice, users_code
 
 __all__ = ["LEARNERS", "build_model", "initialize"]
 
@@ -91,11 +91,13 @@ def _user_model(name: str, shape: tuple[int, int, int], classes: int, seed: int)
     module_name, _, function_name = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
         raise ValueError(
-            f"learner {name!r} cannot be imported ({error}); give module:function, "
-            "from the folder that holds module.py"
+            f"learner {name!r} cannot be imported ({type(error).__name__}: {error}); give "
+            "module:function, from the folder that holds module.py"
         ) from error
+    if not callable(function):
+        raise TypeError(f"learner {name!r} must be a function of shape and classes")
     known = inspect.signature(function).parameters
     given = {"shape": shape, "classes": classes, "generator": None}
     # A user's layers draw their weights from torch's default generator: it is borrowed, seeded, and
@@ -103,7 +105,8 @@ def _user_model(name: str, shape: tuple[int, int, int], classes: int, seed: int)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed % 2**63)
         given["generator"] = torch.default_generator
-        model = function(**{key: value for key, value in given.items() if key in known})
+        with users_code(f"learner {name!r}"):
+            model = function(**{key: value for key, value in given.items() if key in known})
     if not isinstance(model, nn.Module):
         raise TypeError(f"learner {name!r} must return a torch.nn.Module, got {type(model)}")
     return model

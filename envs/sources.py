@@ -146,7 +146,9 @@ def _photographs(
     def opened() -> Any:
         address = _address(getattr(import_torchvision().datasets, class_name), attribute)
         splits = [{"split": split} for split in (*parts[0], parts[1])]
-        return _torchvision(name, class_name, address, splits)
+        found = _torchvision(name, class_name, address, splits)
+        _require_files(name, [Path(path) for part in found for path in getattr(part, files)])
+        return found
 
     def read(image_size: int | None) -> Content:
         *train, test = opened()
@@ -171,6 +173,15 @@ def _photographs(
         lambda: _probe(name, getattr(import_torchvision().datasets, class_name), attribute),
         files=True,
     )
+
+
+def _require_files(name: str, paths: list[Path]) -> None:
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{name}: {len(missing)} of {len(paths)} images are not there, such as {missing[0]}: "
+            f"its unpacking was cut short. Delete {_folder(name)} and run `gstds data fetch {name}`"
+        )
 
 
 SOURCES: dict[str, NamedSource] = {

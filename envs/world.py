@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from envs.datasets import Data, load_data
+from envs.datasets import Data, check_files, load_data
 from envs.options import EnvOptions
 from gstds.files import cache_root
 from gstds.probe import ProbeResult, cross_fitted_losses
@@ -22,7 +22,14 @@ from gstds.reference import Reference, make_reference
 from gstds.store import FeatureStore, build_store, open_losses, save_losses
 from gstds.store_losses import open_logits, save_logits
 
-__all__ = ["ReferenceData", "World", "load_world", "needs_reference", "reference_store_path"]
+__all__ = [
+    "ReferenceData",
+    "World",
+    "load_world",
+    "needs_reference",
+    "probe_fingerprint",
+    "reference_store_path",
+]
 
 Progress = Callable[[str, int, int], None]
 _BATCH = 256
@@ -90,6 +97,7 @@ def load_world(options: EnvOptions, progress: Progress | None = None) -> World:
         options.augment,
         options.image_size,
     )
+    check_files(data, progress)
     teaches = options.distill > 0
     if not needs_reference(options.observe) and not teaches:
         return World(data, None)
@@ -141,6 +149,14 @@ def reference_store_path(data: Data, reference: Reference) -> tuple[Path, str]:
     fingerprint = _digest(data.train.source.fingerprint, rows)
     key = _digest(fingerprint, reference.identity)
     return cache_root() / "features" / f"{reference.name.split(':')[0]}-{key}", fingerprint
+
+
+def probe_fingerprint(data: Data, reference: Reference) -> str:
+    """Return the name under which the cache keeps what the probe says of the training samples."""
+    train = data.train
+    return _digest(
+        train.source.fingerprint, train.rows, train.labels, train.groups, reference.identity
+    )
 
 
 def load_reference(
@@ -231,12 +247,9 @@ class _Probe:
         rows: npt.NDArray[np.int64],
         progress: Progress | None,
     ) -> None:
-        train = data.train
         self._data, self._store, self._rows, self._progress = data, store, rows, progress
         self._backbone = dict(reference.identity)
-        self._fingerprint = _digest(
-            train.source.fingerprint, train.rows, train.labels, train.groups, reference.identity
-        )
+        self._fingerprint = probe_fingerprint(data, reference)
 
     def losses(self) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
         """Return the reference losses (n,) in nats, and how they were made."""

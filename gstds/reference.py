@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from gstds import backbones
-from gstds.validation import check_integer, near_names
+from gstds.validation import check_integer, near_names, users_code
 
 __all__ = ["DEFAULT_REFERENCE", "Reference", "make_reference", "reference_names"]
 
@@ -224,7 +224,8 @@ def _meta_run(architecture: str, size: int) -> tuple[int, float]:
 
 def _custom(name: str, side: int, device: torch.device) -> Reference:
     function = _import_function(name)
-    model = function()
+    with users_code(f"reference {name!r}"):
+        model = function()
     if not callable(model):
         raise ValueError(
             f"reference {name!r}: the function must return a callable or an nn.Module, "
@@ -267,7 +268,8 @@ def _custom_identity(
 
 def _checked_call(name: str, model: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
     def compute(images: Tensor) -> Tensor:
-        values = model(images.expand(-1, 3, -1, -1))
+        with users_code(f"reference {name!r}"):
+            values = model(images.expand(-1, 3, -1, -1))
         shape = tuple(getattr(values, "shape", ()))
         if not isinstance(values, Tensor) or len(shape) != 2 or shape[0] != len(images):
             raise ValueError(
@@ -283,7 +285,7 @@ def _import_function(name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     try:
         module = _import_from_here(module_name)
-    except ImportError as error:
+    except Exception as error:
         raise ImportError(f"reference {name!r}: module {module_name!r}: {error}") from error
     function = getattr(module, attribute, None)
     if not callable(function):

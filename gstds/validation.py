@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-__all__ = ["check_choice", "check_fraction", "check_integer", "check_number", "near_names"]
+__all__ = [
+    "check_choice",
+    "check_fraction",
+    "check_integer",
+    "check_number",
+    "near_names",
+    "users_code",
+]
+
+
+@contextlib.contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Run a user's code: whatever it raises becomes bad input, told by the code's name.
+
+    Args:
+        what: For example ``learner 'my_file:network'``.
+
+    Raises:
+        ValueError: If the code raises; the message has the kind and the text.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{what} raised {type(error).__name__}: {error}") from error
 
 
 def near_names(name: str, known: Iterable[str]) -> str:

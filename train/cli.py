@@ -6,6 +6,7 @@ Nothing heavy is imported before a command is known, so that ``gstds --help`` is
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -58,14 +59,25 @@ class _Parser(argparse.ArgumentParser):
         return parsed
 
 
+class _Help(argparse.HelpFormatter):
+    """Help whose example stands on one line, so that it can be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("example:"):
+            return indent + text
+        return super()._fill_text(text, width, indent)
+
+
 def _key_value(text: str) -> tuple[str, Any]:
     import yaml
+
+    from train.config_file import read_yaml
 
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"must be KEY=VALUE, got {text!r}")
     try:
-        return key.replace("-", "_"), yaml.safe_load(value)
+        return key.replace("-", "_"), read_yaml(value)
     except yaml.YAMLError as error:
         raise argparse.ArgumentTypeError(f"{text!r} has no readable value") from error
 
@@ -221,9 +233,21 @@ def _add_small_commands(commands: Any) -> None:
         "data", help="data sets", epilog="example: gstds data fetch digits"
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    fetch = actions.add_parser("fetch", help="bring a data set here")
+    fetch = actions.add_parser(
+        "fetch",
+        help="bring a data set here",
+        description="Bring a data set to this machine, unless it is here.",
+        epilog="example: gstds data fetch fashion-mnist",
+        formatter_class=_Help,
+    )
     fetch.add_argument("name", metavar="NAME", help="a name of `gstds list datasets`")
-    commands.add_parser("doctor", help="say what is installed, and what can be had")
+    commands.add_parser(
+        "doctor",
+        help="say what is installed, and what can be had",
+        description="Say what is installed, which devices, data and weights can be had, and what "
+        "to mend.",
+        epilog="example: gstds doctor",
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -235,6 +259,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="gstds",
         description="Train deep networks on the samples of each batch that are worth it.",
         epilog="example: gstds compare --policies gstds random full --seeds 3 --dataset digits",
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=_version())
@@ -242,7 +267,7 @@ def build_parser() -> argparse.ArgumentParser:
     adder = commands.add_parser
 
     def add_parser(name: str, **kwargs: Any) -> Any:
-        return adder(name, parents=[common], allow_abbrev=False, **kwargs)
+        return adder(name, parents=[common], allow_abbrev=False, formatter_class=_Help, **kwargs)
 
     commands.add_parser = add_parser  # type: ignore[method-assign]
     for add in (_add_run, _add_compare, _add_features, _add_small_commands):
@@ -266,6 +291,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # OpenMP's threads spin while they wait: beside any other process that makes a step up to 20
     # times slower. Sleeping costs a few percent on an idle machine. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a letter shows its code: nothing fails for a λ.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     logging.basicConfig(
@@ -276,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
     try:
-        return _dispatch(build_parser().parse_args(words))
+        return _dispatch(_parse(words))
     except KeyboardInterrupt:
         sys.stderr.write("gstds: interrupted\n")
         return EXIT_INTERRUPTED
@@ -284,6 +313,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     except Exception as error:
         return _complain(error, debug)
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    """Return the words' options, those of ``--config FILE`` where the words have none."""
+    parser: Any = build_parser()
+    arguments: argparse.Namespace = parser.parse_args(words)
+    if getattr(arguments, "config", None):
+        from train.config_file import take_defaults
+
+        take_defaults(parser._commands[arguments.command], arguments.config)
+        arguments = parser.parse_args(words)
+        arguments.config = None
+    return arguments
 
 
 def _complain(error: Exception, debug: bool) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shlex
 import sys
+import tempfile
 import time
 import uuid
 from dataclasses import fields
@@ -22,7 +24,7 @@ from train.cli import (
     EXIT_INTERRUPTED,
     LIST_KINDS,
 )
-from train.config import RunConfig, config_from, load_config_file
+from train.config import RunConfig, config_from
 from train.console import Console, say
 from train.mlflow_store import mask_secrets
 from train.report_command import do_report, print_tables
@@ -41,7 +43,6 @@ __all__ = [
 ]
 
 Arguments = argparse.Namespace
-_COMPARE_KEYS = ("policies", "seeds", "baseline", "workers", "paper_defaults", "controls")
 
 
 def _out(text: str = "") -> None:
@@ -77,10 +78,6 @@ def _given_options(arguments: Arguments) -> dict[str, Any]:
     return given
 
 
-def _file_options(arguments: Arguments) -> dict[str, Any]:
-    return load_config_file(arguments.config) if arguments.config else {}
-
-
 def _new_folder(kind: str) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return Path("runs") / f"{kind}-{stamp}-{uuid.uuid4().hex[:6]}"
@@ -108,23 +105,30 @@ def _touch_folder(folder: Path) -> None:
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{uuid.uuid4().hex}"
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"x" * 4096)
+            probe.flush()
     except OSError as error:
-        raise OSError(f"--out {str(folder)!r} cannot be written: {error.strerror}") from error
-    for made in missing:
-        made.rmdir()
+        raise OSError(
+            f"--out {str(folder)!r} cannot be written ({error.strerror}); name another folder"
+        ) from error
+    finally:
+        for made in missing:
+            with contextlib.suppress(OSError):
+                made.rmdir()
 
 
 def _tracking(arguments: Arguments) -> str | None:
-    """Return the tracking store's URI after a look that it is there; None without tracking."""
+    """Return the tracking store's URI; None without tracking.
+
+    A server is asked whether it is there. Nothing is made yet: the data may prove unusable.
+    """
     if arguments.no_tracking:
         return None
-    from train.tracking import prepare_store, tracking_uri
+    from train.mlflow_store import probe_store, tracking_uri
 
     uri = tracking_uri(arguments.tracking_uri)
-    prepare_store(uri, arguments.experiment)
+    probe_store(uri)
     return uri
 
 
@@ -137,7 +141,7 @@ def do_run(arguments: Arguments) -> int:
     _check_places(arguments)
     if arguments.resume:
         return _resume(arguments)
-    config = config_from({**_file_options(arguments), **_given_options(arguments)})
+    config = config_from(_given_options(arguments))
     folder = Path(arguments.out) if arguments.out else _new_folder("run")
     _touch_folder(folder)
     return _run(arguments, config, folder, resume=False)
@@ -150,20 +154,45 @@ def _resume(arguments: Arguments) -> int:
         config = config_from(note["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--resume {arguments.resume!r}: no readable config.json there") from error
-    arguments.experiment = note.get("experiment", arguments.experiment)
+    _refuse_changes(arguments, config)
+    _same_record(arguments, note)
     return _run(arguments, config, folder, resume=True)
+
+
+def _refuse_changes(arguments: Arguments, config: RunConfig) -> None:
+    """Refuse options that differ from those that the run was started with."""
+    given = _given_options(arguments)
+    changed = [name for name, value in given.items() if getattr(config, name) != value]
+    if changed:
+        name = changed[0]
+        raise ValueError(
+            f"--resume goes on with {name} = {getattr(config, name)!r}, which the run was started "
+            f"with, got {given[name]!r}; leave the option out, or start a new run"
+        )
+
+
+def _same_record(arguments: Arguments, note: dict[str, Any]) -> None:
+    """Let a resumed run go on with the record that it began; ``--tracking-uri`` still wins."""
+    if "tracking" not in note or arguments.tracking_uri:
+        return
+    tracking = note["tracking"]
+    if tracking is None:
+        arguments.no_tracking = True
+        return
+    arguments.tracking_uri = tracking["uri"]
+    arguments.experiment = tracking["experiment"]
 
 
 def _find_run(name: str, arguments: Arguments) -> Path:
     if Path(name).is_dir():
         return Path(name)
-    from train.tracking import tracking_uri
+    from train.mlflow_store import client, store_exists, tracking_uri
 
+    uri = tracking_uri(arguments.tracking_uri)
     try:
-        from train.mlflow_store import client
-
-        run = client(tracking_uri(arguments.tracking_uri)).get_run(name)
-        return Path(run.data.tags["folder"])
+        if not store_exists(uri):
+            raise ValueError(f"there is no {uri}")
+        return Path(client(uri).get_run(name).data.tags["folder"])
     except Exception as error:
         raise ValueError(
             f"--resume {name!r} is neither a folder nor the id of a run in the tracking store"
@@ -206,7 +235,9 @@ def _show_run(arguments: Arguments, result: dict[str, Any], folder: Path) -> int
     if result["status"] == "interrupted":
         _out(f"go on with: gstds run --resume {folder}")
         return EXIT_INTERRUPTED
-    if result.get("run_id"):
+    if any((folder / "spool").glob("*.jsonl")):
+        _out(f"not all of its record is in MLflow yet; deliver it by: gstds sync {folder}")
+    elif result.get("run_id"):
         _out("open the UI: gstds ui")
     return EXIT_DONE if result["status"] == "finished" else EXIT_FAILED
 
@@ -235,12 +266,7 @@ def do_compare(arguments: Arguments) -> int:
     from train.compare import Comparison, compare, plan
     from train.run import StopFlag, interruptible
 
-    from_file = _file_options(arguments)
-    for key in _COMPARE_KEYS:
-        if key in from_file and getattr(arguments, key) == _compare_default(key):
-            setattr(arguments, key, from_file[key])
-        from_file.pop(key, None)
-    base = config_from({**from_file, **_given_options(arguments)})
+    base = config_from(_given_options(arguments))
     policies = tuple(arguments.policies)
     folder = Path(arguments.out) if arguments.out else _new_folder("compare")
     _touch_folder(folder)
@@ -266,16 +292,6 @@ def do_compare(arguments: Arguments) -> int:
     with Console(quiet=arguments.quiet) as console, interruptible(stop):
         content = compare(comparison, progress=console, report=_tell(arguments), stop=stop)
     return _show_comparison(arguments, content, folder, uri)
-
-
-def _compare_default(key: str) -> Any:
-    return {
-        "policies": ["gstds", "random", "full"],
-        "seeds": 3,
-        "workers": 1,
-        "paper_defaults": False,
-        "controls": True,
-    }.get(key)
 
 
 def _tell(arguments: Arguments) -> Any:
@@ -336,8 +352,15 @@ def _ui_line(arguments: Arguments) -> str:
 
 def do_ui(arguments: Arguments) -> int:
     """Serve the MLflow UI on the tracking store."""
+    from train.mlflow_store import mask_secrets, store_exists, tracking_uri
     from train.ui import open_ui
 
+    uri = tracking_uri(arguments.tracking_uri)
+    if not store_exists(uri):
+        raise ValueError(
+            f"nothing was tracked in {mask_secrets(uri)}: there is no such file; start where the "
+            "runs were made, or name their store by --tracking-uri"
+        )
     return open_ui(
         arguments.tracking_uri,
         port=arguments.port,

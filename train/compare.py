@@ -19,6 +19,7 @@ from gstds.files import write_json
 from gstds.validation import check_integer
 from train.config import RunConfig, run_folder
 from train.controls import Controls, plan_controls
+from train.mlflow_store import prepare_store
 from train.run import StopFlag, execute, finished_result
 from train.setup import make_env, make_run_policy, with_paper_defaults
 from train.statistics import paired_rows, summarize, summarize_controls
@@ -211,6 +212,8 @@ def compare(
     stop = stop or StopFlag()
     jobs = plan(comparison)
     prepare(jobs, progress)
+    if comparison.tracking:
+        prepare_store(comparison.tracking, comparison.experiment)
     report = report or (lambda result, old: None)
     results = _run_all(jobs, comparison, progress, report, stop)
     controls = None if comparison.controls else Controls()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -19,7 +20,6 @@ __all__ = [
     "RunConfig",
     "config_from",
     "identity",
-    "load_config_file",
     "policy_path",
     "run_folder",
 ]
@@ -109,9 +109,23 @@ class RunConfig:
         for name in ("policy_params", "schedule_params"):
             if not isinstance(getattr(self, name), Mapping):
                 raise TypeError(f"{name} must map names to values, got {getattr(self, name)!r}")
+        self._check_types()
         if self.keep is not None:
             object.__setattr__(self, "keep", check_fraction("keep", self.keep, open_low=True))
         object.__setattr__(self, "seed", check_integer("seed", self.seed))
+
+    def _check_types(self) -> None:
+        for option in fields(self):
+            name, value = option.name, getattr(self, option.name)
+            if value is None and option.default is None:
+                continue
+            kind = option.metadata["kind"]
+            if kind == "str" and not isinstance(value, str):
+                raise TypeError(f"{name} must be a text, got {value!r}")
+            if kind == "bool" and not isinstance(value, bool):
+                raise TypeError(f"{name} must be true or false, got {value!r}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}")
 
     def with_options(self, **changes: Any) -> RunConfig:
         """Return a copy with some options changed."""
@@ -153,27 +167,6 @@ def config_from(options: Mapping[str, Any]) -> RunConfig:
         if name not in known:
             raise ValueError(f"unknown option {name!r}; {near_names(name, known)}")
     return RunConfig(**given)
-
-
-def load_config_file(path: str | Path) -> dict[str, Any]:
-    """Return the options of a YAML file.
-
-    Raises:
-        ValueError: If the file is missing, is no YAML, or holds no mapping.
-    """
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise ValueError(f"config {str(path)!r} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"config {str(path)!r} is no valid YAML: {error}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ValueError(f"config {str(path)!r} must map options to values, got {content!r}")
-    return {str(k).replace("-", "_"): v for k, v in content.items()}
 
 
 def identity(config: RunConfig) -> str:

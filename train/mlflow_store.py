@@ -24,6 +24,7 @@ __all__ = [
     "prepare_environment",
     "prepare_store",
     "probe_store",
+    "store_exists",
     "tracking_uri",
 ]
 
@@ -51,6 +52,8 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # The tracker says once that a store is away; each retry of the library's is no news.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 def tracking_uri(option: str | None = None) -> str:
@@ -97,6 +100,12 @@ def probe_store(uri: str) -> str:
     return kind
 
 
+def store_exists(uri: str) -> bool:
+    """Say whether there is a store, which for a server only asking it can tell; makes none."""
+    path = _sqlite_path(uri)
+    return path is None or (path.is_file() and path.stat().st_size > 0)
+
+
 def prepare_store(uri: str, experiment: str = "gstds") -> str:
     """Make sure that the store answers and holds the experiment.
 
@@ -114,11 +123,15 @@ def prepare_store(uri: str, experiment: str = "gstds") -> str:
     Raises:
         ConnectionError: If nobody answers at ``uri``.
         PermissionError: If the folder of a sqlite store cannot be written.
-        ValueError: If the URI is of a kind that cannot be used, or the experiment was deleted.
+        ValueError: If the URI is of a kind that cannot be used, or the experiment has no name or
+            was deleted.
     """
+    if not experiment.strip():
+        raise ValueError(f"experiment must be a name, got {experiment!r}")
     kind = probe_store(uri)
     with store_lock(uri) if kind in ("sqlite", "sql") else contextlib.nullcontext():
         try:
+            _make_schema(uri)
             return _experiment_id(uri, experiment)
         except (ConnectionError, ValueError, PermissionError):
             raise
@@ -129,7 +142,9 @@ def prepare_store(uri: str, experiment: str = "gstds") -> str:
 @contextlib.contextmanager
 def store_lock(uri: str) -> Iterator[None]:
     """Hold the lock under which a database is created, waiting for whoever holds it."""
-    with _lock_path(uri).open("a+b") as handle, file_lock(handle):
+    lock = _lock_path(uri)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+b") as handle, file_lock(handle):
         yield
 
 
@@ -180,9 +195,9 @@ def _check_kind(uri: str) -> str:
 def _check_sqlite(uri: str, path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"tracking URI {uri!r} names a folder; name a file, as {uri}/mlflow.db")
+    there = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise PermissionError(
@@ -199,12 +214,49 @@ def _lock_path(uri: str) -> Path:
     return Path(tempfile.gettempdir()) / f"gstds-store-{digest}.lock"
 
 
+def _make_schema(uri: str) -> None:
+    """Make a sqlite store that is not there yet, whole or not at all; the caller holds its lock.
+
+    MLflow cannot mend a schema whose making was cut short, by a kill or a full disk, so it is made
+    in a file beside the store and renamed.
+    """
+    path = _sqlite_path(uri)
+    if path is None or (path.exists() and path.stat().st_size):
+        return
+    new = path.with_name(f".{path.name}.new")
+    _remove_database(new)
+    try:
+        mlflow_client = client(f"sqlite:///{new}")
+        mlflow_client.search_experiments(max_results=1)
+        with contextlib.suppress(AttributeError):  # a private name; the file may stay open too
+            mlflow_client._tracking_client.store.engine.dispose()
+        os.replace(new, path)
+    finally:
+        _remove_database(new)
+
+
+def _remove_database(path: Path) -> None:
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
 def _unreachable(uri: str, error: BaseException | str) -> str:
+    if _sqlite_path(uri):
+        return _unusable(uri, str(error).splitlines()[0][:300])
     return mask_secrets(
         f"no MLflow store answers at {uri} ({str(error).splitlines()[0][:300]}); start the server, "
         "or give another address by --tracking-uri or MLFLOW_TRACKING_URI "
         "(sqlite:///mlflow.db needs no server)"
     )
+
+
+def _unusable(uri: str, reason: str) -> str:
+    mend = "name another place by --tracking-uri or MLFLOW_TRACKING_URI"
+    if "disk" in reason:  # "disk is full", or "disk I/O error" at a quota
+        mend = f"free some space, or {mend}"
+    elif "already exists" in reason:
+        mend = f"its making was cut short: delete that file, or {mend}"
+    return f"the MLflow store {uri} cannot be used ({reason}); {mend}"
 
 
 def _probe_http(uri: str) -> None:

@@ -21,9 +21,11 @@ from gstds.state import latest_state, save_state, state_digest
 from gstds.views import checked_weights
 from policies import RunContext, Transition
 from train.config import RunConfig, identity
+from train.determinism import reproducible
 from train.failure import RunFailedError
 from train.record import KeptRecord
 from train.setup import make_env, make_run_policy
+from train.space import check_space, space_needed
 from train.tracking import DataInput, NullTracker, Tracker, git_commit
 
 __all__ = [
@@ -72,14 +74,18 @@ def interruptible(stop: StopFlag) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def open_folder(folder: Path, config: RunConfig, *, command: str = "") -> None:
+def open_folder(
+    folder: Path, config: RunConfig, *, command: str = "", tracking: dict[str, Any] | None = None
+) -> None:
     """Write the whole configuration into a run's folder, before anything else.
+
+    With ``command`` and ``tracking``, where the record is kept, a resume needs no other option.
 
     Raises:
         OSError: If the folder cannot be written.
     """
     note = {"version": 1, "config": config.as_dict(), "identity": identity(config)}
-    write_json(folder / "config.json", note | {"command": command})
+    write_json(folder / "config.json", note | {"command": command, "tracking": tracking})
 
 
 def finished_result(folder: Path) -> dict[str, Any] | None:
@@ -367,12 +373,28 @@ class Runner:
         if error:
             result["error"] = f"step {result['steps']}: {error.strip().splitlines()[-1]}"
             self.tracker.log_text(error, "traceback.txt")
-        if ended:
-            self._write_artifacts(result)
-        write_json(self.folder / "result.json", result)
+        self._write(result, ended)
         self._track_final(result)
-        self.tracker.finish(status)
+        self.tracker.finish(result["status"])
         return result
+
+    def _write(self, result: dict[str, Any], ended: bool) -> None:
+        """Write the result, then what shows it; what cannot be written is told, not raised."""
+        try:
+            write_json(self.folder / "result.json", result)
+        except OSError as error:
+            result |= {"status": "failed", "error": f"the result was not written: {error}"}
+            self._failure = OSError(
+                f"{self.folder / 'result.json'} cannot be written ({error.strerror}); free some "
+                f"space, then: gstds run --resume {self.folder}"
+            )
+            return
+        if not ended:
+            return
+        try:
+            self._write_artifacts(result)
+        except OSError as error:
+            _log.warning("%s: plots and kept samples were not written: %s", self.folder, error)
 
     def _result(self, status: str, test: Any) -> dict[str, Any]:
         env, ledger = self.env, self.ledger
@@ -448,17 +470,19 @@ def _finite(value: float) -> float | None:
 
 
 @contextlib.contextmanager
-def _configured(folder: Path, config: RunConfig, command: str, resume: bool) -> Iterator[None]:
+def _configured(
+    folder: Path, config: RunConfig, command: str, tracking: dict[str, Any] | None, resume: bool
+) -> Iterator[None]:
     """Write the configuration first, so that a killed run can be resumed; take it back on error."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     if not resume:
         for stale in ("result.json", "history.json"):
             (folder / stale).unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        open_folder(folder, config, command=command)
+        open_folder(folder, config, command=command, tracking=tracking)
     try:
         yield
-    except (ValueError, TypeError, OSError):
+    except Exception:
         if missing:
             shutil.rmtree(missing[-1], ignore_errors=True)
         raise
@@ -489,7 +513,9 @@ def execute(
         if done:
             return done
     make_run_policy(config)
-    with _configured(folder, config, command, resume):
+    address = tracker.address() if tracker else None
+    exact = config.deterministic
+    with reproducible(exact), _configured(folder, config, command, address, resume):
         runner = Runner(
             config,
             folder,
@@ -498,7 +524,10 @@ def execute(
             tags=tags,
             progress=progress,
         )
-    with interruptible(stop) if stop else contextlib.nullcontext():
+        check_space(folder, space_needed(runner.env, checkpoints=checkpoint_every > 0))
+        # After the data, so that a run that cannot begin makes no store.
+        runner.tracker.prepare()
+    with reproducible(exact), interruptible(stop) if stop else contextlib.nullcontext():
         result = runner.run(stop, resume=resume)
     if runner._failure is not None:
         raise RunFailedError(config, result, runner._failure) from runner._failure

@@ -21,7 +21,13 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from gstds.files import fsync_directory, write_text
 from train.mlflow_store import client as make_client
-from train.mlflow_store import file_lock, mask_secrets, probe_store, tracking_uri
+from train.mlflow_store import (
+    file_lock,
+    mask_secrets,
+    probe_store,
+    store_exists,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -264,7 +270,8 @@ def sync_spool(path: str | Path, uri: str | None = None) -> dict[str, int]:
 
     Args:
         path: A spool file, or a folder that is searched for a run's spool files.
-        uri: The store; as for `tracking_uri`.
+        uri: The store of all; None for the one that each run was started with, which its folder
+            notes, else as for `tracking_uri`.
 
     Returns:
         How many points each run delivered. Runs that are still going on are left out: they
@@ -282,14 +289,32 @@ def sync_spool(path: str | Path, uri: str | None = None) -> dict[str, int]:
     spools = [s for s in (Spool(f.parent, f.stem) for f in files if _is_spool(f)) if s]
     if not spools:
         return {}
-    address = tracking_uri(uri)
-    probe_store(address)
-    client = make_client(address)
+    clients: dict[str, MlflowClient] = {}
     delivered: dict[str, int] = {}
     for spool in spools:
+        address = tracking_uri(uri or _noted_store(spool))
+        if address not in clients:
+            clients[address] = _client_of(address)
         with contextlib.suppress(BlockingIOError), spool.lock():
-            delivered[spool.run_id] = _drain(spool, client, address)
+            delivered[spool.run_id] = _drain(spool, clients[address], address)
     return delivered
+
+
+def _noted_store(spool: Spool) -> str | None:
+    """Return the store's URI in the configuration of the spool's run; None if none is noted."""
+    note = spool.path.absolute().parent.parent / "config.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(note.read_text())["tracking"]["uri"] or "") or None
+    return None
+
+
+def _client_of(address: str) -> MlflowClient:
+    probe_store(address)
+    if not store_exists(address):
+        raise ConnectionError(
+            f"there is no MLflow store {address}; name the runs' store by --tracking-uri"
+        )
+    return make_client(address)
 
 
 def _drain(spool: Spool, client: MlflowClient, uri: str) -> int:

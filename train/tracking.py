@@ -77,6 +77,12 @@ class Tracker(Protocol):
 
     run_id: str | None
 
+    def prepare(self) -> None:
+        """Make sure that the store can be used, and make it if it is not there."""
+
+    def address(self) -> dict[str, str | None] | None:
+        """Return what finds the store again; None if nothing is kept."""
+
     def start(
         self,
         *,
@@ -115,6 +121,12 @@ class NullTracker:
     """A tracker that keeps nothing."""
 
     run_id: str | None = None
+
+    def prepare(self) -> None:
+        """Do nothing."""
+
+    def address(self) -> None:
+        """Return None."""
 
     def start(
         self,
@@ -189,6 +201,22 @@ class MlflowTracker:
         self._courier: Courier | None = None
         self._lock = contextlib.ExitStack()
 
+    def prepare(self) -> None:
+        """Make sure that the store answers and holds the experiment.
+
+        Raises:
+            ConnectionError: If the store does not answer.
+            OSError: If the folder of a sqlite store cannot be written.
+            ValueError: If the URI or the experiment cannot be used.
+        """
+        # Not on the run's clock: MLflow is imported and the store made once, before a run begins.
+        self.experiment_id = prepare_store(self.uri, self.experiment)
+
+    def address(self) -> dict[str, str | None]:
+        """Return the store's URI, None if it holds a secret, and the experiment's name."""
+        known = mask_secrets(self.uri) == self.uri
+        return {"uri": self.uri if known else None, "experiment": self.experiment}
+
     def start(
         self,
         *,
@@ -217,11 +245,13 @@ class MlflowTracker:
             OSError: If the spool's folder cannot be written, or the run is open elsewhere.
             ValueError: If the URI cannot be used, or the store has no run ``resume``.
         """
+        if self.experiment_id is None:
+            self.prepare()
         with self._clock():
-            self.experiment_id = prepare_store(self.uri, self.experiment)
             client = make_client(self.uri)
             record = RunRecord(client, self.uri)
-            run = record.open(resume) if resume else record.create(self.experiment_id, name, tags)
+            place = str(self.experiment_id)
+            run = record.open(resume) if resume else record.create(place, name, tags)
             self.run_id = str(run.info.run_id)
             spool = self._open_spool(self.run_id)
             record.describe(run, params=params, tags=tags, description=description, data=data)

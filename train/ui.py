@@ -34,13 +34,16 @@ def ui_command(uri: str, port: int = 5000, host: str = "127.0.0.1") -> list[str]
     """
     check_integer("port", port, low=1, high=65535)
     options = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
+    # A line for each request of the browser would carry the link off the screen.
+    options += ["--uvicorn-opts", "--log-level warning"]
     return [sys.executable, "-m", "mlflow", "server", *options]
 
 
 def ui_environment() -> dict[str, str]:
     """Return the environment for `ui_command`: no job execution, which costs 2 GB."""
     prepare_environment()
-    return {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+    quiet = {"PYTHONWARNINGS": "ignore", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    return {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **quiet, **os.environ}
 
 
 def experiment_link(server: str, experiment_id: str, view: str | None = None) -> str:

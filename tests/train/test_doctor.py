@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from train.doctor import Check, _guarded, _store, check_shadowing, diagnose
+from train.doctor import Check, _guarded, _resnet50, _store, check_shadowing, diagnose
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,6 +30,17 @@ def test_every_check_is_whole(checks):
 def test_what_ships_with_the_project_is_ready(checks):
     for name in ("python", "torch", "torchvision import", "data digits", "packages' places"):
         assert checks[name].status == "ok", checks[name]
+
+
+def test_the_papers_weights_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("gstds.backbones.IMAGENET_RESNET50", "http://127.0.0.1:9/resnet50-1.pth")
+    missing = _resnet50()
+    assert missing.status == "warn"
+    assert f"put resnet50-1.pth into {tmp_path}" in missing.mend
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "resnet50-1.pth").write_text("")
+    assert _resnet50().status == "ok"
 
 
 def test_a_bad_store_is_a_failed_check_not_an_exception(tmp_path):

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -85,8 +86,46 @@ def test_sqlite_places_of_no_use(tmp_path):
     with pytest.raises(PermissionError, match="cannot write to"):
         probe_store(f"sqlite:///{tmp_path}/file/mlflow.db")
     (tmp_path / "noise.db").write_bytes(b"this is no database" * 100)
-    with pytest.raises(ConnectionError, match="no MLflow store answers"):
+    with pytest.raises(ConnectionError, match=r"noise.db cannot be used .*name another place"):
         prepare_store(f"sqlite:///{tmp_path}/noise.db")
+
+
+def test_looking_at_a_store_that_is_not_there_leaves_nothing(tmp_path):
+    assert probe_store(f"sqlite:///{tmp_path}/new/folder/mlflow.db") == "sqlite"
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_experiment_without_a_name_is_refused_before_a_store_is_made(tmp_path):
+    with pytest.raises(ValueError, match="experiment must be a name, got ''"):
+        prepare_store(f"sqlite:///{tmp_path}/mlflow.db", "")
+    assert not list(tmp_path.iterdir())
+
+
+MAKE = "from train.mlflow_store import prepare_store; print(prepare_store({uri!r}))"
+
+
+def test_a_disk_that_fills_up_leaves_no_half_made_store(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))\n"
+    limit += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    words = [sys.executable, "-c", limit + MAKE.format(uri=uri)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "ConnectionError: the MLflow store" in done.stderr
+    assert "free some space" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [".mlflow.db.lock"]
+    assert prepare_store(uri, "gstds")
+
+
+def test_a_kill_while_a_store_is_made_leaves_no_half_of_it(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    new = tmp_path / ".mlflow.db.new"
+    with subprocess.Popen([sys.executable, "-c", MAKE.format(uri=uri)]) as process:
+        while process.poll() is None and not (new.exists() and new.stat().st_size > 100_000):
+            time.sleep(0.002)
+        process.kill()
+    assert not (tmp_path / "mlflow.db").exists()
+    assert prepare_store(uri, "gstds")
+    assert not new.exists()
 
 
 def test_environment_is_the_users(monkeypatch):

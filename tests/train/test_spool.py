@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from train.mlflow_store import client, prepare_store
 from train.spool import Item, Point, Spool, sync_spool
 
 RUN = "a" * 32
@@ -126,3 +128,19 @@ def test_sync_leaves_the_rest_of_a_run_that_the_store_does_not_know(tmp_path, st
     with pytest.raises(ConnectionError, match="the rest stays in"):
         sync_spool(tmp_path, store_uri)
     assert spool
+
+
+def test_sync_finds_the_store_that_a_run_was_started_with(tmp_path, store_uri, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = client(store_uri)
+    run = store.create_run(prepare_store(store_uri, "gstds")).info.run_id
+    spool = Spool(tmp_path / "r" / "spool", run)
+    spool.append([points(0), points(1)])
+    with pytest.raises(ConnectionError, match=r"no MLflow store sqlite.*--tracking-uri"):
+        sync_spool(tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()
+    (tmp_path / "r" / "config.json").write_text(json.dumps({"tracking": {"uri": store_uri}}))
+    assert sync_spool(tmp_path) == {run: 2}
+    assert not spool
+    assert len(store.get_metric_history(run, "train/loss")) == 2

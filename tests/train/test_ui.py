@@ -199,7 +199,7 @@ def test_ui_serves_the_experiment_and_says_where(store_uri, free_port, tmp_path,
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
         text=True,
         cwd=tmp_path,
         # As a shell starts what it puts into the background.
@@ -214,6 +214,7 @@ def test_ui_serves_the_experiment_and_says_where(store_uri, free_port, tmp_path,
         assert json.loads(answers(query))["experiment"]["name"] == "gstds"
     finally:
         process.send_signal(ending)
-        process.communicate(timeout=30)
+        said = process.communicate(timeout=30)[0]
+    assert "GET /" not in said, "requests carry the link off the screen"
     assert not answers(f"{base}/health")
     assert process.returncode == 0

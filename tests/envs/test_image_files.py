@@ -1,0 +1,90 @@
+"""Image files as people have them: odd modes, damage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from envs.datasets import check_files, load_data
+from envs.images import FileImages
+from train.config import config_from
+from train.run import execute
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("GSTDS_CACHE", str(tmp_path / "cache"))
+    random = np.random.default_rng(0)
+    for i in range(40):
+        path = tmp_path / "data" / ("cat" if i % 2 else "dog") / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (9, 12, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "data"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def gathered(path, image):
+    image.save(path)
+    return FileImages([path], (8, 8), path.parent).gather(np.array([0]))[0].numpy()
+
+
+def test_sixteen_bit_gray_is_scaled_and_not_cut_off(tmp_path):
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    for name in ("a.png", "a.tiff"):
+        got = gathered(tmp_path / name, Image.fromarray(ramp))
+        assert np.array_equal(got[0], ramp // 256)
+        assert np.array_equal(got[0], got[2])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_gray_of_32_bits_is_refused(tmp_path, dtype):
+    with pytest.raises(OSError, match=r"a\.tiff: .*32 bits a pixel; convert it"):
+        gathered(tmp_path / "a.tiff", Image.fromarray(np.full((8, 8), 300, dtype)))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
+def test_every_usual_mode_is_read_as_the_same_gray(tmp_path, mode):
+    white = Image.new("RGB", (8, 8), (255, 255, 255))
+    kind = "tiff" if mode in ("CMYK", "YCbCr", "HSV") else "png"
+    image = white.convert(mode) if mode != "HSV" else white.convert("CMYK")
+    assert gathered(tmp_path / f"a.{kind}", image).min() >= 250
+
+
+def test_damaged_files_are_named_before_anything_is_trained(folder, tmp_path):
+    for name in ("cat/01.png", "dog/20.png"):
+        cut(folder / name)
+    options = {"dataset": f"folder:{folder}", "policy": "random", "batch_size": 8}
+    with pytest.raises(OSError, match=r"01\.png: damaged image.*; 2 of 40 files are damaged"):
+        execute(config_from(options), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_are_looked_at_once_until_they_change(folder):
+    calls = []
+
+    def look():
+        calls.clear()
+        check_files(load_data(f"folder:{folder}"), lambda *told: calls.append(told))
+        return calls
+
+    assert look()[-1] == ("checking images", 40, 40)
+    assert look() == []
+    cut(folder / "cat" / "01.png")
+    with pytest.raises(OSError, match=r"01\.png: damaged image \(.*replace the file or remove it$"):
+        look()
+
+
+def test_a_test_part_of_its_own_is_looked_at_too(folder):
+    (folder / "train").mkdir()
+    for name in ("cat", "dog"):
+        (folder / name).rename(folder / "train" / name)
+        (folder / "test" / name).mkdir(parents=True)
+        one = next((folder / "train" / name).iterdir())
+        one.rename(folder / "test" / name / "a.png")
+    cut(folder / "test" / "dog" / "a.png")
+    with pytest.raises(OSError, match=r"test/dog/a\.png: damaged"):
+        check_files(load_data(f"folder:{folder}"))

@@ -1,0 +1,58 @@
+"""``gstds features``: what is damaged is named, and what the message says mends it."""
+
+from __future__ import annotations
+
+import pytest
+
+from train.cli import main
+
+NETWORK = """
+import torch
+
+def mean_of_rows():
+    return lambda images: images.float().mean(3).flatten(1)
+"""
+
+
+@pytest.fixture
+def features(tiny_npz, tmp_path, monkeypatch):
+    """Run the command in a cache of its own, as a new process would."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("GSTDS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "rows.py").write_text(NETWORK)
+
+    def features(*more):
+        monkeypatch.setattr("envs.world._references", {})
+        words = ["--dataset", tiny_npz, "--reference", "rows:mean_of_rows", "--quiet"]
+        return main(["features", *words, *more])
+
+    return features
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def test_a_whole_store_is_verified(features, capsys):
+    assert features() == 0
+    assert features("--verify") == 0
+    assert "rows of 24) verified" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("pattern", ["features/*/features.npy", "losses/*.safetensors"])
+def test_a_flipped_bit_is_named_and_the_message_mends_it(features, tmp_path, capsys, pattern):
+    assert features() == 0
+    (path,) = (tmp_path / "cache").glob(pattern)
+    whole = path.read_bytes()
+    flip(path)
+    for _ in range(2):
+        assert features("--verify") == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert str(path).removesuffix("/features.npy") in error
+        assert "gstds features --rebuild" in error
+    assert features("--rebuild", "--verify") == 0
+    assert path.read_bytes() == whole
