@@ -38,11 +38,18 @@ class Draws:
         """Return the epoch of a step."""
         return step // self.steps_per_epoch
 
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the order (n,) in which an epoch draws the samples."""
+        return self._of(epoch).copy()
+
     def batch(self, step: int) -> npt.NDArray[np.int64]:
         """Return the sample indices (<= batch_size,) of a step."""
-        epoch = self.epoch(step)
+        order = self._of(self.epoch(step))
+        start = (step % self.steps_per_epoch) * self.batch_size
+        return order[start : start + self.batch_size].copy()
+
+    def _of(self, epoch: int) -> npt.NDArray[np.int64]:
         if epoch != self._epoch:
             generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
             self._order, self._epoch = generator.permutation(self.n), epoch
-        start = (step % self.steps_per_epoch) * self.batch_size
-        return self._order[start : start + self.batch_size].copy()
+        return self._order

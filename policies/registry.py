@@ -24,11 +24,18 @@ __all__ = [
 
 ENTRY_POINTS = "gstds.policies"
 
-UNLISTED: dict[str, str] = {"custom": "policies.custom:Custom"}
-"""Names that say nothing without an argument: understood, not listed."""
+UNLISTED: dict[str, str] = {
+    "custom": "policies.custom:Custom",
+    "short-full": "policies.uniform:Full",
+}
+"""Names that say nothing without an argument: understood, not listed. ``short-full`` is what a
+comparison calls full training at the compute of another policy."""
 
 LEARNED = "learned:"
 """Before the folder or the name of a trained agent."""
+
+REPLAY = "random:"
+"""Before the name of the policy whose keep sequence random samples are drawn to."""
 
 POLICIES: dict[str, str] = {
     "best": "policies.best:Best",
@@ -84,7 +91,8 @@ def policy_class(name: str) -> type[Policy]:
     """Return the class of a policy.
 
     Args:
-        name: A built-in or installed name, ``module:Class``, or ``learned:PATH``.
+        name: A built-in or installed name, ``module:Class``, ``learned:PATH``, or ``random:NAME``
+            for random samples to the keep sequence of policy NAME.
 
     Raises:
         ValueError: If there is no such policy; the message lists the near names.
@@ -94,6 +102,8 @@ def policy_class(name: str) -> type[Policy]:
         raise TypeError(f"policy must be a name, got {name!r}")
     if name.startswith(LEARNED):
         return policy_class("policies.learned:Learned")
+    if name.startswith(REPLAY):
+        return policy_class("policies.replay:Replay")
     named = POLICIES | UNLISTED
     target = name if ":" in name else named.get(name) or installed_policies().get(name)
     if target is None:
@@ -137,6 +147,12 @@ def follows_schedule(kind: type[Policy]) -> bool:
     return takes_one and kind.keep_ratio is KeepRatioPolicy.keep_ratio
 
 
+def _is_missing(parameter: inspect.Parameter, given: Mapping[str, Any]) -> bool:
+    variable = (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    required = parameter.default is parameter.empty and parameter.kind not in variable
+    return required and parameter.name not in given
+
+
 def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: Any) -> Policy:
     """Return a policy by name.
 
@@ -160,6 +176,11 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
             raise ValueError(f"policy {name!r} has no parameter {parameter!r}; {hint}")
     if schedule is not None and follows_schedule(kind):
         parameters = {"schedule": schedule, **parameters}
+    missing = [p.name for p in signature.parameters.values() if _is_missing(p, parameters)]
+    if missing:
+        raise ValueError(
+            f"policy {name!r} needs {', '.join(missing)}; give --policy-params {missing[0]}=VALUE"
+        )
     try:
         policy = kind(**parameters)
     except (ValueError, TypeError):

@@ -171,6 +171,13 @@ def _add_compare(commands: Any) -> None:
         action="store_true",
         help="each policy on its own paper's schedule, not on the comparison's",
     )
+    parser.add_argument(
+        "--controls",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run the controls too: random with the same keep sequence, short full training "
+        "(default: yes)",
+    )
     _add_options(parser, skip=("policy", "seed"))
     _add_record_options(parser)
 
@@ -196,7 +203,11 @@ def _add_small_commands(commands: Any) -> None:
         help="write report.html and report.md of a comparison",
         epilog="example: gstds report runs/first",
     )
-    parser.add_argument("comparison", metavar="COMPARISON|DIR", help="its folder")
+    parser.add_argument(
+        "comparison", metavar="COMPARISON|DIR", help="its folder, or its name in the tracking store"
+    )
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store, as for run")
+    parser.add_argument("--experiment", default="gstds", help="experiment (default: gstds)")
     parser = commands.add_parser(
         "ui", help="open the runs in the MLflow UI", epilog="example: gstds ui --port 5000"
     )
@@ -204,6 +215,9 @@ def _add_small_commands(commands: Any) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store, as for run")
     parser.add_argument("--experiment", default="gstds", help="experiment (default: gstds)")
+    parser.add_argument(
+        "--comparison", metavar="NAME", help="open on this comparison (default: the newest)"
+    )
     parser = commands.add_parser(
         "sync",
         help="deliver to MLflow what a dead or disconnected run left in its spool",

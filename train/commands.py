@@ -27,6 +27,7 @@ from train.cli import (
 from train.config import RunConfig, config_from
 from train.console import Console, say
 from train.mlflow_store import mask_secrets
+from train.report_command import do_report, print_tables
 
 __all__ = [
     "do_compare",
@@ -282,6 +283,7 @@ def do_compare(arguments: Arguments) -> int:
         checkpoint_every=arguments.checkpoint_every,
         command=_command_line(),
         paper_defaults=arguments.paper_defaults,
+        controls=arguments.controls,
     )
     plan(comparison)
     uri = _tracking(arguments)
@@ -309,65 +311,43 @@ def _show_comparison(
     arguments: Arguments, content: dict[str, Any], folder: Path, uri: str | None
 ) -> int:
     from train.report import write_report
-    from train.tables import comparison_table
 
     if arguments.json:
         write_json(arguments.json, content)
     paths = write_report(folder, content)
-    if content["summary"]:
-        _print_table(comparison_table(content["summary"], setting=content["setting"]))
+    print_tables(content)
     _out(f"\nreport: {paths['html']}")
     for name, path in paths.items():
-        if path.suffix == ".png" and "accuracy" in path.name:
+        if name == "accuracy":
             _out(f"plot ({name}): {path}")
     if uri:
-        _out(_ui_line(arguments, uri))
-    statuses = [run["status"] for run in content["runs"]]
-    if "interrupted" in statuses or len(statuses) < content["planned"]:
+        from train.publish import publish
+
+        publish(uri, arguments.experiment, content, paths)
+        _out(_ui_line(arguments))
+    statuses = [run["status"] for run in (*content["runs"], *content["controls"])]
+    if "interrupted" in statuses or not _all_there(content):
         _out("stopped early; the same command with the same --out goes on")
         return EXIT_INTERRUPTED
     return EXIT_DONE if all(s == "finished" for s in statuses) else EXIT_FAILED
 
 
-def _print_table(table: Any) -> None:
-    if sys.stdout.isatty():
-        from rich.console import Console as RichConsole
-
-        RichConsole().print(table)
-    else:
-        _out(table.text())
+def _all_there(content: dict[str, Any]) -> bool:
+    planned = content["controls_planned"]
+    whole = len(content["runs"]) == content["planned"]
+    return whole and planned is not None and len(content["controls"]) == planned
 
 
-def _ui_line(arguments: Arguments, uri: str) -> str:
-    """Place the saved view on the experiment; return how to open it."""
+def _ui_line(arguments: Arguments) -> str:
+    """Say how to open the runs."""
     extra = f" --experiment {arguments.experiment}" if arguments.experiment != "gstds" else ""
     extra += (
         f" --tracking-uri {mask_secrets(arguments.tracking_uri)}" if arguments.tracking_uri else ""
     )
-    from train.mlflow_store import prepare_store
-    from train.views import place_view
-
-    place_view(uri, prepare_store(uri, arguments.experiment))
     return f"open the runs: gstds ui{extra}"
 
 
 # ---------------------------------------------------------------------------------- the others
-
-
-def do_report(arguments: Arguments) -> int:
-    """Write the report of a comparison's folder."""
-    from train.report import write_report
-    from train.tables import comparison_table
-
-    folder = Path(arguments.comparison)
-    try:
-        content = json.loads((folder / "comparison.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{str(folder)!r} holds no readable comparison.json: {error}") from error
-    paths = write_report(folder, content)
-    _print_table(comparison_table(content["summary"], setting=content["setting"]))
-    _out(f"\nreport: {paths['html']}")
-    return EXIT_DONE
 
 
 def do_ui(arguments: Arguments) -> int:
@@ -386,6 +366,7 @@ def do_ui(arguments: Arguments) -> int:
         port=arguments.port,
         host=arguments.host,
         experiment=arguments.experiment,
+        comparison=arguments.comparison,
         echo=_out_now,
     )
 

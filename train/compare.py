@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,11 +17,12 @@ from typing import Any
 
 from gstds.files import write_json
 from gstds.validation import check_integer
-from train.config import RunConfig, identity
+from train.config import RunConfig, run_folder
+from train.controls import Controls, plan_controls
 from train.mlflow_store import prepare_store
 from train.run import StopFlag, execute, finished_result
 from train.setup import make_env, make_run_policy, with_paper_defaults
-from train.statistics import summarize
+from train.statistics import paired_rows, summarize, summarize_controls
 
 __all__ = ["Comparison", "compare", "hardware", "plan", "versions"]
 
@@ -46,6 +47,7 @@ class Comparison:
         checkpoint_every: Steps between checkpoints.
         command: The command that asked for it.
         paper_defaults: Give each policy its paper's schedule and parameters, not the comparison's.
+        controls: Run the automatic controls too.
     """
 
     base: RunConfig
@@ -60,6 +62,7 @@ class Comparison:
     checkpoint_every: int = 200
     command: str = ""
     paper_defaults: bool = False
+    controls: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,11 +106,10 @@ def plan(comparison: Comparison) -> list[Job]:
             if comparison.paper_defaults:
                 config = with_paper_defaults(config)
             make_run_policy(config)
-            name = policy.replace(":", "-").replace("/", "-")
             jobs.append(
                 Job(
                     config=config,
-                    folder=comparison.folder / "runs" / f"{name}-{seed}-{identity(config)}",
+                    folder=run_folder(comparison.folder, config),
                     tracking=comparison.tracking,
                     experiment=comparison.experiment,
                     tags={"comparison": comparison.name},
@@ -212,15 +214,39 @@ def compare(
     prepare(jobs, progress)
     if comparison.tracking:
         prepare_store(comparison.tracking, comparison.experiment)
-    results = _run_all(jobs, comparison, progress, report or (lambda result, old: None), stop)
+    report = report or (lambda result, old: None)
+    results = _run_all(jobs, comparison, progress, report, stop)
+    controls = None if comparison.controls else Controls()
+    if comparison.controls and not stop.is_set:
+        controls = plan_controls(jobs, results, comparison.baseline)
+        prepare(controls.jobs, progress)
+        results |= _run_all(controls.jobs, comparison, progress, report, stop)
     done = [results[job.folder] for job in jobs if job.folder in results]
-    return finish(comparison, done, len(jobs))
+    return finish(comparison, done, len(jobs), controls, results)
 
 
-def finish(comparison: Comparison, runs: list[dict[str, Any]], planned: int) -> dict[str, Any]:
-    """Summarize runs and write ``comparison.json``."""
+def finish(
+    comparison: Comparison,
+    runs: list[dict[str, Any]],
+    planned: int,
+    controls: Controls | None = None,
+    results: Mapping[Path, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Summarize runs and controls, and write ``comparison.json``.
+
+    Args:
+        comparison: What was compared.
+        runs: The results of its runs.
+        planned: How many were planned.
+        controls: Its controls; None if it did not come to planning them.
+        results: The results of the controls by folder; those of others are passed over.
+    """
     baseline = comparison.baseline
     complete = any(run["policy"] == baseline for run in runs)
+    count = None if controls is None else len(controls.jobs)
+    controls, results = controls or Controls(), results or {}
+    beside = [results[job.folder] for job in controls.jobs if job.folder in results]
+    everything = [*runs, *beside]
     content = {
         "version": 1,
         "name": comparison.name,
@@ -231,8 +257,10 @@ def finish(comparison: Comparison, runs: list[dict[str, Any]], planned: int) -> 
         "planned": planned,
         "runs": runs,
         "summary": summarize(runs, baseline) if complete else [],
-        "controls": [],
-        "controls_summary": [],
+        "controls": beside,
+        "controls_summary": summarize_controls(runs, beside, baseline) if complete else [],
+        "controls_planned": count,
+        "against_controls": paired_rows(everything, controls.compared(comparison.base.setting)),
         "versions": versions(),
         "hardware": hardware(),
     }

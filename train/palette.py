@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import hashlib
 
-__all__ = ["policy_color"]
+__all__ = ["phase_color", "policy_color"]
 
 # Okabe and Ito's palette, which color-blind readers can tell apart, and darker relatives.
 _COLORS = {
@@ -28,11 +28,32 @@ _COLORS = {
     "budget": "#e08214",
     "bandit": "#2166ac",
     "oscillating": "#35978f",
+    "short-full": "#1a1a1a",
 }
+
+_PHASES = {
+    "train": "#0072b2",
+    "load": "#56b4e9",
+    "score": "#e69f00",
+    "spectral": "#009e73",
+    "policy": "#f0e442",
+    "evaluate": "#cc79a7",
+    "track": "#d55e00",
+    "checkpoint": "#8c510a",
+    "monitor": "#7f7f7f",
+    "features": "#b3b3b3",
+    "probe": "#d4d4d4",
+}
+_CONTROL = "random:"
 
 
 def policy_color(name: str) -> str:
-    """Return the color of a policy as ``#rrggbb``; unknown names get one from their digest."""
+    """Return the color of a policy as ``#rrggbb``; unknown names get one from their digest.
+
+    Random samples with another policy's keep sequence have a paler shade of its color.
+    """
+    if name.startswith(_CONTROL):
+        return _paler(policy_color(name.removeprefix(_CONTROL)))
     if name in _COLORS:
         return _COLORS[name]
     digest = hashlib.sha256(name.encode()).digest()
@@ -40,3 +61,13 @@ def policy_color(name: str) -> str:
     lightness = 0.35 + 0.2 * digest[2] / 255
     rgb = colorsys.hls_to_rgb(hue, lightness, 0.65)
     return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
+
+
+def phase_color(name: str) -> str:
+    """Return the color of a phase of a run, such as ``train``, as ``#rrggbb``."""
+    return _PHASES.get(name) or policy_color(name)
+
+
+def _paler(color: str) -> str:
+    parts = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(0.5 * part + 0.5 * 235):02x}" for part in parts)

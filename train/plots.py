@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gstds.files import write_bytes
-from train.palette import policy_color
+from train.curves import FEWEST_FOR_A_BAND, Band, Curve, curves, mean_band
+from train.palette import phase_color, policy_color
+from train.plot_frame import as_png, draw_legend, new_figure, save_figure
 from train.tables import flop_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-__all__ = ["plot_accuracy_against_compute", "plot_keep_ratio", "plot_run", "plot_seconds"]
+__all__ = [
+    "plot_accuracy_against_compute",
+    "plot_accuracy_against_seconds",
+    "plot_kept_over_time",
+    "plot_run",
+    "plot_seconds",
+]
 
 Run = Mapping[str, Any]
-Curve = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
-_DPI = 130
-_ACCURACY = ("charged_flops", "val_accuracy")
-_PHASES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999")
+_BAND = f"mean over seeds, band: 95% CI ({FEWEST_FOR_A_BAND} seeds or more), dashed: did not finish"
+_APART = ("monitor", "checkpoint", "features", "probe")
+_MOST_IN_LEGEND = 16
+_DASH = 4.0  # in line widths
+_SAME = 0.01
 
 
 def plot_accuracy_against_compute(
@@ -32,8 +38,8 @@ def plot_accuracy_against_compute(
 ) -> None:
     """Draw validation accuracy against charged compute, and the final test accuracies.
 
-    Lines are means over the finished seeds of the validation accuracy, bands their range, dashed
-    lines single runs that did not finish; points are mean test accuracies with their 95% intervals.
+    Lines are means over the finished seeds of the validation accuracy, bands their 95% interval,
+    dashed lines single runs that did not finish; points are mean test accuracies with theirs.
 
     Args:
         runs: Results of runs with their ``history``.
@@ -41,58 +47,77 @@ def plot_accuracy_against_compute(
         path: The PNG to write.
     """
     size, unit = flop_unit([run.get("charged_flops") for run in runs])
-    figure, (axes, points) = _figure(10.5, 4.6, columns=2, width_ratios=(1.9, 1))
+    height = max(4.6, 1.2 + 0.3 * len(summary))
+    figure, (axes, points) = new_figure(10.5, height, columns=2, width_ratios=(1.9, 1))
+    names = [str(row["policy"]) for row in summary]
+    _draw_curves(axes, runs, names, "charged_flops", size)
     for row in summary:
-        name = str(row["policy"])
-        group = _of(runs, name)
-        color = policy_color(name)
-        _draw_band(axes, _curves(_finished(group), *_ACCURACY, size), color)
-        _draw_broken(axes, _curves(_broken(group), *_ACCURACY, size), color)
-        _draw_point(axes, row, size, color)
+        _draw_point(axes, row, size, policy_color(str(row["policy"])))
     axes.set_xlabel(f"charged compute ({unit})")
-    axes.set_ylabel("accuracy (%)")
-    axes.set_title("line: validation, mean and range over seeds; point: test", fontsize=9)
-    axes.set_xlim(left=0)
-    _limit_to_top(axes, _curves(_finished(runs), *_ACCURACY, size))
+    axes.set_title(f"line: validation ({_BAND}); point: test", fontsize=7.5)
     _draw_finals(points, summary)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def plot_keep_ratio(runs: Sequence[Run], path: str | Path) -> None:
-    """Draw the keep ratio over progress: the mean over seeds of each policy, and the range."""
-    figure, axes = _figure(8.2, 3.8)
+def plot_accuracy_against_seconds(runs: Sequence[Run], path: str | Path) -> None:
+    """Draw validation accuracy against the seconds of selecting and training."""
+    figure, axes = new_figure(8.2, 4.4)
     names = list(dict.fromkeys(str(run["policy"]) for run in runs))
-    for i, name in enumerate(names):
-        color = policy_color(name)
-        curves = _curves(_of(runs, name), "progress", "keep_ratio", 1.0, percent=False)
-        # Policies often share a schedule: the later, thinner line leaves the earlier one visible.
-        width = min(7.0, 1.6 + 1.8 * (len(names) - 1 - i))
-        _draw_band(axes, curves, color, width)
-        axes.plot([], [], "-", color=color, label=name, linewidth=3)
-    axes.set_xlabel("progress (share of the run)")
-    axes.set_ylabel("keep ratio (share retained)")
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1.03)
-    _legend(axes)
-    _save(figure, path)
+    _draw_curves(axes, runs, names, "seconds", 1.0)
+    axes.set_xlabel("seconds of selecting and training")
+    axes.set_title(_BAND, fontsize=8)
+    for name in names[:_MOST_IN_LEGEND]:
+        axes.plot([], [], color=policy_color(name), label=name, linewidth=3)
+    draw_legend(axes)
+    save_figure(figure, path)
+
+
+def plot_kept_over_time(runs: Sequence[Run], path: str | Path) -> None:
+    """Draw the keep ratio and the class coverage of what was kept over progress, means of seeds."""
+    figure, (left, right) = new_figure(11.0, 3.8, columns=2)
+    names = list(dict.fromkeys(str(run["policy"]) for run in runs))
+    keeps = {name: [_interval_keep(run) for run in _of(runs, name)] for name in names}
+    dashes = _interleaved({name: mean_band(_drawable(several)) for name, several in keeps.items()})
+    for name in names:
+        group = _of(runs, name)
+        _draw_band(left, keeps[name], policy_color(name), dashes[name])
+        _draw_band(right, curves(group, "progress", "class_coverage"), policy_color(name))
+        right.plot([], [], "-", color=policy_color(name), label=name, linewidth=3)
+    left.set_ylabel("keep ratio, mean since the last evaluation")
+    right.set_ylabel("class coverage of the kept, likewise")
+    for axes in (left, right):
+        axes.set_xlabel("progress (share of the run)")
+        axes.set_xlim(0, 1)
+    left.set_ylim(0, 1.03)
+    right.set_ylim(top=1.01)
+    draw_legend(right)
+    save_figure(figure, path)
 
 
 def plot_seconds(runs: Sequence[Run], path: str | Path) -> None:
-    """Draw each policy's mean seconds by phase as a stacked bar, the longest first."""
+    """Draw each policy's mean seconds by phase as a stacked bar; hatched is not counted."""
     names = list(dict.fromkeys(str(run["policy"]) for run in runs))
     tables = [_mean_phases(_of(runs, name)) for name in names]
-    phases = sorted({p for t in tables for p in t}, key=lambda p: -max(t.get(p, 0) for t in tables))
-    figure, axes = _figure(8.2, 1.4 + 0.42 * len(names))
+    largest = {p: max(t.get(p, 0.0) for t in tables) for p in {p for t in tables for p in t}}
+    whole = max((sum(t.values()) for t in tables), default=0.0)
+    phases = sorted(largest, key=lambda p: (p in _APART, -largest[p], p))
+    figure, axes = new_figure(8.2, 1.6 + 0.42 * len(names))
     left = np.zeros(len(names))
-    for i, phase in enumerate(phases):
+    for phase in phases:
         width = np.array([table.get(phase, 0.0) for table in tables])
-        axes.barh(names, width, left=left, color=_PHASES[i % len(_PHASES)], label=phase)
-        left += width
+        if largest[phase] >= 0.002 * whole:
+            hatch = "///" if phase in _APART else None
+            label = f"{phase} (not counted)" if phase in _APART else phase
+            axes.barh(
+                names, width, left=left, color=phase_color(phase), label=label, hatch=hatch,
+                edgecolor="white", linewidth=0.4,
+            )  # fmt: skip
+            left += width
     axes.invert_yaxis()
     axes.set_xlabel("seconds, mean over seeds")
     axes.grid(visible=False, axis="y")
-    _legend(axes)
-    _save(figure, path)
+    draw_legend(axes)
+    save_figure(figure, path)
 
 
 def plot_run(history: Sequence[Mapping[str, Any]], keep: Sequence[float]) -> bytes:
@@ -105,69 +130,21 @@ def plot_run(history: Sequence[Mapping[str, Any]], keep: Sequence[float]) -> byt
     Returns:
         A PNG.
     """
-    figure, axes = _figure(9.0, 3.6, columns=2)
+    figure, axes = new_figure(9.0, 3.6, columns=2)
     size, unit = flop_unit([row.get("charged_flops") for row in history])
-    for x, y in _curves([{"history": history}], "charged_flops", "val_accuracy", size):
-        axes[0].plot(x, y, "o-", color=policy_color("gstds"), markersize=3)
+    for x, y in curves([{"history": history}], "charged_flops", "val_accuracy"):
+        axes[0].plot(x / size, 100 * y, "o-", color=policy_color("gstds"), markersize=3)
     axes[0].set_xlabel(f"charged compute ({unit})")
     axes[0].set_ylabel("validation accuracy (%)")
     axes[1].plot(np.arange(1, len(keep) + 1), keep, ".", color=policy_color("best"), markersize=2)
     axes[1].set_xlabel("step")
     axes[1].set_ylabel("keep ratio (share retained)")
     axes[1].set_ylim(0, 1.03)
-    return _png(figure)
-
-
-def _figure(
-    width: float, height: float, columns: int = 1, width_ratios: Sequence[float] | None = None
-) -> tuple[Figure, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, width_ratios=width_ratios)
-    for one in np.atleast_1d(axes):
-        one.grid(visible=True, color="#e4e4e4", linewidth=0.7)
-        one.set_axisbelow(True)
-        one.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _save(figure: Figure, path: str | Path) -> None:
-    write_bytes(path, _png(figure))
+    return as_png(figure)
 
 
 def _of(runs: Iterable[Run], policy: str) -> list[Run]:
     return [run for run in runs if str(run["policy"]) == policy]
-
-
-def _curves(
-    runs: Iterable[Run], x: str, y: str, x_size: float, *, percent: bool = True
-) -> list[Curve]:
-    """Return (x, y) of each run that has both somewhere, in order of x."""
-    curves = []
-    for run in runs:
-        rows = [(r[x], r[y]) for r in run.get("history", ()) if _both(r, x, y)]
-        if rows:
-            points = np.array(sorted(rows), dtype=np.float64)
-            curves.append((points[:, 0] / x_size, points[:, 1] * (100 if percent else 1)))
-    return curves
-
-
-def _both(row: Mapping[str, Any], *keys: str) -> bool:
-    return all(row.get(key) is not None and np.isfinite(row[key]) for key in keys)
 
 
 def _finished(runs: Iterable[Run]) -> list[Run]:
@@ -178,25 +155,75 @@ def _broken(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if run.get("status", "finished") != "finished"]
 
 
-def _draw_broken(axes: Axes, curves: Sequence[Curve], color: str) -> None:
-    for x, y in curves:
-        axes.plot(x, y, "--", color=color, linewidth=1)
+def _draw_curves(
+    axes: Axes, runs: Sequence[Run], names: Sequence[str], x: str, size: float
+) -> None:
+    """Draw validation accuracy in percent: a mean and its band by policy, and broken runs."""
+    for name in names:
+        group, color = _of(runs, name), policy_color(name)
+        _draw_band(axes, _accuracies(_finished(group), x, size), color)
+        for abscissa, accuracy in _accuracies(_broken(group), x, size):
+            axes.plot(abscissa, accuracy, "--", color=color, linewidth=1)
+    axes.set_ylabel("accuracy (%)")
+    axes.set_xlim(left=0)
+    _limit_to_top(axes, _accuracies(_finished(runs), x, size))
 
 
-def _draw_band(axes: Axes, curves: Sequence[Curve], color: str, width: float = 1.6) -> None:
-    """Draw the mean of curves where all have values, and their range."""
-    if not curves:
+def _accuracies(runs: Iterable[Run], x: str, size: float) -> list[Curve]:
+    return [(a / size, 100 * b) for a, b in curves(runs, x, "val_accuracy")]
+
+
+def _interval_keep(run: Run) -> Curve:
+    """Return progress and the mean keep ratio since the evaluation before."""
+    rows = [r for r in run.get("history", ()) if r.get("progress") is not None]
+    if rows and all(r.get("mean_keep") is not None for r in rows):
+        steps = np.array([0.0, *(r["step"] for r in rows)])
+        kept = np.array([0.0, *(r["step"] * r["mean_keep"] for r in rows)])
+        done = np.array([r["progress"] for r in rows], dtype=np.float64)
+        middle = (done + np.concatenate([[0.0], done[:-1]])) / 2
+        taken = np.diff(steps) > 0
+        return middle[taken], np.diff(kept)[taken] / np.diff(steps)[taken]
+    return next(iter(curves([run], "progress", "keep_ratio")), (np.zeros(0), np.zeros(0)))
+
+
+def _drawable(several: Sequence[Curve]) -> list[Curve]:
+    return [curve for curve in several if len(curve[0])]
+
+
+def _interleaved(bands: Mapping[str, Band | None]) -> dict[str, Any]:
+    """Return a line style for each curve: curves that coincide take turns in one dashed line.
+
+    Policies often share a schedule; drawn over one another only the last would be seen.
+    """
+    groups: list[list[str]] = []
+    for name, band in bands.items():
+        same = (group for group in groups if _coincide(band, bands[group[0]]))
+        found = next(same, None)
+        if found is None:
+            groups.append([name])
+        else:
+            found.append(name)
+    return {
+        name: (_DASH * i, (_DASH, _DASH * (len(group) - 1))) if len(group) > 1 else "-"
+        for group in groups
+        for i, name in enumerate(group)
+    }
+
+
+def _coincide(one: Band | None, other: Band | None) -> bool:
+    if one is None or other is None or not len(one.x) or not len(other.x):
+        return False
+    return bool(np.abs(np.interp(one.x, other.x, other.mean) - one.mean).max() < _SAME)
+
+
+def _draw_band(axes: Axes, several: Sequence[Curve], color: str, style: Any = "-") -> None:
+    band = mean_band(_drawable(several))
+    if band is None:
         return
-    low = max(x[0] for x, _ in curves)
-    high = min(x[-1] for x, _ in curves)
-    every = np.unique(np.concatenate([x for x, _ in curves]))
-    grid = every[(every >= low) & (every <= high)]
-    values = np.stack([np.interp(grid, x, y) for x, y in curves])
-    axes.plot(grid, values.mean(axis=0), color=color, linewidth=width)
-    if len(curves) > 1:
-        axes.fill_between(
-            grid, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0
-        )
+    axes.plot(band.x, band.mean, color=color, linewidth=1.8, linestyle=style)
+    if band.half_width is not None:
+        low, high = band.mean - band.half_width, band.mean + band.half_width
+        axes.fill_between(band.x, low, high, color=color, alpha=0.12, linewidth=0)
 
 
 def _draw_point(axes: Axes, row: Mapping[str, Any], size: float, color: str) -> None:
@@ -230,12 +257,14 @@ def _draw_finals(axes: Axes, summary: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xlabel("test accuracy (%), mean ± 95% CI")
 
 
-def _limit_to_top(axes: Axes, curves: Sequence[Curve]) -> None:
+def _limit_to_top(axes: Axes, several: Sequence[Curve]) -> None:
     """Leave out the steep climb: the differences that matter are near the top."""
-    ends = [float(y[-1]) for _, y in curves]
+    ends = [float(y[-1]) for _, y in several]
     if ends:
-        lowest = min(float(y.min()) for _, y in curves)
-        axes.set_ylim(bottom=max(lowest - 1, min(ends) - max(12.0, max(ends) - min(ends))))
+        lowest = min(float(y.min()) for _, y in several)
+        bottom = max(lowest - 1, min(ends) - max(12.0, max(ends) - min(ends)))
+        highest = max(float(y.max()) for _, y in several)
+        axes.set_ylim(bottom, min(101.0, highest + 0.1 * (highest - bottom)))
 
 
 def _mean_phases(runs: Sequence[Run]) -> dict[str, float]:

@@ -1,52 +1,60 @@
-"""The report of a comparison: one table, three plots, and everything needed to repeat it."""
+"""The report of a comparison: its tables and plots, and everything needed to repeat it."""
 
 from __future__ import annotations
 
-import base64
-import html
+import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gstds.files import write_text
+from train.kept_view import view_of_kept
 from train.mlflow_store import mask_secrets
-from train.plots import plot_accuracy_against_compute, plot_keep_ratio, plot_run, plot_seconds
-from train.statistics import summarize
-from train.tables import Table, comparison_table, format_flops, format_seconds
+from train.plots import (
+    plot_accuracy_against_compute,
+    plot_accuracy_against_seconds,
+    plot_kept_over_time,
+    plot_run,
+    plot_seconds,
+)
+from train.plots_kept import plot_balance, plot_extremes
+from train.plots_pareto import plot_pareto
+from train.report_page import Block, Code, Items, Picture, Prose, Section, as_html, as_markdown
+from train.report_tables import (
+    accuracy_table,
+    controls_table,
+    cost_table,
+    findings,
+    kept_table,
+    runs_table,
+    to_accuracy_table,
+)
+from train.statistics import summarize_controls
+from train.tables import Table, caption, comparison_table
 
-__all__ = [
-    "comparison_table",
-    "plot_accuracy_against_compute",
-    "plot_keep_ratio",
-    "plot_run",
-    "plot_seconds",
-    "runs_table",
-    "write_report",
-]
+if TYPE_CHECKING:
+    from envs.datasets import Data
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 64rem; margin: 2rem auto;
-  padding: 0 1rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e4e4e4;
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-th { border-bottom: 2px solid #888; }
-div.wide { overflow-x: auto; }
-p.caption { color: #555; font-size: 13px; }
-img { max-width: 100%; }
-pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; }
-"""
+__all__ = ["comparison_table", "plot_run", "runs_table", "write_report"]
+
+_log = logging.getLogger(__name__)
+Content = Mapping[str, Any]
+
+_MOST_POLICIES_SHOWN = 12
 
 
-def write_report(folder: str | Path, comparison: Mapping[str, Any]) -> dict[str, Path]:
+def write_report(folder: str | Path, comparison: Content) -> dict[str, Path]:
     """Write ``report.md``, ``report.html`` and the plots of a comparison, each atomically.
+
+    What was kept is read from the runs' folders under ``folder``, and shown if the data set is at
+    hand; a note says where it is not.
 
     Args:
         folder: Where to write; made if missing.
         comparison: ``command`` (text or words), ``setting``, ``versions``, ``hardware``, ``runs``
-            and ``summary``; optionally ``controls`` (runs), ``controls_summary`` and ``baseline``.
+            and ``summary``; optionally ``name``, ``config``, ``controls`` (runs),
+            ``controls_summary``, ``against_controls`` and ``baseline``.
 
     Returns:
         The paths by name: ``md``, ``html`` and the plots.
@@ -55,96 +63,193 @@ def write_report(folder: str | Path, comparison: Mapping[str, Any]) -> dict[str,
         OSError: If the folder cannot be written.
     """
     place = Path(folder)
-    runs, controls = list(comparison["runs"]), list(comparison.get("controls") or ())
-    shown = [*comparison["summary"], *_controls_summary(comparison)]
-    plots = _write_plots(place, [*runs, *controls], shown)
-    sections = _sections(comparison, plots)
-    paths = {"md": place / "report.md", "html": place / "report.html", **plots}
-    write_text(paths["md"], _markdown(sections))
-    write_text(paths["html"], _html(sections))
+    runs = [*comparison["runs"], *(comparison.get("controls") or ())]
+    controls = _controls_summary(comparison)
+    plots = _write_plots(place, runs, [*comparison["summary"], *controls])
+    kept, note = _write_kept_plots(place, comparison)
+    sections = _sections(comparison, controls, plots, kept, note)
+    title = f"Comparison {comparison['name']}" if comparison.get("name") else "Comparison"
+    paths = {"md": place / "report.md", "html": place / "report.html", **plots, **kept}
+    write_text(paths["md"], as_markdown(title, sections))
+    write_text(paths["html"], as_html(title, sections))
     return paths
 
 
-def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
-    """Lay out single runs: policy, seed, status, accuracy, keep, compute, seconds, weights, id."""
-    header = ("policy", "seed", "status", "test accuracy %", "test loss", "keep", "compute")
-    return Table(
-        header=(*header, "seconds", "weights", "run id"),
-        rows=tuple(_run_cells(run) for run in runs),
-    )
-
-
-def _run_cells(run: Mapping[str, Any]) -> tuple[str, ...]:
-    accuracy = run.get("test_accuracy")
-    return (
-        str(run["policy"]),
-        str(run.get("seed", "-")),
-        str(run.get("status", "-")),
-        _number(None if accuracy is None else 100 * accuracy, 2),
-        _number(run.get("test_loss"), 4),
-        _number(run.get("mean_keep"), 3),
-        format_flops(run.get("charged_flops")),
-        format_seconds(run.get("seconds")),
-        (run.get("weights_sha256") or "-")[:12],
-        run.get("run_id") or "-",
-    )
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _controls_summary(comparison: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _controls_summary(comparison: Content) -> list[Mapping[str, Any]]:
     """Return the controls' summary, tested against the comparison's baseline."""
     if comparison.get("controls_summary"):
         return list(comparison["controls_summary"])
     controls = list(comparison.get("controls") or ())
-    if not controls:
+    if not controls or not comparison["summary"]:
         return []
-    baseline = comparison.get("baseline") or comparison["summary"][0]["baseline"]
-    names = {str(run["policy"]) for run in controls}
-    rows = summarize([*comparison["runs"], *controls], str(baseline))
-    return [row for row in rows if row["policy"] in names]
+    return list(summarize_controls(comparison["runs"], controls, _baseline(comparison)))
+
+
+def _baseline(comparison: Content) -> str:
+    return str(comparison.get("baseline") or comparison["summary"][0]["baseline"])
+
+
+# ---------------------------------------------------------------------------------- plots
 
 
 def _write_plots(
     folder: Path, runs: Sequence[Mapping[str, Any]], summary: Sequence[Mapping[str, Any]]
 ) -> dict[str, Path]:
-    paths = {name: folder / f"{name}.png" for name in ("accuracy", "keep_ratio", "seconds")}
+    names = ("accuracy", "accuracy_seconds", "pareto", "kept_over_time", "seconds")
+    paths = {name: folder / f"{name}.png" for name in names}
     plot_accuracy_against_compute(runs, summary, paths["accuracy"])
-    plot_keep_ratio(runs, paths["keep_ratio"])
+    plot_accuracy_against_seconds(runs, paths["accuracy_seconds"])
+    plot_pareto(summary, paths["pareto"])
+    plot_kept_over_time(runs, paths["kept_over_time"])
     plot_seconds(runs, paths["seconds"])
     return paths
 
 
-Section = tuple[str, Sequence[Table | Path | str]]
+def _write_kept_plots(folder: Path, comparison: Content) -> tuple[dict[str, Path], str]:
+    """Draw what was kept; return the plots, and a note where there are none."""
+    try:
+        data = _load(comparison)
+    except Exception as error:  # the data are a user's: anything may be wrong with them
+        _log.info("what was kept is not shown: %s", error)
+        reason = mask_secrets(str(error)).splitlines()[0][:200] if str(error) else "no reason given"
+        return {}, f"Classes and images are left out: the data set is not at hand ({reason})."
+    views = view_of_kept(folder, comparison["runs"], data)
+    views = [view for view in views if view.share[view.share == view.share].std() > 0]
+    if not views:
+        return {}, "Classes and images are left out: no run's record of what it kept is at hand."
+    shown = views[:_MOST_POLICIES_SHOWN]
+    paths = {name: folder / f"{name}.png" for name in ("balance", "most_and_least")}
+    plot_balance(shown, data.class_names, paths["balance"])
+    plot_extremes(shown, data, paths["most_and_least"])
+    return paths, _left_out(len(views) - len(shown))
 
 
-def _sections(comparison: Mapping[str, Any], plots: Mapping[str, Path]) -> list[Section]:
-    """Return the report's parts: titles with tables, pictures, and preformatted text."""
-    setting = comparison.get("setting")
+def _left_out(count: int) -> str:
+    return f"{count} more policies are not drawn." if count else ""
+
+
+def _load(comparison: Content) -> Data:
+    from envs.datasets import load_data
+
+    names = ("limit", "label_noise", "duplicates", "imbalance", "split_seed", "clean_validation")
+    config = comparison.get("config")
+    if not config:
+        raise ValueError("the comparison's options are not known")
+    options = {name: config[name] for name in (*names, "augment", "image_size")}
+    return load_data(config["dataset"], **options)
+
+
+# ---------------------------------------------------------------------------------- sections
+
+
+def _sections(
+    comparison: Content,
+    controls: Sequence[Mapping[str, Any]],
+    plots: Mapping[str, Path],
+    kept: Mapping[str, Path],
+    note: str,
+) -> list[Section]:
+    summary, runs = comparison["summary"], comparison["runs"]
+    everything = [*summary, *controls]
+    every_run = [*runs, *(comparison.get("controls") or ())]
+    about = caption(summary, setting=comparison.get("setting")) if summary else ""
     sections: list[Section] = [
-        ("Result", [comparison_table(comparison["summary"], setting=setting)]),
-        ("Accuracy against charged compute", [plots["accuracy"]]),
-        ("Keep ratio", [plots["keep_ratio"]]),
-        ("Seconds by phase", [plots["seconds"]]),
+        ("In short", [Prose(_lead(comparison)), Items(findings(comparison))]),
+        ("Result", [accuracy_table(summary, about), Picture(plots["accuracy"])]),
+        *_control_sections(comparison, controls),
+        ("What accuracy costs", [cost_table(everything), Picture(plots["pareto"])]),
+        ("Time to accuracy", _to_accuracy(comparison, every_run, plots)),
+        ("Where the time went", [Picture(plots["seconds"])]),
+        ("What was kept", _kept_blocks(everything, plots, kept, note)),
+        ("Runs", [runs_table(every_run), *_errors(every_run)]),
+        ("How to repeat it", [Code(_command(comparison)), *_facts(comparison)]),
     ]
-    controls = _controls_summary(comparison)
+    return [(title, [b for b in blocks if b]) for title, blocks in sections]
+
+
+def _lead(comparison: Content) -> str:
+    runs = comparison["runs"]
+    first = runs[0] if runs else {}
+    seeds = sorted({run.get("seed", 0) for run in runs})
+    what = f"{first.get('dataset', '-')}, learner {first.get('learner', '-')}"
+    lost = sum(1 for run in runs if run.get("status", "finished") != "finished")
+    tail = (
+        f" {lost} of {len(runs)} runs did not finish; they are shown, not averaged." if lost else ""
+    )
+    named = f", baseline {_baseline(comparison)}" if comparison["summary"] else ""
+    return f"{what}, {comparison.get('setting')}, seeds {_list(seeds)}{named}.{tail}"
+
+
+def _list(seeds: Sequence[int]) -> str:
+    whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds)) or "-"
+
+
+def _control_sections(comparison: Content, controls: Sequence[Mapping[str, Any]]) -> list[Section]:
+    pairs = list(comparison.get("against_controls") or ())
+    blocks: list[Block] = []
+    if pairs:
+        blocks.append(controls_table(pairs))
     if controls:
-        sections.insert(1, ("Controls", [comparison_table(controls, setting=setting)]))
-    runs = [*comparison["runs"], *(comparison.get("controls") or ())]
-    sections.append(("Runs", [runs_table(runs)]))
-    sections.append(("How to repeat it", [_command(comparison), *_facts(comparison)]))
-    return sections
+        blocks.append(accuracy_table(controls, _CONTROLS))
+    return [("Controls", blocks)] if blocks else []
 
 
-def _command(comparison: Mapping[str, Any]) -> str:
+_CONTROLS = (
+    "Controls, tested against the same baseline, p Holm over policies and controls together. "
+    "random:NAME keeps as many samples of each batch as NAME did, but any; short-full is full "
+    "training at the baseline's compute."
+)
+
+
+def _to_accuracy(
+    comparison: Content, runs: Sequence[Mapping[str, Any]], plots: Mapping[str, Path]
+) -> list[Block]:
+    if not comparison["summary"]:
+        return []
+    baseline = _baseline(comparison)
+    tables = [to_accuracy_table(runs, baseline, cost) for cost in ("charged_flops", "seconds")]
+    return [*(t for t in tables if t is not None), Picture(plots["accuracy_seconds"])]
+
+
+def _kept_blocks(
+    summary: Sequence[Mapping[str, Any]],
+    plots: Mapping[str, Path],
+    kept: Mapping[str, Path],
+    note: str,
+) -> list[Block]:
+    blocks: list[Block] = [kept_table(summary), Picture(plots["kept_over_time"])]
+    if kept:
+        blocks += [Picture(kept["balance"], _BALANCE), Picture(kept["most_and_least"], _EXTREMES)]
+    return [*blocks, Prose(note)] if note else blocks
+
+
+_BALANCE = (
+    "Each class's share among the samples that were kept, over its share among those drawn: white "
+    "is what random keep has."
+)
+_EXTREMES = (
+    "The training images kept most and least often of the times they were drawn, over all seeds; "
+    "of many that tie, any."
+)
+
+
+def _errors(runs: Sequence[Mapping[str, Any]]) -> list[Block]:
+    lines = tuple(
+        f"{run['policy']} seed {run.get('seed')}: {mask_secrets(str(run['error']))}"
+        for run in runs
+        if run.get("error")
+    )
+    return [Items(lines)] if lines else []
+
+
+def _command(comparison: Content) -> str:
     command = comparison.get("command") or ""
     words = command if isinstance(command, str) else shlex.join(str(word) for word in command)
     return mask_secrets(words)
 
 
-def _facts(comparison: Mapping[str, Any]) -> list[Table]:
+def _facts(comparison: Content) -> list[Table]:
     tables = []
     for key in ("hardware", "versions"):
         facts = comparison.get(key) or {}
@@ -153,39 +258,3 @@ def _facts(comparison: Mapping[str, Any]) -> list[Table]:
         if rows:
             tables.append(Table(header=(key, ""), rows=rows))
     return tables
-
-
-def _markdown(sections: Sequence[Section]) -> str:
-    parts = ["# Comparison"]
-    for title, blocks in sections:
-        parts.append(f"## {title}")
-        for block in blocks:
-            if isinstance(block, Table):
-                parts.append(block.markdown())
-                parts += [block.caption] if block.caption else []
-            elif isinstance(block, Path):
-                parts.append(f"![{title}]({block.name})")
-            elif block:
-                parts.append(f"```\n{block}\n```")
-    return "\n\n".join(parts) + "\n"
-
-
-def _html(sections: Sequence[Section]) -> str:
-    body = ["<h1>Comparison</h1>"]
-    for title, blocks in sections:
-        body.append(f"<h2>{html.escape(title)}</h2>")
-        body += [_html_block(title, block) for block in blocks if block]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Comparison</title>'
-        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
-    )
-
-
-def _html_block(title: str, block: Table | Path | str) -> str:
-    if isinstance(block, Table):
-        note = f'<p class="caption">{html.escape(block.caption)}</p>' if block.caption else ""
-        return f'<div class="wide">{block.html()}</div>{note}'
-    if isinstance(block, Path):
-        data = base64.b64encode(block.read_bytes()).decode()
-        return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
-    return f"<pre>{html.escape(block)}</pre>"

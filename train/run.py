@@ -151,6 +151,7 @@ class Runner:
     def _loop(self, observation: dict[str, Any], stop: StopFlag, start: float) -> str:
         done = not self.env._running
         while not done:
+            before = self._training_seconds()
             with self.ledger.timed("policy"):
                 weights = self._ask(observation)
             self._intact = False
@@ -160,6 +161,7 @@ class Runner:
                 self.policy.learn(Transition(observation, weights, reward, following, info))
             observation, done = following, terminated or truncated
             self._track(info, weights)
+            self.kept.clock(self._training_seconds() - before)
             self._refuse_an_empty_epoch(info)
             if not math.isfinite(info["train_loss"]):
                 return "diverged"
@@ -223,7 +225,7 @@ class Runner:
             name=f"{config.policy}-{config.dataset}-seed{config.seed}",
             params={k: v for k, v in config.as_dict().items() if v is not None},
             tags=self._all_tags(),
-            description=f"Policy `{config.policy}` on `{config.dataset}`, seed {config.seed}.",
+            description=self._description(),
             data=DataInput(
                 name=data.name,
                 digest=data.fingerprint,
@@ -235,6 +237,11 @@ class Runner:
             resume=(tracked or {}).get("run_id"),
         )
 
+    def _description(self) -> str:
+        config, of = self.config, self.tags.get("control_of")
+        what = f"Policy `{config.policy}` on `{config.dataset}`, seed {config.seed}"
+        return f"{what}, {config.setting}." + (f" A control of {of}." if of else "")
+
     def _all_tags(self) -> dict[str, str]:
         config = self.config
         tags = {
@@ -245,6 +252,7 @@ class Runner:
             "setting": config.setting,
             "identity": identity(config),
             "folder": str(self.folder.absolute()),
+            "kind": "run",
         }
         commit = git_commit()
         return tags | ({"git_commit": commit} if commit else {}) | self.tags
@@ -257,11 +265,7 @@ class Runner:
         with self.ledger.timed("track"):
             if evaluate or step % self._log_every == 0:
                 self.tracker.log(
-                    {
-                        "train/loss": info["train_loss"],
-                        "selection/keep_ratio": info["keep_ratio"],
-                        "cost/charged_flops": info["charged_flops"],
-                    },
+                    {"train/loss": info["train_loss"], "selection/keep_ratio": info["keep_ratio"]},
                     step,
                 )
             self._progress("training", step, self._total)
@@ -291,6 +295,9 @@ class Runner:
             "selection/mean_keep": row["mean_keep"],
             "selection/class_coverage": row["class_coverage"],
             "selection/seen": row["seen"],
+            # Here and nowhere else: over a metric as x axis the UI joins grouped runs point by
+            # point, not by step, so cost and accuracy must have the same steps.
+            "cost/charged_flops": row["charged_flops"],
             "time/training": row["seconds"],
         }
         metrics |= {f"time/{phase}": s for phase, s in self.ledger.seconds.items()}
@@ -391,17 +398,23 @@ class Runner:
             "flops_by_phase": dict(ledger.flops),
             "seconds": self._training_seconds(),
             "wall_seconds": self._elapsed,
+            "reference_system_seconds": self.kept.reference_system_seconds(),
             "seconds_by_phase": seconds,
             "steps": env.step_count,
             "samples_trained": int(env.visits.sum()),
             "samples_drawn": self.kept.drawn,
             "samples_closing": len(env._closing),
             "seen": float((env.visits > 0).mean()),
+            "class_coverage": self._coverage(),
             "under_budget": env._truncated,
             "reference_accuracy": reference.accuracy if reference else None,
             "weights_sha256": state_digest(env.learner.model.state_dict()),
             "history": self.history,
         }
+
+    def _coverage(self) -> float | None:
+        values = [row["class_coverage"] for row in self.history]
+        return math.fsum(values) / len(values) if values else None
 
     def _write_artifacts(self, result: dict[str, Any]) -> None:
         from train.plots import plot_run
@@ -418,8 +431,9 @@ class Runner:
 
     def _track_final(self, result: dict[str, Any]) -> None:
         names = ("test_accuracy", "test_loss", "worst_class_accuracy", "mean_keep", "charged_flops")
-        more = ("reference_flops", "seconds", "wall_seconds", "steps", "seen")
-        values = {f"final/{n}": result[n] for n in (*names, *more) if result[n] is not None}
+        more = ("reference_flops", "seconds", "wall_seconds", "steps", "seen", "class_coverage")
+        every = (*names, *more, "reference_system_seconds")
+        values = {f"final/{n}": result[n] for n in every if result[n] is not None}
         if result["test_accuracy"] is not None:
             values["final/relative_compute"] = result["charged_flops"] / result["full_flops"]
             values["final/tracking_share"] = self.tracker.seconds() / max(self._elapsed, 1e-9)

@@ -13,7 +13,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["cohens_d", "confidence_half_width", "holm", "paired_t", "sign_flip_p", "summarize"]
+__all__ = [
+    "cohens_d",
+    "confidence_half_width",
+    "holm",
+    "paired_rows",
+    "paired_t",
+    "sign_flip_p",
+    "summarize",
+    "summarize_controls",
+]
 
 Run = Mapping[str, Any]
 
@@ -63,6 +72,48 @@ def summarize(
     for row in rows:
         row["p_holm"] = adjusted[row["policy"]]
         row["baseline"] = baseline
+    return rows
+
+
+def summarize_controls(
+    runs: Sequence[Run], controls: Sequence[Run], baseline: str
+) -> list[dict[str, Any]]:
+    """Summarize control runs by name, tested against the baseline of the runs beside them.
+
+    Args:
+        runs: The comparison's runs.
+        controls: Its control runs.
+        baseline: The runs' baseline.
+
+    Raises:
+        ValueError: If no run is of the baseline policy.
+    """
+    names = {str(run["policy"]) for run in controls}
+    rows = summarize([*runs, *controls], baseline) if controls else []
+    return [row for row in rows if row["policy"] in names]
+
+
+def paired_rows(runs: Sequence[Run], pairs: Iterable[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """Test policies against other policies than the baseline, paired by seed.
+
+    Args:
+        runs: Results of runs and controls.
+        pairs: (policy, the control that it is tested against, what both have in common).
+
+    Returns:
+        One JSON-able dictionary for each pair of which runs are there.
+
+    Raises:
+        ValueError: If a policy has two finished runs of one seed.
+    """
+    groups = _by_policy(runs)
+    rows = []
+    for policy, control, common in pairs:
+        if policy in groups and control in groups and policy != control:
+            mine, theirs = groups[policy], groups[control]
+            ratio = _ratio(_mean(mine, "charged_flops"), _mean(theirs, "charged_flops"))
+            row = {"policy": policy, "control": control, "same": common, "compute_ratio": ratio}
+            rows.append(row | _against(mine, theirs))
     return rows
 
 
@@ -201,7 +252,8 @@ def _full_unit(groups: Mapping[str, list[Run]], full: str) -> dict[str, float | 
     charged = _mean(listed, "charged_flops")
     if charged is None:
         charged = _mean([run for group in groups.values() for run in group], "full_flops")
-    return {"charged_flops": charged, "seconds": _mean(listed, "seconds")}
+    times = {key: _mean(listed, key) for key in ("seconds", "reference_system_seconds")}
+    return {"charged_flops": charged, **times}
 
 
 def _row(
@@ -209,7 +261,7 @@ def _row(
 ) -> dict[str, Any]:
     accuracies = _values(group, "test_accuracy")
     charged, reference = _mean(group, "charged_flops"), _mean(group, "reference_flops")
-    seconds = _mean(group, "seconds")
+    seconds, system = _mean(group, "seconds"), _mean(group, "reference_system_seconds")
     shared = None if charged is None else charged + (reference or 0.0) / shared_by
     total = None if charged is None else charged + (reference or 0.0)
     return {
@@ -224,6 +276,10 @@ def _row(
         "test_loss": _mean(group, "test_loss"),
         "train_loss": _mean(group, "train_loss"),
         "mean_keep": _mean(group, "mean_keep"),
+        "class_coverage": _mean(group, "class_coverage"),
+        "seen": _mean(group, "seen"),
+        "samples_trained": _mean(group, "samples_trained"),
+        "steps": _mean(group, "steps"),
         "charged_flops": charged,
         "reference_flops": reference,
         "reference_shared_by": shared_by if reference else None,
@@ -234,6 +290,8 @@ def _row(
         "relative_compute_with_reference": _ratio(total, unit["charged_flops"]),
         "seconds": seconds,
         "relative_seconds": _ratio(seconds, unit["seconds"]),
+        "reference_system_seconds": system,
+        "relative_system_seconds": _ratio(system, unit["reference_system_seconds"]),
     }
 
 

@@ -11,7 +11,19 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.table import Table as RichTable
 
-__all__ = ["Table", "caption", "comparison_table", "flop_unit", "format_flops", "format_seconds"]
+__all__ = [
+    "Table",
+    "caption",
+    "comparison_table",
+    "fixed",
+    "flop_unit",
+    "format_flops",
+    "format_seconds",
+    "lost_runs",
+    "p_value",
+    "points",
+    "three_digits",
+]
 
 Summary = Sequence[Mapping[str, Any]]
 
@@ -109,7 +121,8 @@ def comparison_table(summary: Summary, *, setting: str | None = None) -> Table:
 
     Returns:
         The table: policy, finished runs, test accuracy in percent with its 95% interval, difference
-        to the baseline in points, p, mean keep, charged compute, seconds, and ratios to full.
+        to the baseline in points, effect size, p, mean keep, charged compute, seconds, and ratios
+        to full.
     """
     columns = _columns(summary)
     return Table(
@@ -161,12 +174,12 @@ def format_flops(value: float | None) -> str:
     if value is None:
         return _NOTHING
     size, name = flop_unit([value])
-    return f"{_three(value / size)} {name}"
+    return f"{three_digits(value / size)} {name}"
 
 
 def format_seconds(value: float | None) -> str:
     """Return seconds with about three digits."""
-    return _NOTHING if value is None else _three(value)
+    return _NOTHING if value is None else three_digits(value)
 
 
 def _columns(summary: Summary) -> dict[str, Any]:
@@ -177,27 +190,29 @@ def _columns(summary: Summary) -> dict[str, Any]:
     size, unit = flop_unit([row.get(key) for row in summary for key in compute])
     names = dict(zip(compute, (unit, "+ ref/R", "+ ref"), strict=False))
     against = {
-        "diff": lambda r: _points(r, "difference", "difference_ci95", sign="+"),
-        "p Holm": lambda r: _p(r.get("p_holm")),
-        "p flip": lambda r: _p(r.get("sign_flip_p")),
+        "diff": lambda r: points(r, "difference", "difference_ci95", sign="+"),
+        "d": lambda r: fixed(r.get("effect_size"), 1),
+        "p Holm": lambda r: p_value(r.get("p_holm")),
+        "p flip": lambda r: p_value(r.get("sign_flip_p")),
     }
     return {
         "policy": lambda r: str(r["policy"]),
-        "runs": _runs,
-        "accuracy %": lambda r: _points(r, "mean", "ci95"),
-        **(against if len(summary) > 1 else {}),
-        "keep": lambda r: _fixed(r.get("mean_keep"), 3),
+        "runs": lost_runs,
+        "accuracy %": lambda r: points(r, "mean", "ci95"),
+        **(against if any(row.get("n_pairs") for row in summary) else {}),
+        "keep": lambda r: fixed(r.get("mean_keep"), 3),
         **{
-            name: lambda r, key=key: _NOTHING if r.get(key) is None else _three(r[key] / size)
+            name: lambda r, key=key: _NOTHING if r.get(key) is None else three_digits(r[key] / size)
             for key, name in names.items()
         },
-        "/ full": lambda r: _fixed(r.get("relative_compute"), 2),
+        "/ full": lambda r: fixed(r.get("relative_compute"), 2),
         "seconds": lambda r: format_seconds(r.get("seconds")),
-        "s / full": lambda r: _fixed(r.get("relative_seconds"), 2),
+        "s / full": lambda r: fixed(r.get("relative_seconds"), 2),
     }
 
 
-def _runs(row: Mapping[str, Any]) -> str:
+def lost_runs(row: Mapping[str, Any]) -> str:
+    """Return the number of finished runs, with the others behind it, such as ``4 (+1 failed)``."""
     lost = ", ".join(f"{count} {reason}" for reason, count in _lost(row).items())
     return f"{row['n']} (+{lost})" if lost else str(row["n"])
 
@@ -207,24 +222,28 @@ def _lost(row: Mapping[str, Any]) -> dict[str, int]:
     return {r: row[f"n_{r}"] for r in reasons if row.get(f"n_{r}")}
 
 
-def _points(row: Mapping[str, Any], key: str, half_width: str, sign: str = "") -> str:
+def points(row: Mapping[str, Any], key: str, half_width: str, sign: str = "") -> str:
+    """Return a share of the row in percent, with the half-width of its interval if there is one."""
     if row.get(key) is None:
         return _NOTHING
     value = f"{100 * row[key]:{sign}.1f}"
     return value if row.get(half_width) is None else f"{value} ± {100 * row[half_width]:.1f}"
 
 
-def _p(value: float | None) -> str:
+def p_value(value: float | None) -> str:
+    """Return a p value to three digits."""
     if value is None:
         return _NOTHING
     return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
-def _fixed(value: float | None, digits: int) -> str:
-    return _NOTHING if value is None else f"{value:.{digits}f}"
+def fixed(value: float | None, digits: int, unit: str = "") -> str:
+    """Return a number with this many decimals, a hyphen for None."""
+    return _NOTHING if value is None else f"{value:.{digits}f}{unit}"
 
 
-def _three(value: float) -> str:
+def three_digits(value: float) -> str:
+    """Return a number with about three digits."""
     if value >= 99.95:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
@@ -238,7 +257,8 @@ def _test_sentence(baseline: str, seeds: int) -> str:
     if seeds < 2:
         return f"One seed: no interval and no test against {baseline}."
     return (
-        f"p Holm: two-sided paired t test against {baseline}, adjusted over the policies (Holm); "
+        f"d: mean difference over its standard deviation; p Holm: two-sided paired t test against "
+        f"{baseline}, adjusted over the policies (Holm); "
         f"p flip: exact sign-flip test, not below {2 / 2**seeds:.3g} with {seeds} seeds."
     )
 

@@ -47,7 +47,7 @@ def ui_environment() -> dict[str, str]:
 
 
 def experiment_link(server: str, experiment_id: str, view: str | None = None) -> str:
-    """Return the link to an experiment's runs; without it the UI opens in another mode.
+    """Return the link to an experiment's charts; without it the UI opens in another mode.
 
     Args:
         server: The server's address, such as ``http://127.0.0.1:5000``.
@@ -55,7 +55,7 @@ def experiment_link(server: str, experiment_id: str, view: str | None = None) ->
         view: The key of a saved view.
     """
     link = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs"
-    link += "?workflowType=machine_learning"
+    link += "?workflowType=machine_learning&compareRunsMode=CHART"
     return f"{link}&viewStateShareKey={view}" if view else link
 
 
@@ -65,6 +65,7 @@ def open_ui(
     host: str = "127.0.0.1",
     *,
     experiment: str = "gstds",
+    comparison: str | None = None,
     echo: Callable[[str], None],
 ) -> int:
     """Serve the UI until interrupted, and say where it is once it answers.
@@ -76,6 +77,7 @@ def open_ui(
         port: Where to listen.
         host: The address to bind.
         experiment: The experiment to open.
+        comparison: The comparison whose view is opened; None for the newest.
         echo: What shows a line to the user.
 
     Returns:
@@ -89,7 +91,7 @@ def open_ui(
 
     address = tracking_uri(uri)
     experiment_id = prepare_store(address, experiment)
-    view = find_view(address, experiment_id)
+    view = find_view(address, experiment_id, comparison)
     if address.startswith(("http://", "https://")):
         echo(experiment_link(mask_secrets(address), experiment_id, view))
         return 0

@@ -9,7 +9,14 @@ import pytest
 from rich.console import Console
 
 from train.palette import policy_color
-from train.plots import plot_accuracy_against_compute, plot_keep_ratio, plot_run, plot_seconds
+from train.plots import (
+    plot_accuracy_against_compute,
+    plot_accuracy_against_seconds,
+    plot_kept_over_time,
+    plot_run,
+    plot_seconds,
+)
+from train.plots_pareto import plot_pareto
 from train.report import write_report
 from train.statistics import summarize
 from train.tables import comparison_table, format_flops
@@ -120,14 +127,15 @@ def test_report_is_complete_and_needs_no_other_file(tmp_path):
         },
     )
     page, text = paths["html"].read_text(), paths["md"].read_text()
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 5
     assert not re.search(r'(src|href)="(?!data:)', page)
     for content in (page, text):
         assert "secret" not in content
         assert "random-same-keep" in content
         assert "81.0 ± 2.5" in content
         assert "2.13.0" in content
-    for name in ("accuracy", "keep_ratio", "seconds"):
+    assert "the data set is not at hand" in text
+    for name in ("accuracy", "accuracy_seconds", "pareto", "kept_over_time", "seconds"):
         assert paths[name].read_bytes().startswith(PNG)
         assert f"({paths[name].name})" in text
     assert not list(tmp_path.rglob("*.tmp"))
@@ -139,10 +147,12 @@ def test_report_is_complete_and_needs_no_other_file(tmp_path):
 def test_plots_of_odd_comparisons(runs, tmp_path, recwarn):
     summary = summarize(runs, runs[0]["policy"])
     plot_accuracy_against_compute(runs, summary, tmp_path / "a.png")
-    plot_keep_ratio(runs, tmp_path / "k.png")
+    plot_accuracy_against_seconds(runs, tmp_path / "t.png")
+    plot_pareto(summary, tmp_path / "p.png")
+    plot_kept_over_time(runs, tmp_path / "k.png")
     plot_seconds(runs, tmp_path / "s.png")
     assert all(path.read_bytes().startswith(PNG) for path in tmp_path.iterdir())
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 5
     assert not recwarn.list
 
 

@@ -18,7 +18,8 @@ import pytest
 from train.mlflow_store import client, prepare_store
 from train.tracking import MlflowTracker, sync_spool
 from train.ui import experiment_link, open_ui, ui_command, ui_environment
-from train.views import find_view, place_view, view_state
+from train.view_state import view_state
+from train.views import find_view, place_view
 
 
 def test_command_binds_this_machine_only(monkeypatch):
@@ -34,7 +35,9 @@ def test_command_binds_this_machine_only(monkeypatch):
 
 def test_link():
     link = experiment_link("http://h:1/", "3")
-    assert link == "http://h:1/#/experiments/3/runs?workflowType=machine_learning"
+    assert link == (
+        "http://h:1/#/experiments/3/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    )
     assert experiment_link("http://h:1", "3", "k") == link + "&viewStateShareKey=k"
 
 
@@ -58,13 +61,35 @@ def test_view_is_placed_once_and_holds_the_chart(store_uri):
     assert state["runsHiddenMode"] == "SHOWALL"
     assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "policy"}]
     assert [section["name"] for section in state["compareRunSections"]] == [
-        "val", "cost", "selection", "final",
+        "Accuracy", "Cost", "What was kept", "All at once", "Losses",
     ]  # fmt: skip
+    kinds = {chart["type"] for chart in state["compareRunCharts"]}
+    assert kinds == {"LINE", "BAR", "SCATTER", "PARALLEL"}
     first = state["compareRunCharts"][0]
     assert first["metricKey"] == "val/accuracy"
     assert first["selectedXAxisMetricKey"] == "cost/charged_flops"
     sections = {section["uuid"] for section in state["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == sections
+
+
+def test_each_comparison_has_a_view_and_the_newest_is_opened(store_uri):
+    experiment = prepare_store(store_uri, "gstds")
+    every = place_view(store_uri, experiment)
+    one, other = (place_view(store_uri, experiment, name) for name in ("one", "it's"))
+    assert len({every, one, other}) == 3
+    time.sleep(0.002)
+    assert place_view(store_uri, experiment, "one") == one
+    assert find_view(store_uri, experiment) == one
+    assert find_view(store_uri, experiment, "it's") == other
+    assert find_view(store_uri, experiment, "none") is None
+    assert view_state("it's")["searchFilter"] == (
+        "tags.comparison = \"it's\" AND tags.policy != ''"
+    )
+    for i in range(25):
+        place_view(store_uri, experiment, f"later-{i}")
+    tags = client(store_uri).get_experiment(experiment).tags
+    assert sum(key.startswith("mlflow.sharedViewState.") for key in tags) == 20
+    assert find_view(store_uri, experiment, "one") is None
 
 
 def test_two_views_share_no_identifier():

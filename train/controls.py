@@ -1,0 +1,246 @@
+"""The controls that every comparison gets by itself.
+
+Each policy is set beside random samples with the same keep sequence, which says whether it matters
+*which* samples it keeps, and beside full training that is over when the baseline's compute is
+spent, which says whether dropping samples is better than stopping early. Controls come after the
+runs, because they repeat what the runs did.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gstds.schedules import Schedule
+from gstds.selection import kept_count
+from policies.registry import REPLAY
+from policies.replay import encode_sequence
+from train.config import RunConfig, run_folder
+from train.record import Kept, read_kept
+from train.setup import make_run_schedule
+
+if TYPE_CHECKING:
+    from train.compare import Job
+
+__all__ = ["SHORT_FULL", "Controls", "follows", "plan_controls", "replayed"]
+
+_log = logging.getLogger(__name__)
+
+SHORT_FULL = "short-full"
+_NEED_NONE = ("random", "full", SHORT_FULL)
+_OWN_OPTIONS = {"picker": None, "score": None, "weighting": None, "charge_reference": False}
+Results = Mapping[Path, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What is run beside the runs.
+
+    Attributes:
+        jobs: The control runs.
+        pairs: For each policy that has one, the name of its control with the same keep sequence: a
+            control run's policy, or ``random`` where that is among the compared.
+        names: The compared policies.
+    """
+
+    jobs: list[Job] = field(default_factory=list)
+    pairs: dict[str, str] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+    def compared(self, setting: str) -> list[tuple[str, str, str]]:
+        """Return (policy, control, what both have in common), for the tests between them."""
+        rows = [(policy, control, "keep sequence") for policy, control in self.pairs.items()]
+        short = SHORT_FULL if any(j.config.policy == SHORT_FULL for j in self.jobs) else ""
+        if not short and setting == "equal-budget" and "full" in self.names:
+            short = "full"
+        return rows + [(p, short, "compute") for p in self.names if short and p != "full"]
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A finished run, what it kept, and whether that was what the comparison's schedule says."""
+
+    job: Job
+    result: Mapping[str, Any]
+    kept: Kept
+    on_schedule: bool
+
+    @property
+    def seed(self) -> int:
+        return self.job.config.seed
+
+    @property
+    def sequence(self) -> tuple[Any, ...]:
+        """What tells the run's keep sequence from others."""
+        progress = b""
+        if self.job.config.setting == "equal-budget" and self.kept.progress is not None:
+            progress = self.kept.progress.tobytes()
+        return (self.seed, self.kept.counts.tobytes(), progress)
+
+
+def plan_controls(jobs: Sequence[Job], results: Results, baseline: str) -> Controls:
+    """Return the control runs of a comparison whose runs are done.
+
+    A policy on the comparison's schedule has the keep sequence of ``random``: that policy is its
+    control, run once for all of them, and not at all if it is compared anyway. Of the others each
+    gets random samples with its own realized sequence; equal sequences share a control.
+
+    Args:
+        jobs: The comparison's runs.
+        results: Their results, by folder.
+        baseline: The policy whose compute short full training gets.
+    """
+    names = dict.fromkeys(job.config.policy for job in jobs)
+    done = _finished(jobs, results)
+    runs = {name: [run for run in done if run.job.config.policy == name] for name in names}
+    asking = {name: runs[name] for name in names if runs[name] and name not in _NEED_NONE}
+    scheduled = {n: group for n, group in asking.items() if all(run.on_schedule for run in group)}
+    others = {n: group for n, group in asking.items() if n not in scheduled}
+    planned, pairs = _replays(others)
+    pairs |= dict.fromkeys(scheduled, "random")
+    if "random" not in names:
+        planned = [*_randoms(scheduled), *planned]
+    if SHORT_FULL not in names:
+        planned += _short_fulls(runs, baseline)
+    planned.sort(key=lambda job: job.config.seed)
+    pairs = {name: pairs[name] for name in names if name in pairs}
+    return Controls(planned, pairs, tuple(names))
+
+
+def follows(kept: Kept, schedule: Schedule, setting: str) -> bool:
+    """Say whether every step kept exactly as many samples as the schedule says."""
+    steps = len(kept.counts)
+    if setting == "equal-epochs":
+        progress = np.arange(steps) / steps
+    elif kept.progress is None:
+        return False
+    else:  # a policy sees float32
+        progress = np.concatenate([[0.0], kept.progress[:-1]]).astype(np.float32)
+    expected = [
+        kept_count(schedule(min(1.0, float(p))), int(size))
+        for p, size in zip(progress, kept.sizes, strict=True)
+    ]
+    return bool(np.array_equal(kept.counts, expected))
+
+
+def replayed(config: RunConfig, kept: Kept) -> RunConfig:
+    """Return the run that keeps as many of each batch as another run did, but at random.
+
+    Args:
+        config: The other run's options.
+        kept: What it kept.
+    """
+    parameters = {"ratios": encode_sequence(kept.counts / kept.sizes)}
+    if config.setting == "equal-budget" and kept.progress is not None:
+        parameters["progress"] = encode_sequence(np.clip(kept.progress, 0.0, 1.0))
+    name = REPLAY + config.policy
+    return config.with_options(policy=name, policy_params=parameters, **_OWN_OPTIONS)
+
+
+def _finished(jobs: Sequence[Job], results: Results) -> list[_Finished]:
+    schedule = _comparison_schedule(jobs)
+    found = []
+    for job in jobs:
+        result = results.get(job.folder, {})
+        if result.get("status") != "finished" or not result.get("steps"):
+            continue
+        try:
+            kept = read_kept(job.folder / "kept.npz")
+        except OSError as error:
+            name = f"policy {job.config.policy!r}, seed {job.config.seed}"
+            _log.warning("%s gets no control: %s", name, error)
+            continue
+        asked = schedule is not None and job.config.policy not in _NEED_NONE
+        on = asked and _options(job) == schedule and _follows_its_schedule(job, kept)
+        found.append(_Finished(job, result, kept, on))
+    return found
+
+
+def _options(job: Job) -> tuple[Any, ...]:
+    return (job.config.schedule, job.config.keep, dict(job.config.schedule_params))
+
+
+def _comparison_schedule(jobs: Sequence[Job]) -> tuple[Any, ...] | None:
+    """Return the options of the schedule of ``random``, or of all if they have the same."""
+    random = [job for job in jobs if job.config.policy == "random"]
+    every = [_options(job) for job in (random or jobs)]
+    return every[0] if all(options == every[0] for options in every) else None
+
+
+def _follows_its_schedule(job: Job, kept: Kept) -> bool:
+    return follows(kept, make_run_schedule(job.config), job.config.setting)
+
+
+def _replays(others: Mapping[str, list[_Finished]]) -> tuple[list[Job], dict[str, str]]:
+    """Return a run of random samples for each realized sequence, and whose control it is."""
+    groups: dict[Any, list[str]] = {}
+    for name, runs in others.items():
+        groups.setdefault(tuple(run.sequence for run in runs), []).append(name)
+    planned: list[Job] = []
+    pairs: dict[str, str] = {}
+    for names in groups.values():
+        for run in others[names[0]]:
+            config = replayed(run.job.config, run.kept)
+            planned.append(_control(run.job, config, ", ".join(names)))
+            pairs |= dict.fromkeys(names, config.policy)
+    return planned, pairs
+
+
+def _randoms(scheduled: Mapping[str, list[_Finished]]) -> list[Job]:
+    by_seed = {run.seed: run for runs in scheduled.values() for run in runs}
+    of = ", ".join(scheduled)
+    return [
+        _control(run.job, _with_policy(run.job.config, "random"), of) for run in by_seed.values()
+    ]
+
+
+def _short_fulls(runs: Mapping[str, list[_Finished]], baseline: str) -> list[Job]:
+    """Return full training at the compute of the baseline, or of the cheapest if that is full."""
+    names = [baseline] if baseline != "full" else [name for name in runs if name != "full"]
+    by_seed: dict[int, list[_Finished]] = {}
+    for name in names:
+        for run in runs.get(name, []):
+            by_seed.setdefault(run.seed, []).append(run)
+    cheapest = [min(group, key=_charged) for group in by_seed.values()]
+    planned = [(run, _short(run, listed="full" in runs)) for run in cheapest]
+    return [_control(run.job, c, run.job.config.policy) for run, c in planned if c is not None]
+
+
+def _charged(run: _Finished) -> float:
+    return float(run.result["charged_flops"])
+
+
+def _short(run: _Finished, *, listed: bool) -> RunConfig | None:
+    """Return the options of full training at a run's compute, None if there is no such thing.
+
+    Args:
+        run: Whose compute it gets.
+        listed: Whether full training is among the compared: under an equal budget it is short.
+    """
+    config = run.job.config
+    base = _with_policy(config, SHORT_FULL)
+    if config.setting == "equal-budget":
+        return None if listed else base.with_options(charge_reference=config.charge_reference)
+    share = _charged(run) / float(run.result["full_flops"])
+    batches = share * config.epochs * len(run.kept.visits) / config.batch_size
+    if share >= 1.0 or batches < 1.0:
+        return None
+    return base.with_options(setting="equal-budget", budget=share, max_draws=None)
+
+
+def _with_policy(config: RunConfig, policy: str) -> RunConfig:
+    return config.with_options(policy=policy, policy_params={}, **_OWN_OPTIONS)
+
+
+def _control(job: Job, config: RunConfig, of: str) -> Job:
+    """Return a control run beside the runs, with tags that say what it is."""
+    tags = job.tags | {"kind": "control", "control_of": of}
+    return dataclasses.replace(
+        job, config=config, folder=run_folder(job.folder.parent.parent, config), tags=tags
+    )

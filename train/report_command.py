@@ -1,0 +1,68 @@
+"""What ``gstds report`` does, and how a comparison is printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from train.cli import EXIT_DONE
+
+__all__ = ["do_report", "print_tables"]
+
+
+def do_report(arguments: argparse.Namespace) -> int:
+    """Write the report of a comparison, by its folder or by its name in the tracking store."""
+    from train.report import write_report
+
+    here = str(Path.cwd())
+    if here not in sys.path:  # the data set may be a user's module:function
+        sys.path.append(here)
+    folder = _find_comparison(arguments)
+    try:
+        content = json.loads((folder / "comparison.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(folder)!r} holds no readable comparison.json: {error}") from error
+    paths = write_report(folder, content)
+    print_tables(content)
+    _out(f"\nreport: {paths['html']}")
+    return EXIT_DONE
+
+
+def _find_comparison(arguments: argparse.Namespace) -> Path:
+    folder = Path(arguments.comparison)
+    if folder.exists():
+        return folder
+    from train.publish import fetch_comparison
+    from train.tracking import tracking_uri
+
+    uri = tracking_uri(arguments.tracking_uri)
+    place = Path("runs") / f"report-{folder.name}"
+    return fetch_comparison(uri, arguments.experiment, arguments.comparison, place)
+
+
+def print_tables(content: dict[str, Any]) -> None:
+    """Print the comparison, and below it the controls."""
+    from train.tables import comparison_table
+
+    if content["summary"]:
+        _print_table(comparison_table(content["summary"], setting=content["setting"]))
+    if content.get("controls_summary"):
+        _out("\ncontrols, beside the same baseline:\n")
+        _print_table(replace(comparison_table(content["controls_summary"]), caption=""))
+
+
+def _print_table(table: Any) -> None:
+    if sys.stdout.isatty():
+        from rich.console import Console as RichConsole
+
+        RichConsole().print(table)
+    else:
+        _out(table.text())
+
+
+def _out(text: str) -> None:
+    sys.stdout.write(text + "\n")
