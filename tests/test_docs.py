@@ -30,7 +30,7 @@ def commands(page: Path) -> list[str]:
 
 
 ALL = sorted({(page.relative_to(ROOT).as_posix(), c) for page in PAGES for c in commands(page)})
-# An agent has to be taught first, a run to be stopped: tests/train/test_agents.py and test_resume.py.
+# An agent has to be taught first, a run to be stopped: test_agents.py and test_resume.py do that.
 _NEED_MORE = ("learned:", "--resume")
 RUNS = [
     (page, command)
