@@ -23,7 +23,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt .ci/install
 	@$(PYTHON) .ci/install $(VENV) dev,rl,backbone
 	@touch $@
 
-run: setup ## train 9 networks on Fashion-MNIST, print a table, a plot and a link
+run: setup ## train 12 networks on Fashion-MNIST, print a table, a plot and a link
 	$(BIN)/gstds compare --policies gstds random full --seeds 3 --dataset fashion-mnist --limit 10000 --workers 2 --out runs/first
 
 test: setup ## the quick tests

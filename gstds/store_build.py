@@ -149,9 +149,9 @@ def _naming(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise
-        raise OSError(
-            error.errno, f"{os.strerror(error.errno)} (feature store)", str(path)
-        ) from error
+        mend = "free some space there, or set GSTDS_CACHE to another folder"
+        reason = f"{os.strerror(error.errno)} (feature store; {mend})"
+        raise OSError(error.errno, reason, str(path)) from error
 
 
 def _resumable(path: Path, plan: BuildPlan) -> list[int]:
@@ -203,11 +203,15 @@ def _write_journal(path: Path, plan: BuildPlan, checksums: list[int]) -> None:
 
 def _start(path: Path, plan: BuildPlan) -> None:
     header = array_header(plan.rows, plan.dim)
-    with open(path / DATA_NAME, "wb") as data:
-        _reserve(data.fileno(), len(header) + plan.rows * plan.dim * DTYPE.itemsize)
-        data.write(header)
-        data.flush()
-        os.fsync(data.fileno())
+    try:
+        with open(path / DATA_NAME, "wb") as data:
+            _reserve(data.fileno(), len(header) + plan.rows * plan.dim * DTYPE.itemsize)
+            data.write(header)
+            data.flush()
+            os.fsync(data.fileno())
+    except OSError:
+        (path / DATA_NAME).unlink(missing_ok=True)
+        raise
     _write_journal(path / JOURNAL_NAME, plan, [])
 
 

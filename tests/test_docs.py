@@ -30,8 +30,13 @@ def commands(page: Path) -> list[str]:
 
 
 ALL = sorted({(page.relative_to(ROOT).as_posix(), c) for page in PAGES for c in commands(page)})
-# An agent has to be taught first, which takes minutes: tests/train/test_agents.py does it.
-RUNS = [(p, c) for p, c in ALL if c.startswith("gstds run --") and "learned:" not in c]
+# An agent has to be taught first, a run to be stopped: test_agents.py and test_resume.py do that.
+_NEED_MORE = ("learned:", "--resume")
+RUNS = [
+    (page, command)
+    for page, command in ALL
+    if command.startswith("gstds run --") and not any(word in command for word in _NEED_MORE)
+]
 
 
 def words(command: str) -> list[str]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
-import shutil
 import signal
 import threading
 import time
@@ -24,6 +22,7 @@ from train.config import RunConfig, identity
 from train.determinism import reproducible
 from train.failure import RunFailedError
 from train.record import KeptRecord
+from train.run_folder import configured, finished_result
 from train.setup import make_env, make_run_policy
 from train.space import check_space, space_needed
 from train.tracking import DataInput, NullTracker, Tracker, git_commit
@@ -35,7 +34,6 @@ __all__ = [
     "execute",
     "finished_result",
     "interruptible",
-    "open_folder",
 ]
 
 _log = logging.getLogger(__name__)
@@ -72,29 +70,6 @@ def interruptible(stop: StopFlag) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def open_folder(
-    folder: Path, config: RunConfig, *, command: str = "", tracking: dict[str, Any] | None = None
-) -> None:
-    """Write the whole configuration into a run's folder, before anything else.
-
-    With ``command`` and ``tracking``, where the record is kept, a resume needs no other option.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
-    note = {"version": 1, "config": config.as_dict(), "identity": identity(config)}
-    write_json(folder / "config.json", note | {"command": command, "tracking": tracking})
-
-
-def finished_result(folder: Path) -> dict[str, Any] | None:
-    """Return the result of a run that has ended well or diverged, None if there is none."""
-    with contextlib.suppress(OSError, ValueError):
-        result = json.loads((folder / "result.json").read_text())
-        if isinstance(result, dict) and result.get("status") in ("finished", "diverged"):
-            return result
-    return None
 
 
 class Runner:
@@ -469,25 +444,6 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-@contextlib.contextmanager
-def _configured(
-    folder: Path, config: RunConfig, command: str, tracking: dict[str, Any] | None, resume: bool
-) -> Iterator[None]:
-    """Write the configuration first, so that a killed run can be resumed; take it back on error."""
-    missing = [p for p in (folder, *folder.parents) if not p.exists()]
-    if not resume:
-        for stale in ("result.json", "history.json"):
-            (folder / stale).unlink(missing_ok=True)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        open_folder(folder, config, command=command, tracking=tracking)
-    try:
-        yield
-    except Exception:
-        if missing:
-            shutil.rmtree(missing[-1], ignore_errors=True)
-        raise
-
-
 def execute(
     config: RunConfig,
     folder: str | Path,
@@ -515,7 +471,7 @@ def execute(
     make_run_policy(config)
     address = tracker.address() if tracker else None
     exact = config.deterministic
-    with reproducible(exact), _configured(folder, config, command, address, resume):
+    with reproducible(exact), configured(folder, config, command, address, resume):
         runner = Runner(
             config,
             folder,

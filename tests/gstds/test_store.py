@@ -350,11 +350,12 @@ def test_a_full_disk_names_the_file_and_leaves_no_store(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (700, before[1]))
     try:
-        with pytest.raises(OSError, match=r"features\.npy"):
+        with pytest.raises(OSError, match=r"free some space.*GSTDS_CACHE.*features\.npy"):
             build(tmp_path / "s", lambda a, b: calls.append(a))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert calls == []
+    assert not (tmp_path / "s" / "features.npy").exists()
     with pytest.raises(StoreError):
         FeatureStore.open(tmp_path / "s")
     build(tmp_path / "s").verify()

@@ -1,0 +1,57 @@
+"""A run's folder: its configuration comes first, its result last."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gstds.files import write_json
+from train.config import RunConfig, identity
+
+__all__ = ["configured", "finished_result", "open_folder"]
+
+
+def open_folder(
+    folder: Path, config: RunConfig, *, command: str = "", tracking: dict[str, Any] | None = None
+) -> None:
+    """Write the whole configuration into a run's folder, before anything else.
+
+    With ``command`` and ``tracking``, where the record is kept, a resume needs no other option.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    note = {"version": 1, "config": config.as_dict(), "identity": identity(config)}
+    write_json(folder / "config.json", note | {"command": command, "tracking": tracking})
+
+
+def finished_result(folder: Path) -> dict[str, Any] | None:
+    """Return the result of a run that has ended well or diverged, None if there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        result = json.loads((folder / "result.json").read_text())
+        if isinstance(result, dict) and result.get("status") in ("finished", "diverged"):
+            return result
+    return None
+
+
+@contextlib.contextmanager
+def configured(
+    folder: Path, config: RunConfig, command: str, tracking: dict[str, Any] | None, resume: bool
+) -> Iterator[None]:
+    """Write the configuration first, so that a killed run can be resumed; take it back on error."""
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    if not resume:
+        for stale in ("result.json", "history.json"):
+            (folder / stale).unlink(missing_ok=True)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        open_folder(folder, config, command=command, tracking=tracking)
+    try:
+        yield
+    except Exception:
+        if missing:
+            shutil.rmtree(missing[-1], ignore_errors=True)
+        raise
