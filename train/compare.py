@@ -13,12 +13,14 @@ from typing import Any
 from gstds.files import write_json
 from gstds.validation import check_integer
 from train.config import RunConfig, identity
-from train.fanout import Job, Progress, Report, prepare, run_all, run_job
+from train.fanout import Job, Progress, Report, folder_name, prepare, run_all, run_job
 from train.run import StopFlag
 from train.setup import make_run_policy, with_paper_defaults
 from train.statistics import summarize
+from train.variants import split_name, variant_config
+from train.watch import Watch
 
-__all__ = ["Comparison", "Job", "compare", "hardware", "plan", "run_job", "versions"]
+__all__ = ["Comparison", "Job", "compare", "hardware", "plan", "plan_run", "run_job", "versions"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Comparison:
 
     Attributes:
         base: The options that all runs share.
-        policies: Names of policies.
-        seeds: Number of seeds; they are 0 … seeds - 1.
+        policies: Names of policies, or of variants as ``gstds@keep=.4``.
+        seeds: Number of seeds; they are ``first_seed`` … first_seed + seeds - 1.
         baseline: The policy that the others are tested against.
         name: Tag of the comparison in the tracking store.
         folder: Where everything goes.
@@ -38,6 +40,8 @@ class Comparison:
         checkpoint_every: Steps between checkpoints.
         command: The command that asked for it.
         paper_defaults: Give each policy its paper's schedule and parameters, not the comparison's.
+        first_seed: The first of the seeds.
+        ray: Address of a Ray cluster, or ``local``; None for processes of this machine.
     """
 
     base: RunConfig
@@ -52,6 +56,8 @@ class Comparison:
     checkpoint_every: int = 200
     command: str = ""
     paper_defaults: bool = False
+    first_seed: int = 0
+    ray: str | None = None
 
 
 def plan(comparison: Comparison) -> list[Job]:
@@ -72,29 +78,43 @@ def plan(comparison: Comparison) -> list[Job]:
             f"baseline must be one of the compared policies "
             f"({', '.join(comparison.policies)}), got {comparison.baseline!r}"
         )
+    check_integer("first_seed", comparison.first_seed)
+    seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
+    return [plan_run(comparison, policy, seed) for seed in seeds for policy in comparison.policies]
+
+
+def plan_run(comparison: Comparison, row: str, seed: int) -> Job:
+    """Return one run of a comparison.
+
+    Args:
+        comparison: What is compared.
+        row: A policy or a variant.
+        seed: The run's seed.
+
+    Raises:
+        ValueError: If the policy or an option is unknown or out of range.
+    """
+    base = comparison.base.with_options(policy=split_name(row)[0], seed=seed)
+    if comparison.paper_defaults:
+        base = with_paper_defaults(base)
+    config = variant_config(base, row)
+    make_run_policy(config)
+    return Job(
+        label=row,
+        config=config,
+        folder=comparison.folder / "runs" / folder_name(row, seed, identity(config)),
+        tracking=comparison.tracking,
+        experiment=comparison.experiment,
+        tags={"comparison": comparison.name, "policy": row},
+        checkpoint_every=comparison.checkpoint_every,
+        command=comparison.command,
+        threads=_threads(comparison),
+    )
+
+
+def _threads(comparison: Comparison) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = max(1, (cores or 1) // comparison.workers)
-    jobs = []
-    for seed in range(comparison.seeds):
-        for policy in comparison.policies:
-            config = comparison.base.with_options(policy=policy, seed=seed)
-            if comparison.paper_defaults:
-                config = with_paper_defaults(config)
-            make_run_policy(config)
-            name = policy.replace(":", "-").replace("/", "-")
-            jobs.append(
-                Job(
-                    config=config,
-                    folder=comparison.folder / "runs" / f"{name}-{seed}-{identity(config)}",
-                    tracking=comparison.tracking,
-                    experiment=comparison.experiment,
-                    tags={"comparison": comparison.name},
-                    checkpoint_every=comparison.checkpoint_every,
-                    command=comparison.command,
-                    threads=threads,
-                )
-            )
-    return jobs
+    return 1 if comparison.ray else max(1, (cores or 1) // comparison.workers)
 
 
 def compare(
@@ -103,6 +123,7 @@ def compare(
     progress: Progress | None = None,
     report: Report | None = None,
     stop: StopFlag | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Run a comparison; runs that its folder holds already are not repeated.
 
@@ -111,6 +132,7 @@ def compare(
         progress: Called with a phase, what is done, and the total.
         report: Called with each result and whether it was there before.
         stop: Looked at between steps.
+        watch: Is told how the runs go on; None for ``progress`` alone.
 
     Returns:
         The content of the JSON file: ``runs``, ``summary``, ``controls``, and how they were made.
@@ -122,7 +144,8 @@ def compare(
     stop = stop or StopFlag()
     jobs = plan(comparison)
     prepare(jobs, progress)
-    results = run_all(jobs, comparison, progress, report or (lambda result, old: None), stop)
+    report = report or (lambda result, old: None)
+    results = run_all(jobs, comparison, progress, report, stop, watch)
     done = [results[job.folder] for job in jobs if job.folder in results]
     return finish(comparison, done, len(jobs))
 

@@ -88,6 +88,9 @@ class RunConfig:
     )
     charge_reference: bool = _option(False, "take the reference out of the budget", "bool")
     evaluations: int | None = _option(None, "evaluations in a run; default: one per epoch", "int")
+    test: bool = _option(
+        True, "evaluate the test part at the end; --no-test leaves it for later", "bool"
+    )
     device: str = _option("auto", "auto, cpu or cuda")
     deterministic: bool = _option(False, "bit-identical runs on CUDA too, more slowly", "bool")
     seed: int = _option(0, "seed of the run", "int")
@@ -123,6 +126,7 @@ _NOT_ENV = {
     "picker",
     "score",
     "weighting",
+    "test",
     "deterministic",
     "seed",
 }

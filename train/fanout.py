@@ -1,34 +1,51 @@
-"""Many runs one after the other or in worker processes: the jobs, and who does them when."""
+"""Many runs: the jobs, one job done in this process, and who does all of them."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train.config import RunConfig
+from train.mlflow_store import file_lock
 from train.run import StopFlag, execute, finished_result
 from train.setup import make_env, make_run_policy
+from train.watch import ProgressWatch, Watch
 
 if TYPE_CHECKING:
     from train.compare import Comparison
 
-__all__ = ["Job", "Progress", "Report", "prepare", "run_all", "run_job"]
+__all__ = ["Job", "Progress", "Report", "failed_result", "prepare", "run_all", "run_job"]
 
 Progress = Callable[[str, int, int], None]
 Report = Callable[[dict[str, Any], bool], None]
+Ended = Callable[["Job", dict[str, Any]], None]
+
+_SECONDS_BETWEEN_TRIES = 0.2
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a comparison."""
+    """One run of a comparison.
 
+    Attributes:
+        label: The row of the comparison that it belongs to: a policy, or one with options.
+        config: The run's options.
+        folder: Where it goes.
+        tracking: URI of the tracking store, None for no tracking.
+        experiment: The tracking store's experiment.
+        tags: Tags of its record.
+        checkpoint_every: Steps between checkpoints.
+        command: The command that asked for it.
+        threads: Threads that it may use.
+    """
+
+    label: str
     config: RunConfig
     folder: Path
     tracking: str | None
@@ -39,13 +56,40 @@ class Job:
     threads: int
 
 
-def run_job(job: Job, progress: Progress | None = None, stop: StopFlag | None = None) -> Any:
-    """Do one run, or go on with it; a failed run is a result too."""
-    import torch
+def folder_name(label: str, seed: int, digest: str) -> str:
+    """Return the name of a run's folder: row, seed, and the digest of its configuration."""
+    return f"{re.sub(r'[^-.,=@+A-Za-z0-9_]', '-', label)[:100]}-{seed}-{digest}"
 
+
+def run_job(
+    job: Job,
+    progress: Progress | None = None,
+    stop: StopFlag | None = None,
+    evaluated: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Do one run, or go on with it; a failed run is a result too.
+
+    Args:
+        job: The run.
+        progress: Called with a phase, what is done, and the total.
+        stop: Looked at between steps.
+        evaluated: Called with each evaluation's row of the history.
+    """
+    stop = stop or StopFlag()
+    with _limited_threads(job.threads), _alone_in(job.folder, stop) as alone:
+        if not alone:
+            return failed_result(job.config, "stopped before it began", "interrupted")
+        return _run_alone(job, progress, stop, evaluated)
+
+
+def _run_alone(
+    job: Job,
+    progress: Progress | None,
+    stop: StopFlag,
+    evaluated: Callable[[dict[str, Any]], None] | None,
+) -> dict[str, Any]:
     from train.tracking import MlflowTracker
 
-    torch.set_num_threads(job.threads)
     tracker = None
     if job.tracking:
         tracker = MlflowTracker(job.tracking, job.experiment, spool=job.folder / "spool")
@@ -59,19 +103,51 @@ def run_job(job: Job, progress: Progress | None = None, stop: StopFlag | None = 
             checkpoint_every=job.checkpoint_every,
             tags=job.tags,
             progress=progress,
+            evaluated=evaluated,
             command=job.command,
             stop=stop,
         )
     except Exception as error:
         with contextlib.suppress(OSError, ValueError):
-            return json.loads((job.folder / "result.json").read_text())
-        return _failed(job.config, error)
+            written: dict[str, Any] = json.loads((job.folder / "result.json").read_text())
+            return written
+        return failed_result(job.config, f"{type(error).__name__}: {error}")
 
 
-def _failed(config: RunConfig, error: Exception) -> dict[str, Any]:
-    """Return the result of a run that failed before it could write one."""
+@contextlib.contextmanager
+def _limited_threads(threads: int) -> Iterator[None]:
+    """Keep torch and the linear algebra libraries to a number of threads."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(threads)
+    with threadpool_limits(threads):
+        yield
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path, stop: StopFlag) -> Iterator[bool]:
+    """Hold a run's folder; wait for a process that still saves its last checkpoint there.
+
+    Yields:
+        Whether it is held: False if ``stop`` was set while waiting.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("ab") as handle, contextlib.ExitStack() as held:
+        alone = False
+        while not alone and not stop.is_set:
+            try:
+                held.enter_context(file_lock(handle, wait=False))
+                alone = True
+            except BlockingIOError:
+                time.sleep(_SECONDS_BETWEEN_TRIES)
+        yield alone
+
+
+def failed_result(config: RunConfig, error: str, status: str = "failed") -> dict[str, Any]:
+    """Return the result of a run that ended before it could write one."""
     names = ("run_id", "test_accuracy", "test_loss", "train_loss", "mean_keep", "charged_flops")
-    more = ("reference_flops", "full_flops", "seconds", "steps", "weights_sha256")
+    more = ("reference_flops", "full_flops", "seconds", "steps", "weights_sha256", "val_accuracy")
     return {
         "policy": config.policy,
         "seed": config.seed,
@@ -80,15 +156,9 @@ def _failed(config: RunConfig, error: Exception) -> dict[str, Any]:
         **dict.fromkeys((*names, *more)),
         "seconds_by_phase": {},
         "history": [],
-        "status": "failed",
-        "error": f"{type(error).__name__}: {error}",
+        "status": status,
+        "error": error,
     }
-
-
-def _worker(job: Job, folder: str) -> Any:
-    if folder not in sys.path:
-        sys.path.append(folder)
-    return run_job(job, stop=StopFlag())
 
 
 def prepare(jobs: Sequence[Job], progress: Progress | None) -> None:
@@ -100,8 +170,8 @@ def prepare(jobs: Sequence[Job], progress: Progress | None) -> None:
     """
     seen = set()
     for job in jobs:
-        if job.config.policy not in seen and finished_result(job.folder) is None:
-            seen.add(job.config.policy)
+        if job.label not in seen and finished_result(job.folder) is None:
+            seen.add(job.label)
             make_env(job.config, make_run_policy(job.config), progress).close()
 
 
@@ -111,64 +181,61 @@ def run_all(
     progress: Progress | None,
     report: Report,
     stop: StopFlag,
+    watch: Watch | None = None,
 ) -> dict[Path, dict[str, Any]]:
+    """Do the runs that are not done yet, and return the results of all by folder.
+
+    Args:
+        jobs: The runs.
+        comparison: Says how many processes, or which Ray cluster.
+        progress: Called with a run's phase, what is done, and the total.
+        report: Called with each result and whether it was there before.
+        stop: Looked at between steps.
+        watch: Is told what happens; None for ``progress`` alone.
+    """
+    watcher = watch or ProgressWatch(progress)
     results: dict[Path, dict[str, Any]] = {}
+
+    def ended(job: Job, result: dict[str, Any], old: bool = False) -> None:
+        results[job.folder] = {**result, "policy": job.label}
+        watcher.ended(job, results[job.folder])
+        report(results[job.folder], old)
+
+    watcher.expect(jobs)
     for job in jobs:
-        old = finished_result(job.folder)
-        if old:
-            results[job.folder] = old
-            report(old, True)
-    todo = [job for job in jobs if job.folder not in results]
-    run = _in_processes if comparison.workers > 1 else _in_turn
-    run(todo, comparison.workers, results, progress, report, stop)
+        before = finished_result(job.folder)
+        if before:
+            ended(job, before, True)
+    _do(
+        [job for job in jobs if job.folder not in results],
+        comparison,
+        ended,
+        watcher,
+        stop,
+    )
     return results
 
 
-def _in_turn(
-    todo: Sequence[Job],
-    workers: int,
-    results: dict[Path, dict[str, Any]],
-    progress: Progress | None,
-    report: Report,
-    stop: StopFlag,
+def _do(
+    todo: Sequence[Job], comparison: Comparison, ended: Ended, watch: Watch, stop: StopFlag
 ) -> None:
+    if comparison.workers > 1 and todo:
+        from train.workers import run_in_processes
+
+        run_in_processes(todo, comparison.workers, ended, watch, stop)
+    else:
+        _in_turn(todo, ended, watch, stop)
+
+
+def _in_turn(todo: Sequence[Job], ended: Ended, watch: Watch, stop: StopFlag) -> None:
     for job in todo:
         if stop.is_set:
             return
-        label = f"{job.config.policy} seed {job.config.seed}"
 
-        def labeled(phase: str, done: int, total: int, label: str = label) -> None:
-            if progress:
-                progress(f"{label} {phase}", done, total)
+        def moved(phase: str, done: int, total: int, job: Job = job) -> None:
+            watch.moved(job, phase, done, total)
 
-        results[job.folder] = run_job(job, labeled, stop)
-        report(results[job.folder], False)
+        def evaluated(row: dict[str, Any], job: Job = job) -> None:
+            watch.evaluated(job, row)
 
-
-def _in_processes(
-    todo: Sequence[Job],
-    workers: int,
-    results: dict[Path, dict[str, Any]],
-    progress: Progress | None,
-    report: Report,
-    stop: StopFlag,
-) -> None:
-    here = str(Path.cwd())
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting: dict[Future[Any], Job] = {pool.submit(_worker, job, here): job for job in todo}
-        while waiting:
-            finished, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in finished:
-                job = waiting.pop(future)
-                try:
-                    results[job.folder] = future.result()
-                except Exception as error:  # a killed worker is a failed run
-                    results[job.folder] = _failed(job.config, error)
-                report(results[job.folder], False)
-                if progress:
-                    progress("runs", len(todo) - len(waiting), len(todo))
-            if stop.is_set:
-                for process in active_children():
-                    process.terminate()  # SIGTERM: each worker saves a checkpoint and ends
-                pool.shutdown(wait=True, cancel_futures=True)
-                return
+        ended(job, run_job(job, moved, stop, evaluated))

@@ -38,6 +38,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
+Evaluated = Callable[[dict[str, Any]], None]
 MAX_LOGGED_STEPS = 1000
 CHECKPOINT_EVERY = 200
 
@@ -117,6 +118,7 @@ class Runner:
         checkpoint_every: Steps between checkpoints; 0 for none.
         tags: Tags of the record.
         progress: Called with a phase, what is done, and the total.
+        evaluated: Called with each evaluation's row of the history.
 
     Raises:
         ValueError: If an option is unknown or out of range, or the data or reference is unusable.
@@ -132,12 +134,14 @@ class Runner:
         checkpoint_every: int = CHECKPOINT_EVERY,
         tags: dict[str, str] | None = None,
         progress: Progress | None = None,
+        evaluated: Evaluated | None = None,
     ) -> None:
         self.config, self.folder = config, Path(folder)
         self.tracker: Tracker = tracker or NullTracker()
         self.checkpoint_every = checkpoint_every
         self.tags = tags or {}
         self._progress = progress or (lambda phase, done, total: None)
+        self._evaluated = evaluated or (lambda row: None)
         self.policy = make_run_policy(config)
         self.env = make_env(config, self.policy, progress)
         self.ledger = self.env.ledger
@@ -150,6 +154,7 @@ class Runner:
         self._total = min(self.env.total_steps, self.env.max_draws)
         self._log_every = max(1, math.ceil(self._total / MAX_LOGGED_STEPS))
         self._checkpoints = self.folder / "checkpoints"
+        self._record = self.folder / "record.json"
 
     # ------------------------------------------------------------------ the loop
 
@@ -164,6 +169,8 @@ class Runner:
             StateError: If every checkpoint is damaged.
         """
         stop = stop or StopFlag()
+        if not resume:
+            self._record.unlink(missing_ok=True)
         observation = self._begin(latest_state(self._checkpoints) if resume else None)
         status, error = "finished", ""
         start = time.perf_counter() - self._elapsed
@@ -229,17 +236,21 @@ class Runner:
         return observation
 
     def _start_tracker(self, state: dict[str, Any] | None) -> None:
-        tracked = state["tracker"] if state else None
-        config = self.config
-        data = self.env.data
+        tracked = state["tracker"] if state else {}
         if tracked:
             self.tracker.load_state_dict(tracked)
-        self.tracker.start(
-            name=f"{config.policy}-{config.dataset}-seed{config.seed}",
-            params={k: v for k, v in config.as_dict().items() if v is not None},
-            tags=self._all_tags(),
-            description=f"Policy `{config.policy}` on `{config.dataset}`, seed {config.seed}.",
-            data=DataInput(
+        head, run_id = self._record_head(), tracked.get("run_id")
+        run_id = self.tracker.start(**head, resume=run_id) if run_id else self._open_record(head)
+        write_json(self._record, {"run_id": run_id})
+
+    def _record_head(self) -> dict[str, Any]:
+        config, data, tags = self.config, self.env.data, self._all_tags()
+        return {
+            "name": f"{tags['policy']}-{config.dataset}-seed{config.seed}",
+            "params": {k: v for k, v in config.as_dict().items() if v is not None},
+            "tags": tags,
+            "description": f"Policy `{tags['policy']}` on `{config.dataset}`, seed {config.seed}.",
+            "data": DataInput(
                 name=data.name,
                 digest=data.fingerprint,
                 rows=len(data.train),
@@ -247,8 +258,20 @@ class Runner:
                 shape=(*data.image_shape[1:], data.image_shape[0]),
                 source=config.dataset,
             ),
-            resume=(tracked or {}).get("run_id"),
-        )
+        }
+
+    def _open_record(self, head: dict[str, Any]) -> str:
+        """Go on with the record of a try that was killed before its first checkpoint, or begin one.
+
+        The repeated steps have the values that they had, and the tracker logs none twice.
+        """
+        noted = ""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            noted = json.loads(self._record.read_text())["run_id"]
+        if noted:
+            with contextlib.suppress(ValueError):  # another store, or the run was deleted
+                return self.tracker.start(**head, resume=noted)
+        return self.tracker.start(**head)
 
     def _all_tags(self) -> dict[str, str]:
         config = self.config
@@ -300,6 +323,7 @@ class Runner:
             "seen": float((self.env.visits > 0).mean()),
         }
         self.history.append(row)
+        self._evaluated(row)
         metrics = {
             "val/accuracy": result.accuracy,
             "val/loss": result.loss,
@@ -342,7 +366,7 @@ class Runner:
         if status == "finished" and not math.isfinite(self.env._train_loss):
             status = "diverged"
         ended = status in ("finished", "diverged")
-        test = self.env.monitor("test") if ended else None
+        test = self.env.monitor("test") if ended and self.config.test else None
         result = self._result(status, test)
         if error:
             result["error"] = error.strip().splitlines()[-1]
@@ -372,6 +396,7 @@ class Runner:
             "test_accuracy": test.accuracy if test else None,
             "test_loss": _finite(test.loss) if test else None,
             "worst_class_accuracy": min(test.class_accuracy) if test else None,
+            "val_accuracy": self.history[-1]["val_accuracy"] if self.history else None,
             "train_loss": _finite(env._train_loss),
             "mean_keep": self.kept.mean_keep,
             "charged_flops": ledger.charged_flops,
@@ -408,9 +433,9 @@ class Runner:
 
     def _track_final(self, result: dict[str, Any]) -> None:
         names = ("test_accuracy", "test_loss", "worst_class_accuracy", "mean_keep", "charged_flops")
-        more = ("reference_flops", "seconds", "wall_seconds", "steps", "seen")
+        more = ("reference_flops", "seconds", "wall_seconds", "steps", "seen", "val_accuracy")
         values = {f"final/{n}": result[n] for n in (*names, *more) if result[n] is not None}
-        if result["test_accuracy"] is not None:
+        if result["status"] in ("finished", "diverged"):
             values["final/relative_compute"] = result["charged_flops"] / result["full_flops"]
             values["final/tracking_share"] = self.tracker.seconds() / max(self._elapsed, 1e-9)
         self.tracker.log(values, result["steps"])
@@ -447,6 +472,7 @@ def execute(
     checkpoint_every: int = CHECKPOINT_EVERY,
     tags: dict[str, str] | None = None,
     progress: Progress | None = None,
+    evaluated: Evaluated | None = None,
     command: str = "",
 ) -> dict[str, Any]:
     """Do one run in a folder, or return its result if it has one and ``resume`` is set.
@@ -470,6 +496,7 @@ def execute(
             checkpoint_every=checkpoint_every,
             tags=tags,
             progress=progress,
+            evaluated=evaluated,
         )
     with interruptible(stop) if stop else contextlib.nullcontext():
         result = runner.run(stop, resume=resume)
