@@ -198,7 +198,7 @@ def run_all(
 
     def ended(job: Job, result: dict[str, Any], old: bool = False) -> None:
         results[job.folder] = {**result, "policy": job.label}
-        watcher.ended(job, results[job.folder])
+        watcher.ended(job, results[job.folder], old)
         report(results[job.folder], old)
 
     watcher.expect(jobs)
@@ -206,20 +206,18 @@ def run_all(
         before = finished_result(job.folder)
         if before:
             ended(job, before, True)
-    _do(
-        [job for job in jobs if job.folder not in results],
-        comparison,
-        ended,
-        watcher,
-        stop,
-    )
+    _do([job for job in jobs if job.folder not in results], comparison, ended, watcher, stop)
     return results
 
 
 def _do(
     todo: Sequence[Job], comparison: Comparison, ended: Ended, watch: Watch, stop: StopFlag
 ) -> None:
-    if comparison.workers > 1 and todo:
+    if comparison.ray and todo:
+        from train.ray_runs import run_on_ray
+
+        run_on_ray(todo, comparison.ray, ended, watch, stop)
+    elif comparison.workers > 1 and todo:
         from train.workers import run_in_processes
 
         run_in_processes(todo, comparison.workers, ended, watch, stop)

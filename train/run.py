@@ -7,8 +7,6 @@ import json
 import logging
 import math
 import shutil
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,6 +22,7 @@ from policies import RunContext, Transition
 from train.config import RunConfig, identity
 from train.record import KeptRecord
 from train.setup import make_env, make_run_policy
+from train.stopping import StopFlag, interruptible
 from train.tracking import DataInput, NullTracker, Tracker, git_commit
 
 __all__ = [
@@ -57,36 +56,6 @@ class RunFailedError(RuntimeError):
             f"{type(error).__name__}: {error}"
         )
         self.result = result
-
-
-class StopFlag:
-    """Set by a signal; the runner looks at it after each step."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-
-    def set(self, *_: Any) -> None:
-        """Ask for a stop."""
-        self.is_set = True
-
-
-@contextlib.contextmanager
-def interruptible(stop: StopFlag) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into a stop after the current step; a second one kills."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handler(number: int, _: Any) -> None:
-        stop.set()
-        signal.signal(number, signal.default_int_handler)
-
-    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def open_folder(folder: Path, config: RunConfig, *, command: str = "") -> None:

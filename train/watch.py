@@ -30,8 +30,8 @@ class Watch(Protocol):
     def evaluated(self, job: Job, row: Mapping[str, Any]) -> None:
         """A run was evaluated; ``row`` is a row of its history."""
 
-    def ended(self, job: Job, result: Mapping[str, Any]) -> None:
-        """A run has ended, well or not."""
+    def ended(self, job: Job, result: Mapping[str, Any], old: bool = False) -> None:
+        """A run has ended, well or not, now or before (``old``)."""
 
     def note(self, text: str) -> None:
         """Something happened that a person should know."""
@@ -57,7 +57,7 @@ class ProgressWatch:
     def evaluated(self, job: Job, row: Mapping[str, Any]) -> None:
         """Do nothing."""
 
-    def ended(self, job: Job, result: Mapping[str, Any]) -> None:
+    def ended(self, job: Job, result: Mapping[str, Any], old: bool = False) -> None:
         """Do nothing."""
 
     def note(self, text: str) -> None:

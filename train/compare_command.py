@@ -1,0 +1,160 @@
+"""The command ``compare``: several policies and seeds, or a sweep over their parameters."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gstds.files import write_json
+from train.arguments import (
+    check_places,
+    command_line,
+    file_options,
+    given_options,
+    new_folder,
+    open_tracking,
+    touch_folder,
+    user_folder_on_path,
+)
+from train.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from train.config import config_from
+from train.console import out, print_table
+from train.mlflow_store import mask_secrets
+
+if TYPE_CHECKING:
+    from train.compare import Comparison
+
+__all__ = ["comparison_from", "do_compare", "take_file_options", "ui_line", "with_tracking"]
+
+Arguments = argparse.Namespace
+_POLICIES = ["gstds", "random", "full"]
+_DEFAULTS: dict[str, Any] = {
+    "policies": None,
+    "seeds": None,
+    "baseline": None,
+    "workers": 1,
+    "paper_defaults": False,
+    "first_seed": 0,
+    "ray": None,
+    "sweep": None,
+    "sweep_optuna": None,
+}
+
+
+def do_compare(arguments: Arguments) -> int:
+    """Train under several policies and seeds, and compare."""
+    user_folder_on_path()
+    check_places(arguments)
+    take_file_options(arguments)
+    if arguments.sweep or arguments.sweep_optuna:
+        from train.sweep_command import do_sweep
+
+        return do_sweep(arguments)
+    from train.board import Board
+    from train.compare import compare, plan
+    from train.stopping import StopFlag, interruptible
+
+    comparison = comparison_from(arguments, tuple(arguments.policies or _POLICIES), "compare")
+    plan(comparison)
+    comparison = with_tracking(arguments, comparison)
+    stop = StopFlag()
+    with Board(quiet=arguments.quiet) as board, interruptible(stop):
+        content = compare(comparison, progress=board, stop=stop, watch=board)
+    return show_comparison(arguments, content, comparison.folder, comparison.tracking)
+
+
+def take_file_options(arguments: Arguments) -> None:
+    """Read the file of options: what is the comparison's goes to ``arguments``; the rest stays.
+
+    Raises:
+        ValueError: If the file is unreadable.
+    """
+    from_file = file_options(arguments)
+    for key, default in _DEFAULTS.items():
+        value = from_file.pop(key, None)
+        if value is not None and getattr(arguments, key, None) == default:
+            setattr(arguments, key, value)
+    arguments.from_file = from_file
+
+
+def comparison_from(arguments: Arguments, policies: tuple[str, ...], kind: str) -> Comparison:
+    """Return the comparison that a command line asks for, not tracked yet.
+
+    Args:
+        arguments: The command line, after `take_file_options`.
+        policies: The rows.
+        kind: What a new folder is called.
+
+    Raises:
+        ValueError: If an option is unknown or out of range.
+        OSError: If the folder cannot be written.
+    """
+    from train.compare import Comparison
+
+    folder = Path(arguments.out) if arguments.out else new_folder(kind)
+    touch_folder(folder)
+    baseline = getattr(arguments, "baseline", None)
+    return Comparison(
+        base=config_from({**arguments.from_file, **given_options(arguments)}),
+        policies=policies,
+        seeds=3 if arguments.seeds is None else arguments.seeds,
+        baseline=baseline or ("random" if "random" in policies else policies[0]),
+        name=folder.name,
+        folder=folder,
+        tracking=None,
+        experiment=arguments.experiment,
+        workers=arguments.workers,
+        checkpoint_every=arguments.checkpoint_every,
+        command=command_line(),
+        paper_defaults=getattr(arguments, "paper_defaults", False),
+        first_seed=arguments.first_seed,
+        ray=arguments.ray,
+    )
+
+
+def with_tracking(arguments: Arguments, comparison: Comparison) -> Comparison:
+    """Return the comparison with its tracking store, which answers; unless none is wanted.
+
+    Raises:
+        ConnectionError: If the store does not answer.
+    """
+    return replace(comparison, tracking=open_tracking(arguments))
+
+
+def show_comparison(
+    arguments: Arguments, content: dict[str, Any], folder: Path, uri: str | None
+) -> int:
+    from train.report import write_report
+    from train.tables import comparison_table
+
+    if arguments.json:
+        write_json(arguments.json, content)
+    paths = write_report(folder, content)
+    if content["summary"]:
+        print_table(comparison_table(content["summary"], setting=content["setting"]))
+    out(f"\nreport: {paths['html']}")
+    for name, path in paths.items():
+        if path.suffix == ".png" and "accuracy" in path.name:
+            out(f"plot ({name}): {path}")
+    if uri:
+        out(ui_line(arguments, uri))
+    statuses = [run["status"] for run in content["runs"]]
+    if "interrupted" in statuses or len(statuses) < content["planned"]:
+        out("stopped early; the same command with the same --out goes on")
+        return EXIT_INTERRUPTED
+    return EXIT_DONE if all(s == "finished" for s in statuses) else EXIT_FAILED
+
+
+def ui_line(arguments: Arguments, uri: str) -> str:
+    """Place the saved view on the experiment; return how to open it."""
+    extra = f" --experiment {arguments.experiment}" if arguments.experiment != "gstds" else ""
+    extra += (
+        f" --tracking-uri {mask_secrets(arguments.tracking_uri)}" if arguments.tracking_uri else ""
+    )
+    from train.mlflow_store import prepare_store
+    from train.views import place_view
+
+    place_view(uri, prepare_store(uri, arguments.experiment))
+    return f"open the runs: gstds ui{extra}"
