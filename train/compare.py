@@ -79,6 +79,8 @@ def plan(comparison: Comparison) -> list[Job]:
             f"({', '.join(comparison.policies)}), got {comparison.baseline!r}"
         )
     check_integer("first_seed", comparison.first_seed)
+    if comparison.ray and comparison.workers > 1:
+        raise ValueError("workers are processes of this machine; Ray decides by itself: drop one")
     seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
     return [plan_run(comparison, policy, seed) for seed in seeds for policy in comparison.policies]
 

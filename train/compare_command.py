@@ -54,13 +54,14 @@ def do_compare(arguments: Arguments) -> int:
         return do_sweep(arguments)
     from train.board import Board
     from train.compare import compare, plan
+    from train.ray_runs import ray_cluster
     from train.stopping import StopFlag, interruptible
 
     comparison = comparison_from(arguments, tuple(arguments.policies or _POLICIES), "compare")
     plan(comparison)
     comparison = with_tracking(arguments, comparison)
     stop = StopFlag()
-    with Board(quiet=arguments.quiet) as board, interruptible(stop):
+    with ray_cluster(comparison.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):
         content = compare(comparison, progress=board, stop=stop, watch=board)
     return show_comparison(arguments, content, comparison.folder, comparison.tracking)
 

@@ -56,6 +56,7 @@ def _comparisons(arguments: Arguments) -> int:
     from train.board import Board
     from train.experiment_report import write_experiment
     from train.experiments import EXPERIMENTS, ORIGINAL_DATASETS, run_experiment
+    from train.ray_runs import ray_cluster
     from train.stopping import StopFlag, interruptible
 
     preset = EXPERIMENTS[arguments.name]
@@ -68,7 +69,7 @@ def _comparisons(arguments: Arguments) -> int:
     comparison = comparison_from(arguments, preset.rows, "experiment")
     comparison = with_tracking(arguments, comparison)
     stop = StopFlag()
-    with Board(quiet=arguments.quiet) as board, interruptible(stop):
+    with ray_cluster(comparison.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):
         note = run_experiment(
             arguments.name, comparison, datasets, progress=board, stop=stop, watch=board
         )
