@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # One test process per core, up to four; each test uses one thread.
 PARALLEL ?= -n auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: setup run test test-slow test-soak lint format bench clean
+.PHONY: setup setup-slow run test test-slow test-soak lint format bench clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
@@ -19,13 +19,20 @@ $(VENV)/.ready: pyproject.toml constraints.txt .ci/install
 	$(PYTHON) .ci/install $(VENV) dev,rl,backbone
 	@touch $@
 
+# What the slow tests need besides: a Ray cluster of this machine, and Optuna.
+setup-slow: $(VENV)/.ready-slow
+
+$(VENV)/.ready-slow: $(VENV)/.ready
+	$(PYTHON) .ci/install $(VENV) dev,rl,backbone,ray,sweep
+	@touch $@
+
 run: setup
 	$(BIN)/gstds compare --policies gstds random full --seeds 3 --dataset fashion-mnist --limit 10000 --workers 2 --out runs/first
 
 test: setup
 	$(BIN)/python -m pytest -q $(PARALLEL)
 
-test-slow: setup
+test-slow: setup-slow
 	$(BIN)/python -m pytest -q -m slow $(PARALLEL)
 
 test-soak: setup

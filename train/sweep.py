@@ -26,6 +26,7 @@ __all__ = ["Axis", "grid", "parse_axes", "rank", "sweep_grid", "sweep_optuna"]
 
 _RANGE = re.compile(r"(?P<low>[^,]+?)\.\.(?P<high>[^,:]+)(?::(?P<scale>\w+))?")
 _MOST_POINTS = 10_000
+_STARTUP = 5  # random points first, whatever their number, so that more points go on from fewer
 Values = dict[str, Any]
 Results = list[dict[str, Any]]
 
@@ -215,7 +216,8 @@ def sweep_optuna(
         ValueError: If a key or a value is unknown or out of range.
         OSError: If a file cannot be read or written.
     """
-    study, optuna = _study(comparison, check_integer("sweep_optuna", trials, low=1))
+    check_integer("sweep_optuna", trials, low=1)
+    study, optuna = _study(comparison)
     (policy,) = comparison.policies
     sweep = _Sweep(comparison, progress, stop or StopFlag(), watch)
     found: dict[tuple[str, int], dict[str, Any]] = {}
@@ -235,7 +237,7 @@ def sweep_optuna(
     return list(found.values()), len(found) + stopped
 
 
-def _study(comparison: Comparison, trials: int) -> tuple[Any, Any]:
+def _study(comparison: Comparison) -> tuple[Any, Any]:
     if len(comparison.policies) != 1:
         raise ValueError(
             f"--sweep-optuna searches one policy at a time, got {', '.join(comparison.policies)}"
@@ -248,8 +250,7 @@ def _study(comparison: Comparison, trials: int) -> tuple[Any, Any]:
             "pip install 'gstds[sweep]', or leave it out for a grid"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    startup = min(10, max(1, trials // 3))
-    sampler = optuna.samplers.TPESampler(seed=comparison.first_seed, n_startup_trials=startup)
+    sampler = optuna.samplers.TPESampler(seed=comparison.first_seed, n_startup_trials=_STARTUP)
     return optuna.create_study(direction="maximize", sampler=sampler), optuna
 
 
