@@ -136,7 +136,7 @@ class Board:
         order = {"running": 0, "waiting": 2}
         states = sorted(
             self._states.values(),
-            key=lambda s: (order.get(s.status, 1), -s.changed * bool(s.phase)),
+            key=lambda s: (order.get(s.status, 1), -s.changed),
         )
         kept = set(map(id, states[:_MOST_ROWS]))
         return [state for state in self._states.values() if id(state) in kept]
