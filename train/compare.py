@@ -12,8 +12,8 @@ from typing import Any
 
 from gstds.files import write_json
 from gstds.validation import check_integer
-from train.config import RunConfig, identity
-from train.fanout import Job, Progress, Report, folder_name, prepare, run_all, run_job
+from train.config import RunConfig, run_folder
+from train.fanout import Job, Progress, Report, prepare, run_all, run_job
 from train.run import StopFlag
 from train.setup import make_run_policy, with_paper_defaults
 from train.statistics import summarize
@@ -82,7 +82,20 @@ def plan(comparison: Comparison) -> list[Job]:
     if comparison.ray and comparison.workers > 1:
         raise ValueError("workers are processes of this machine; Ray decides by itself: drop one")
     seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
-    return [plan_run(comparison, policy, seed) for seed in seeds for policy in comparison.policies]
+    jobs = [plan_run(comparison, policy, seed) for seed in seeds for policy in comparison.policies]
+    _refuse_one_run_under_two_names(jobs)
+    return jobs
+
+
+def _refuse_one_run_under_two_names(jobs: list[Job]) -> None:
+    rows: dict[Path, str] = {}
+    for job in jobs:
+        other = rows.setdefault(job.folder, job.label)
+        if other != job.label:
+            raise ValueError(
+                f"policies {other!r} and {job.label!r} are the same run with all options spelled "
+                "out; drop one"
+            )
 
 
 def plan_run(comparison: Comparison, row: str, seed: int) -> Job:
@@ -104,7 +117,7 @@ def plan_run(comparison: Comparison, row: str, seed: int) -> Job:
     return Job(
         label=row,
         config=config,
-        folder=comparison.folder / "runs" / folder_name(row, seed, identity(config)),
+        folder=run_folder(comparison.folder, config),
         tracking=comparison.tracking,
         experiment=comparison.experiment,
         tags={"comparison": comparison.name, "policy": row},

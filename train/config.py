@@ -14,7 +14,15 @@ from typing import Any
 
 from gstds.validation import check_fraction, check_integer, near_names
 
-__all__ = ["ENV_FIELDS", "RunConfig", "config_from", "identity", "load_config_file"]
+__all__ = [
+    "ENV_FIELDS",
+    "RunConfig",
+    "config_from",
+    "identity",
+    "load_config_file",
+    "policy_path",
+    "run_folder",
+]
 
 
 def _option(default: Any, help_text: str, kind: str = "str", **extra: Any) -> Any:
@@ -174,6 +182,17 @@ def identity(config: RunConfig) -> str:
     plugins = (config.policy, config.learner, config.dataset, config.reference)
     parts += [_plugin_source(name) for name in plugins]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def policy_path(policy: str) -> str:
+    """Return a policy's name as it stands in the names of files."""
+    return policy.replace(":", "-").replace("/", "-")
+
+
+def run_folder(comparison: Path, config: RunConfig) -> Path:
+    """Return the folder of one run of a comparison."""
+    name = f"{policy_path(config.policy)}-{config.seed}-{identity(config)}"
+    return comparison / "runs" / name
 
 
 def _sources() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -54,11 +53,6 @@ class Job:
     checkpoint_every: int
     command: str
     threads: int
-
-
-def folder_name(label: str, seed: int, digest: str) -> str:
-    """Return the name of a run's folder: row, seed, and the digest of its configuration."""
-    return f"{re.sub(r'[^-.,=@+A-Za-z0-9_]', '-', label)[:100]}-{seed}-{digest}"
 
 
 def run_job(

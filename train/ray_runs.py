@@ -79,13 +79,30 @@ def run_on_ray(
         ray = _import_ray()
         resources = _resources(ray, address, todo)
         _check_shared_files(ray, todo)
-        mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+        mailbox = _open_mailbox(ray)
         task = ray.remote(max_retries=RETRIES, **resources)(run_task)
         environment = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
         environment["GSTDS_CACHE"] = str(cache_root().absolute())
         here = str(Path.cwd())
         pending = {task.remote(plain_job(job), environment, here, mailbox): job for job in todo}
         _collect(ray, pending, mailbox, ended, watch, stop)
+
+
+def _open_mailbox(ray: Any) -> Any:
+    """Return a mailbox that is alive.
+
+    Raises:
+        ConnectionError: If the cluster cannot reach this process, so that it drops the mailbox.
+    """
+    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    try:
+        ray.get(mailbox.collect.remote(), timeout=_LOOK_SECONDS)
+    except ray.exceptions.RayError as error:
+        raise ConnectionError(
+            "the Ray cluster cannot call this process back: is RAY_AUTH_MODE the same here and "
+            f"there, is a firewall between? ({type(error).__name__})"
+        ) from None
+    return mailbox
 
 
 def _collect(

@@ -18,6 +18,9 @@ from train.mlflow_store import client
 pytestmark = pytest.mark.slow
 
 
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+
+
 def words(data, out, *more):
     found = [sys.executable, "-m", "train.cli", "compare", "--policies", "random", "full"]
     found += ["--seeds", "2", "--dataset", data, "--batch-size", "16", "--learner", "mlp"]
@@ -25,8 +28,8 @@ def words(data, out, *more):
     return [*found, "--out", out, "--json", f"{out}.json", *more]
 
 
-def start(folder, command, **variables):
-    environment = os.environ | {"PYTHONPATH": os.getcwd()} | variables
+def start(folder, command):
+    environment = os.environ | TOKEN | {"PYTHONPATH": os.getcwd()}
     return subprocess.Popen(
         command,
         cwd=folder,
@@ -73,21 +76,33 @@ def wait_for(condition, process, seconds=240):
         time.sleep(0.02)
 
 
+CLUSTER = """
+import sys
+import ray
+from ray.cluster_utils import Cluster
+options = {"num_cpus": 1, "object_store_memory": 10**8}
+one = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+one.add_node(**options)
+one.wait_for_nodes()
+print("address", one.address, flush=True)
+sys.stdin.read()
+one.shutdown()
+"""
+
+
 @pytest.fixture(scope="module")
 def cluster():
-    """Two nodes of one processor each."""
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    # Nodes hand their environment on to the runs, which import this project.
-    os.environ["PYTHONPATH"] = os.getcwd()
-    options = {"num_cpus": 1, "object_store_memory": 10**8}
-    one = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
-    one.add_node(**options)
-    one.wait_for_nodes()
-    yield one
-    ray.shutdown()
-    one.shutdown()
+    """The address of two nodes of one processor each, in a process that sets their token first."""
+    pytest.importorskip("ray")
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        env=os.environ | TOKEN | {"PYTHONPATH": os.getcwd()},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield next(line.split()[1] for line in process.stdout if line.startswith("address"))
+    process.communicate(timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +123,8 @@ def test_two_nodes_give_the_runs_of_one_process_though_a_worker_dies(
     cluster, data, tmp_path, store_uri
 ):
     finish(start(tmp_path, words(data, "plain", "--no-tracking")), 0)
-    command = words(data, "ray", "--ray", cluster.address, "--tracking-uri", store_uri)
-    process = start(tmp_path, command, RAY_AUTH_MODE="token")
+    command = words(data, "ray", "--ray", cluster, "--tracking-uri", store_uri)
+    process = start(tmp_path, command)
     results = tmp_path / "ray" / "runs"
     wait_for(lambda: len(running_tasks()) == 2, process)
     nodes = set(running_tasks().values())
@@ -131,8 +146,8 @@ def test_two_nodes_give_the_runs_of_one_process_though_a_worker_dies(
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_driver_goes_on_where_it_was(cluster, data, tmp_path, stop):
-    command = words(data, "cut", "--ray", cluster.address, "--no-tracking")
-    process = start(tmp_path, command, RAY_AUTH_MODE="token")
+    command = words(data, "cut", "--ray", cluster, "--no-tracking")
+    process = start(tmp_path, command)
     wait_for(lambda: list((tmp_path / "cut").glob("runs/*/result.json")), process)
     process.send_signal(stop)
     finish(process, 130 if stop == signal.SIGTERM else -9)
@@ -142,14 +157,14 @@ def test_a_stopped_driver_goes_on_where_it_was(cluster, data, tmp_path, stop):
         if json.loads(path.read_text())["status"] == "finished"
     }
     assert first
-    finish(start(tmp_path, command, RAY_AUTH_MODE="token"), 0)
+    finish(start(tmp_path, command), 0)
     assert all(path.read_bytes() == content for path, content in first.items())
     assert len(weights(tmp_path, "cut")) == 4
 
 
 def test_what_the_cluster_cannot_give_is_said_at_once(cluster, data, tmp_path):
-    command = words(data, "none", "--no-tracking", "--ray", cluster.address, "--device", "cuda")
-    said = finish(start(tmp_path, command, RAY_AUTH_MODE="token"), 2)
+    command = words(data, "none", "--no-tracking", "--ray", cluster, "--device", "cuda")
+    said = finish(start(tmp_path, command), 2)
     assert "--device" in said or "cuda" in said
     assert said.count("\n") == 1
 

@@ -71,6 +71,11 @@ def test_rows_of_one_policy_have_folders_and_labels_of_their_own():
     assert jobs[1].tags["policy"] == "random@keep=.4"
 
 
+def test_one_run_under_two_names_is_refused():
+    with pytest.raises(ValueError, match="are the same run"):
+        plan_of("gstds", "gstds@schedule=sigmoid")
+
+
 def test_paper_defaults_leave_a_row_its_own_options():
     (job, *_) = plan_of("jest@keep=.3", paper_defaults=True)
     assert job.config.keep == 0.3
