@@ -101,7 +101,10 @@ def _plot_rows(summary: Summary) -> Figure:
     for axes in (left, right):
         axes.invert_yaxis()
     left.set_xlabel("test accuracy (%), mean and 95% interval")
-    right.set_xlabel("of full training: compute (filled), seconds (hollow)")
+    timed = any(row.get("relative_seconds") is not None for row in summary)
+    right.set_xlabel(
+        "share of full training's compute (dots)" + (" and seconds (diamonds)" if timed else "")
+    )
     right.set_xlim(left=0)
     return figure
 
@@ -115,9 +118,13 @@ def _draw_accuracy(axes: Axes, place: int, row: Mapping[str, Any]) -> None:
 
 def _draw_cost(axes: Axes, place: int, row: Mapping[str, Any]) -> None:
     color = policy_color(str(row["policy"]))
-    for key, fill in (("relative_compute", color), ("relative_seconds", "white")):
+    marks = (("relative_seconds", "D", "white"), ("relative_compute", "o", color))
+    for key, marker, fill in marks:
         if row.get(key) is not None:
-            axes.plot([row[key]], [place], "o", markeredgecolor=color, markerfacecolor=fill)
+            size = 9 if fill == "white" else 5
+            axes.plot(
+                [row[key]], [place], marker, ms=size, markeredgecolor=color, markerfacecolor=fill
+            )
 
 
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
