@@ -12,7 +12,7 @@ from typing import Any
 
 from gstds.files import write_json
 from gstds.validation import check_integer
-from train.config import RunConfig, run_folder
+from train.config import RunConfig, identity, run_folder
 from train.fanout import Job, Progress, Report, prepare, run_all, run_job
 from train.run import StopFlag
 from train.setup import make_run_policy, with_paper_defaults
@@ -88,9 +88,9 @@ def plan(comparison: Comparison) -> list[Job]:
 
 
 def _refuse_one_run_under_two_names(jobs: list[Job]) -> None:
-    rows: dict[Path, str] = {}
+    rows: dict[str, str] = {}
     for job in jobs:
-        other = rows.setdefault(job.folder, job.label)
+        other = rows.setdefault(identity(job.config), job.label)
         if other != job.label:
             raise ValueError(
                 f"policies {other!r} and {job.label!r} are the same run with all options spelled "
@@ -117,7 +117,7 @@ def plan_run(comparison: Comparison, row: str, seed: int) -> Job:
     return Job(
         label=row,
         config=config,
-        folder=run_folder(comparison.folder, config),
+        folder=run_folder(comparison.folder, config, row),
         tracking=comparison.tracking,
         experiment=comparison.experiment,
         tags={"comparison": comparison.name, "policy": row},

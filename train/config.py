@@ -189,9 +189,15 @@ def policy_path(policy: str) -> str:
     return policy.replace(":", "-").replace("/", "-")
 
 
-def run_folder(comparison: Path, config: RunConfig) -> Path:
-    """Return the folder of one run of a comparison."""
-    name = f"{policy_path(config.policy)}-{config.seed}-{identity(config)}"
+def run_folder(comparison: Path, config: RunConfig, row: str | None = None) -> Path:
+    """Return the folder of one run of a comparison.
+
+    Args:
+        comparison: The comparison's folder.
+        config: The run's options.
+        row: The row that the run belongs to; default its policy.
+    """
+    name = f"{policy_path(row or config.policy)}-{config.seed}-{identity(config)}"
     return comparison / "runs" / name
 
 
