@@ -13,7 +13,7 @@ from typing import Any
 from gstds.files import write_json
 from gstds.validation import check_integer
 from train.config import RunConfig, identity, run_folder
-from train.fanout import Job, Progress, Report, prepare, run_all, run_job
+from train.fanout import Job, Progress, Report, check_place, prepare, run_all, run_job
 from train.run import StopFlag
 from train.setup import make_run_policy, with_paper_defaults
 from train.statistics import summarize
@@ -124,6 +124,7 @@ def plan_run(comparison: Comparison, row: str, seed: int) -> Job:
         checkpoint_every=comparison.checkpoint_every,
         command=comparison.command,
         threads=_threads(comparison),
+        elsewhere=comparison.ray is not None,
     )
 
 
@@ -158,6 +159,7 @@ def compare(
     """
     stop = stop or StopFlag()
     jobs = plan(comparison)
+    check_place(comparison, jobs)
     prepare(jobs, progress)
     report = report or (lambda result, old: None)
     results = run_all(jobs, comparison, progress, report, stop, watch)

@@ -19,7 +19,8 @@ from train.watch import ProgressWatch, Watch
 if TYPE_CHECKING:
     from train.compare import Comparison
 
-__all__ = ["Job", "Progress", "Report", "failed_result", "prepare", "run_all", "run_job"]
+__all__ = ["Job", "Progress", "Report", "check_place", "failed_result", "prepare", "run_all"]
+__all__ += ["run_job"]
 
 Progress = Callable[[str, int, int], None]
 Report = Callable[[dict[str, Any], bool], None]
@@ -42,6 +43,7 @@ class Job:
         checkpoint_every: Steps between checkpoints.
         command: The command that asked for it.
         threads: Threads that it may use.
+        elsewhere: It is done on another machine, whose devices are not those here.
     """
 
     label: str
@@ -53,6 +55,7 @@ class Job:
     checkpoint_every: int
     command: str
     threads: int
+    elsewhere: bool = False
 
 
 def run_job(
@@ -155,6 +158,20 @@ def failed_result(config: RunConfig, error: str, status: str = "failed") -> dict
     }
 
 
+def check_place(comparison: Comparison, jobs: Sequence[Job]) -> None:
+    """Make sure that a Ray cluster has what the runs need, before anything is prepared.
+
+    Raises:
+        ImportError: If Ray is not installed.
+        ValueError: If a run wants a GPU and the cluster has none, or a node does not see the files.
+        ConnectionError: If no cluster answers.
+    """
+    if comparison.ray:
+        from train.ray_runs import check_cluster
+
+        check_cluster(comparison.ray, jobs)
+
+
 def prepare(jobs: Sequence[Job], progress: Progress | None) -> None:
     """Load data and reference once, for each kind of need, before the first run starts.
 
@@ -166,7 +183,8 @@ def prepare(jobs: Sequence[Job], progress: Progress | None) -> None:
     for job in jobs:
         if job.label not in seen and finished_result(job.folder) is None:
             seen.add(job.label)
-            make_env(job.config, make_run_policy(job.config), progress).close()
+            config = job.config.with_options(device="auto") if job.elsewhere else job.config
+            make_env(config, make_run_policy(config), progress).close()
 
 
 def run_all(

@@ -20,7 +20,7 @@ from train.stopping import StopFlag
 from train.watch import Watch
 from train.workers import RETRIES
 
-__all__ = ["ray_cluster", "run_on_ray"]
+__all__ = ["check_cluster", "ray_cluster", "run_on_ray"]
 
 LOCAL = "local"
 _CONNECT_SECONDS = 30.0
@@ -55,6 +55,24 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def check_cluster(address: str, jobs: Sequence[Job]) -> None:
+    """Make sure that a cluster has what runs ask for, and that its nodes see their files.
+
+    Args:
+        address: As for `ray_cluster`.
+        jobs: The runs.
+
+    Raises:
+        ImportError: If Ray is not installed.
+        ValueError: If a run wants a GPU and the cluster has none, or a node does not see the files.
+        ConnectionError: If no cluster answers.
+    """
+    with ray_cluster(address):
+        ray = _import_ray()
+        _resources(ray, address, jobs)
+        _check_shared_files(ray, jobs)
+
+
 def run_on_ray(
     todo: Sequence[Job], address: str, ended: Ended, watch: Watch, stop: StopFlag
 ) -> None:
@@ -72,13 +90,12 @@ def run_on_ray(
 
     Raises:
         ImportError: If Ray is not installed.
-        ValueError: If a run wants a GPU and the cluster has none, or a node does not see the files.
+        ValueError: If a run wants a GPU and the cluster has none.
         ConnectionError: If no cluster answers.
     """
     with ray_cluster(address):
         ray = _import_ray()
         resources = _resources(ray, address, todo)
-        _check_shared_files(ray, todo)
         mailbox = _open_mailbox(ray)
         task = ray.remote(max_retries=RETRIES, **resources)(run_task)
         environment = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}

@@ -16,7 +16,7 @@ from typing import Any
 
 from gstds.validation import check_integer
 from train.compare import Comparison, plan_run
-from train.fanout import Job, Progress, prepare, run_all
+from train.fanout import Job, Progress, check_place, prepare, run_all
 from train.statistics import confidence_half_width
 from train.stopping import StopFlag
 from train.variants import option_value, variant_name
@@ -140,6 +140,7 @@ class _Sweep:
             return []
 
     def run(self, jobs: Sequence[Job]) -> Results:
+        check_place(self.comparison, jobs)
         prepare(jobs, self.progress)
         found = run_all(jobs, self.comparison, self.progress, _ignore, self.stop, self.watch)
         return [found[folder] for folder in _folders(jobs) if folder in found]

@@ -165,8 +165,23 @@ def test_a_stopped_driver_goes_on_where_it_was(cluster, data, tmp_path, stop):
 def test_what_the_cluster_cannot_give_is_said_at_once(cluster, data, tmp_path):
     command = words(data, "none", "--no-tracking", "--ray", cluster, "--device", "cuda")
     said = finish(start(tmp_path, command), 2)
-    assert "--device" in said or "cuda" in said
+    assert "device 'cuda' needs a GPU, and the Ray cluster" in said
     assert said.count("\n") == 1
+
+
+def test_a_node_says_which_files_it_does_not_see(cluster, data, tmp_path):
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from train import ray_runs\n"
+        "from train.ray_tasks import see_files\n"
+        "import ray\n"
+        "with ray_runs.ray_cluster(sys.argv[1]):\n"
+        "    look = ray.remote(num_cpus=0)(see_files)\n"
+        "    print(ray.get(look.remote(['/', '/not/there'])))\n"
+    )
+    said = finish(start(tmp_path, [sys.executable, "-c", code, cluster]), 0)
+    assert said.strip().endswith("['/not/there']")
 
 
 def test_addresses_where_nobody_answers(data, tmp_path, free_port):
