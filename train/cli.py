@@ -17,7 +17,12 @@ from typing import Any, NoReturn
 from gstds.validation import near_names
 from train.agents_command import add_learn
 from train.config import RunConfig
-from train.fanout_options import add_experiment, add_fanout_options, add_sweep_options
+from train.fanout_options import (
+    add_datasets_option,
+    add_experiment,
+    add_fanout_options,
+    add_sweep_options,
+)
 
 __all__ = ["build_parser", "main"]
 
@@ -149,6 +154,7 @@ def _add_compare(commands: Any) -> None:
         metavar="NAME",
         help="tested against (default: random, or the first)",
     )
+    add_datasets_option(parser)
     add_fanout_options(parser)
     add_sweep_options(parser)
     parser.add_argument(

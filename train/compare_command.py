@@ -38,6 +38,7 @@ _DEFAULTS: dict[str, Any] = {
     "paper_defaults": False,
     "first_seed": 0,
     "ray": None,
+    "datasets": None,
     "sweep": None,
     "sweep_optuna": None,
 }
@@ -48,6 +49,8 @@ def do_compare(arguments: Arguments) -> int:
     user_folder_on_path()
     check_places(arguments)
     take_file_options(arguments)
+    if arguments.datasets and (arguments.sweep or hasattr(arguments, "dataset")):
+        raise ValueError("--datasets goes without --dataset and without --sweep")
     if arguments.sweep or arguments.sweep_optuna:
         from train.sweep_command import do_sweep
 
@@ -60,6 +63,10 @@ def do_compare(arguments: Arguments) -> int:
     comparison = comparison_from(arguments, tuple(arguments.policies or _POLICIES), "compare")
     plan(comparison)
     comparison = with_tracking(arguments, comparison)
+    if arguments.datasets:
+        from train.datasets_command import compare_datasets
+
+        return compare_datasets(arguments, comparison, arguments.datasets, show_comparison)
     stop = StopFlag()
     with ray_cluster(comparison.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):
         content = compare(comparison, progress=board, stop=stop, watch=board)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from gstds.files import write_json
 from gstds.validation import check_choice
 from train.compare import Comparison, compare, plan
+from train.datasets_command import check_data, on_dataset
 from train.fanout import Progress, Report, prepare
 from train.stopping import StopFlag
 from train.watch import Watch
@@ -137,11 +137,12 @@ def run_experiment(
     preset = EXPERIMENTS[check_choice("NAME", name, EXPERIMENTS)]
     stop = stop or StopFlag()
     contents = []
-    for dataset in datasets:
+    every = [_on_dataset(comparison, preset, dataset) for dataset in datasets]
+    check_data(every)
+    for dataset, planned in zip(datasets, every, strict=True):
         if stop.is_set:
             break
-        one = _on_dataset(comparison, preset, dataset)
-        one, left_out = _without_missing(one, preset, progress)
+        one, left_out = _without_missing(planned, preset, progress)
         content = compare(one, progress=progress, report=report, stop=stop, watch=watch)
         contents.append({**content, "dataset": dataset, "left_out": left_out})
     note = {
@@ -156,20 +157,9 @@ def run_experiment(
     return note
 
 
-def dataset_folder(folder: Path, dataset: str) -> Path:
-    """Return where a data set's comparison goes."""
-    return folder / "".join(c if c.isalnum() or c in "-._" else "-" for c in dataset)
-
-
 def _on_dataset(comparison: Comparison, preset: Preset, dataset: str) -> Comparison:
-    return replace(
-        comparison,
-        base=comparison.base.with_options(dataset=dataset),
-        policies=preset.rows,
-        baseline=preset.baseline,
-        name=f"{comparison.name}-{dataset}",
-        folder=dataset_folder(comparison.folder, dataset),
-    )
+    rows = replace(comparison, policies=preset.rows, baseline=preset.baseline)
+    return on_dataset(rows, dataset)
 
 
 def _without_missing(

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["add_experiment", "add_fanout_options", "add_sweep_options"]
+__all__ = ["add_datasets_option", "add_experiment", "add_fanout_options", "add_sweep_options"]
+
+
+def add_datasets_option(parser: Any) -> None:
+    """Add several data sets, each with a comparison of its own."""
+    parser.add_argument(
+        "--datasets", nargs="+", metavar="NAME", help="compare on each of these, with an overview"
+    )
 
 
 def add_fanout_options(parser: Any) -> None:
