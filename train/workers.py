@@ -10,11 +10,10 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -221,7 +220,6 @@ def _work(pipe: Connection, here: str) -> None:
     stop = StopFlag()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop.set)
-    threading.Thread(target=_stop_with_parent, args=(stop,), daemon=True).start()
     if here not in sys.path:
         sys.path.append(here)
     with contextlib.suppress(EOFError, OSError):
@@ -230,16 +228,8 @@ def _work(pipe: Connection, here: str) -> None:
             pipe.send(("ended", run_job(job, teller.moved, stop, teller.evaluated)))
 
 
-def _stop_with_parent(stop: StopFlag) -> None:
-    """Set ``stop`` when the parent dies: nobody would take the result."""
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        stop.set()
-
-
 class _Teller:
-    """Tells the parent how a run goes on, twice a second at most."""
+    """Tells the parent how a run goes on, twice a second at most; stops when it is gone."""
 
     def __init__(self, pipe: Connection, stop: StopFlag) -> None:
         self._pipe, self._stop = pipe, stop
@@ -257,5 +247,5 @@ class _Teller:
     def _send(self, *message: Any) -> None:
         try:
             self._pipe.send(message)
-        except OSError:
+        except OSError:  # the parent is gone: nobody would take the result
             self._stop.set()
