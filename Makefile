@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # One test process per core, up to four; each test uses one thread.
 PARALLEL ?= -n auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: help setup run test test-slow test-soak lint format bench clean
+.PHONY: help setup setup-slow run test test-slow test-soak lint format bench clean
 .DEFAULT_GOAL := setup
 
 help:
@@ -23,14 +23,20 @@ $(VENV)/.ready: pyproject.toml constraints.txt .ci/install
 	@$(PYTHON) .ci/install $(VENV) dev,rl,backbone
 	@touch $@
 
+# What the slow tests need besides: Lightning, a Ray cluster of this machine, and Optuna.
+setup-slow: $(VENV)/.ready-slow ## what the slow tests need besides
+
+$(VENV)/.ready-slow: $(VENV)/.ready
+	@$(PYTHON) .ci/install $(VENV) dev,rl,backbone,examples,ray,sweep
+	@touch $@
+
 run: setup ## train 12 networks on Fashion-MNIST, print a table, a plot and a link
 	$(BIN)/gstds compare --policies gstds random full --seeds 3 --dataset fashion-mnist --limit 10000 --workers 2 --out runs/first
 
 test: setup ## the quick tests
 	$(BIN)/python -m pytest -q $(PARALLEL)
 
-test-slow: setup ## the slow tests
-	@$(PYTHON) .ci/install $(VENV) examples
+test-slow: setup-slow ## the slow tests
 	$(BIN)/python -m pytest -q -m slow $(PARALLEL)
 
 test-soak: setup ## hours of tests

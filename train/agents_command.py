@@ -10,6 +10,13 @@ from typing import Any
 
 from gstds.files import write_json
 from gstds.validation import check_integer
+from train.arguments import (
+    command_line,
+    new_folder,
+    open_tracking,
+    touch_folder,
+    user_folder_on_path,
+)
 
 __all__ = ["add_learn", "do_learn"]
 
@@ -68,19 +75,18 @@ def add_learn(commands: Any, key_value: Any, add_options: Any) -> None:
 
 def do_learn(arguments: argparse.Namespace) -> int:
     """Teach an agent."""
-    from train import commands
     from train.agents import AgentConfig, learn, load_agent_config
     from train.cli import EXIT_DONE, EXIT_INTERRUPTED
     from train.run import StopFlag, interruptible
 
-    commands._user_folder_on_path()
+    user_folder_on_path()
     if arguments.resume:
         folder, config = Path(arguments.resume), load_agent_config(Path(arguments.resume))
     else:
         config = AgentConfig(**_options(arguments))
-        folder = Path(arguments.out) if arguments.out else commands._new_folder("learn")
-        commands._touch_folder(folder)
-    uri = commands._tracking(arguments)
+        folder = Path(arguments.out) if arguments.out else new_folder("learn")
+        touch_folder(folder)
+    uri = open_tracking(arguments)
     tracker = None
     if uri:
         from train.tracking import MlflowTracker
@@ -94,7 +100,7 @@ def do_learn(arguments: argparse.Namespace) -> int:
             tracker=tracker,
             stop=stop,
             resume=bool(arguments.resume),
-            command=commands._command_line(),
+            command=command_line(),
         )
     if arguments.json:
         write_json(arguments.json, result)

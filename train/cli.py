@@ -18,6 +18,12 @@ from typing import Any, NoReturn
 from gstds.validation import near_names
 from train.agents_command import add_learn
 from train.config import RunConfig
+from train.fanout_options import (
+    add_datasets_option,
+    add_experiment,
+    add_fanout_options,
+    add_sweep_options,
+)
 
 __all__ = ["build_parser", "main"]
 
@@ -151,21 +157,18 @@ def _add_compare(commands: Any) -> None:
     parser.add_argument(
         "--policies",
         nargs="+",
-        default=["gstds", "random", "full"],
         metavar="NAME",
-        help="policies (default: gstds random full)",
+        help="policies, or variants as gstds@keep=.4,score=raw (default: gstds random full)",
     )
-    parser.add_argument(
-        "--seeds", type=int, default=3, metavar="COUNT", help="seeds 0 … COUNT-1 (default: 3)"
-    )
+    parser.add_argument("--seeds", type=int, metavar="COUNT", help="number of seeds (default: 3)")
     parser.add_argument(
         "--baseline",
         metavar="NAME",
         help="tested against (default: random, or the first)",
     )
-    parser.add_argument(
-        "--workers", type=int, default=1, metavar="K", help="processes (default: 1)"
-    )
+    add_datasets_option(parser)
+    add_fanout_options(parser)
+    add_sweep_options(parser)
     parser.add_argument(
         "--paper-defaults",
         action="store_true",
@@ -273,6 +276,7 @@ def build_parser() -> argparse.ArgumentParser:
     for add in (_add_run, _add_compare, _add_features, _add_small_commands):
         add(commands)
     add_learn(commands, _key_value, _add_options)
+    add_experiment(commands, _add_options, _add_record_options)
     parser._commands = commands.choices  # type: ignore[attr-defined]
     return parser
 

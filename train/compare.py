@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
 from gstds.files import write_json
 from gstds.validation import check_integer
-from train.config import RunConfig, run_folder
+from train.config import RunConfig, identity, run_folder
 from train.controls import Controls, plan_controls
+from train.fanout import Job, Progress, Report, check_place, prepare, run_all, run_job
 from train.mlflow_store import prepare_store
-from train.run import StopFlag, execute, finished_result
-from train.setup import make_env, make_run_policy, with_paper_defaults
+from train.run import StopFlag
+from train.setup import make_run_policy, with_paper_defaults
 from train.statistics import paired_rows, summarize, summarize_controls
+from train.variants import split_name, variant_config
+from train.watch import Watch
 
-__all__ = ["Comparison", "compare", "hardware", "plan", "versions"]
-
-Progress = Callable[[str, int, int], None]
-Report = Callable[[dict[str, Any], bool], None]
+__all__ = ["Comparison", "Job", "compare", "hardware", "plan", "plan_run", "run_job", "versions"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +32,8 @@ class Comparison:
 
     Attributes:
         base: The options that all runs share.
-        policies: Names of policies.
-        seeds: Number of seeds; they are 0 … seeds - 1.
+        policies: Names of policies, or of variants as ``gstds@keep=.4``.
+        seeds: Number of seeds; they are ``first_seed`` … first_seed + seeds - 1.
         baseline: The policy that the others are tested against.
         name: Tag of the comparison in the tracking store.
         folder: Where everything goes.
@@ -48,6 +44,8 @@ class Comparison:
         command: The command that asked for it.
         paper_defaults: Give each policy its paper's schedule and parameters, not the comparison's.
         controls: Run the automatic controls too.
+        first_seed: The first of the seeds.
+        ray: Address of a Ray cluster, or ``local``; None for processes of this machine.
     """
 
     base: RunConfig
@@ -63,20 +61,8 @@ class Comparison:
     command: str = ""
     paper_defaults: bool = False
     controls: bool = True
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a comparison."""
-
-    config: RunConfig
-    folder: Path
-    tracking: str | None
-    experiment: str
-    tags: dict[str, str]
-    checkpoint_every: int
-    command: str
-    threads: int
+    first_seed: int = 0
+    ray: str | None = None
 
 
 def plan(comparison: Comparison) -> list[Job]:
@@ -97,94 +83,59 @@ def plan(comparison: Comparison) -> list[Job]:
             f"baseline must be one of the compared policies "
             f"({', '.join(comparison.policies)}), got {comparison.baseline!r}"
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = max(1, (cores or 1) // comparison.workers)
-    jobs = []
-    for seed in range(comparison.seeds):
-        for policy in comparison.policies:
-            config = comparison.base.with_options(policy=policy, seed=seed)
-            if comparison.paper_defaults:
-                config = with_paper_defaults(config)
-            make_run_policy(config)
-            jobs.append(
-                Job(
-                    config=config,
-                    folder=run_folder(comparison.folder, config),
-                    tracking=comparison.tracking,
-                    experiment=comparison.experiment,
-                    tags={"comparison": comparison.name},
-                    checkpoint_every=comparison.checkpoint_every,
-                    command=comparison.command,
-                    threads=threads,
-                )
-            )
+    check_integer("first_seed", comparison.first_seed)
+    if comparison.ray and comparison.workers > 1:
+        raise ValueError("workers are processes of this machine; Ray decides by itself: drop one")
+    seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
+    jobs = [plan_run(comparison, policy, seed) for seed in seeds for policy in comparison.policies]
+    _refuse_one_run_under_two_names(jobs)
     return jobs
 
 
-def run_job(job: Job, progress: Progress | None = None, stop: StopFlag | None = None) -> Any:
-    """Do one run, or go on with it; a failed run is a result too."""
-    import torch
-
-    from train.tracking import MlflowTracker
-
-    torch.set_num_threads(job.threads)
-    tracker = None
-    if job.tracking:
-        tracker = MlflowTracker(job.tracking, job.experiment, spool=job.folder / "spool")
-    begun = (job.folder / "config.json").exists()
-    try:
-        return execute(
-            job.config,
-            job.folder,
-            tracker=tracker,
-            resume=begun,
-            checkpoint_every=job.checkpoint_every,
-            tags=job.tags,
-            progress=progress,
-            command=job.command,
-            stop=stop,
-        )
-    except Exception as error:
-        with contextlib.suppress(OSError, ValueError):
-            return json.loads((job.folder / "result.json").read_text())
-        return _failed(job.config, error)
+def _refuse_one_run_under_two_names(jobs: list[Job]) -> None:
+    rows: dict[str, str] = {}
+    for job in jobs:
+        other = rows.setdefault(identity(job.config), job.label)
+        if other != job.label:
+            raise ValueError(
+                f"policies {other!r} and {job.label!r} are the same run with all options spelled "
+                "out; drop one"
+            )
 
 
-def _failed(config: RunConfig, error: Exception) -> dict[str, Any]:
-    """Return the result of a run that failed before it could write one."""
-    names = ("run_id", "test_accuracy", "test_loss", "train_loss", "mean_keep", "charged_flops")
-    more = ("reference_flops", "full_flops", "seconds", "steps", "weights_sha256")
-    return {
-        "policy": config.policy,
-        "seed": config.seed,
-        "dataset": config.dataset,
-        "learner": config.learner,
-        **dict.fromkeys((*names, *more)),
-        "seconds_by_phase": {},
-        "history": [],
-        "status": "failed",
-        "error": f"{type(error).__name__}: {error}",
-    }
+def plan_run(comparison: Comparison, row: str, seed: int) -> Job:
+    """Return one run of a comparison.
 
-
-def _worker(job: Job, folder: str) -> Any:
-    if folder not in sys.path:
-        sys.path.append(folder)
-    return run_job(job, stop=StopFlag())
-
-
-def prepare(jobs: Sequence[Job], progress: Progress | None) -> None:
-    """Load data and reference once, for each kind of need, before the first run starts.
+    Args:
+        comparison: What is compared.
+        row: A policy or a variant.
+        seed: The run's seed.
 
     Raises:
-        ValueError: If data, reference or an option of the environment is unusable.
-        OSError: If a file cannot be read or written.
+        ValueError: If the policy or an option is unknown or out of range.
     """
-    seen = set()
-    for job in jobs:
-        if job.config.policy not in seen and finished_result(job.folder) is None:
-            seen.add(job.config.policy)
-            make_env(job.config, make_run_policy(job.config), progress).close()
+    base = comparison.base.with_options(policy=split_name(row)[0], seed=seed)
+    if comparison.paper_defaults:
+        base = with_paper_defaults(base)
+    config = variant_config(base, row)
+    make_run_policy(config)
+    return Job(
+        label=row,
+        config=config,
+        folder=run_folder(comparison.folder, config, row),
+        tracking=comparison.tracking,
+        experiment=comparison.experiment,
+        tags={"comparison": comparison.name, "policy": row},
+        checkpoint_every=comparison.checkpoint_every,
+        command=comparison.command,
+        threads=_threads(comparison),
+        elsewhere=comparison.ray is not None,
+    )
+
+
+def _threads(comparison: Comparison) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 1 if comparison.ray else max(1, (cores or 1) // comparison.workers)
 
 
 def compare(
@@ -193,6 +144,7 @@ def compare(
     progress: Progress | None = None,
     report: Report | None = None,
     stop: StopFlag | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Run a comparison; runs that its folder holds already are not repeated.
 
@@ -201,6 +153,7 @@ def compare(
         progress: Called with a phase, what is done, and the total.
         report: Called with each result and whether it was there before.
         stop: Looked at between steps.
+        watch: Is told how the runs go on; None for ``progress`` alone.
 
     Returns:
         The content of the JSON file: ``runs``, ``summary``, ``controls``, and how they were made.
@@ -211,16 +164,17 @@ def compare(
     """
     stop = stop or StopFlag()
     jobs = plan(comparison)
+    check_place(comparison, jobs)
     prepare(jobs, progress)
     if comparison.tracking:
         prepare_store(comparison.tracking, comparison.experiment)
     report = report or (lambda result, old: None)
-    results = _run_all(jobs, comparison, progress, report, stop)
+    results = run_all(jobs, comparison, progress, report, stop, watch)
     controls = None if comparison.controls else Controls()
     if comparison.controls and not stop.is_set:
         controls = plan_controls(jobs, results, comparison.baseline)
         prepare(controls.jobs, progress)
-        results |= _run_all(controls.jobs, comparison, progress, report, stop)
+        results |= run_all(controls.jobs, comparison, progress, report, stop, watch)
     done = [results[job.folder] for job in jobs if job.folder in results]
     return finish(comparison, done, len(jobs), controls, results)
 
@@ -266,75 +220,6 @@ def finish(
     }
     write_json(comparison.folder / "comparison.json", content)
     return content
-
-
-def _run_all(
-    jobs: Sequence[Job],
-    comparison: Comparison,
-    progress: Progress | None,
-    report: Report,
-    stop: StopFlag,
-) -> dict[Path, dict[str, Any]]:
-    results: dict[Path, dict[str, Any]] = {}
-    for job in jobs:
-        old = finished_result(job.folder)
-        if old:
-            results[job.folder] = old
-            report(old, True)
-    todo = [job for job in jobs if job.folder not in results]
-    run = _in_processes if comparison.workers > 1 else _in_turn
-    run(todo, comparison.workers, results, progress, report, stop)
-    return results
-
-
-def _in_turn(
-    todo: Sequence[Job],
-    workers: int,
-    results: dict[Path, dict[str, Any]],
-    progress: Progress | None,
-    report: Report,
-    stop: StopFlag,
-) -> None:
-    for job in todo:
-        if stop.is_set:
-            return
-        label = f"{job.config.policy} seed {job.config.seed}"
-
-        def labeled(phase: str, done: int, total: int, label: str = label) -> None:
-            if progress:
-                progress(f"{label} {phase}", done, total)
-
-        results[job.folder] = run_job(job, labeled, stop)
-        report(results[job.folder], False)
-
-
-def _in_processes(
-    todo: Sequence[Job],
-    workers: int,
-    results: dict[Path, dict[str, Any]],
-    progress: Progress | None,
-    report: Report,
-    stop: StopFlag,
-) -> None:
-    here = str(Path.cwd())
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting: dict[Future[Any], Job] = {pool.submit(_worker, job, here): job for job in todo}
-        while waiting:
-            finished, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in finished:
-                job = waiting.pop(future)
-                try:
-                    results[job.folder] = future.result()
-                except Exception as error:  # a killed worker is a failed run
-                    results[job.folder] = _failed(job.config, error)
-                report(results[job.folder], False)
-                if progress:
-                    progress("runs", len(todo) - len(waiting), len(todo))
-            if stop.is_set:
-                for process in active_children():
-                    process.terminate()  # SIGTERM: each worker saves a checkpoint and ends
-                pool.shutdown(wait=True, cancel_futures=True)
-                return
 
 
 def versions() -> dict[str, str]:

@@ -100,6 +100,9 @@ class RunConfig:
     )
     distill_temperature: float = _option(1.0, "temperature of that divergence", "float")
     evaluations: int | None = _option(None, "evaluations in a run; default: one per epoch", "int")
+    test: bool = _option(
+        True, "evaluate the test part at the end; --no-test leaves it for later", "bool"
+    )
     device: str = _option("auto", "auto, cpu or cuda")
     deterministic: bool = _option(False, "bit-identical runs on CUDA too, more slowly", "bool")
     seed: int = _option(0, "seed of the run", "int")
@@ -149,6 +152,7 @@ _NOT_ENV = {
     "picker",
     "score",
     "weighting",
+    "test",
     "deterministic",
     "seed",
 }
@@ -182,9 +186,15 @@ def policy_path(policy: str) -> str:
     return policy.replace(":", "-").replace("/", "-")
 
 
-def run_folder(comparison: Path, config: RunConfig) -> Path:
-    """Return the folder of one run of a comparison."""
-    name = f"{policy_path(config.policy)}-{config.seed}-{identity(config)}"
+def run_folder(comparison: Path, config: RunConfig, row: str | None = None) -> Path:
+    """Return the folder of one run of a comparison.
+
+    Args:
+        comparison: The comparison's folder.
+        config: The run's options.
+        row: The row that the run belongs to; default its policy.
+    """
+    name = f"{policy_path(row or config.policy)}-{config.seed}-{identity(config)}"
     return comparison / "runs" / name
 
 

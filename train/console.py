@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Console", "say"]
+__all__ = ["Console", "out", "out_now", "print_table", "say"]
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -17,6 +17,27 @@ def say(text: str) -> None:
     """Write a line to standard error: progress and notes, never results."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def out(text: str = "") -> None:
+    """Write a line of results to standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def out_now(text: str) -> None:
+    """Write a line of results that somebody waits for."""
+    out(text)
+    sys.stdout.flush()
+
+
+def print_table(table: Any) -> None:
+    """Write a table as a result: with lines on a terminal, plain elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console as RichConsole
+
+        RichConsole().print(table)
+    else:
+        out(table.text())
 
 
 class Console:

@@ -9,6 +9,7 @@ runs, because they repeat what the runs did.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +25,10 @@ from policies.replay import encode_sequence
 from train.config import RunConfig, run_folder
 from train.record import Kept, read_kept
 from train.setup import make_run_schedule
+from train.variants import split_name
 
 if TYPE_CHECKING:
-    from train.compare import Job
+    from train.fanout import Job
 
 __all__ = ["SHORT_FULL", "Controls", "follows", "plan_controls", "replayed"]
 
@@ -44,9 +46,9 @@ class Controls:
 
     Attributes:
         jobs: The control runs.
-        pairs: For each policy that has one, the name of its control with the same keep sequence: a
-            control run's policy, or ``random`` where that is among the compared.
-        names: The compared policies.
+        pairs: For each row that has one, the row that is its control with the same keep sequence: a
+            control run's, or one of random samples that is among the compared.
+        names: The compared rows: policies, or policies with options.
     """
 
     jobs: list[Job] = field(default_factory=list)
@@ -56,15 +58,16 @@ class Controls:
     def compared(self, setting: str) -> list[tuple[str, str, str]]:
         """Return (policy, control, what both have in common), for the tests between them."""
         rows = [(policy, control, "keep sequence") for policy, control in self.pairs.items()]
-        short = SHORT_FULL if any(j.config.policy == SHORT_FULL for j in self.jobs) else ""
+        short = SHORT_FULL if any(job.label == SHORT_FULL for job in self.jobs) else ""
         if not short and setting == "equal-budget" and "full" in self.names:
             short = "full"
-        return rows + [(p, short, "compute") for p in self.names if short and p != "full"]
+        selective = [name for name in self.names if split_name(name)[0] != "full"]
+        return rows + [(name, short, "compute") for name in selective if short]
 
 
 @dataclass(frozen=True)
 class _Finished:
-    """A finished run, what it kept, and whether that was what the comparison's schedule says."""
+    """A finished run, what it kept, and whether that was what its schedule says."""
 
     job: Job
     result: Mapping[str, Any]
@@ -87,24 +90,26 @@ class _Finished:
 def plan_controls(jobs: Sequence[Job], results: Results, baseline: str) -> Controls:
     """Return the control runs of a comparison whose runs are done.
 
-    A policy on the comparison's schedule has the keep sequence of ``random``: that policy is its
-    control, run once for all of them, and not at all if it is compared anyway. Of the others each
-    gets random samples with its own realized sequence; equal sequences share a control.
+    A row that follows its schedule has the keep sequence of ``random`` on that schedule. If such a
+    row of random samples is compared, it is the control; if all rows have the same schedule and
+    training, ``random`` is run once for all of them. Of the others each gets random samples with
+    its own realized sequence; equal sequences under equal training share a control.
 
     Args:
         jobs: The comparison's runs.
         results: Their results, by folder.
-        baseline: The policy whose compute short full training gets.
+        baseline: The row whose compute short full training gets.
     """
-    names = dict.fromkeys(job.config.policy for job in jobs)
+    names = {job.label: job.config.policy for job in jobs}
     done = _finished(jobs, results)
-    runs = {name: [run for run in done if run.job.config.policy == name] for name in names}
-    asking = {name: runs[name] for name in names if runs[name] and name not in _NEED_NONE}
-    scheduled = {n: group for n, group in asking.items() if all(run.on_schedule for run in group)}
+    runs = {name: [run for run in done if run.job.label == name] for name in names}
+    asking = {name: runs[name] for name in names if runs[name] and names[name] not in _NEED_NONE}
+    randoms = _random_rows(jobs)
+    scheduled = {n: group for n, group in asking.items() if _on_schedule(group, randoms)}
     others = {n: group for n, group in asking.items() if n not in scheduled}
     planned, pairs = _replays(others)
-    pairs |= dict.fromkeys(scheduled, "random")
-    if "random" not in names:
+    pairs |= {name: randoms[_schedule_and_training(g[0].job)] for name, g in scheduled.items()}
+    if "random" not in names and "random" in pairs.values():
         planned = [*_randoms(scheduled), *planned]
     if SHORT_FULL not in names:
         planned += _short_fulls(runs, baseline)
@@ -144,7 +149,6 @@ def replayed(config: RunConfig, kept: Kept) -> RunConfig:
 
 
 def _finished(jobs: Sequence[Job], results: Results) -> list[_Finished]:
-    schedule = _comparison_schedule(jobs)
     found = []
     for job in jobs:
         result = results.get(job.folder, {})
@@ -153,42 +157,58 @@ def _finished(jobs: Sequence[Job], results: Results) -> list[_Finished]:
         try:
             kept = read_kept(job.folder / "kept.npz")
         except OSError as error:
-            name = f"policy {job.config.policy!r}, seed {job.config.seed}"
+            name = f"policy {job.label!r}, seed {job.config.seed}"
             _log.warning("%s gets no control: %s", name, error)
             continue
-        asked = schedule is not None and job.config.policy not in _NEED_NONE
-        on = asked and _options(job) == schedule and _follows_its_schedule(job, kept)
+        asked = job.config.policy not in _NEED_NONE
+        on = asked and follows(kept, make_run_schedule(job.config), job.config.setting)
         found.append(_Finished(job, result, kept, on))
     return found
 
 
-def _options(job: Job) -> tuple[Any, ...]:
-    return (job.config.schedule, job.config.keep, dict(job.config.schedule_params))
+def _training(job: Job) -> str:
+    """Return what a run has in common with random samples beside it, but for the schedule."""
+    config = _with_policy(job.config, "random").with_options(
+        seed=0, schedule="", keep=None, schedule_params={}
+    )
+    reference = config.reference if config.distill else None
+    return json.dumps(config.as_dict() | {"reference": reference}, sort_keys=True, default=str)
 
 
-def _comparison_schedule(jobs: Sequence[Job]) -> tuple[Any, ...] | None:
-    """Return the options of the schedule of ``random``, or of all if they have the same."""
-    random = [job for job in jobs if job.config.policy == "random"]
-    every = [_options(job) for job in (random or jobs)]
-    return every[0] if all(options == every[0] for options in every) else None
+def _schedule_and_training(job: Job) -> tuple[str, str]:
+    config = job.config
+    schedule = {"schedule": config.schedule, "keep": config.keep, **config.schedule_params}
+    return json.dumps(schedule, sort_keys=True, default=str), _training(job)
 
 
-def _follows_its_schedule(job: Job, kept: Kept) -> bool:
-    return follows(kept, make_run_schedule(job.config), job.config.setting)
+def _random_rows(jobs: Sequence[Job]) -> dict[tuple[str, str], str]:
+    """Return the rows of random samples by schedule and training.
+
+    Without one, ``random`` stands for the schedule and training that all rows have, if they do.
+    """
+    rows = {_schedule_and_training(job): job.label for job in jobs if job.config.policy == "random"}
+    every = {_schedule_and_training(job) for job in jobs}
+    return rows or (dict.fromkeys(every, "random") if len(every) == 1 else {})
+
+
+def _on_schedule(group: Sequence[_Finished], randoms: Mapping[tuple[str, str], str]) -> bool:
+    known = _schedule_and_training(group[0].job) in randoms
+    return known and all(run.on_schedule for run in group)
 
 
 def _replays(others: Mapping[str, list[_Finished]]) -> tuple[list[Job], dict[str, str]]:
     """Return a run of random samples for each realized sequence, and whose control it is."""
     groups: dict[Any, list[str]] = {}
     for name, runs in others.items():
-        groups.setdefault(tuple(run.sequence for run in runs), []).append(name)
+        same = (_training(runs[0].job), *(run.sequence for run in runs))
+        groups.setdefault(same, []).append(name)
     planned: list[Job] = []
     pairs: dict[str, str] = {}
     for names in groups.values():
         for run in others[names[0]]:
-            config = replayed(run.job.config, run.kept)
-            planned.append(_control(run.job, config, ", ".join(names)))
-            pairs |= dict.fromkeys(names, config.policy)
+            config, row = replayed(run.job.config, run.kept), REPLAY + run.job.label
+            planned.append(_control(run.job, config, row, ", ".join(names)))
+            pairs |= dict.fromkeys(names, row)
     return planned, pairs
 
 
@@ -196,20 +216,22 @@ def _randoms(scheduled: Mapping[str, list[_Finished]]) -> list[Job]:
     by_seed = {run.seed: run for runs in scheduled.values() for run in runs}
     of = ", ".join(scheduled)
     return [
-        _control(run.job, _with_policy(run.job.config, "random"), of) for run in by_seed.values()
+        _control(run.job, _with_policy(run.job.config, "random"), "random", of)
+        for run in by_seed.values()
     ]
 
 
 def _short_fulls(runs: Mapping[str, list[_Finished]], baseline: str) -> list[Job]:
     """Return full training at the compute of the baseline, or of the cheapest if that is full."""
-    names = [baseline] if baseline != "full" else [name for name in runs if name != "full"]
+    selective = [name for name in runs if split_name(name)[0] != "full"]
+    names = [baseline] if baseline in selective else selective
     by_seed: dict[int, list[_Finished]] = {}
     for name in names:
         for run in runs.get(name, []):
             by_seed.setdefault(run.seed, []).append(run)
     cheapest = [min(group, key=_charged) for group in by_seed.values()]
     planned = [(run, _short(run, listed="full" in runs)) for run in cheapest]
-    return [_control(run.job, c, run.job.config.policy) for run, c in planned if c is not None]
+    return [_control(run.job, c, SHORT_FULL, run.job.label) for run, c in planned if c is not None]
 
 
 def _charged(run: _Finished) -> float:
@@ -238,9 +260,8 @@ def _with_policy(config: RunConfig, policy: str) -> RunConfig:
     return config.with_options(policy=policy, policy_params={}, **_OWN_OPTIONS)
 
 
-def _control(job: Job, config: RunConfig, of: str) -> Job:
+def _control(job: Job, config: RunConfig, row: str, of: str) -> Job:
     """Return a control run beside the runs, with tags that say what it is."""
-    tags = job.tags | {"kind": "control", "control_of": of}
-    return dataclasses.replace(
-        job, config=config, folder=run_folder(job.folder.parent.parent, config), tags=tags
-    )
+    tags = job.tags | {"policy": row, "kind": "control", "control_of": of}
+    folder = run_folder(job.folder.parent.parent, config, row)
+    return dataclasses.replace(job, label=row, config=config, folder=folder, tags=tags)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from train.cli import EXIT_DONE
+from train.console import out, print_table
 
 __all__ = ["do_report", "print_tables"]
 
@@ -28,7 +29,7 @@ def do_report(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{str(folder)!r} holds no readable comparison.json: {error}") from error
     paths = write_report(folder, content)
     print_tables(content)
-    _out(f"\nreport: {paths['html']}")
+    out(f"\nreport: {paths['html']}")
     return EXIT_DONE
 
 
@@ -49,20 +50,7 @@ def print_tables(content: dict[str, Any]) -> None:
     from train.tables import comparison_table
 
     if content["summary"]:
-        _print_table(comparison_table(content["summary"], setting=content["setting"]))
+        print_table(comparison_table(content["summary"], setting=content["setting"]))
     if content.get("controls_summary"):
-        _out("\ncontrols, beside the same baseline:\n")
-        _print_table(replace(comparison_table(content["controls_summary"]), caption=""))
-
-
-def _print_table(table: Any) -> None:
-    if sys.stdout.isatty():
-        from rich.console import Console as RichConsole
-
-        RichConsole().print(table)
-    else:
-        _out(table.text())
-
-
-def _out(text: str) -> None:
-    sys.stdout.write(text + "\n")
+        out("\ncontrols, beside the same baseline:\n")
+        print_table(replace(comparison_table(content["controls_summary"]), caption=""))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from train.record import KeptRecord
 from train.run_folder import configured, finished_result
 from train.setup import make_env, make_run_policy
 from train.space import check_space, space_needed
+from train.stopping import StopFlag, interruptible
 from train.tracking import DataInput, NullTracker, Tracker, git_commit
 
 __all__ = [
@@ -38,38 +38,9 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
+Evaluated = Callable[[dict[str, Any]], None]
 MAX_LOGGED_STEPS = 1000
 CHECKPOINT_EVERY = 200
-
-
-class StopFlag:
-    """Set by a signal; the runner looks at it after each step."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-
-    def set(self, *_: Any) -> None:
-        """Ask for a stop."""
-        self.is_set = True
-
-
-@contextlib.contextmanager
-def interruptible(stop: StopFlag) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into a stop after the current step; a second one kills."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handler(number: int, _: Any) -> None:
-        stop.set()
-        signal.signal(number, signal.default_int_handler)
-
-    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 class Runner:
@@ -82,6 +53,7 @@ class Runner:
         checkpoint_every: Steps between checkpoints; 0 for none.
         tags: Tags of the record.
         progress: Called with a phase, what is done, and the total.
+        evaluated: Called with each evaluation's row of the history.
 
     Raises:
         ValueError: If an option is unknown or out of range, or the data or reference is unusable.
@@ -97,12 +69,14 @@ class Runner:
         checkpoint_every: int = CHECKPOINT_EVERY,
         tags: dict[str, str] | None = None,
         progress: Progress | None = None,
+        evaluated: Evaluated | None = None,
     ) -> None:
         self.config, self.folder = config, Path(folder)
         self.tracker: Tracker = tracker or NullTracker()
         self.checkpoint_every = checkpoint_every
         self.tags = tags or {}
         self._progress = progress or (lambda phase, done, total: None)
+        self._evaluated = evaluated or (lambda row: None)
         self.policy = make_run_policy(config)
         self.env = make_env(config, self.policy, progress)
         self.ledger = self.env.ledger
@@ -116,6 +90,7 @@ class Runner:
         self._total = min(self.env.total_steps, self.env.max_draws)
         self._log_every = max(1, math.ceil(self._total / MAX_LOGGED_STEPS))
         self._checkpoints = self.folder / "checkpoints"
+        self._record = self.folder / "record.json"
 
     # ------------------------------------------------------------------ the loop
 
@@ -130,6 +105,8 @@ class Runner:
             StateError: If every checkpoint is damaged.
         """
         stop = stop or StopFlag()
+        if not resume:
+            self._record.unlink(missing_ok=True)
         state = latest_state(self._checkpoints) if resume else None
         observation, _ = self.env.reset(seed=self.config.seed)
         self.ledger = self.env.ledger
@@ -216,17 +193,21 @@ class Runner:
         return observation
 
     def _start_tracker(self, state: dict[str, Any] | None) -> None:
-        tracked = state["tracker"] if state else None
-        config = self.config
-        data = self.env.data
+        tracked = state["tracker"] if state else {}
         if tracked:
             self.tracker.load_state_dict(tracked)
-        self.tracker.start(
-            name=f"{config.policy}-{config.dataset}-seed{config.seed}",
-            params={k: v for k, v in config.as_dict().items() if v is not None},
-            tags=self._all_tags(),
-            description=self._description(),
-            data=DataInput(
+        head, run_id = self._record_head(), tracked.get("run_id")
+        run_id = self.tracker.start(**head, resume=run_id) if run_id else self._open_record(head)
+        write_json(self._record, {"run_id": run_id})
+
+    def _record_head(self) -> dict[str, Any]:
+        config, data, tags = self.config, self.env.data, self._all_tags()
+        return {
+            "name": f"{tags['policy']}-{config.dataset}-seed{config.seed}",
+            "params": {k: v for k, v in config.as_dict().items() if v is not None},
+            "tags": tags,
+            "description": self._description(tags["policy"]),
+            "data": DataInput(
                 name=data.name,
                 digest=data.fingerprint,
                 rows=len(data.train),
@@ -234,12 +215,24 @@ class Runner:
                 shape=(*data.image_shape[1:], data.image_shape[0]),
                 source=config.dataset,
             ),
-            resume=(tracked or {}).get("run_id"),
-        )
+        }
 
-    def _description(self) -> str:
+    def _open_record(self, head: dict[str, Any]) -> str:
+        """Go on with the record of a try that was killed before its first checkpoint, or begin one.
+
+        The repeated steps have the values that they had, and the tracker logs none twice.
+        """
+        noted = ""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            noted = json.loads(self._record.read_text())["run_id"]
+        if noted:
+            with contextlib.suppress(ValueError):  # another store, or the run was deleted
+                return self.tracker.start(**head, resume=noted)
+        return self.tracker.start(**head)
+
+    def _description(self, row: str) -> str:
         config, of = self.config, self.tags.get("control_of")
-        what = f"Policy `{config.policy}` on `{config.dataset}`, seed {config.seed}"
+        what = f"Policy `{row}` on `{config.dataset}`, seed {config.seed}"
         return f"{what}, {config.setting}." + (f" A control of {of}." if of else "")
 
     def _all_tags(self) -> dict[str, str]:
@@ -289,6 +282,7 @@ class Runner:
             "seen": float((self.env.visits > 0).mean()),
         }
         self.history.append(row)
+        self._evaluated(row)
         metrics = {
             "val/accuracy": result.accuracy,
             "val/loss": result.loss,
@@ -343,7 +337,7 @@ class Runner:
         if status == "finished" and not math.isfinite(self.env._train_loss):
             status = "diverged"
         ended = status in ("finished", "diverged")
-        test = self.env.monitor("test") if ended else None
+        test = self.env.monitor("test") if ended and self.config.test else None
         result = self._result(status, test)
         if error:
             result["error"] = f"step {result['steps']}: {error.strip().splitlines()[-1]}"
@@ -389,6 +383,7 @@ class Runner:
             "test_accuracy": test.accuracy if test else None,
             "test_loss": _finite(test.loss) if test else None,
             "worst_class_accuracy": min(test.class_accuracy) if test else None,
+            "val_accuracy": self.history[-1]["val_accuracy"] if self.history else None,
             "train_loss": _finite(env._train_loss),
             "mean_keep": self.kept.mean_keep,
             "charged_flops": ledger.charged_flops,
@@ -432,9 +427,9 @@ class Runner:
     def _track_final(self, result: dict[str, Any]) -> None:
         names = ("test_accuracy", "test_loss", "worst_class_accuracy", "mean_keep", "charged_flops")
         more = ("reference_flops", "seconds", "wall_seconds", "steps", "seen", "class_coverage")
-        every = (*names, *more, "reference_system_seconds")
+        every = (*names, *more, "reference_system_seconds", "val_accuracy")
         values = {f"final/{n}": result[n] for n in every if result[n] is not None}
-        if result["test_accuracy"] is not None:
+        if result["status"] in ("finished", "diverged"):
             values["final/relative_compute"] = result["charged_flops"] / result["full_flops"]
             values["final/tracking_share"] = self.tracker.seconds() / max(self._elapsed, 1e-9)
         self.tracker.log(values, result["steps"])
@@ -454,6 +449,7 @@ def execute(
     checkpoint_every: int = CHECKPOINT_EVERY,
     tags: dict[str, str] | None = None,
     progress: Progress | None = None,
+    evaluated: Evaluated | None = None,
     command: str = "",
 ) -> dict[str, Any]:
     """Do one run in a folder, or return its result if it has one and ``resume`` is set.
@@ -479,6 +475,7 @@ def execute(
             checkpoint_every=checkpoint_every,
             tags=tags,
             progress=progress,
+            evaluated=evaluated,
         )
         check_space(folder, space_needed(runner.env, checkpoints=checkpoint_every > 0))
         # After the data, so that a run that cannot begin makes no store.

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from train.arguments import given_options
 from train.cli import _parse, main
-from train.commands import _given_options
 from train.config import RunConfig, config_from
 
 
@@ -23,7 +23,7 @@ def given(tmp_path, monkeypatch):
 
 
 def config(arguments):
-    return config_from(_given_options(arguments))
+    return config_from(given_options(arguments))
 
 
 def test_every_option_may_stand_in_the_file(given, tmp_path):

@@ -1,0 +1,79 @@
+"""A reference network of another domain: what is lost when the reference knows other images.
+
+As a reference it is named ``envs.foreign:digits_network``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from envs.models import build_model
+from gstds.files import cache_root, write_bytes
+
+__all__ = ["digits_network"]
+
+_SIDE = 32
+_EPOCHS = 8
+_BATCH = 64
+_SEED = 20250704
+
+
+class _Features(nn.Module):
+    """Gray, 32 by 32, in [0, 1]; three convolutions; 64 features, pooled after a ReLU."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features (n, 64) of uint8 images (n, 3, H, W)."""
+        features: Tensor = self.network(_input(images))
+        return features
+
+
+def _input(images: Tensor) -> Tensor:
+    gray = images.float().mean(1, keepdim=True) / 255.0
+    return F.interpolate(gray, (_SIDE, _SIDE), mode="bilinear", antialias=True)
+
+
+def digits_network() -> nn.Module:
+    """Return a small network trained on handwritten digits, without its head.
+
+    It is trained once, in seconds, and kept in the cache.
+
+    Raises:
+        OSError: If the cache cannot be written.
+    """
+    digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    path = cache_root() / "networks" / f"digits-{digest}.safetensors"
+    model = build_model("small-cnn", (1, _SIDE, _SIDE), 10, _SEED)
+    if not path.exists():
+        _train(model)
+        write_bytes(path, save(model.state_dict()))
+    model.load_state_dict(load_file(path))
+    return _Features(nn.Sequential(*list(model.children())[:-1])).eval()
+
+
+def _train(model: nn.Module) -> None:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    pixels = np.round(data.images * (255 / 16)).astype(np.uint8)
+    images = _input(torch.from_numpy(pixels)[:, None])
+    labels = torch.from_numpy(data.target.astype(np.int64))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+    generator = torch.Generator().manual_seed(_SEED)
+    model.train()
+    for _ in range(_EPOCHS):
+        order = torch.randperm(len(labels), generator=generator)
+        for rows in order.split(_BATCH):  # type: ignore[no-untyped-call]
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from train.cli import main
+from train.compare import Comparison, compare, plan
+from train.config import RunConfig
+from train.fanout import run_job
+from train.mlflow_store import client, file_lock
+from train.stopping import StopFlag
+
+
+def comparison(folder, data, **options):
+    base = RunConfig(dataset=data, batch_size=32, epochs=2, learner="mlp")
+    given = {
+        "policies": ("random",), "seeds": 1, "baseline": "random", "name": "c", "folder": folder,
+        "tracking": None, "experiment": "gstds",
+    }  # fmt: skip
+    return Comparison(base=base, **(given | options))
+
+
+def test_a_run_waits_for_whoever_still_saves_there(tmp_path, tiny_npz):
+    (job,) = plan(comparison(tmp_path, tiny_npz))
+    job.folder.mkdir(parents=True)
+    results = []
+    thread = threading.Thread(target=lambda: results.append(run_job(job)))
+    with (job.folder / ".lock").open("ab") as handle, file_lock(handle):
+        thread.start()
+        time.sleep(1)
+        assert not (job.folder / "config.json").exists()
+    thread.join(60)
+    assert results[0]["status"] == "finished"
+
+
+def test_a_run_that_waits_can_be_stopped(tmp_path, tiny_npz):
+    (job,) = plan(comparison(tmp_path, tiny_npz))
+    job.folder.mkdir(parents=True)
+    stop = StopFlag()
+    with (job.folder / ".lock").open("ab") as handle, file_lock(handle):
+        threading.Timer(0.5, stop.set).start()
+        assert run_job(job, stop=stop)["status"] == "interrupted"
+
+
+def test_a_run_tells_how_it_goes_on(tmp_path, tiny_npz):
+    (job,) = plan(comparison(tmp_path, tiny_npz))
+    rows, steps = [], []
+    result = run_job(job, lambda *step: steps.append(step), evaluated=rows.append)
+    assert rows == result["history"]
+    assert steps[-1] == ("training", result["steps"], result["steps"])
+
+
+def test_a_try_without_a_checkpoint_goes_on_with_its_record(tmp_path, tiny_npz, store_uri):
+    (job,) = plan(comparison(tmp_path, tiny_npz, tracking=store_uri))
+    first = run_job(replace(job, checkpoint_every=0))
+    (job.folder / "result.json").unlink()  # as if it had been killed before
+    second = run_job(replace(job, checkpoint_every=0))
+    assert second["run_id"] == first["run_id"]
+    points = client(store_uri).get_metric_history(first["run_id"], "val/accuracy")
+    assert sorted(p.step for p in points) == [row["step"] for row in first["history"]]
+
+
+def test_a_record_that_was_deleted_is_begun_anew(tmp_path, tiny_npz, store_uri):
+    (job,) = plan(comparison(tmp_path, tiny_npz, tracking=store_uri))
+    first = run_job(replace(job, checkpoint_every=0))
+    (job.folder / "result.json").unlink()
+    client(store_uri).delete_run(first["run_id"])
+    second = run_job(replace(job, checkpoint_every=0))
+    assert second["status"] == "finished"
+    assert second["run_id"] not in (None, first["run_id"])
+
+
+def test_fresh_seeds_begin_where_they_are_told(tmp_path, tiny_npz):
+    content = compare(comparison(tmp_path, tiny_npz, first_seed=3, seeds=2))
+    assert [run["seed"] for run in content["runs"]] == [3, 4]
+
+
+def refused(capsys, tiny_npz, *words):
+    command = ["compare", "--policies", "random", "--dataset", tiny_npz, "--batch-size", "32"]
+    assert main([*command, "--no-tracking", "--quiet", "--out", "o", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_ray_that_is_not_there_is_named(tmp_path, monkeypatch, tiny_npz, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "pip install 'gstds[ray]'" in refused(capsys, tiny_npz, "--ray", "local")
+    assert "drop one" in refused(capsys, tiny_npz, "--ray", "local", "--workers", "2")
+    assert not (tmp_path / "o").exists()
+
+
+def test_optuna_that_is_not_there_is_named(tmp_path, monkeypatch, tiny_npz, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    said = refused(capsys, tiny_npz, "--sweep", "keep=.2..0.8", "--sweep-optuna", "3")
+    assert "pip install 'gstds[sweep]'" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["ray://here:10001", "here", "here:door", ":6379"])
+def test_addresses_that_are_none_are_refused(tmp_path, monkeypatch, tiny_npz, capsys, address):
+    pytest.importorskip("ray")
+    monkeypatch.chdir(tmp_path)
+    assert "must be host:port" in refused(capsys, tiny_npz, "--ray", address)

@@ -1,0 +1,118 @@
+"""The command ``experiment``: the paper's open checks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gstds.validation import check_choice
+from train.arguments import (
+    check_places,
+    command_line,
+    given_options,
+    new_folder,
+    touch_folder,
+    user_folder_on_path,
+)
+from train.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from train.compare_command import comparison_from, ui_line, with_tracking
+from train.console import Console, out, print_table
+
+if TYPE_CHECKING:
+    from train.compare import Comparison
+
+__all__ = ["do_experiment"]
+
+Arguments = argparse.Namespace
+
+
+def do_experiment(arguments: Arguments) -> int:
+    """Run one of the paper's open checks."""
+    from train.experiments import OVERHEAD, experiment_names
+
+    user_folder_on_path()
+    check_places(arguments)
+    check_choice("NAME", arguments.name, experiment_names())
+    return _overhead(arguments) if arguments.name == OVERHEAD else _comparisons(arguments)
+
+
+def _overhead(arguments: Arguments) -> int:
+    from train.experiments import OVERHEAD, experiment_names
+    from train.overhead import measure_overhead, write_overhead
+
+    for name in given_options(arguments):
+        if arguments.dataset or name != "dataset":
+            raise ValueError(f"experiment overhead trains nothing: {name} has no meaning there")
+    folder = Path(arguments.out) if arguments.out else new_folder("experiment")
+    touch_folder(folder)
+    with Console(quiet=arguments.quiet) as console:
+        rows = measure_overhead(progress=console)
+    question = experiment_names()[OVERHEAD]
+    page = write_overhead(folder, rows, question=question, command=command_line())
+    out(page.read_text())
+    out(f"page: {page}")
+    return EXIT_DONE
+
+
+def _comparisons(arguments: Arguments) -> int:
+    from train.board import Board
+    from train.experiment_report import write_experiment
+    from train.experiments import EXPERIMENTS, ORIGINAL_DATASETS, run_experiment
+    from train.ray_runs import ray_cluster
+    from train.stopping import StopFlag, interruptible
+
+    preset = EXPERIMENTS[arguments.name]
+    datasets = tuple(arguments.dataset or ORIGINAL_DATASETS)
+    arguments.dataset = datasets[0]
+    if arguments.seeds is None:
+        arguments.seeds = 5
+    comparison = comparison_from(arguments, preset.rows, "experiment", preset.options)
+    comparison = with_tracking(arguments, comparison)
+    stop = StopFlag()
+    with ray_cluster(comparison.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):
+        note = run_experiment(
+            arguments.name, comparison, datasets, progress=board, stop=stop, watch=board
+        )
+    page = write_experiment(comparison.folder, note)
+    if comparison.tracking:
+        _publish(arguments, note, comparison)
+    return _show(arguments, note, page, comparison.tracking)
+
+
+def _publish(arguments: Arguments, note: dict[str, Any], comparison: Comparison) -> None:
+    from train.datasets_command import dataset_folder
+    from train.publish import publish
+
+    for content in note["comparisons"]:
+        plot = dataset_folder(comparison.folder, content["dataset"]) / "rows.png"
+        publish(str(comparison.tracking), arguments.experiment, content, {"rows": plot})
+
+
+def _show(arguments: Arguments, note: dict[str, Any], page: Path, uri: str | None) -> int:
+    from gstds.files import write_json
+    from train.tables import comparison_table
+
+    if arguments.json:
+        write_json(arguments.json, note)
+    for content in note["comparisons"]:
+        out(f"{content['dataset']}:")
+        if content["summary"]:
+            print_table(comparison_table(content["summary"], setting=content["setting"]))
+        for row, why in content["left_out"].items():
+            out(f"left out: {row}: {why}")
+    out(f"\npage: {page}")
+    if uri:
+        out(ui_line(arguments))
+    return _exit_code(note)
+
+
+def _exit_code(note: dict[str, Any]) -> int:
+    runs = [run for content in note["comparisons"] for run in content["runs"]]
+    planned = sum(content["planned"] for content in note["comparisons"])
+    statuses = [run["status"] for run in runs]
+    early = len(note["comparisons"]) < note["planned"] or len(runs) < planned
+    if early or "interrupted" in statuses:
+        out("stopped early; the same command with the same --out goes on")
+        return EXIT_INTERRUPTED
+    return EXIT_DONE if all(s == "finished" for s in statuses) else EXIT_FAILED

@@ -1,0 +1,151 @@
+"""What an experiment leaves behind: one Markdown page with table, plot and command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gstds.files import write_bytes, write_text
+from train.palette import policy_color
+from train.tables import Table, comparison_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["new_figure", "picture", "saving_table", "write_experiment"]
+
+Summary = Sequence[Mapping[str, Any]]
+_DPI = 130
+
+
+def write_experiment(folder: Path, note: Mapping[str, Any]) -> Path:
+    """Write ``experiment.md`` and one plot per data set; return the page's path.
+
+    Args:
+        folder: The experiment's folder.
+        note: As `train.experiments.run_experiment` returns it.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    parts = [f"# Experiment `{note['name']}`", str(note["question"])]
+    parts.append(f"```\n{note['command']}\n```")
+    for content in note["comparisons"]:
+        if content["summary"]:
+            parts += _dataset_section(folder, content)
+    page = folder / "experiment.md"
+    write_text(page, "\n\n".join(parts) + "\n")
+    return page
+
+
+def _dataset_section(folder: Path, content: Mapping[str, Any]) -> list[str]:
+    from train.datasets_command import dataset_folder
+
+    dataset = str(content["dataset"])
+    table = comparison_table(content["summary"], setting=content["setting"])
+    saving = saving_table(content["summary"])
+    plot = dataset_folder(folder, dataset) / "rows.png"
+    write_bytes(plot, picture(_plot_rows(content["summary"])))
+    left = [f"Left out: `{row}`: {why}" for row, why in content.get("left_out", {}).items()]
+    return [
+        f"## {dataset}",
+        table.markdown(),
+        table.caption,
+        *left,
+        f"![Accuracy and cost of each row]({plot.relative_to(folder)})",
+        "### Operations saved, seconds saved",
+        saving.markdown(),
+        saving.caption,
+    ]
+
+
+def saving_table(summary: Summary) -> Table:
+    """Lay out how much of the compute that was saved became seconds saved.
+
+    Args:
+        summary: As `train.statistics.summarize` returns it.
+    """
+    rows = [_saving_cells(row) for row in summary if row["policy"] != "full"]
+    return Table(
+        header=("policy", "compute / full", "seconds / full", "realized saving"),
+        rows=tuple(rows),
+        caption=(
+            "Realized saving: share of seconds saved over share of operations saved. Seconds are "
+            "those of loading, scoring, solving and training, without monitoring and reference."
+        ),
+    )
+
+
+def _saving_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    compute, seconds = row.get("relative_compute"), row.get("relative_seconds")
+    realized = None
+    if compute is not None and seconds is not None and compute < 0.999:
+        realized = (1 - seconds) / (1 - compute)
+    cells = ["-" if value is None else f"{value:.2f}" for value in (compute, seconds, realized)]
+    return (str(row["policy"]), *cells)
+
+
+def _plot_rows(summary: Summary) -> Figure:
+    """Draw each row's test accuracy with its interval, and its compute and seconds over full's."""
+    figure, (left, right) = new_figure(10.5, 1.5 + 0.42 * len(summary), columns=2)
+    names = [str(row["policy"]) for row in summary]
+    for place, row in enumerate(summary):
+        _draw_accuracy(left, place, row)
+        _draw_cost(right, place, row)
+    left.set_yticks(range(len(names)), names)
+    right.set_yticks(range(len(names)), [""] * len(names))
+    for axes in (left, right):
+        axes.invert_yaxis()
+    left.set_xlabel("test accuracy (%), mean and 95% interval")
+    timed = any(row.get("relative_seconds") is not None for row in summary)
+    right.set_xlabel(
+        "share of full training's compute (dots)" + (" and seconds (diamonds)" if timed else "")
+    )
+    right.set_xlim(left=0)
+    return figure
+
+
+def _draw_accuracy(axes: Axes, place: int, row: Mapping[str, Any]) -> None:
+    if row.get("mean") is not None:
+        error = None if row.get("ci95") is None else [100 * row["ci95"]]
+        color = policy_color(str(row["policy"]))
+        axes.errorbar([100 * row["mean"]], [place], xerr=error, fmt="o", color=color, capsize=4)
+
+
+def _draw_cost(axes: Axes, place: int, row: Mapping[str, Any]) -> None:
+    color = policy_color(str(row["policy"]))
+    marks = (("relative_seconds", "D", "white"), ("relative_compute", "o", color))
+    for key, marker, fill in marks:
+        if row.get(key) is not None:
+            size = 9 if fill == "white" else 5
+            axes.plot(
+                [row[key]], [place], marker, ms=size, markeredgecolor=color, markerfacecolor=fill
+            )
+
+
+def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+    """Return a figure outside matplotlib's global state, and its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, columns)
+    for one in np.atleast_1d(axes):
+        one.grid(visible=True, color="#e4e4e4", linewidth=0.7)
+        one.set_axisbelow(True)
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def picture(figure: Figure) -> bytes:
+    """Return a figure as PNG."""
+    import io
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,319 @@
+"""Sweeps: a policy's parameters over a grid, or points chosen by Optuna.
+
+Points are ranked by the accuracy on selection-validation. The test part is never evaluated here:
+what was chosen on it could not be judged by it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gstds.validation import check_integer
+from train.compare import Comparison, plan_run
+from train.fanout import Job, Progress, check_place, prepare, run_all
+from train.mlflow_store import prepare_store
+from train.statistics import confidence_half_width
+from train.stopping import StopFlag
+from train.variants import option_value, variant_name
+from train.watch import Watch
+
+__all__ = ["Axis", "grid", "parse_axes", "rank", "sweep_grid", "sweep_optuna"]
+
+_RANGE = re.compile(r"(?P<low>[^,]+?)\.\.(?P<high>[^,:]+)(?::(?P<scale>\w+))?")
+_MOST_POINTS = 10_000
+_STARTUP = 5  # random points first, whatever their number, so that more points go on from fewer
+Values = dict[str, Any]
+Results = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What one key takes on.
+
+    Attributes:
+        key: An option, ``schedule.NAME``, or a parameter of the policy.
+        values: The values, in order; empty for a range.
+        low: Lower end of a range.
+        high: Upper end of a range.
+        log: Whether the range is searched on a logarithmic scale.
+    """
+
+    key: str
+    values: tuple[Any, ...] = ()
+    low: float | int = 0
+    high: float | int = 0
+    log: bool = False
+
+
+def parse_axes(words: Sequence[str]) -> list[Axis]:
+    """Return the axes of a sweep from words like ``keep=.3,.5`` or ``keep=.2..0.8``.
+
+    Raises:
+        ValueError: If a word is no axis, or a key stands twice.
+    """
+    axes = [_parse_axis(word) for word in words]
+    keys = [axis.key for axis in axes]
+    twice = {key for key in keys if keys.count(key) > 1}
+    if twice:
+        raise ValueError(f"--sweep: {', '.join(sorted(twice))} stands there twice")
+    return axes
+
+
+def _parse_axis(word: str) -> Axis:
+    key, equals, text = word.partition("=")
+    key = key.strip().replace("-", "_")
+    if not equals or not key or not text:
+        raise ValueError(f"--sweep: write KEY=V1,V2,... or KEY=LOW..HIGH, got {word!r}")
+    if key in ("policy", "seed", "test"):
+        raise ValueError(f"--sweep: {key} cannot be swept; see --policies and --seeds")
+    found = _RANGE.fullmatch(text)
+    if found:
+        return _parse_range(word, key, found)
+    values = tuple(option_value(part) for part in text.split(",") if part)
+    if len(set(map(repr, values))) < len(values):
+        raise ValueError(f"--sweep: {word!r} names a value twice")
+    return Axis(key, values)
+
+
+def _parse_range(word: str, key: str, found: re.Match[str]) -> Axis:
+    low, high = option_value(found["low"]), option_value(found["high"])
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (low, high))
+    if not numbers or not low < high:
+        raise ValueError(f"--sweep: {word!r} must run from a lower to a higher number")
+    log = found["scale"] == "log"
+    if found["scale"] not in (None, "log") or (log and low <= 0):
+        raise ValueError(f"--sweep: {word!r} ends in :log, above 0, or in nothing")
+    return Axis(key, (), low, high, log)
+
+
+def grid(axes: Sequence[Axis]) -> list[Values]:
+    """Return every combination of the axes' values, the last axis fastest.
+
+    Raises:
+        ValueError: If an axis is a range, or there are more than 10,000 points.
+    """
+    for axis in axes:
+        if not axis.values:
+            raise ValueError(f"--sweep: {axis.key} is a range; give values, or use --sweep-optuna")
+    if math.prod(len(axis.values) for axis in axes) > _MOST_POINTS:
+        raise ValueError(f"--sweep: more than {_MOST_POINTS:,} points; use --sweep-optuna")
+    keys = [axis.key for axis in axes]
+    return [dict(zip(keys, point, strict=True)) for point in _product(axes)]
+
+
+def _product(axes: Sequence[Axis]) -> Iterator[tuple[Any, ...]]:
+    return itertools.product(*(axis.values for axis in axes))
+
+
+@dataclass
+class _Sweep:
+    """What runs a sweep's points, and what they gave so far."""
+
+    comparison: Comparison
+    progress: Progress | None
+    stop: StopFlag
+    watch: Watch | None
+
+    def __post_init__(self) -> None:
+        base = self.comparison.base.with_options(test=False)
+        self.comparison = replace(self.comparison, base=base)
+
+    def plan(self, row: str) -> list[Job]:
+        comparison = self.comparison
+        first = check_integer("first_seed", comparison.first_seed)
+        seeds = range(first, first + check_integer("seeds", comparison.seeds, low=1))
+        jobs = [plan_run(comparison, row, seed) for seed in seeds]
+        return [replace(job, tags={**job.tags, "sweep": comparison.name}) for job in jobs]
+
+    def try_plan(self, row: str) -> list[Job]:
+        """Return a point's runs; none, with a note, if its values do not go together."""
+        try:
+            return self.plan(row)
+        except ValueError as error:
+            if self.watch:
+                self.watch.note(f"{row} is left out: {error}")
+            return []
+
+    def run(self, jobs: Sequence[Job]) -> Results:
+        check_place(self.comparison, jobs)
+        prepare(jobs, self.progress)
+        if self.comparison.tracking:
+            prepare_store(self.comparison.tracking, self.comparison.experiment)
+        found = run_all(jobs, self.comparison, self.progress, _ignore, self.stop, self.watch)
+        return [found[folder] for folder in _folders(jobs) if folder in found]
+
+
+def _ignore(result: dict[str, Any], old: bool) -> None:
+    """Report nothing: the watch does."""
+
+
+def _folders(jobs: Sequence[Job]) -> list[Path]:
+    return list(dict.fromkeys(job.folder for job in jobs))
+
+
+def sweep_grid(
+    comparison: Comparison,
+    axes: Sequence[Axis],
+    *,
+    progress: Progress | None = None,
+    stop: StopFlag | None = None,
+    watch: Watch | None = None,
+) -> tuple[Results, int]:
+    """Run every point of a grid under every seed; finished runs of its folder are not repeated.
+
+    Args:
+        comparison: Options, seeds and folder; each of its policies is swept.
+        axes: What is varied.
+        progress: Called with a phase, what is done, and the total.
+        stop: Looked at between steps.
+        watch: Is told how the runs go on.
+
+    Returns:
+        The runs' results, and how many runs were planned.
+
+    Raises:
+        ValueError: If a key or a value is unknown or out of range.
+        OSError: If a file cannot be read or written.
+    """
+    sweep = _Sweep(comparison, progress, stop or StopFlag(), watch)
+    points = grid(axes)
+    rows = [variant_name(policy, point) for point in points for policy in comparison.policies]
+    plans = [sweep.plan(row) for row in rows]
+    # Seed by seed, so that all points can be compared early.
+    jobs = [job for group in zip(*plans, strict=True) for job in group]
+    return sweep.run(jobs), len(jobs)
+
+
+def sweep_optuna(
+    comparison: Comparison,
+    axes: Sequence[Axis],
+    trials: int,
+    *,
+    progress: Progress | None = None,
+    stop: StopFlag | None = None,
+    watch: Watch | None = None,
+) -> tuple[Results, int]:
+    """Run points that Optuna chooses (TPE), by the mean accuracy on selection-validation.
+
+    The sampler's seed is the first seed, and runs are repeatable: the same command chooses the same
+    points again, finds the finished ones in its folder, and goes on.
+
+    Args:
+        comparison: Options, seeds and folder; it must name one policy.
+        axes: Values or ranges of each key.
+        trials: Number of points.
+        progress: Called with a phase, what is done, and the total.
+        stop: Looked at between steps.
+        watch: Is told how the runs go on.
+
+    Returns:
+        The runs' results, and how many runs were planned.
+
+    Raises:
+        ImportError: If Optuna is not installed.
+        ValueError: If a key or a value is unknown or out of range.
+        OSError: If a file cannot be read or written.
+    """
+    check_integer("sweep_optuna", trials, low=1)
+    study, optuna = _study(comparison)
+    (policy,) = comparison.policies
+    sweep = _Sweep(comparison, progress, stop or StopFlag(), watch)
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    at_once = max(1, math.ceil(comparison.workers / comparison.seeds))
+    for start in range(0, trials, at_once):
+        asked = [study.ask() for _ in range(min(at_once, trials - start))]
+        rows = [variant_name(policy, _suggest(trial, axes)) for trial in asked]
+        results = sweep.run([job for row in dict.fromkeys(rows) for job in sweep.try_plan(row)])
+        found |= {(str(result["policy"]), int(result["seed"])): result for result in results}
+        if sweep.stop.is_set:
+            break
+        for trial, row in zip(asked, rows, strict=True):
+            value = _objective([r for r in results if r["policy"] == row])
+            failed = optuna.trial.TrialState.FAIL
+            study.tell(trial, value, state=failed if value is None else None)
+    stopped = 1 if sweep.stop.is_set else 0
+    return list(found.values()), len(found) + stopped
+
+
+def _study(comparison: Comparison) -> tuple[Any, Any]:
+    if len(comparison.policies) != 1:
+        raise ValueError(
+            f"--sweep-optuna searches one policy at a time, got {', '.join(comparison.policies)}"
+        )
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError(
+            f"--sweep-optuna needs Optuna, which is not installed ({error}): "
+            "pip install 'gstds[sweep]', or leave it out for a grid"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=comparison.first_seed, n_startup_trials=_STARTUP)
+    return optuna.create_study(direction="maximize", sampler=sampler), optuna
+
+
+def _suggest(trial: Any, axes: Sequence[Axis]) -> Values:
+    return {axis.key: _suggest_one(trial, axis) for axis in axes}
+
+
+def _suggest_one(trial: Any, axis: Axis) -> Any:
+    if axis.values:
+        return trial.suggest_categorical(axis.key, list(axis.values))
+    if isinstance(axis.low, int) and isinstance(axis.high, int):
+        return trial.suggest_int(axis.key, axis.low, axis.high, log=axis.log)
+    value = trial.suggest_float(axis.key, axis.low, axis.high, log=axis.log)
+    return float(f"{value:.4g}")  # a name that a person can type
+
+
+def _objective(results: Results) -> float | None:
+    scores = _scores(results)
+    return math.fsum(scores) / len(scores) if scores else None
+
+
+def _scores(results: Sequence[Mapping[str, Any]]) -> list[float]:
+    finished = [r for r in results if r["status"] == "finished"]
+    return [r["val_accuracy"] for r in finished if r.get("val_accuracy") is not None]
+
+
+def rank(results: Results) -> Results:
+    """Return the points, the best mean accuracy on selection-validation first.
+
+    Args:
+        results: Results of the sweep's runs.
+
+    Returns:
+        Rows of ``policy`` (the point's name), ``n``, ``lost`` (runs that did not finish), ``mean``,
+        ``ci95``, ``mean_keep``, ``relative_compute`` and ``seconds``. Points that lost a run come
+        after all others.
+    """
+    groups: dict[str, Results] = {}
+    for result in results:
+        groups.setdefault(str(result["policy"]), []).append(result)
+    rows = [_ranked(name, group) for name, group in groups.items()]
+    return sorted(rows, key=lambda row: (row["lost"] > 0, -(row["mean"] or 0.0)))
+
+
+def _ranked(name: str, group: Results) -> dict[str, Any]:
+    scores = _scores(group)
+    finished = [r for r in group if r["status"] == "finished"]
+    shares = [r["charged_flops"] / r["full_flops"] for r in finished]
+
+    def mean(values: Sequence[float]) -> float | None:
+        return math.fsum(values) / len(values) if values else None
+
+    return {
+        "policy": name,
+        "n": len(scores),
+        "lost": len(group) - len(scores),
+        "mean": mean(scores),
+        "ci95": confidence_half_width(scores),
+        "mean_keep": mean([r["mean_keep"] for r in finished]),
+        "relative_compute": mean(shares),
+        "seconds": mean([r["seconds"] for r in finished]),
+    }

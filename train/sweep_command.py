@@ -1,0 +1,187 @@
+"""The command ``compare --sweep``: rank points, and say how to judge the best one."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+from gstds.files import write_json, write_text
+from gstds.validation import check_integer
+from train.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from train.compare import Comparison
+from train.compare_command import comparison_from, ui_line, with_tracking
+from train.config import RunConfig
+from train.console import out, print_table
+from train.tables import Table
+from train.variants import split_name
+
+__all__ = ["do_sweep", "judging_command", "ranking_table"]
+
+Arguments = argparse.Namespace
+_FRESH_SEEDS = 5
+
+
+def do_sweep(arguments: Arguments) -> int:
+    """Run a sweep, rank its points, write ``sweep.json`` and ``sweep.md``."""
+    from train.board import Board
+    from train.ray_runs import ray_cluster
+    from train.stopping import StopFlag, interruptible
+    from train.sweep import parse_axes, sweep_grid, sweep_optuna
+
+    if not arguments.sweep:
+        raise ValueError("--sweep-optuna needs --sweep KEY=LOW..HIGH ...: what is searched")
+    axes = parse_axes(arguments.sweep)
+    policies = tuple(arguments.policies or ["gstds"])
+    comparison = comparison_from(arguments, policies, "sweep")
+    check_integer("seeds", comparison.seeds, low=1)
+    check_integer("workers", comparison.workers, low=1)
+    _check_keys(comparison, [axis.key for axis in axes])
+    comparison = with_tracking(arguments, comparison)
+    stop = StopFlag()
+    with ray_cluster(comparison.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):
+        if arguments.sweep_optuna is None:
+            runs, planned = sweep_grid(comparison, axes, progress=board, stop=stop, watch=board)
+        else:
+            number = arguments.sweep_optuna
+            runs, planned = sweep_optuna(
+                comparison, axes, number, progress=board, stop=stop, watch=board
+            )
+    return _show(arguments, comparison, runs, planned)
+
+
+def _check_keys(comparison: Comparison, keys: Sequence[str]) -> None:
+    """Refuse a key that a policy does not know, before a range is searched for hours.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    from train.variants import options_of
+
+    for policy in comparison.policies:
+        options_of(comparison.base, split_name(policy)[0], dict.fromkeys(keys))
+
+
+def _show(
+    arguments: Arguments, comparison: Comparison, runs: list[dict[str, Any]], planned: int
+) -> int:
+    from train.sweep import rank
+
+    ranking = rank(runs)
+    best = judging_command(comparison, ranking[0]["policy"]) if ranking else ""
+    content = {
+        "version": 1,
+        "name": comparison.name,
+        "command": comparison.command,
+        "config": comparison.base.as_dict(),
+        "planned": planned,
+        "runs": runs,
+        "ranking": ranking,
+        "judge_the_best": best,
+    }
+    write_json(comparison.folder / "sweep.json", content)
+    table = ranking_table(ranking)
+    write_text(comparison.folder / "sweep.md", _page(content, table))
+    if arguments.json:
+        write_json(arguments.json, content)
+    print_table(table)
+    out(f"\n{table.caption}\nresult: {comparison.folder / 'sweep.json'}")
+    if comparison.tracking:
+        from train.mlflow_store import prepare_store
+        from train.views import place_view
+
+        place_view(comparison.tracking, prepare_store(comparison.tracking, comparison.experiment))
+        out(ui_line(arguments))
+    return _exit_code(runs, planned, best)
+
+
+def _exit_code(runs: Sequence[Mapping[str, Any]], planned: int, best: str) -> int:
+    statuses = [run["status"] for run in runs]
+    if "interrupted" in statuses or len(runs) < planned:
+        out("stopped early; the same command with the same --out goes on")
+        return EXIT_INTERRUPTED
+    out(f"judge the best on fresh seeds and the test part:\n  {best}")
+    return EXIT_DONE if all(s in ("finished", "diverged") for s in statuses) else EXIT_FAILED
+
+
+def _page(content: Mapping[str, Any], table: Table) -> str:
+    parts = ["# Sweep", f"```\n{content['command']}\n```", table.markdown(), table.caption]
+    judge = f"Judge the best on fresh seeds:\n\n```\n{content['judge_the_best']}\n```"
+    return "\n\n".join([*parts, judge]) + "\n"
+
+
+def ranking_table(ranking: Sequence[Mapping[str, Any]]) -> Table:
+    """Lay out a ranking: point, runs, validation accuracy, keep, compute, seconds.
+
+    Args:
+        ranking: As `train.sweep.rank` returns it.
+    """
+
+    def number(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    def accuracy(row: Mapping[str, Any]) -> str:
+        if row["mean"] is None:
+            return "-"
+        half = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.2f}"
+        return f"{100 * row['mean']:.2f}{half}"
+
+    rows = tuple(
+        (
+            str(row["policy"]),
+            f"{row['n']} (+{row['lost']} lost)" if row["lost"] else str(row["n"]),
+            accuracy(row),
+            number(row["mean_keep"], 3),
+            number(row["relative_compute"], 2),
+            number(row["seconds"], 1),
+        )
+        for row in ranking
+    )
+    return Table(
+        header=("point", "runs", "validation %", "keep", "/ full", "seconds"),
+        rows=rows,
+        caption=(
+            "Ranked by accuracy on selection-validation, final, mean ± 95% t interval over seeds. "
+            "The best of many looks better than it is; the test part was not evaluated."
+        ),
+    )
+
+
+def judging_command(comparison: Comparison, row: str) -> str:
+    """Return the command that runs a point against its policy, random and full on fresh seeds.
+
+    Args:
+        comparison: The sweep's.
+        row: The point's name.
+    """
+    rows = dict.fromkeys([row, split_name(row)[0], "random", "full"])
+    seeds = max(_FRESH_SEEDS, comparison.seeds)
+    words = ["gstds", "compare", "--policies", *rows, "--baseline", "random"]
+    words += ["--seeds", str(seeds), "--first-seed", str(comparison.first_seed + comparison.seeds)]
+    if comparison.workers > 1:
+        words += ["--workers", str(comparison.workers)]
+    if comparison.ray:
+        words += ["--ray", comparison.ray]
+    if comparison.paper_defaults:
+        words.append("--paper-defaults")
+    return shlex.join([*words, *_option_words(comparison.base)])
+
+
+def _option_words(config: RunConfig) -> list[str]:
+    """Return the options that differ from the defaults, as on the command line."""
+    words: list[str] = []
+    for option in fields(RunConfig):
+        value = getattr(config, option.name)
+        default = {} if option.default is MISSING else option.default
+        if value == default or option.name in ("policy", "seed", "test"):
+            continue
+        flag = "--" + option.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, Mapping):
+            words += [flag, *(f"{key}={item}" for key, item in value.items())]
+        else:
+            words += [flag, str(value)]
+    return words
