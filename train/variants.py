@@ -27,8 +27,11 @@ def split_name(name: str) -> tuple[str, dict[str, Any]]:
     """Return a row's policy and the values of its keys.
 
     Raises:
+        TypeError: If the name is no text.
         ValueError: If a key has no value, or stands twice.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"policy must be a text, got {name!r}")
     policy, mark, rest = name.rpartition(SEPARATOR)
     if not mark or "=" not in rest:
         return name, {}
