@@ -23,7 +23,15 @@ ROWS = ["random", "full"]
 def command(tiny_npz, out, *more):
     words = [sys.executable, "-m", "train.cli", "compare", "--policies", *ROWS, "--seeds", "2"]
     words += ["--dataset", tiny_npz, "--batch-size", "16", "--learner", "mlp"]
-    words += ["--learning-rate", "0.01", "--epochs", EPOCHS, "--checkpoint-every", "25"]
+    words += [
+        "--learning-rate",
+        "0.01",
+        "--epochs",
+        EPOCHS,
+        "--checkpoint-every",
+        "25",
+        "--no-controls",
+    ]
     return [*words, "--out", out, "--json", f"{out}.json", *more]
 
 
