@@ -7,7 +7,8 @@ that a single process would compute from all that was kept.
 from __future__ import annotations
 
 import argparse
-import socket
+import os
+import tempfile
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,7 @@ from policies import Selector
 def train(rank: int, address: str, folder: str, policy: str, epochs: int) -> None:
     """Train in one of two processes."""
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     bunch = load_digits()
     images = torch.as_tensor(bunch.images / 16).float()[:, None]
@@ -49,8 +51,12 @@ def train(rank: int, address: str, folder: str, policy: str, epochs: int) -> Non
         with torch.no_grad():
             right = network(images[600:]).argmax(1) == labels[600:]
         accuracy = right.float().mean().item()
-        print(f"{policy}: kept {selector.mean_keep:.2f}, accuracy {accuracy:.3f}")
+        print(f"{policy}: kept {selector.mean_keep:.2f}, accuracy {accuracy:.3f}", flush=True)
+    dist.barrier()
     dist.destroy_process_group()
+    # DistributedDataParallel (torch 2.14) never lets go of the group: its threads outlive it, and
+    # a process that ends while they run is now and then aborted. All is said and done: leave them.
+    os._exit(0)
 
 
 def main() -> None:
@@ -64,11 +70,9 @@ def main() -> None:
     pixels = (bunch.images * 15.9).astype("uint8")[:, None]
     folder = str(cache_root() / "examples" / "digits")
     prepare_store(folder, pixels[:600], bunch.target[:600])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    rest = (address, folder, arguments.policy, arguments.epochs)
-    torch.multiprocessing.spawn(train, rest, nprocs=2)
+    with tempfile.TemporaryDirectory() as meeting:
+        rest = (f"file://{meeting}/group", folder, arguments.policy, arguments.epochs)
+        torch.multiprocessing.spawn(train, rest, nprocs=2)
 
 
 if __name__ == "__main__":
