@@ -14,7 +14,7 @@ from typing import Any
 from gstds.files import write_json
 from gstds.validation import check_integer
 from train.config import RunConfig, identity, run_folder
-from train.controls import Controls, plan_controls
+from train.controls import SHORT_FULL, Controls, plan_controls
 from train.fanout import Job, Progress, Report, check_place, prepare, run_all, run_job
 from train.mlflow_store import prepare_store
 from train.run import StopFlag
@@ -78,6 +78,11 @@ def plan(comparison: Comparison) -> list[Job]:
     twice = {p for p in comparison.policies if comparison.policies.count(p) > 1}
     if twice:
         raise ValueError(f"policies must be named once each, got {sorted(twice)} more than once")
+    if SHORT_FULL in comparison.policies:
+        raise ValueError(
+            f"policies: {SHORT_FULL!r} is a control and comes by itself unless controls are off; "
+            "drop it, or name full with fewer epochs: full@epochs=8"
+        )
     if comparison.baseline not in comparison.policies:
         raise ValueError(
             f"baseline must be one of the compared policies "

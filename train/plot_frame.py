@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["as_png", "draw_legend", "new_figure", "save_figure"]
+__all__ = ["as_png", "draw_legend", "height_with_legend", "new_figure", "save_figure"]
 
 _DPI = 130
+_LEGEND_LINE = 0.215  # inches
 
 
 def new_figure(
@@ -42,6 +43,11 @@ def new_figure(
         one.set_axisbelow(True)
         one.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def height_with_legend(height: float, entries: int) -> float:
+    """Return a figure's height in inches, enough for a legend of so many lines."""
+    return max(height, 0.7 + _LEGEND_LINE * entries)
 
 
 def draw_legend(axes: Axes) -> None:

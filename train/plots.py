@@ -10,7 +10,7 @@ import numpy as np
 
 from train.curves import FEWEST_FOR_A_BAND, Band, Curve, curves, mean_band
 from train.palette import phase_color, policy_color
-from train.plot_frame import as_png, draw_legend, new_figure, save_figure
+from train.plot_frame import as_png, draw_legend, height_with_legend, new_figure, save_figure
 from train.tables import flop_unit
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ Run = Mapping[str, Any]
 
 _BAND = f"mean over seeds, band: 95% CI ({FEWEST_FOR_A_BAND} seeds or more), dashed: did not finish"
 _APART = ("monitor", "checkpoint", "features", "probe")
-_MOST_IN_LEGEND = 16
 _DASH = 4.0  # in line widths
 _SAME = 0.01
 
@@ -61,12 +60,12 @@ def plot_accuracy_against_compute(
 
 def plot_accuracy_against_seconds(runs: Sequence[Run], path: str | Path) -> None:
     """Draw validation accuracy against the seconds of selecting and training."""
-    figure, axes = new_figure(8.2, 4.4)
     names = list(dict.fromkeys(str(run["policy"]) for run in runs))
+    figure, axes = new_figure(8.2, height_with_legend(4.4, len(names)))
     _draw_curves(axes, runs, names, "seconds", 1.0)
     axes.set_xlabel("seconds of selecting and training")
     axes.set_title(_BAND, fontsize=8)
-    for name in names[:_MOST_IN_LEGEND]:
+    for name in names:
         axes.plot([], [], color=policy_color(name), label=name, linewidth=3)
     draw_legend(axes)
     save_figure(figure, path)
@@ -74,8 +73,8 @@ def plot_accuracy_against_seconds(runs: Sequence[Run], path: str | Path) -> None
 
 def plot_kept_over_time(runs: Sequence[Run], path: str | Path) -> None:
     """Draw the keep ratio and the class coverage of what was kept over progress, means of seeds."""
-    figure, (left, right) = new_figure(11.0, 3.8, columns=2)
     names = list(dict.fromkeys(str(run["policy"]) for run in runs))
+    figure, (left, right) = new_figure(11.0, height_with_legend(3.8, len(names)), columns=2)
     keeps = {name: [_interval_keep(run) for run in _of(runs, name)] for name in names}
     dashes = _interleaved({name: mean_band(_drawable(several)) for name, several in keeps.items()})
     for name in names:
@@ -113,7 +112,7 @@ def plot_seconds(runs: Sequence[Run], path: str | Path) -> None:
                 edgecolor="white", linewidth=0.4,
             )  # fmt: skip
             left += width
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel("seconds, mean over seeds")
     axes.grid(visible=False, axis="y")
     draw_legend(axes)

@@ -97,6 +97,7 @@ def test_compare_ends_with_a_table_a_plot_and_a_link(here, tiny_npz, capsys):
         (["run", "--schedule-params", "midpoint"], "KEY=VALUE"),
         (["compare", "--seeds", "0"], "seeds must be at least 1"),
         (["compare", "--policies", "full", "full"], "once each"),
+        (["compare", "--policies", "random", "short-full"], "full@epochs=8"),
         (["compare", "--policies", "full", "--baseline", "random"], "baseline must be one of"),
         (["list", "polices"], "did you mean 'policies'"),
         (["data", "fetch", "mnist"], "fashion-mnist"),

@@ -141,8 +141,11 @@ def test_report_is_complete_and_needs_no_other_file(tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+CROWD = [one | {"policy": f"policy-{i:02}"} for i in range(30) for one in FULL]
+
+
 @pytest.mark.parametrize(
-    "runs", [RUNS[:1], [LOST], [{**RUNS[0], "history": []}], EVERYTHING], ids=len
+    "runs", [RUNS[:1], [LOST], [{**RUNS[0], "history": []}], EVERYTHING, CROWD], ids=len
 )
 def test_plots_of_odd_comparisons(runs, tmp_path, recwarn):
     summary = summarize(runs, runs[0]["policy"])
