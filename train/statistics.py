@@ -8,6 +8,7 @@ assumes nothing but symmetry; with n seeds its p cannot go below 2 / 2^n (5 seed
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -48,7 +49,8 @@ def summarize(
         runs: Results of runs, as in the JSON file (``test_accuracy`` in [0, 1]).
         baseline: The policy that the others are tested against.
         full: The policy whose compute and seconds are the unit of the relative columns.
-        reference_shared_by: How many runs share one reference; default all that use it.
+        reference_shared_by: How many runs share one reference; default all that use it. References
+            of one cost and one accuracy are one.
 
     Returns:
         One JSON-able dictionary per policy.
@@ -62,9 +64,10 @@ def summarize(
         raise ValueError(
             f"baseline {baseline!r} is not among the compared policies: {', '.join(groups)}"
         )
-    shared_by = reference_shared_by or sum(1 for run in runs if _number(run, "reference_flops"))
+    users = Counter(_reference(run) for run in runs)
+    shared_by = dict.fromkeys(users, reference_shared_by) if reference_shared_by else users
     unit = _full_unit(groups, full)
-    rows = [_row(name, group, max(1, shared_by), unit) for name, group in groups.items()]
+    rows = [_row(name, group, shared_by, unit) for name, group in groups.items()]
     for row in rows:
         other = None if row["policy"] == baseline else groups[baseline]
         row.update(_against(groups[row["policy"]], other))
@@ -246,6 +249,11 @@ def _ratio(part: float | None, whole: float | None) -> float | None:
     return None if part is None or not whole else part / whole
 
 
+def _reference(run: Run) -> tuple[float | None, float | None]:
+    """Return what tells the reference of a run from those of others."""
+    return _number(run, "reference_flops"), _number(run, "reference_accuracy")
+
+
 def _full_unit(groups: Mapping[str, list[Run]], full: str) -> dict[str, float | None]:
     """Return full training's charged compute (else by formula) and seconds (else None)."""
     listed = groups.get(full, [])
@@ -257,12 +265,19 @@ def _full_unit(groups: Mapping[str, list[Run]], full: str) -> dict[str, float | 
 
 
 def _row(
-    policy: str, group: list[Run], shared_by: int, unit: Mapping[str, float | None]
+    policy: str,
+    group: list[Run],
+    shared_by: Mapping[Any, int],
+    unit: Mapping[str, float | None],
 ) -> dict[str, Any]:
     accuracies = _values(group, "test_accuracy")
     charged, reference = _mean(group, "charged_flops"), _mean(group, "reference_flops")
     seconds, system = _mean(group, "seconds"), _mean(group, "reference_system_seconds")
-    shared = None if charged is None else charged + (reference or 0.0) / shared_by
+    shares = [
+        (_number(run, "reference_flops"), shared_by[_reference(run)]) for run in _finished(group)
+    ]
+    parts = [flops / count for flops, count in shares if flops is not None]
+    shared = None if charged is None else charged + (math.fsum(parts) / len(parts) if parts else 0)
     total = None if charged is None else charged + (reference or 0.0)
     return {
         "policy": policy,
@@ -282,7 +297,7 @@ def _row(
         "steps": _mean(group, "steps"),
         "charged_flops": charged,
         "reference_flops": reference,
-        "reference_shared_by": shared_by if reference else None,
+        "reference_shared_by": max(count for _, count in shares) if reference else None,
         "charged_flops_with_shared_reference": shared,
         "charged_flops_with_reference": total,
         "relative_compute": _ratio(charged, unit["charged_flops"]),

@@ -141,10 +141,11 @@ def caption(summary: Summary, *, setting: str | None = None) -> str:
     if baseline and len(summary) > 1:
         sentences.append(_test_sentence(str(baseline), max(seeds, default=0)))
     if any(row.get("reference_flops") for row in summary):
-        share = max(row.get("reference_shared_by") or 1 for row in summary)
+        shares = {row.get("reference_shared_by") for row in summary} - {None}
+        number = f"R = {shares.pop()} runs" if len(shares) == 1 else "runs R"
         sentences.append(
             "Compute is that of the run; + ref/R adds the reference model's cost divided by the "
-            f"R = {share} runs that share it; + ref adds all of it."
+            f"{number} that share it; + ref adds all of it."
         )
     if any(_lost(row) for row in summary):
         sentences.append("Means are over finished runs; the others are counted beside them.")

@@ -65,6 +65,20 @@ def test_compute_is_relative_to_full_and_the_reference_is_apart():
     assert row["relative_seconds"] == 0.5
 
 
+def test_a_reference_is_shared_by_those_that_use_it_and_no_others():
+    other = [
+        run | {"policy": "mine", "reference_flops": 9e12}
+        for run in RUNS
+        if run["policy"] == "gstds"
+    ]
+    rows = by_policy(summarize([*RUNS, *other[:2]], "random"))
+    assert rows["gstds"]["charged_flops_with_shared_reference"] == pytest.approx(3e12)
+    assert rows["mine"]["charged_flops_with_shared_reference"] == pytest.approx(2e12 + 9e12 / 2)
+    assert (rows["gstds"]["reference_shared_by"], rows["mine"]["reference_shared_by"]) == (3, 2)
+    told = by_policy(summarize(RUNS, "random", reference_shared_by=6))["gstds"]
+    assert told["charged_flops_with_shared_reference"] == pytest.approx(2.5e12)
+
+
 def test_without_full_compute_comes_from_the_formula_and_seconds_from_nothing():
     row = by_policy(summarize(RUNS[:6], "random"))["gstds"]
     assert row["relative_compute"] == 0.5
