@@ -1,7 +1,8 @@
 """Compare `best` at a share of the compute with full training at all of it, seed by seed.
 
     python benchmarks/best.py --out DIR --dataset digits [--seeds 10] [--budget .25] [--epochs 32]
-        [--limit N] [--label-noise P] [--rows full best random ...] [--workers 2]
+        [--limit N] [--label-noise P] [--duplicates P] [--imbalance P] [--no-augment]
+        [--rows full best random ...] [--workers 2]
 
 Rows: `full` trains on everything for all its epochs; all others stop at the budget: `best`,
 `best-trusting` (no reference), `short-full` (everything, fewer epochs) and `random` (as many of
@@ -49,6 +50,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--label-noise", type=float, default=0.0)
+    parser.add_argument("--duplicates", type=float, default=0.0)
+    parser.add_argument("--imbalance", type=float, default=0.0)
+    parser.add_argument("--augment", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--epochs", type=int, default=32)
     parser.add_argument("--budget", type=float, default=0.25)
     parser.add_argument("--seeds", type=int, default=10)
@@ -71,6 +75,9 @@ def config_of(row: str, seed: int, options: argparse.Namespace) -> RunConfig:
         dataset=options.dataset,
         limit=options.limit,
         label_noise=options.label_noise,
+        duplicates=options.duplicates,
+        imbalance=options.imbalance,
+        augment=options.augment,
         epochs=options.epochs,
         learner=options.learner,
         evaluations=8,
