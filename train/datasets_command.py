@@ -14,7 +14,7 @@ from train.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 from train.compare import Comparison, compare, plan_run
 from train.console import out, print_table
 from train.fanout import prepare
-from train.tables import Table
+from train.tables import Table, judged_on
 
 __all__ = ["check_data", "compare_datasets", "dataset_folder", "on_dataset", "overview_table"]
 
@@ -125,8 +125,8 @@ def overview_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table(
         header=("policy", *datasets),
         rows=tuple((p, *(cells.get((p, d), "-") for d in datasets)) for p in policies),
-        caption="Final test accuracy in %, mean ± 95% t interval over seeds; each data set has a "
-        "table, tests and a report of its own.",
+        caption=f"Final {judged_on(rows)} accuracy in %, mean ± 95% t interval over seeds; each "
+        "data set has a table, tests and a report of its own.",
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from train.curves import FEWEST_FOR_A_BAND, Band, Curve, curves, mean_band
 from train.palette import phase_color, policy_color
 from train.plot_frame import as_png, draw_legend, height_with_legend, new_figure, save_figure
-from train.tables import flop_unit
+from train.tables import flop_unit, judged_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def plot_accuracy_against_compute(
     for row in summary:
         _draw_point(axes, row, size, policy_color(str(row["policy"])))
     axes.set_xlabel(f"charged compute ({unit})")
-    axes.set_title(f"line: validation ({_BAND}); point: test", fontsize=7.5)
+    axes.set_title(f"line: validation ({_BAND}); point: {judged_on(summary)}", fontsize=7.5)
     _draw_finals(points, summary)
     save_figure(figure, path)
 
@@ -253,7 +253,7 @@ def _draw_finals(axes: Axes, summary: Sequence[Mapping[str, Any]]) -> None:
         label.set_color(policy_color(str(row["policy"])))
         label.set_fontweight("bold")
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel("test accuracy (%), mean ± 95% CI")
+    axes.set_xlabel(f"{judged_on(summary)} accuracy (%), mean ± 95% CI")
 
 
 def _limit_to_top(axes: Axes, several: Sequence[Curve]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from train.curves import pareto_front
 from train.palette import policy_color
 from train.plot_frame import new_figure, save_figure
-from train.tables import flop_unit
+from train.tables import flop_unit, judged_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def plot_pareto(summary: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     left.set_xlabel(f"charged compute ({unit})")
     _draw_front(right, summary, "seconds", 1.0)
     right.set_xlabel("seconds of selecting and training")
-    left.set_ylabel("test accuracy (%), mean ± 95% CI")
+    left.set_ylabel(f"{judged_on(summary)} accuracy (%), mean ± 95% CI")
     figure.suptitle("ringed and joined: no other is both cheaper and more accurate", fontsize=9)
     save_figure(figure, path)
 

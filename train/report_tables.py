@@ -8,10 +8,12 @@ from typing import Any
 from train.curves import cost_to_accuracy, curves
 from train.tables import (
     Table,
+    accuracy_header,
     fixed,
     flop_unit,
     format_flops,
     format_seconds,
+    judged_on,
     lost_runs,
     p_value,
     points,
@@ -53,7 +55,7 @@ def accuracy_table(summary: Sequence[Row], caption: str = "") -> Table:
         {
             "policy": lambda r: str(r["policy"]),
             "runs": lost_runs,
-            "accuracy %": lambda r: points(r, "mean", "ci95"),
+            accuracy_header(summary): lambda r: points(r, "mean", "ci95"),
             **(tests if any(row.get("n_pairs") for row in summary) else {}),
             "worst class %": lambda r: points(r, "worst_class_accuracy", ""),
             "worst seed %": lambda r: points(r, "worst", ""),
@@ -214,7 +216,7 @@ def findings(comparison: Mapping[str, Any]) -> tuple[str, ...]:
     lines = []
     for row in comparison["summary"]:
         policy = str(row["policy"])
-        parts = [f"{policy}: {points(row, 'mean', 'ci95')}% test accuracy"]
+        parts = [f"{policy}: {points(row, 'mean', 'ci95')}% {judged_on([row])} accuracy"]
         if row.get("difference") is not None:
             parts.append(_difference(row, str(row["baseline"]), row.get("p_holm")))
         control = against.get((policy, "keep sequence"))

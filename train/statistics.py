@@ -46,7 +46,8 @@ def summarize(
     on differences that are all the same.
 
     Args:
-        runs: Results of runs, as in the JSON file (``test_accuracy`` in [0, 1]).
+        runs: Results of runs, as in the JSON file. Accuracies are those of the test part; where no
+            run has met it (``--no-test``), those of selection-validation.
         baseline: The policy that the others are tested against.
         full: The policy whose compute and seconds are the unit of the relative columns.
         reference_shared_by: How many runs share one reference; default all that use it. References
@@ -67,10 +68,11 @@ def summarize(
     users = Counter(_reference(run) for run in runs)
     shared_by = dict.fromkeys(users, reference_shared_by) if reference_shared_by else users
     unit = _full_unit(groups, full)
-    rows = [_row(name, group, shared_by, unit) for name, group in groups.items()]
+    part, key = _judged_on(runs)
+    rows = [_row(name, group, key, shared_by, unit) for name, group in groups.items()]
     for row in rows:
         other = None if row["policy"] == baseline else groups[baseline]
-        row.update(_against(groups[row["policy"]], other))
+        row.update(_against(groups[row["policy"]], other, key), judged_on=part)
     adjusted = holm({row["policy"]: row["p_value"] for row in rows})
     for row in rows:
         row["p_holm"] = adjusted[row["policy"]]
@@ -110,13 +112,14 @@ def paired_rows(runs: Sequence[Run], pairs: Iterable[tuple[str, str, str]]) -> l
         ValueError: If a policy has two finished runs of one seed.
     """
     groups = _by_policy(runs)
+    _, key = _judged_on(runs)
     rows = []
     for policy, control, common in pairs:
         if policy in groups and control in groups and policy != control:
             mine, theirs = groups[policy], groups[control]
             ratio = _ratio(_mean(mine, "charged_flops"), _mean(theirs, "charged_flops"))
             row = {"policy": policy, "control": control, "same": common, "compute_ratio": ratio}
-            rows.append(row | _against(mine, theirs))
+            rows.append(row | _against(mine, theirs, key))
     return rows
 
 
@@ -249,6 +252,13 @@ def _ratio(part: float | None, whole: float | None) -> float | None:
     return None if part is None or not whole else part / whole
 
 
+def _judged_on(runs: Iterable[Run]) -> tuple[str, str]:
+    """Return the part of the data that accuracies are of, and their key in a run's result."""
+    finished = _finished(runs)
+    tested = not finished or any(_number(run, "test_accuracy") is not None for run in finished)
+    return ("test", "test_accuracy") if tested else ("selection-validation", "val_accuracy")
+
+
 def _reference(run: Run) -> tuple[float | None, float | None]:
     """Return what tells the reference of a run from those of others."""
     return _number(run, "reference_flops"), _number(run, "reference_accuracy")
@@ -267,10 +277,11 @@ def _full_unit(groups: Mapping[str, list[Run]], full: str) -> dict[str, float | 
 def _row(
     policy: str,
     group: list[Run],
+    key: str,
     shared_by: Mapping[Any, int],
     unit: Mapping[str, float | None],
 ) -> dict[str, Any]:
-    accuracies = _values(group, "test_accuracy")
+    accuracies = _values(group, key)
     charged, reference = _mean(group, "charged_flops"), _mean(group, "reference_flops")
     seconds, system = _mean(group, "seconds"), _mean(group, "reference_system_seconds")
     shares = [
@@ -314,10 +325,10 @@ def _count(group: Iterable[Run], status: str) -> int:
     return sum(1 for run in group if run.get("status") == status)
 
 
-def _by_seed(group: Iterable[Run]) -> dict[Any, float]:
+def _by_seed(group: Iterable[Run], key: str) -> dict[Any, float]:
     values: dict[Any, float] = {}
     for run in _finished(group):
-        accuracy = _number(run, "test_accuracy")
+        accuracy = _number(run, key)
         if run.get("seed") in values:
             raise ValueError(
                 f"policy {run['policy']!r} has two finished runs of seed {run.get('seed')!r}; "
@@ -328,10 +339,10 @@ def _by_seed(group: Iterable[Run]) -> dict[Any, float]:
     return values
 
 
-def _against(group: Iterable[Run], baseline: Iterable[Run] | None) -> dict[str, Any]:
+def _against(group: Iterable[Run], baseline: Iterable[Run] | None, key: str) -> dict[str, Any]:
     """Return the comparison with the baseline, paired by seed; all None for the baseline itself."""
-    mine = _by_seed(group)
-    theirs = _by_seed(baseline) if baseline is not None else {}
+    mine = _by_seed(group, key)
+    theirs = _by_seed(baseline, key) if baseline is not None else {}
     differences = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
     return {
         "n_pairs": len(differences),

@@ -20,10 +20,10 @@ from train.fanout import Job, Progress, check_place, prepare, run_all
 from train.mlflow_store import prepare_store
 from train.statistics import confidence_half_width
 from train.stopping import StopFlag
-from train.variants import option_value, variant_name
+from train.variants import option_value, split_name, takes, variant_name
 from train.watch import Watch
 
-__all__ = ["Axis", "grid", "parse_axes", "rank", "sweep_grid", "sweep_optuna"]
+__all__ = ["Axis", "grid", "parse_axes", "rank", "sweep_grid", "sweep_optuna", "swept_keys"]
 
 _RANGE = re.compile(r"(?P<low>[^,]+?)\.\.(?P<high>[^,:]+)(?::(?P<scale>\w+))?")
 _MOST_POINTS = 10_000
@@ -168,7 +168,8 @@ def sweep_grid(
     """Run every point of a grid under every seed; finished runs of its folder are not repeated.
 
     Args:
-        comparison: Options, seeds and folder; each of its policies is swept.
+        comparison: Options, seeds and folder; each of its policies is swept, over those keys that
+            it takes if another takes the rest.
         axes: What is varied.
         progress: Called with a phase, what is done, and the total.
         stop: Looked at between steps.
@@ -182,12 +183,25 @@ def sweep_grid(
         OSError: If a file cannot be read or written.
     """
     sweep = _Sweep(comparison, progress, stop or StopFlag(), watch)
-    points = grid(axes)
-    rows = [variant_name(policy, point) for point in points for policy in comparison.policies]
-    plans = [sweep.plan(row) for row in rows]
+    rows = [
+        variant_name(policy, {key: value for key, value in point.items() if key in keys})
+        for point in grid(axes)
+        for policy, keys in swept_keys(comparison.policies, [axis.key for axis in axes]).items()
+    ]
+    plans = [sweep.plan(row) for row in dict.fromkeys(rows)]
     # Seed by seed, so that all points can be compared early.
     jobs = [job for group in zip(*plans, strict=True) for job in group]
     return sweep.run(jobs), len(jobs)
+
+
+def swept_keys(policies: Sequence[str], keys: Sequence[str]) -> dict[str, list[str]]:
+    """Return the keys that each policy is swept over; one that none takes stays, to be refused."""
+    names = {policy: split_name(policy)[0] for policy in policies}
+    known = {key for key in keys if any(takes(name, key) for name in names.values())}
+    return {
+        policy: [key for key in keys if key not in known or takes(name, key)]
+        for policy, name in names.items()
+    }
 
 
 def sweep_optuna(

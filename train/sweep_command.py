@@ -53,15 +53,16 @@ def do_sweep(arguments: Arguments) -> int:
 
 
 def _check_keys(comparison: Comparison, keys: Sequence[str]) -> None:
-    """Refuse a key that a policy does not know, before a range is searched for hours.
+    """Refuse a key that no policy knows, before a range is searched for hours.
 
     Raises:
         ValueError: If there is one.
     """
+    from train.sweep import swept_keys
     from train.variants import options_of
 
-    for policy in comparison.policies:
-        options_of(comparison.base, split_name(policy)[0], dict.fromkeys(keys))
+    for policy, taken in swept_keys(comparison.policies, keys).items():
+        options_of(comparison.base, split_name(policy)[0], dict.fromkeys(taken))
 
 
 def _show(

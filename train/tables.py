@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Table",
+    "accuracy_header",
     "caption",
     "comparison_table",
     "fixed",
     "flop_unit",
     "format_flops",
     "format_seconds",
+    "judged_on",
     "lost_runs",
     "p_value",
     "points",
@@ -140,6 +142,8 @@ def caption(summary: Summary, *, setting: str | None = None) -> str:
     baseline = next((row.get("baseline") for row in summary), None)
     if baseline and len(summary) > 1:
         sentences.append(_test_sentence(str(baseline), max(seeds, default=0)))
+    if judged_on(summary) != "test":
+        sentences.append(f"Accuracies are of {judged_on(summary)}: the test part was left alone.")
     if any(row.get("reference_flops") for row in summary):
         shares = {row.get("reference_shared_by") for row in summary} - {None}
         number = f"R = {shares.pop()} runs" if len(shares) == 1 else "runs R"
@@ -199,7 +203,7 @@ def _columns(summary: Summary) -> dict[str, Any]:
     return {
         "policy": lambda r: str(r["policy"]),
         "runs": lost_runs,
-        "accuracy %": lambda r: points(r, "mean", "ci95"),
+        accuracy_header(summary): lambda r: points(r, "mean", "ci95"),
         **(against if any(row.get("n_pairs") for row in summary) else {}),
         "keep": lambda r: fixed(r.get("mean_keep"), 3),
         **{
@@ -210,6 +214,16 @@ def _columns(summary: Summary) -> dict[str, Any]:
         "seconds": lambda r: format_seconds(r.get("seconds")),
         "s / full": lambda r: fixed(r.get("relative_seconds"), 2),
     }
+
+
+def judged_on(summary: Iterable[Mapping[str, Any]]) -> str:
+    """Return the part of the data that a summary's accuracies are of."""
+    return next((str(row["judged_on"]) for row in summary if row.get("judged_on")), "test")
+
+
+def accuracy_header(summary: Iterable[Mapping[str, Any]]) -> str:
+    """Return the head of the accuracies' column."""
+    return "accuracy %" if judged_on(summary) == "test" else "validation %"
 
 
 def lost_runs(row: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from gstds.validation import near_names
 from policies.registry import policy_class
 from train.config import RunConfig
 
-__all__ = ["option_value", "options_of", "split_name", "variant_config", "variant_name"]
+__all__ = ["option_value", "options_of", "split_name", "takes", "variant_config", "variant_name"]
 
 SEPARATOR = "@"
 _NOT_HERE = ("policy", "seed", "policy_params", "schedule_params")
@@ -84,7 +84,7 @@ def options_of(base: RunConfig, policy: str, values: Mapping[str, Any]) -> dict[
     Raises:
         ValueError: If a key is neither an option nor a parameter of the policy.
     """
-    known = [f.name for f in fields(RunConfig) if f.name not in _NOT_HERE]
+    known = _options()
     changes = {key: value for key, value in values.items() if key in known}
     for_policy, for_schedule = dict(base.policy_params), dict(base.schedule_params)
     if changes.get("schedule", base.schedule) != base.schedule:
@@ -98,13 +98,28 @@ def options_of(base: RunConfig, policy: str, values: Mapping[str, Any]) -> dict[
     return {**changes, "policy_params": for_policy, "schedule_params": for_schedule}
 
 
+def takes(policy: str, key: str) -> bool:
+    """Say whether a policy has a parameter of this name, or a run an option."""
+    if key in _options() or key.startswith("schedule."):
+        return True
+    try:
+        _policy_parameter(policy, key, [])
+    except ValueError:
+        return False
+    return True
+
+
+def _options() -> list[str]:
+    return [f.name for f in fields(RunConfig) if f.name not in _NOT_HERE]
+
+
 def _policy_parameter(policy: str, key: str, options: list[str]) -> str:
     name = key.removeprefix("policy.")
     signature = inspect.signature(policy_class(policy)).parameters
     free = any(p.kind is p.VAR_KEYWORD for p in signature.values())
     if name in signature or (free and "." not in name):
         return name
-    hint = near_names(name, [*signature, *options])
+    hint = near_names(name, list(dict.fromkeys([*signature, *options])))
     raise ValueError(f"policy {policy!r} has no parameter {name!r}, and no option has; {hint}")
 
 

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from train.statistics import confidence_half_width, holm, paired_t, sign_flip_p, summarize
+from train.statistics import (
+    confidence_half_width,
+    holm,
+    paired_rows,
+    paired_t,
+    sign_flip_p,
+    summarize,
+)
 
 
 def run(policy, seed, accuracy, **fields):
@@ -77,6 +84,20 @@ def test_a_reference_is_shared_by_those_that_use_it_and_no_others():
     assert (rows["gstds"]["reference_shared_by"], rows["mine"]["reference_shared_by"]) == (3, 2)
     told = by_policy(summarize(RUNS, "random", reference_shared_by=6))["gstds"]
     assert told["charged_flops_with_shared_reference"] == pytest.approx(2.5e12)
+
+
+def test_runs_that_left_the_test_part_alone_are_judged_on_selection_validation():
+    untested = [
+        run | {"test_accuracy": None, "val_accuracy": run["test_accuracy"] - 0.1} for run in RUNS
+    ]
+    row, tested = (by_policy(summarize(r, "random"))["gstds"] for r in (untested, RUNS))
+    assert (row["judged_on"], tested["judged_on"]) == ("selection-validation", "test")
+    assert row["mean"] == pytest.approx(tested["mean"] - 0.1)
+    assert row["difference"] == pytest.approx(tested["difference"])
+    (pair,) = paired_rows(untested, [("gstds", "random", "compute")])
+    assert pair["difference"] == pytest.approx(row["difference"])
+    mixed = by_policy(summarize([*untested[:3], *RUNS[3:]], "random"))
+    assert mixed["gstds"]["mean"] is None  # the two are never mixed
 
 
 def test_without_full_compute_comes_from_the_formula_and_seconds_from_nothing():

@@ -6,7 +6,7 @@ import pytest
 
 from train.cli import build_parser, main
 from train.mlflow_store import client
-from train.sweep import Axis, grid, parse_axes, rank
+from train.sweep import Axis, grid, parse_axes, rank, swept_keys
 
 
 def test_axes_are_values_or_ranges():
@@ -54,6 +54,15 @@ def result(policy, seed, accuracy, status="finished"):
         "test_accuracy": 1 - (accuracy or 0), "charged_flops": 1.0, "full_flops": 2.0,
         "mean_keep": 0.5, "seconds": 1.0,
     }  # fmt: skip
+
+
+def test_a_parameter_is_varied_for_the_policies_that_have_it():
+    keys = ["keep", "score_share", "schedule.midpoint"]
+    assert swept_keys(["random", "gstds@per=epoch"], keys) == {
+        "random": ["keep", "schedule.midpoint"],
+        "gstds@per=epoch": keys,
+    }
+    assert swept_keys(["random", "full"], ["scor"]) == {"random": ["scor"], "full": ["scor"]}
 
 
 def test_ranking_goes_by_validation_and_puts_points_that_lost_a_run_last():
