@@ -17,6 +17,7 @@ from envs.budget import check_pays_a_batch, make_budget
 from envs.distillation import make_teacher
 from envs.draws import Draws
 from envs.evaluator import Evaluator
+from envs.gradients import with_gradients
 from envs.learner import Evaluation, Learner, resolve_device
 from envs.learner_view import embedding_width
 from envs.loader import Loader
@@ -109,6 +110,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (gymnasium's own attribute)
 
+    @with_gradients
     def __init__(
         self,
         *,
@@ -194,6 +196,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
 
     # ------------------------------------------------------------------ reset
 
+    @with_gradients
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -334,6 +337,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
 
     # ------------------------------------------------------------------ step
 
+    @with_gradients
     def step(self, action: Array) -> tuple[dict[str, Array], float, bool, bool, dict[str, Any]]:
         """Train on the drawn batch with the given weights (N,); see the class.
 
@@ -479,6 +483,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             "keep_ratio": self._keep_ratio,
         }
 
+    @with_gradients
     def load_state_dict(self, state: dict[str, Any]) -> dict[str, Array]:
         """Take up a run where `state_dict` left it; return the observation it waits on."""
         if self._first:
