@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def add_learn(commands: Any, key_value: Any, add_options: Any) -> None:
     add("--target-accuracy", type=float, help="for time-to-accuracy (default: 0.7)", **gone)
     add("--evaluate-every", type=int, help="decisions between evaluations (2000)", **gone)
     add("--shuffle-rewards", action="store_true", help="a control: rewards in any order", **gone)
+    add("--register", metavar="NAME", help="put the best into MLflow's model registry")
     add("--resume", metavar="DIR", help="go on with a stopped one; needs no other option")
     add("--out", metavar="DIR", help="folder (default: a new one in runs/)")
     add("--json", metavar="FILE", help="write the result for programs")
@@ -87,6 +89,8 @@ def do_learn(arguments: argparse.Namespace) -> int:
         folder = Path(arguments.out) if arguments.out else new_folder("learn")
         touch_folder(folder)
     uri = open_tracking(arguments)
+    if arguments.register and not uri:
+        raise ValueError("--register needs the MLflow store that --no-tracking leaves out")
     tracker = None
     if uri:
         from train.tracking import MlflowTracker
@@ -105,6 +109,13 @@ def do_learn(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(arguments.json, result)
     _show(result, folder)
+    if arguments.register and uri and result["status"] == "finished":
+        from train.agents_registry import register_agent
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that no example of an input goes with it
+            where = register_agent(folder / "best", arguments.register, uri)
+        sys.stdout.write(f"registered: {where}\n")
     return EXIT_DONE if result["status"] == "finished" else EXIT_INTERRUPTED
 
 

@@ -79,14 +79,20 @@ def test_a_learned_on_instance_cannot_be_held_out(tiny_npz, tmp_path):
     assert {"ppo", "sac", "recurrent-ppo"} <= set(agent_names())
 
 
-def test_the_command_line_teaches_and_the_agent_runs(tiny_npz, tmp_path, capsys):
+def test_the_command_line_teaches_and_the_agent_runs(tiny_npz, tmp_path, capsys, store_uri):
     out = tmp_path / "agent"
     held_out = json.dumps([{"name": "b", "dataset": tiny_npz, "split_seed": 3}])
     words = ["learn", "--steps", "16", "--dataset", tiny_npz, "--learner", "mlp", "--batch-size"]
     words += ["16", "--epochs", "4", "--picker", "uniform", "--instances", '[{"name": "a"}]']
     words += ["--held-out", held_out, "--agent-params", "n_steps=16", "batch_size=8"]
-    assert main([*words, "--out", str(out), "--no-tracking"]) == 0
-    assert "finished" in capsys.readouterr().out
+    words += ["--register", "keeper"]
+    assert main([*words, "--out", str(out), "--no-tracking"]) == 2
+    assert "--register needs" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*words, "--out", str(out), "--tracking-uri", store_uri]) == 0
+    said = capsys.readouterr().out
+    assert "finished" in said
+    assert "registered: models:/keeper/1" in said
     run = ["run", "--policy", f"learned:{out / 'best'}", "--dataset", tiny_npz, "--learner", "mlp"]
     run += ["--batch-size", "16", "--setting", "equal-budget", "--epochs", "4", "--no-tracking"]
     assert main([*run, "--out", str(tmp_path / "run")]) == 0
