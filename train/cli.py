@@ -22,6 +22,7 @@ from train.fanout_options import (
     add_datasets_option,
     add_experiment,
     add_fanout_options,
+    add_ray_option,
     add_sweep_options,
 )
 
@@ -198,6 +199,7 @@ def _add_features(commands: Any) -> None:
     _add_options(parser, skip=tuple(f.name for f in fields(RunConfig) if f.name not in keep))
     parser.add_argument("--verify", action="store_true", help="check every byte of the store")
     parser.add_argument("--rebuild", action="store_true", help="delete the store and make it anew")
+    add_ray_option(parser, "chunks of rows")
 
 
 def _add_small_commands(commands: Any) -> None:

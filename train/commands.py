@@ -276,7 +276,11 @@ def do_features(arguments: Arguments) -> int:
     config = config_from(given_options(arguments))
     with Console(quiet=arguments.quiet) as console:
         lines = prepare_features(
-            config, verify=arguments.verify, rebuild=arguments.rebuild, progress=console
+            config,
+            verify=arguments.verify,
+            rebuild=arguments.rebuild,
+            ray=arguments.ray,
+            progress=console,
         )
     for line in lines:
         out(line)
