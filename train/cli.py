@@ -6,6 +6,7 @@ Nothing heavy is imported before a command is known, so that ``gstds --help`` is
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import logging
 import os
@@ -25,6 +26,7 @@ from train.fanout_options import (
     add_ray_option,
     add_sweep_options,
 )
+from train.launched import launched_rank, refuse_launcher
 
 __all__ = ["build_parser", "main"]
 
@@ -145,6 +147,12 @@ def _add_run(commands: Any) -> None:
     _add_record_options(parser)
     parser.add_argument(
         "--resume", metavar="RUN_ID|DIR", help="go on with a stopped run; needs no other option"
+    )
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help="under torchrun, how processes talk: gloo, nccl or auto (default: auto)",
     )
 
 
@@ -339,6 +347,9 @@ def _complain(error: Exception, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     text = " ".join(str(error).split()) or type(error).__name__
+    with contextlib.suppress(ValueError):  # of a launcher's variables, which is the error then
+        rank = launched_rank()
+        text = f"(process {rank}) {text}" if rank else text
     if type(error).__name__ == "RunFailedError":
         sys.stderr.write(f"gstds: {text}\n")
         return EXIT_FAILED
@@ -353,6 +364,8 @@ def _complain(error: Exception, debug: bool) -> int:
 def _dispatch(arguments: argparse.Namespace) -> int:
     from train import commands
 
+    if arguments.command != "run":
+        refuse_launcher(arguments.command)
     action = getattr(commands, f"do_{arguments.command}")
     code: int = action(arguments)
     return code
