@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.datasets import Data, check_files, load_data
-from envs.features import build_features, digest_of, reference_store_path
+from envs.features import Extractor, build_features, digest_of, make_extractor, reference_store_path
 from envs.options import EnvOptions
 from gstds.files import cache_root
 from gstds.probe import ProbeResult, cross_fitted_losses
-from gstds.reference import Reference, make_reference
 from gstds.store import FeatureStore, open_losses, save_losses
 from gstds.store_losses import open_logits, save_logits
 
@@ -91,7 +90,12 @@ def load_world(options: EnvOptions, progress: Progress | None = None) -> World:
     if not needs_reference(options.observe) and not teaches:
         return World(data, None)
     reference = load_reference(
-        data, options.reference, options.device, progress, with_logits=teaches
+        data,
+        options.reference,
+        options.device,
+        progress,
+        with_logits=teaches,
+        compress=options.compress,
     )
     return World(data, reference)
 
@@ -144,7 +148,7 @@ def _load_data(
 _references: dict[str, ReferenceData] = {}
 
 
-def probe_fingerprint(data: Data, reference: Reference) -> str:
+def probe_fingerprint(data: Data, reference: Extractor) -> str:
     """Return the name under which the cache keeps what the probe says of the training samples."""
     train = data.train
     return digest_of(
@@ -159,28 +163,33 @@ def load_reference(
     progress: Progress | None = None,
     *,
     with_logits: bool = False,
+    compress: str | None = None,
 ) -> ReferenceData:
     """Return the reference's features and losses of the training samples, from the cache if there.
 
-    With ``with_logits`` the probe's logits too.
+    With ``with_logits`` the probe's logits too; with ``compress`` of shortened features.
 
     Raises:
         ValueError: If the reference is unknown, or a cached store is damaged.
         OSError: If the cache cannot be written.
     """
-    key = digest_of(data.fingerprint, name, with_logits)
+    key = digest_of(data.fingerprint, name, with_logits, compress)
     if key not in _references:
-        _references[key] = _build_reference(data, name, device, progress, with_logits)
+        _references[key] = _build_reference(data, name, device, progress, with_logits, compress)
     return _references[key]
 
 
 def _build_reference(
-    data: Data, name: str, device: str, progress: Progress | None, with_logits: bool
+    data: Data,
+    name: str,
+    device: str,
+    progress: Progress | None,
+    with_logits: bool,
+    compress: str | None,
 ) -> ReferenceData:
     from envs.learner import resolve_device
 
-    target = resolve_device(device)
-    reference = make_reference(name, image_side=max(data.image_shape[1:]), device=target)
+    reference = make_extractor(data, name, compress, resolve_device(device))
     start = time.perf_counter()
     store, rows = build_features(data, reference, progress)
     middle = time.perf_counter()
@@ -192,7 +201,7 @@ def _build_reference(
         rows=rows,
         losses=losses,
         accuracy=float(note["accuracy"]),
-        features_flops=reference.flops_per_image * store.rows,
+        features_flops=reference.flops(store.rows),
         probe_flops=float(note["flops"]),
         identity=dict(reference.identity),
         seconds={"features": middle - start, "probe": time.perf_counter() - middle},
@@ -206,7 +215,7 @@ class _Probe:
     def __init__(
         self,
         data: Data,
-        reference: Reference,
+        reference: Extractor,
         store: FeatureStore,
         rows: npt.NDArray[np.int64],
         progress: Progress | None,

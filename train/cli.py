@@ -202,7 +202,7 @@ def _add_features(commands: Any) -> None:
         epilog="example: gstds features --dataset fashion-mnist --limit 10000",
     )
     names = ("dataset", "limit", "label_noise", "duplicates", "imbalance", "split_seed")
-    more = ("image_size", "reference", "device")
+    more = ("image_size", "reference", "compress", "device")
     keep = {*names, *more}
     _add_options(parser, skip=tuple(f.name for f in fields(RunConfig) if f.name not in keep))
     parser.add_argument("--verify", action="store_true", help="check every byte of the store")

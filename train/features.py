@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 
+from envs.features import make_extractor
 from envs.options import EnvOptions
 from envs.world import load_world, probe_fingerprint, reference_store_path
 from gstds.files import cache_root
-from gstds.reference import make_reference
 from train.config import RunConfig
 
 __all__ = ["prepare_features"]
@@ -63,7 +63,7 @@ def prepare_features(
 def _forget(config: RunConfig) -> None:
     """Delete the features and what the probe made of them."""
     data = load_world(EnvOptions(**config.env_options(), observe=())).data
-    reference = make_reference(config.reference, image_side=max(data.image_shape[1:]))
+    reference = make_extractor(data, config.reference, config.compress)
     shutil.rmtree(reference_store_path(data, reference)[0], ignore_errors=True)
     name = f"{probe_fingerprint(data, reference)}.safetensors"
     for kind in ("losses", "logits"):

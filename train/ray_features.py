@@ -11,12 +11,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from envs.features import build_features, chunk_features, reference_store_path
+from envs.features import (
+    Extractor,
+    build_features,
+    chunk_features,
+    find_basis,
+    make_extractor,
+    reference_store_path,
+)
 from envs.learner import resolve_device
 from envs.options import EnvOptions
 from envs.world import load_dataset, load_world
+from gstds.compression import parse_compression
 from gstds.files import cache_root
 from gstds.reference import Reference, make_reference
+from gstds.store_format import MANIFEST_NAME
 from train.config import RunConfig, config_from
 from train.ray_runs import (
     RETRIES,
@@ -53,31 +62,37 @@ def build_on_ray(config: RunConfig, address: str, progress: Progress | None = No
     """
     data = load_world(_options(config), progress).data
     # Here it says what is wanted; nodes compute, on the device that the configuration names.
-    reference = make_reference(config.reference, image_side=max(data.image_shape[1:]))
+    extractor = make_extractor(data, config.reference, config.compress)
+    store = reference_store_path(data, extractor)[0]
+    if (store / MANIFEST_NAME).exists():  # whether it is whole is for its reader to say
+        return
     with ray_cluster(address):
         ray = import_ray()
         resources = task_resources(ray, address, {config.device})
         check_shared_files(ray, {cache_root().absolute()})
         task = ray.remote(max_retries=RETRIES, **resources)(features_task)
         here = (task_environment(), str(Path.cwd()))
-        plain = config.as_dict()
+        plain, basis = config.as_dict(), ray.put(find_basis(data, extractor))
         chunks = _Chunks(
             ray,
-            lambda start, stop: task.remote(plain, *here, start, stop),
+            lambda start, stop: task.remote(plain, *here, start, stop, basis),
             rows=len(set(data.train.rows.tolist())),
             ahead=min(MAX_AHEAD, 2 * int(ray.cluster_resources()["CPU"])),
-            store=reference_store_path(data, reference)[0].name,
+            store=store.name,
         )
-        build_features(data, reference, progress, compute=chunks)
+        build_features(data, extractor, progress, compute=chunks)
 
 
-def features_of(plain: Mapping[str, Any], start: int, stop: int) -> tuple[str, Any]:
+def features_of(plain: Mapping[str, Any], start: int, stop: int, basis: Any) -> tuple[str, Any]:
     """Return the name of a configuration's store and the features (stop - start, D) of its rows."""
     config = config_from(plain)
     data = load_dataset(_options(config))
-    reference = _loaded_reference(config.reference, max(data.image_shape[1:]), config.device)
-    store = reference_store_path(data, reference)[0].name
-    return store, chunk_features(data, reference)(start, stop)
+    extractor = Extractor(
+        _loaded_reference(config.reference, max(data.image_shape[1:]), config.device),
+        parse_compression(config.compress),
+    )
+    store = reference_store_path(data, extractor)[0].name
+    return store, chunk_features(data, extractor, basis)(start, stop)
 
 
 def _options(config: RunConfig) -> EnvOptions:

@@ -84,7 +84,12 @@ def run_task(
 
 
 def features_task(
-    plain: Mapping[str, Any], environment: Mapping[str, str], here: str, start: int, stop: int
+    plain: Mapping[str, Any],
+    environment: Mapping[str, str],
+    here: str,
+    start: int,
+    stop: int,
+    basis: Any,
 ) -> tuple[str, Any]:
     """Return the features (stop - start, D) of a store's rows, and the name of that store.
 
@@ -93,7 +98,7 @@ def features_task(
     _settle(environment, here)
     from train.ray_features import features_of
 
-    return features_of(plain, start, stop)
+    return features_of(plain, start, stop, basis)
 
 
 def _settle(environment: Mapping[str, str], here: str) -> None:

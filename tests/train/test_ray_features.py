@@ -122,6 +122,14 @@ def test_the_store_of_a_cluster_is_that_of_one_process(folder):
     np.testing.assert_array_equal(losses_of(folder / "ray"), losses_of(folder / "alone"))
 
 
+def test_shortened_features_of_a_cluster_are_those_of_one_process(folder):
+    short = ("--compress", "pca-8-int8")
+    finish(start(folder, "alone", *short))
+    finish(start(folder, "ray", *short, "--ray", "local"))
+    assert b'"projection": "pca"' in store_of(folder / "ray")["manifest.json"]
+    assert store_of(folder / "ray") == store_of(folder / "alone")
+
+
 def test_a_worker_and_then_the_command_die_and_the_next_one_goes_on(folder):
     finish(start(folder, "alone"))
     (folder / "calls").unlink()
