@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from envs.global_norm import normalize_globally
 from envs.gradient_meter import GradientMeter
 from envs.models import build_model
+from envs.parallel import Group
 from gstds.cost import count_flops
 from gstds.validation import check_choice, check_fraction, check_number, users_code
 
@@ -113,6 +115,7 @@ class Learner:
         seed: Seed of the initial weights, and of dropout in a user's network.
         device: Where it runs.
         measure_noise: Measure the gradient noise scale at each update.
+        group: The processes that train it together; None for this one alone.
 
     Attributes:
         train_flops: Forward and backward of one sample.
@@ -129,8 +132,10 @@ class Learner:
         seed: int,
         device: torch.device,
         measure_noise: bool = False,
+        group: Group | None = None,
     ) -> None:
         self.options = options
+        self._group = group or Group()
         self.device = device
         self.classes = classes
         self._seed = seed
@@ -142,6 +147,8 @@ class Learner:
         self._check_output(shape)
         costs = _costs(options.name, self.model, shape, classes)
         self.train_flops, self.forward_flops, self.min_batch = costs
+        if self._group.size > 1:
+            self.model = normalize_globally(self.model, self._group)
         self.optimizer = self._make_optimizer()
         self._meter = GradientMeter(self._trained()) if measure_noise else None
 
@@ -179,10 +186,14 @@ class Learner:
     def _forward_mode(self, step: int) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             if self._borrows_generator:  # a user's network may hold dropout
-                stack.enter_context(self._borrowed_generator((self._seed + step) % 2**63))
+                stack.enter_context(self._borrowed_generator(self._mask_seed(step)))
             if self._bfloat16:
                 stack.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
             yield
+
+    def _mask_seed(self, step: int) -> int:
+        """Return the seed of a step's dropout: another one in each process."""
+        return (self._seed + step + self._group.rank * 2**40) % 2**63
 
     @contextlib.contextmanager
     def _borrowed_generator(self, seed: int) -> Iterator[None]:
@@ -211,8 +222,11 @@ class Learner:
         *,
         step: int,
         objective: Objective | None = None,
+        all_weights: torch.Tensor | None = None,
     ) -> npt.NDArray[np.float32]:
         """Train once on the kept samples: the loss is Σ weight · loss / normalizer.
+
+        Of several processes each gives its part of the samples, and the sum runs over all.
 
         Args:
             images: Normalized images (n, C, H, W).
@@ -222,6 +236,7 @@ class Learner:
             step: The drawn batch's number: keys a user's dropout.
             objective: Losses (n,) and logits (n, classes) -> what is minimized instead of the
                 losses (n,).
+            all_weights: The weights (m,) of all processes; None if ``weights`` are all.
 
         Returns:
             The samples' cross-entropy (n,) in nats, without label smoothing or ``objective``, as
@@ -235,11 +250,12 @@ class Learner:
             logits, labels, reduction="none", label_smoothing=self.options.label_smoothing
         )
         minimized = objective(losses, logits) if objective else losses
-        loss = (weights * minimized).sum() / normalizer
+        loss = (weights * minimized).sum() / (normalizer * self._group.copies)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        self._group.add_gradients(self._trained())
         if self._meter:
-            self._meter.measure(weights, normalizer)
+            self._meter.measure(weights if all_weights is None else all_weights, normalizer)
         self.optimizer.step()
         if self.options.label_smoothing:
             losses = F.cross_entropy(logits.detach(), labels, reduction="none")

@@ -9,6 +9,7 @@ from typing import Any
 
 from envs.learner import LearnerOptions
 from envs.rewards import REWARDS
+from gstds.compression import parse_compression
 from gstds.validation import (
     check_choice,
     check_fraction,
@@ -112,6 +113,8 @@ class EnvOptions:
         max_draws: Drawn batches after which an equal-budget run is cut off; None for four times
             what a keep ratio of 0.1 needs.
         reference: Backbone of the frozen reference model.
+        compress: Shorter features in the store: ``int8``, ``pca-128``, ``random-128``, or a
+            projection and int8, ``pca-128-int8``; None for all of them in float16.
         charge_reference: Take the reference's compute out of the budget.
         distill: Share in [0, 1] of the training loss that is the divergence from the reference.
         distill_temperature: Temperature of both in that divergence, above 0.
@@ -152,6 +155,7 @@ class EnvOptions:
     budget: float = 0.25
     max_draws: int | None = None
     reference: str = "efficientnet-lite0"
+    compress: str | None = None
     charge_reference: bool = False
     distill: float = 0.0
     distill_temperature: float = 1.0
@@ -170,6 +174,7 @@ class EnvOptions:
         for name in ("dataset", "learner", "reference", "device"):
             if not isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a name, got {getattr(self, name)!r}")
+        parse_compression(self.compress)
         for name in ("limit", "image_size", "max_draws", "evaluations"):
             if getattr(self, name) is not None:
                 self._set(name, check_integer(name, getattr(self, name), low=1))

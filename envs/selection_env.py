@@ -23,6 +23,7 @@ from envs.learner_view import embedding_width
 from envs.loader import Loader
 from envs.observation import batch_space, checked_action, fit_to_space, no_batch, padded
 from envs.options import EnvOptions
+from envs.parallel import Group
 from envs.scoring import Scorer
 from envs.trainer import Trainer
 from envs.world import Progress, World, load_world
@@ -102,7 +103,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
 
     ## Arguments
     See `envs.options.EnvOptions`; and ``policy_flops``, which says what a policy's own arithmetic
-    takes: samples drawn, samples kept, `context()` -> operations. They are charged as ``policy``.
+    takes: samples drawn, samples kept, `context()` -> operations, charged as ``policy``; and
+    ``group``: the processes that train one learner together.
 
     ## Version history
     v0: first version.
@@ -117,10 +119,12 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         render_mode: str | None = None,
         progress: Progress | None = None,
         policy_flops: PolicyFlops | None = None,
+        group: Group | None = None,
         **options: Any,
     ) -> None:
         self.render_mode = render_mode
         self.options = EnvOptions.from_mapping(options)
+        self._group = group or Group()
         self.device = resolve_device(self.options.device)
         self.world: World = load_world(self.options, progress)
         self.data = self.world.data
@@ -159,6 +163,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             seed=seed,
             device=self.device,
             measure_noise="gradient_noise" in self.options.observe,
+            group=self._group,
         )
 
     @property
@@ -251,6 +256,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             progress=lambda: self.progress,
             normalizer=options.normalizer,
             teacher=make_teacher(options, self.world.reference, self.device),
+            group=self._group,
         )
 
     def _charge_reference(self) -> None:
@@ -281,10 +287,6 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     @property
     def _train_loss(self) -> float:
         return self._trainer.memory.train_loss
-
-    @property
-    def _validation(self) -> Evaluation | None:
-        return self._evaluator.last
 
     @property
     def _left(self) -> float:

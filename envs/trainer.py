@@ -12,6 +12,7 @@ import torch
 from envs.distillation import Teacher
 from envs.learner import Learner, Objective
 from envs.loader import Loader
+from envs.parallel import Group
 from gstds.cost import Ledger
 from gstds.memory import SampleMemory
 
@@ -32,6 +33,7 @@ class Trainer:
         progress: Says what share of the run is done.
         normalizer: The loss is divided by the number of samples ``kept`` or ``drawn``.
         teacher: What the learner is taught beside the labels, None for nothing.
+        group: The processes that train together; None for this one alone.
 
     Attributes:
         memory: What each sample's last update left behind.
@@ -48,7 +50,9 @@ class Trainer:
         progress: Callable[[], float],
         normalizer: str,
         teacher: Teacher | None = None,
+        group: Group | None = None,
     ) -> None:
+        self._group = group or Group()
         self._learner, self._loader, self._ledger = learner, loader, ledger
         self._progress, self._normalizer, self._teacher = progress, normalizer, teacher
         self.memory = SampleMemory(samples, learner.classes)
@@ -98,25 +102,43 @@ class Trainer:
     ) -> Array:
         """Train once, carried samples first; return the losses of ``indices``."""
         carried, self.carried = self.carried, []
-        with self._ledger.timed("load"):
-            extra = [self._loader.images(np.array([i]), e) for i, e, _ in carried]
-            own = self._loader.images(indices, epoch) if images is None else images
-            every = np.concatenate([np.array([i for i, _, _ in carried], np.int64), indices])
-            all_images = torch.cat([*extra, own]) if extra else own
+        every = np.concatenate([np.array([i for i, _, _ in carried], np.int64), indices])
         weight = np.concatenate([np.array([w for _, _, w in carried], np.float32), weights])
+        part = self._group.share(len(every))
+        with self._ledger.timed("load"):
+            own = self._images(carried, indices, epoch, images, part)
         self._learner.set_progress(self._progress())
+        everyone = torch.as_tensor(weight, device=self._learner.device)
         with self._ledger.timed("train"):
             losses = self._learner.update(
-                all_images,
-                self._loader.labels(every),
-                torch.as_tensor(weight, device=self._learner.device),
+                own,
+                self._loader.labels(every[part]),
+                everyone[part],
                 normalizer + len(carried),
                 step=step,
-                objective=self._objective(every),
+                objective=self._objective(every[part]),
+                all_weights=everyone,
             )
+            losses = self._group.gather(losses, len(every))
         self._ledger.charge("train", len(every) * self._learner.train_flops)
         self.memory.remember(every, losses, self._progress())
         return losses[len(carried) :]
+
+    def _images(
+        self,
+        carried: list[tuple[int, int, float]],
+        indices: Indices,
+        epoch: int,
+        images: torch.Tensor | None,
+        part: slice,
+    ) -> torch.Tensor:
+        """Return the images of this process's part of the carried samples and the others."""
+        extra = [self._loader.images(np.array([i]), e) for i, e, _ in carried[part]]
+        rest = slice(max(0, part.start - len(carried)), max(0, part.stop - len(carried)))
+        if len(extra) and rest.start == rest.stop:
+            return torch.cat(extra)
+        own = self._loader.images(indices[rest], epoch) if images is None else images[rest]
+        return torch.cat([*extra, own]) if extra else own
 
     def _objective(self, indices: Indices) -> Objective | None:
         teacher = self._teacher

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,16 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.datasets import Data, check_files, load_data
+from envs.features import Extractor, build_features, digest_of, make_extractor, reference_store_path
 from envs.options import EnvOptions
 from gstds.files import cache_root
 from gstds.probe import ProbeResult, cross_fitted_losses
-from gstds.reference import Reference, make_reference
-from gstds.store import FeatureStore, build_store, open_losses, save_losses
+from gstds.store import FeatureStore, open_losses, save_losses
 from gstds.store_losses import open_logits, save_logits
 
 __all__ = [
     "ReferenceData",
     "World",
+    "load_dataset",
     "load_world",
     "needs_reference",
     "probe_fingerprint",
@@ -32,7 +31,6 @@ __all__ = [
 ]
 
 Progress = Callable[[str, int, int], None]
-_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,30 @@ def load_world(options: EnvOptions, progress: Progress | None = None) -> World:
         ValueError: If the data or the reference are unknown, damaged, or do not fit together.
         OSError: If a file cannot be read or written.
     """
-    data = _load_data(
+    data = load_dataset(options)
+    check_files(data, progress)
+    teaches = options.distill > 0
+    if not needs_reference(options.observe) and not teaches:
+        return World(data, None)
+    reference = load_reference(
+        data,
+        options.reference,
+        options.device,
+        progress,
+        with_logits=teaches,
+        compress=options.compress,
+    )
+    return World(data, reference)
+
+
+def load_dataset(options: EnvOptions) -> Data:
+    """Load the data alone, without looking at every file; shared within a process.
+
+    Raises:
+        ValueError: If the data are unknown or damaged.
+        OSError: If a file cannot be read.
+    """
+    return _load_data(
         options.dataset,
         options.limit,
         options.label_noise,
@@ -97,14 +118,6 @@ def load_world(options: EnvOptions, progress: Progress | None = None) -> World:
         options.augment,
         options.image_size,
     )
-    check_files(data, progress)
-    teaches = options.distill > 0
-    if not needs_reference(options.observe) and not teaches:
-        return World(data, None)
-    reference = load_reference(
-        data, options.reference, options.device, progress, with_logits=teaches
-    )
-    return World(data, reference)
 
 
 @functools.lru_cache(maxsize=4)
@@ -135,26 +148,10 @@ def _load_data(
 _references: dict[str, ReferenceData] = {}
 
 
-def _digest(*parts: Any) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        raw = part.tobytes() if isinstance(part, np.ndarray) else json.dumps(part).encode()
-        digest.update(len(raw).to_bytes(8, "little") + raw)
-    return digest.hexdigest()[:20]
-
-
-def reference_store_path(data: Data, reference: Reference) -> tuple[Path, str]:
-    """Return where the training features are cached, and the fingerprint of their images."""
-    rows = np.unique(data.train.rows)
-    fingerprint = _digest(data.train.source.fingerprint, rows)
-    key = _digest(fingerprint, reference.identity)
-    return cache_root() / "features" / f"{reference.name.split(':')[0]}-{key}", fingerprint
-
-
-def probe_fingerprint(data: Data, reference: Reference) -> str:
+def probe_fingerprint(data: Data, reference: Extractor) -> str:
     """Return the name under which the cache keeps what the probe says of the training samples."""
     train = data.train
-    return _digest(
+    return digest_of(
         train.source.fingerprint, train.rows, train.labels, train.groups, reference.identity
     )
 
@@ -166,30 +163,35 @@ def load_reference(
     progress: Progress | None = None,
     *,
     with_logits: bool = False,
+    compress: str | None = None,
 ) -> ReferenceData:
     """Return the reference's features and losses of the training samples, from the cache if there.
 
-    With ``with_logits`` the probe's logits too.
+    With ``with_logits`` the probe's logits too; with ``compress`` of shortened features.
 
     Raises:
         ValueError: If the reference is unknown, or a cached store is damaged.
         OSError: If the cache cannot be written.
     """
-    key = _digest(data.fingerprint, name, with_logits)
+    key = digest_of(data.fingerprint, name, with_logits, compress)
     if key not in _references:
-        _references[key] = _build_reference(data, name, device, progress, with_logits)
+        _references[key] = _build_reference(data, name, device, progress, with_logits, compress)
     return _references[key]
 
 
 def _build_reference(
-    data: Data, name: str, device: str, progress: Progress | None, with_logits: bool
+    data: Data,
+    name: str,
+    device: str,
+    progress: Progress | None,
+    with_logits: bool,
+    compress: str | None,
 ) -> ReferenceData:
     from envs.learner import resolve_device
 
-    target = resolve_device(device)
-    reference = make_reference(name, image_side=max(data.image_shape[1:]), device=target)
+    reference = make_extractor(data, name, compress, resolve_device(device))
     start = time.perf_counter()
-    store, rows = _open_or_build(data, reference, progress)
+    store, rows = build_features(data, reference, progress)
     middle = time.perf_counter()
     probe = _Probe(data, reference, store, rows, progress)
     losses, note = probe.losses()
@@ -199,41 +201,12 @@ def _build_reference(
         rows=rows,
         losses=losses,
         accuracy=float(note["accuracy"]),
-        features_flops=reference.flops_per_image * store.rows,
+        features_flops=reference.flops(store.rows),
         probe_flops=float(note["flops"]),
         identity=dict(reference.identity),
         seconds={"features": middle - start, "probe": time.perf_counter() - middle},
         logits=logits,
     )
-
-
-def _open_or_build(
-    data: Data, reference: Reference, progress: Progress | None
-) -> tuple[FeatureStore, npt.NDArray[np.int64]]:
-    path, fingerprint = reference_store_path(data, reference)
-    unique, rows = np.unique(data.train.rows, return_inverse=True)
-
-    def compute(start: int, stop: int) -> npt.NDArray[np.float32]:
-        parts = [
-            reference.features(data.train.source.gather(unique[at : min(at + _BATCH, stop)]))
-            for at in range(start, stop, _BATCH)
-        ]
-        return np.concatenate([part.float().cpu().numpy() for part in parts])
-
-    def report(done: int, total: int) -> None:
-        if progress:
-            progress("reference features", done, total)
-
-    store = build_store(
-        path,
-        rows=len(unique),
-        dim=reference.feature_dim,
-        fingerprint=fingerprint,
-        backbone=dict(reference.identity),
-        compute=compute,
-        progress=report,
-    )
-    return store, rows.astype(np.int64)
 
 
 class _Probe:
@@ -242,7 +215,7 @@ class _Probe:
     def __init__(
         self,
         data: Data,
-        reference: Reference,
+        reference: Extractor,
         store: FeatureStore,
         rows: npt.NDArray[np.int64],
         progress: Progress | None,

@@ -1,12 +1,14 @@
 """The reference store: features of every training image, computed once and read by memory map.
 
-Features are unit rows in float16 (a rounding of about 5e-4 of each entry). Nothing is trusted
-unread: a store is checked at open by manifest, size and header, each chunk by its checksum when it
-is first touched, and everything by `FeatureStore.verify`.
+Features are unit rows in float16 (a rounding of about 5e-4 of each entry), or in int8, see
+`gstds.store_encoding`. Opening reads the manifest, sizes and headers: no byte of features. Nothing
+is trusted unread: each row is checked by its checksum when it is first touched, and everything by
+`FeatureStore.verify`.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import weakref
 from collections.abc import Mapping
@@ -17,19 +19,20 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.store_build import BuildPlan, Compute, Progress, complete_build, discard, locked
+from gstds.store_check import make_checks, open_checks
+from gstds.store_encoding import decode
 from gstds.store_format import (
     DATA_NAME,
-    DTYPE,
+    DTYPES,
     MANIFEST_NAME,
     StoreError,
     array_header,
     canonical,
     check_matches,
-    checksum,
     read_manifest,
 )
 from gstds.store_losses import open_losses, save_losses
-from gstds.validation import check_integer
+from gstds.validation import check_choice, check_integer
 
 __all__ = ["FeatureStore", "StoreError", "build_store", "open_losses", "save_losses"]
 
@@ -42,18 +45,27 @@ class FeatureStore:
         manifest: Shapes, backbone, fingerprint and checksums, as they stand in the manifest.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], handle: IO[bytes]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: dict[str, Any],
+        handle: IO[bytes],
+        checks: IO[bytes] | None,
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self._handle = handle
         # Closed with the store, also where nobody closes that: a file left open is a warning.
-        self._closing = weakref.finalize(self, handle.close)
-        header = array_header(self.rows, self.dim)
-        mapped = np.memmap(handle, DTYPE, mode="r", offset=len(header), shape=(self.rows, self.dim))
-        # The plain array: a memmap's own indexing costs more than the reading.
-        self._values = mapped.view(np.ndarray)
-        self._chunk_rows = int(manifest["chunk_rows"])
-        self._checked = np.zeros(len(manifest["checksums"]), dtype=bool)
+        self._closing = weakref.finalize(self, _close, handle, checks)
+        self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        # Else the system reads on ahead of every row: 128 kB where one or two are wanted.
+        self._advise("MADV_RANDOM")
+        dtype = np.dtype(manifest["dtype"])
+        offset = len(array_header(self.rows, self.dim, dtype))
+        # A plain array: a memmap's own indexing costs more than the reading.
+        values = np.frombuffer(self._map, dtype, self.rows * self.dim, offset)
+        self._values = values.reshape(self.rows, self.dim)
+        self._checks = make_checks(path, manifest, self._values, checks)
 
     @classmethod
     def open(
@@ -76,10 +88,16 @@ class FeatureStore:
         folder = Path(path)
         manifest = read_manifest(folder)
         check_matches(folder, manifest, fingerprint=fingerprint, backbone=backbone)
-        return cls(folder, manifest, _open_data(folder, manifest))
+        handle = _open_data(folder, manifest)
+        try:
+            checks = open_checks(folder, manifest)
+        except StoreError:
+            handle.close()
+            raise
+        return cls(folder, manifest, handle, checks)
 
     def close(self) -> None:
-        """Close the store's file; gathering afterwards is a ValueError."""
+        """Close the store's files; gathering afterwards is a ValueError."""
         self._closing()
 
     @property
@@ -104,31 +122,30 @@ class FeatureStore:
         Raises:
             TypeError: If the indices are not whole numbers.
             IndexError: If one is outside the store.
-            StoreError: If a chunk that is touched for the first time is damaged.
+            StoreError: If a row that is touched for the first time is damaged.
         """
-        import torch
-
         index = self._indices(rows)
-        chunks = index // self._chunk_rows
-        if not self._checked[chunks].all():
-            for chunk in np.unique(chunks):
-                self._check_chunk(int(chunk))
         self._check_size()
-        # torch widens half precision several times faster than numpy does.
-        taken = torch.from_numpy(self._values.take(index, axis=0))
-        widened: npt.NDArray[np.float32] = taken.float().numpy()
-        return widened
+        self._checks.touch(index)
+        return decode(self._values.take(index, axis=0))
 
     def verify(self) -> None:
-        """Read the whole store and compare every chunk with its checksum.
+        """Read the whole store and compare every row with its checksum.
 
         Raises:
-            StoreError: If a chunk is damaged; the message names the first.
+            StoreError: If a row is damaged; the message names the first.
         """
         self._check_size()
-        self._checked[:] = False
-        for chunk in range(len(self._checked)):
-            self._check_chunk(chunk)
+        self._advise("MADV_SEQUENTIAL")
+        try:
+            self._checks.verify()
+        finally:
+            self._advise("MADV_RANDOM")
+
+    def _advise(self, name: str) -> None:
+        advice = getattr(mmap, name, None)
+        if advice is not None:
+            self._map.madvise(advice)
 
     def _indices(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
         index = np.asarray(rows)
@@ -143,16 +160,6 @@ class FeatureStore:
             )
         return index.astype(np.int64)
 
-    def _check_chunk(self, chunk: int) -> None:
-        if self._checked[chunk]:
-            return
-        self._check_size()
-        start = chunk * self._chunk_rows
-        values = self._values[start : start + self._chunk_rows]
-        if checksum(values) != self.manifest["checksums"][chunk]:
-            raise StoreError(self.path, f"checksum of chunk {chunk} does not match")
-        self._checked[chunk] = True
-
     def _check_size(self) -> None:
         # Reading a mapped page that a truncation took away would kill the process.
         size = os.fstat(self._handle.fileno()).st_size
@@ -161,12 +168,18 @@ class FeatureStore:
             raise StoreError(self.path, f"size of {DATA_NAME} is {size} bytes, expected {expected}")
 
 
+def _close(*handles: IO[bytes] | None) -> None:
+    for handle in handles:
+        if handle is not None:
+            handle.close()
+
+
 def _open_data(path: Path, manifest: Mapping[str, Any]) -> IO[bytes]:
     try:
         handle = open(path / DATA_NAME, "rb")  # noqa: SIM115 - lives as long as the store
     except FileNotFoundError:
         raise StoreError(path, f"{DATA_NAME} is missing") from None
-    header = array_header(manifest["rows"], manifest["dim"])
+    header = array_header(manifest["rows"], manifest["dim"], np.dtype(manifest["dtype"]))
     problem = None
     size = os.fstat(handle.fileno()).st_size
     if size != manifest["bytes"]:
@@ -187,6 +200,7 @@ def build_store(
     fingerprint: str,
     backbone: Mapping[str, Any],
     compute: Compute,
+    dtype: str = "float16",
     chunk_rows: int = 1024,
     progress: Progress | None = None,
     rebuild: bool = False,
@@ -201,6 +215,7 @@ def build_store(
         backbone: The reference's identity (JSON).
         compute: ``compute(start, stop)`` returns the features (stop - start, dim) of those rows;
             they need not be normalized.
+        dtype: What a stored number is: ``float16`` or ``int8``.
         chunk_rows: Rows per call, checksum and journal entry.
         progress: Called as ``progress(rows done, rows)`` before each chunk and at the end.
         rebuild: Throw away what is there first.
@@ -219,6 +234,7 @@ def build_store(
         chunk_rows=check_integer("chunk_rows", chunk_rows, low=1),
         fingerprint=str(fingerprint),
         backbone=dict(backbone),
+        dtype=check_choice("dtype", dtype, DTYPES),
     )
     canonical(plan.backbone)
     with locked(folder):
@@ -227,5 +243,5 @@ def build_store(
         if not (folder / MANIFEST_NAME).exists():
             complete_build(folder, plan, compute, progress)
     store = FeatureStore.open(folder, fingerprint=plan.fingerprint, backbone=plan.backbone)
-    check_matches(folder, store.manifest, shape=(plan.rows, plan.dim))
+    check_matches(folder, store.manifest, shape=(plan.rows, plan.dim), dtype=plan.numbers)
     return store

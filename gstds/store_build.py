@@ -1,8 +1,9 @@
 """Building a feature store so that a kill at any moment costs one chunk and breaks nothing.
 
-Rows go to ``features.npy`` chunk by chunk; after each the data is synced, and then a line with the
-chunk's checksum is synced to ``journal.jsonl``. A later build trusts only journal lines whose
-chunk still has that checksum, and goes on from there. The manifest is written last, atomically.
+Rows go to ``features.npy`` chunk by chunk, their checksums to ``rows.crc32``; after each both are
+synced, and then a line with the chunk's checksum is synced to ``journal.jsonl``. A later build
+trusts only journal lines whose chunk still has that checksum, and goes on from there. The manifest
+is written last, atomically.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.files import fsync_directory, write_json, write_text
+from gstds.store_encoding import encode
 from gstds.store_format import (
+    CHECKS_DTYPE,
+    CHECKS_NAME,
     DATA_NAME,
-    DTYPE,
+    DTYPES,
     MANIFEST_NAME,
     array_header,
     canonical,
     checksum,
     make_manifest,
+    row_checksums,
 )
 
 __all__ = ["BuildPlan", "Compute", "Progress", "complete_build", "discard", "locked"]
@@ -40,13 +45,29 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What is to be built: the shape (rows, dim), the chunks, the data and the backbone."""
+    """What is to be built: shape (rows, dim) and type, the chunks, the data and the backbone."""
 
     rows: int
     dim: int
     chunk_rows: int
     fingerprint: str
     backbone: Mapping[str, Any]
+    dtype: str = "float16"
+
+    @property
+    def numbers(self) -> np.dtype[Any]:
+        """The type of a stored number."""
+        return DTYPES[self.dtype]
+
+    @property
+    def header(self) -> bytes:
+        """How ``features.npy`` begins."""
+        return array_header(self.rows, self.dim, self.numbers)
+
+    @property
+    def row_bytes(self) -> int:
+        """How many bytes a stored row takes."""
+        return self.dim * self.numbers.itemsize
 
     @property
     def line(self) -> str:
@@ -102,7 +123,7 @@ def _still_there(descriptor: int, path: Path) -> bool:
 
 def discard(path: Path) -> None:
     """Remove a store's files, the manifest first, so that no half of it is ever accepted."""
-    for name in (MANIFEST_NAME, JOURNAL_NAME, DATA_NAME):
+    for name in (MANIFEST_NAME, JOURNAL_NAME, CHECKS_NAME, DATA_NAME):
         (path / name).unlink(missing_ok=True)
     fsync_directory(path)
 
@@ -130,6 +151,7 @@ def _manifest(plan: BuildPlan, checksums: list[int]) -> dict[str, Any]:
     return make_manifest(
         rows=plan.rows,
         dim=plan.dim,
+        dtype=plan.numbers,
         chunk_rows=plan.chunk_rows,
         fingerprint=plan.fingerprint,
         backbone=plan.backbone,
@@ -159,21 +181,27 @@ def _resumable(path: Path, plan: BuildPlan) -> list[int]:
     recorded = _read_journal(path / JOURNAL_NAME, plan)
     whole: list[int] = []
     try:
-        with open(path / DATA_NAME, "rb") as data:
-            if data.read(len(array_header(plan.rows, plan.dim))) != array_header(
-                plan.rows, plan.dim
-            ):
+        with open(path / DATA_NAME, "rb") as data, open(path / CHECKS_NAME, "r+b") as checks:
+            if data.read(len(plan.header)) != plan.header:
                 return []
             for chunk, expected in enumerate(recorded):
                 start, stop = plan.bounds(chunk)
-                found = data.read((stop - start) * plan.dim * DTYPE.itemsize)
-                if checksum(np.frombuffer(found, np.uint8)) != expected:
+                sums = _sums_of(data.read((stop - start) * plan.row_bytes), plan.row_bytes)
+                if checksum(sums) != expected:
                     break
+                _write_at(checks, start * CHECKS_DTYPE.itemsize, sums)
                 whole.append(expected)
     except FileNotFoundError:
         return []
     _write_journal(path / JOURNAL_NAME, plan, whole)
     return whole
+
+
+def _sums_of(content: bytes, row_bytes: int) -> npt.NDArray[np.uint32]:
+    """Return the checksums of the whole rows of a file's part, which may be cut short."""
+    whole = len(content) // row_bytes
+    values = np.frombuffer(content, np.uint8, count=whole * row_bytes)
+    return row_checksums(values.reshape(whole, row_bytes))
 
 
 def _read_journal(path: Path, plan: BuildPlan) -> list[int]:
@@ -202,15 +230,17 @@ def _write_journal(path: Path, plan: BuildPlan, checksums: list[int]) -> None:
 
 
 def _start(path: Path, plan: BuildPlan) -> None:
-    header = array_header(plan.rows, plan.dim)
     try:
         with open(path / DATA_NAME, "wb") as data:
-            _reserve(data.fileno(), len(header) + plan.rows * plan.dim * DTYPE.itemsize)
-            data.write(header)
-            data.flush()
-            os.fsync(data.fileno())
+            _reserve(data.fileno(), len(plan.header) + plan.rows * plan.row_bytes)
+            data.write(plan.header)
+            _sync(data)
+        with open(path / CHECKS_NAME, "wb") as checks:
+            _reserve(checks.fileno(), plan.rows * CHECKS_DTYPE.itemsize)
+            _sync(checks)
     except OSError:
-        (path / DATA_NAME).unlink(missing_ok=True)
+        for name in (DATA_NAME, CHECKS_NAME):
+            (path / name).unlink(missing_ok=True)
         raise
     _write_journal(path / JOURNAL_NAME, plan, [])
 
@@ -230,21 +260,30 @@ def _write_chunks(
     progress: Progress | None,
     checksums: list[int],
 ) -> None:
-    header = len(array_header(plan.rows, plan.dim))
-    with open(path / DATA_NAME, "r+b") as data, open(path / JOURNAL_NAME, "ab") as journal:
+    with (
+        open(path / DATA_NAME, "r+b") as data,
+        open(path / CHECKS_NAME, "r+b") as checks,
+        open(path / JOURNAL_NAME, "ab") as journal,
+    ):
         for chunk in range(len(checksums), plan.chunks):
             start, stop = plan.bounds(chunk)
             if progress is not None:
                 progress(start, plan.rows)
-            rows = _unit_rows(compute(start, stop), start, stop, plan.dim)
-            data.seek(header + start * plan.dim * DTYPE.itemsize)
-            data.write(rows.tobytes())
-            _sync(data)
-            checksums.append(checksum(rows))
+            rows = encode(_unit_rows(compute(start, stop), start, stop, plan.dim), plan.numbers)
+            sums = row_checksums(rows)
+            _write_at(data, len(plan.header) + start * plan.row_bytes, rows)
+            _write_at(checks, start * CHECKS_DTYPE.itemsize, sums)
+            checksums.append(checksum(sums))
             journal.write((json.dumps([chunk, checksums[-1]]) + "\n").encode())
             _sync(journal)
     if progress is not None:
         progress(plan.rows, plan.rows)
+
+
+def _write_at(handle: Any, offset: int, values: npt.NDArray[Any]) -> None:
+    handle.seek(offset)
+    handle.write(values.tobytes())
+    _sync(handle)
 
 
 def _sync(handle: Any) -> None:
@@ -252,8 +291,8 @@ def _sync(handle: Any) -> None:
     os.fsync(handle.fileno())
 
 
-def _unit_rows(values: Any, start: int, stop: int, dim: int) -> npt.NDArray[np.float16]:
-    """Scale rows (n, dim) to unit length in float32, then round; a zero row stays zero."""
+def _unit_rows(values: Any, start: int, stop: int, dim: int) -> npt.NDArray[np.float32]:
+    """Scale rows (n, dim) to unit length in float32; a zero row stays zero."""
     array = np.asarray(values)
     if array.shape != (stop - start, dim):
         raise ValueError(
@@ -271,7 +310,5 @@ def _unit_rows(values: Any, start: int, stop: int, dim: int) -> npt.NDArray[np.f
     scale = np.abs(array).max(axis=1, keepdims=True)
     array = np.divide(array, scale, out=array, where=scale > 0)
     norms = np.linalg.norm(array, axis=1, keepdims=True)
-    rows: npt.NDArray[np.float16] = np.divide(array, norms, out=array, where=norms > 0).astype(
-        DTYPE
-    )
+    rows: npt.NDArray[np.float32] = np.divide(array, norms, out=array, where=norms > 0)
     return rows

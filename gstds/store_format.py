@@ -1,8 +1,10 @@
 """What a feature store looks like on disk, and the checks that tell a whole one from a damaged one.
 
-A store is a folder: ``features.npy`` (rows, dim), little-endian float16, and ``manifest.json``,
-which is written last and only then makes the folder a store. The manifest holds the shapes, the
-backbone's identity, the data's fingerprint, a CRC-32 per chunk of rows, and a SHA-256 of itself.
+A store is a folder: ``features.npy`` (rows, dim), little-endian float16 or int8; ``rows.crc32``, a
+CRC-32 per row; and ``manifest.json``, which is written last and only then makes the folder a store.
+The manifest holds the shapes, the backbone's identity, the data's fingerprint, a CRC-32 per chunk
+of ``rows.crc32``, and a SHA-256 of itself. Stores of version 1 have no ``rows.crc32``: there the
+CRC-32 is per chunk of features. They are read, and no longer written.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "CHECKS_DTYPE",
+    "CHECKS_NAME",
     "DATA_NAME",
+    "DTYPES",
     "MANIFEST_NAME",
     "VERSION",
     "StoreError",
@@ -30,12 +35,16 @@ __all__ = [
     "digest",
     "make_manifest",
     "read_manifest",
+    "row_checksums",
 ]
 
-VERSION = 1
+VERSION = 2
+_READABLE = (1, 2)
 DATA_NAME = "features.npy"
+CHECKS_NAME = "rows.crc32"
 MANIFEST_NAME = "manifest.json"
-DTYPE = np.dtype("<f2")
+DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "int8": np.dtype("|i1")}
+CHECKS_DTYPE = np.dtype("<u4")
 _MEND = "delete it, or build it anew with `gstds features --rebuild`"
 
 
@@ -74,10 +83,19 @@ def checksum(data: npt.NDArray[Any]) -> int:
     return zlib.crc32(np.ascontiguousarray(data).view(np.uint8).reshape(-1).data)
 
 
-def array_header(rows: int, dim: int) -> bytes:
+def row_checksums(rows: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    """Return the CRC-32 (n,) of each row's bytes."""
+    values = np.ascontiguousarray(rows)
+    width = values.shape[1] * values.itemsize
+    data = memoryview(values.view(np.uint8).reshape(-1))  # type: ignore[arg-type]
+    sums = [zlib.crc32(data[at : at + width]) for at in range(0, len(data), width)]
+    return np.array(sums, dtype=CHECKS_DTYPE)
+
+
+def array_header(rows: int, dim: int, dtype: np.dtype[Any] = DTYPES["float16"]) -> bytes:
     """Return the header of the ``.npy`` file that holds the features (rows, dim)."""
     buffer = io.BytesIO()
-    header = {"descr": DTYPE.str, "fortran_order": False, "shape": (rows, dim)}
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (rows, dim)}
     np.lib.format.write_array_header_1_0(buffer, header)
     return buffer.getvalue()
 
@@ -86,6 +104,7 @@ def make_manifest(
     *,
     rows: int,
     dim: int,
+    dtype: np.dtype[Any],
     chunk_rows: int,
     fingerprint: str,
     backbone: Mapping[str, Any],
@@ -96,9 +115,9 @@ def make_manifest(
         "version": VERSION,
         "rows": rows,
         "dim": dim,
-        "dtype": DTYPE.str,
+        "dtype": dtype.str,
         "chunk_rows": chunk_rows,
-        "bytes": len(array_header(rows, dim)) + rows * dim * DTYPE.itemsize,
+        "bytes": len(array_header(rows, dim, dtype)) + rows * dim * dtype.itemsize,
         "fingerprint": fingerprint,
         "backbone": dict(backbone),
         "checksums": checksums,
@@ -136,9 +155,9 @@ def _absent(path: Path) -> StoreError:
 def _check_manifest(path: Path, manifest: Any) -> None:
     if not isinstance(manifest, dict) or manifest.get("sha256") != digest(manifest):
         raise StoreError(path, f"{MANIFEST_NAME} is damaged (checksum of the manifest)")
-    if manifest.get("version") != VERSION:
-        found = manifest.get("version")
-        raise StoreError(path, f"version {found!r}, this release reads version {VERSION}")
+    if manifest.get("version") not in _READABLE:
+        found, known = manifest.get("version"), " and ".join(map(str, _READABLE))
+        raise StoreError(path, f"version {found!r}, this release reads versions {known}")
 
 
 def check_matches(
@@ -148,6 +167,7 @@ def check_matches(
     fingerprint: str | None = None,
     backbone: Mapping[str, Any] | None = None,
     shape: tuple[int, int] | None = None,
+    dtype: np.dtype[Any] | None = None,
 ) -> None:
     """Refuse a store that was made from other data, by another backbone or in another shape.
 
@@ -163,6 +183,8 @@ def check_matches(
     size = (manifest["rows"], manifest["dim"])
     if shape is not None and size != shape:
         raise StoreError(path, f"size is {size} (rows, dim), expected {shape}")
+    if dtype is not None and manifest["dtype"] != dtype.str:
+        raise StoreError(path, f"type is {manifest['dtype']!r}, expected {dtype.str!r}")
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, str]:

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command is known, so that ``gstds --help`` is
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import logging
 import os
@@ -22,8 +23,10 @@ from train.fanout_options import (
     add_datasets_option,
     add_experiment,
     add_fanout_options,
+    add_ray_option,
     add_sweep_options,
 )
+from train.launched import launched_rank, refuse_launcher
 
 __all__ = ["build_parser", "main"]
 
@@ -145,6 +148,12 @@ def _add_run(commands: Any) -> None:
     parser.add_argument(
         "--resume", metavar="RUN_ID|DIR", help="go on with a stopped run; needs no other option"
     )
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help="under torchrun, how processes talk: gloo, nccl or auto (default: auto)",
+    )
 
 
 def _add_compare(commands: Any) -> None:
@@ -193,11 +202,12 @@ def _add_features(commands: Any) -> None:
         epilog="example: gstds features --dataset fashion-mnist --limit 10000",
     )
     names = ("dataset", "limit", "label_noise", "duplicates", "imbalance", "split_seed")
-    more = ("image_size", "reference", "device")
+    more = ("image_size", "reference", "compress", "device")
     keep = {*names, *more}
     _add_options(parser, skip=tuple(f.name for f in fields(RunConfig) if f.name not in keep))
     parser.add_argument("--verify", action="store_true", help="check every byte of the store")
     parser.add_argument("--rebuild", action="store_true", help="delete the store and make it anew")
+    add_ray_option(parser, "chunks of rows")
 
 
 def _add_small_commands(commands: Any) -> None:
@@ -337,6 +347,9 @@ def _complain(error: Exception, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     text = " ".join(str(error).split()) or type(error).__name__
+    with contextlib.suppress(ValueError):  # of a launcher's variables, which is the error then
+        rank = launched_rank()
+        text = f"(process {rank}) {text}" if rank else text
     if type(error).__name__ == "RunFailedError":
         sys.stderr.write(f"gstds: {text}\n")
         return EXIT_FAILED
@@ -351,6 +364,8 @@ def _complain(error: Exception, debug: bool) -> int:
 def _dispatch(arguments: argparse.Namespace) -> int:
     from train import commands
 
+    if arguments.command != "run":
+        refuse_launcher(arguments.command)
     action = getattr(commands, f"do_{arguments.command}")
     code: int = action(arguments)
     return code

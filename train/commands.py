@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gstds.files import write_json
 from gstds.validation import check_choice
@@ -31,6 +31,7 @@ from train.compare_command import do_compare
 from train.config import RunConfig, config_from
 from train.console import Console, out, out_now
 from train.experiment_command import do_experiment
+from train.launched import launched_rank
 from train.report_command import do_report
 
 __all__ = [
@@ -47,7 +48,11 @@ __all__ = [
     "do_ui",
 ]
 
+if TYPE_CHECKING:
+    from envs.parallel import Group
+
 Arguments = argparse.Namespace
+_EXIT_CODES = {"finished": EXIT_DONE, "interrupted": EXIT_INTERRUPTED}
 
 
 # ---------------------------------------------------------------------------------- run
@@ -61,7 +66,8 @@ def do_run(arguments: Arguments) -> int:
         return _resume(arguments)
     config = config_from(given_options(arguments))
     folder = Path(arguments.out) if arguments.out else new_folder("run")
-    touch_folder(folder)
+    if launched_rank() == 0:
+        touch_folder(folder)
     return _run(arguments, config, folder, resume=False)
 
 
@@ -118,6 +124,18 @@ def _find_run(name: str, arguments: Arguments) -> Path:
 
 
 def _run(arguments: Arguments, config: RunConfig, folder: Path, *, resume: bool) -> int:
+    from train.parallel import follow, process_group
+
+    with process_group(config, arguments.backend) as group:
+        if group.leads:
+            return _lead(arguments, config, folder, group, resume=resume)
+        status = follow(config, folder, group, resume=resume)
+    return _EXIT_CODES.get(status, EXIT_FAILED)
+
+
+def _lead(
+    arguments: Arguments, config: RunConfig, folder: Path, group: Group, *, resume: bool
+) -> int:
     from train.run import StopFlag, execute, finished_result
     from train.setup import make_run_policy
 
@@ -139,6 +157,7 @@ def _run(arguments: Arguments, config: RunConfig, folder: Path, *, resume: bool)
             checkpoint_every=arguments.checkpoint_every,
             progress=console,
             command=command_line(),
+            group=group,
         )
     return _show_run(arguments, result, folder)
 
@@ -157,7 +176,7 @@ def _show_run(arguments: Arguments, result: dict[str, Any], folder: Path) -> int
         out(f"not all of its record is in MLflow yet; deliver it by: gstds sync {folder}")
     elif result.get("run_id"):
         out("open the UI: gstds ui")
-    return EXIT_DONE if result["status"] == "finished" else EXIT_FAILED
+    return _EXIT_CODES.get(result["status"], EXIT_FAILED)
 
 
 def _run_json(result: dict[str, Any]) -> dict[str, Any]:
@@ -276,7 +295,11 @@ def do_features(arguments: Arguments) -> int:
     config = config_from(given_options(arguments))
     with Console(quiet=arguments.quiet) as console:
         lines = prepare_features(
-            config, verify=arguments.verify, rebuild=arguments.rebuild, progress=console
+            config,
+            verify=arguments.verify,
+            rebuild=arguments.rebuild,
+            ray=arguments.ray,
+            progress=console,
         )
     for line in lines:
         out(line)

@@ -94,6 +94,9 @@ class RunConfig:
         "efficientnet-lite0",
         "frozen backbone, a name of `gstds list references`, or checkpoint:PATH",
     )
+    compress: str | None = _option(
+        None, "shorter features: int8, pca-128, random-128, or both as pca-128-int8"
+    )
     charge_reference: bool = _option(False, "take the reference out of the budget", "bool")
     distill: float = _option(
         0.0, "share of the training loss that is the divergence from the reference", "float"

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["add_datasets_option", "add_experiment", "add_fanout_options", "add_sweep_options"]
+__all__ = [
+    "add_datasets_option",
+    "add_experiment",
+    "add_fanout_options",
+    "add_ray_option",
+    "add_sweep_options",
+]
 
 
 def add_datasets_option(parser: Any) -> None:
@@ -23,10 +29,15 @@ def add_fanout_options(parser: Any) -> None:
     parser.add_argument(
         "--workers", type=int, default=1, metavar="K", help="processes (default: 1)"
     )
+    add_ray_option(parser, "runs")
+
+
+def add_ray_option(parser: Any, what: str) -> None:
+    """Add the cluster that does something."""
     parser.add_argument(
         "--ray",
         metavar="ADDRESS|local",
-        help="runs as tasks of a Ray cluster: host:port, auto, or local for one of this machine",
+        help=f"{what} as tasks of a Ray cluster: host:port, auto, or local for one of this machine",
     )
 
 

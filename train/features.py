@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 
+from envs.features import make_extractor
 from envs.options import EnvOptions
 from envs.world import load_world, probe_fingerprint, reference_store_path
 from gstds.files import cache_root
-from gstds.reference import make_reference
 from train.config import RunConfig
 
 __all__ = ["prepare_features"]
@@ -19,6 +19,7 @@ def prepare_features(
     *,
     verify: bool = False,
     rebuild: bool = False,
+    ray: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[str]:
     """Build the feature store and the reference losses, unless they are cached.
@@ -27,18 +28,25 @@ def prepare_features(
         config: Names the data and the reference.
         verify: Check every byte of the store.
         rebuild: Delete the store first.
+        ray: Address of a Ray cluster that computes the features, see `train.ray_runs`; None for
+            this process.
         progress: Called with a phase, what is done, and the total.
 
     Returns:
         What to tell the user, line by line.
 
     Raises:
+        ImportError: If Ray is wanted and not installed.
         ValueError: If data or reference are unknown, or the store is damaged.
         OSError: If a file cannot be read or written.
     """
     options = EnvOptions(**config.env_options(), observe=("reference_losses",))
     if rebuild:
         _forget(config)
+    if ray is not None:
+        from train.ray_features import build_on_ray
+
+        build_on_ray(config, ray, progress)
     reference = load_world(options, progress).reference
     assert reference is not None  # noqa: S101  (the observation above asks for it)
     if verify:
@@ -55,7 +63,7 @@ def prepare_features(
 def _forget(config: RunConfig) -> None:
     """Delete the features and what the probe made of them."""
     data = load_world(EnvOptions(**config.env_options(), observe=())).data
-    reference = make_reference(config.reference, image_side=max(data.image_shape[1:]))
+    reference = make_extractor(data, config.reference, config.compress)
     shutil.rmtree(reference_store_path(data, reference)[0], ignore_errors=True)
     name = f"{probe_fingerprint(data, reference)}.safetensors"
     for kind in ("losses", "logits"):

@@ -20,7 +20,16 @@ from train.stopping import StopFlag
 from train.watch import Watch
 from train.workers import RETRIES
 
-__all__ = ["check_cluster", "ray_cluster", "run_on_ray"]
+__all__ = [
+    "RETRIES",
+    "check_cluster",
+    "check_shared_files",
+    "import_ray",
+    "ray_cluster",
+    "run_on_ray",
+    "task_environment",
+    "task_resources",
+]
 
 LOCAL = "local"
 _CONNECT_SECONDS = 30.0
@@ -43,10 +52,10 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         ValueError: If the address is of a kind that cannot be used.
         ConnectionError: If no cluster answers there, or it does not let us in.
     """
-    if address is None or _import_ray().is_initialized():
+    if address is None or import_ray().is_initialized():
         yield
         return
-    ray = _import_ray()
+    ray = import_ray()
     _probe(address)
     _connect(ray, address)
     try:
@@ -68,9 +77,10 @@ def check_cluster(address: str, jobs: Sequence[Job]) -> None:
         ConnectionError: If no cluster answers.
     """
     with ray_cluster(address):
-        ray = _import_ray()
-        _resources(ray, address, jobs)
-        _check_shared_files(ray, jobs)
+        ray = import_ray()
+        task_resources(ray, address, _devices(jobs))
+        places = {job.folder.absolute().parent for job in jobs} | {cache_root().absolute()}
+        check_shared_files(ray, places)
 
 
 def run_on_ray(
@@ -94,15 +104,23 @@ def run_on_ray(
         ConnectionError: If no cluster answers.
     """
     with ray_cluster(address):
-        ray = _import_ray()
-        resources = _resources(ray, address, todo)
+        ray = import_ray()
+        resources = task_resources(ray, address, _devices(todo))
         mailbox = _open_mailbox(ray)
         task = ray.remote(max_retries=RETRIES, **resources)(run_task)
-        environment = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
-        environment["GSTDS_CACHE"] = str(cache_root().absolute())
-        here = str(Path.cwd())
-        pending = {task.remote(plain_job(job), environment, here, mailbox): job for job in todo}
+        here = (task_environment(), str(Path.cwd()))
+        pending = {task.remote(plain_job(job), *here, mailbox): job for job in todo}
         _collect(ray, pending, mailbox, ended, watch, stop)
+
+
+def task_environment() -> dict[str, str]:
+    """Return the environment variables that a task on a node needs to do what we would do."""
+    environment = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
+    return environment | {"GSTDS_CACHE": str(cache_root().absolute())}
+
+
+def _devices(jobs: Sequence[Job]) -> set[str]:
+    return {job.config.device for job in jobs}
 
 
 def _open_mailbox(ray: Any) -> Any:
@@ -157,7 +175,12 @@ def _result(ray: Any, reference: Any, job: Job) -> dict[str, Any] | None:
 # ---------------------------------------------------------------------------------- connecting
 
 
-def _import_ray() -> Any:
+def import_ray() -> Any:
+    """Return the package.
+
+    Raises:
+        ImportError: If it is not installed; the message says what to do.
+    """
     try:
         return importlib.import_module("ray")
     except ImportError as error:
@@ -226,8 +249,10 @@ def _join(ray: Any, address: str) -> None:
         raise ConnectionError(f"{_nobody(address)} ({reason[0]}{hint})")
 
 
-def _resources(ray: Any, address: str, todo: Sequence[Job]) -> dict[str, float]:
-    """Return what a task asks for; Ray would wait for ever for what the cluster does not have.
+def task_resources(ray: Any, address: str, wanted: set[str]) -> dict[str, float]:
+    """Return what a task asks for, given the devices that are wanted.
+
+    Ray would wait for ever for what the cluster does not have.
 
     Raises:
         ValueError: If the cluster has no processor, or no GPU where a run wants one.
@@ -236,7 +261,6 @@ def _resources(ray: Any, address: str, todo: Sequence[Job]) -> dict[str, float]:
     if there.get("CPU", 0) < 1:
         raise ValueError(f"the Ray cluster at {address!r} has no processor for a run")
     gpus = there.get("GPU", 0)
-    wanted = {job.config.device for job in todo}
     if any(device.startswith("cuda") for device in wanted) and gpus < 1:
         raise ValueError(
             f"device 'cuda' needs a GPU, and the Ray cluster at {address!r} has none; "
@@ -246,13 +270,12 @@ def _resources(ray: Any, address: str, todo: Sequence[Job]) -> dict[str, float]:
     return {"num_cpus": 1, "num_gpus": 1 if use_gpu else 0}
 
 
-def _check_shared_files(ray: Any, todo: Sequence[Job]) -> None:
-    """Make sure that every node sees the runs' folder and the cache.
+def check_shared_files(ray: Any, places: set[Path]) -> None:
+    """Make sure that every node sees some folders: the runs' and the cache.
 
     Raises:
         ValueError: If one does not; the message names the node and the place.
     """
-    places = {job.folder.absolute().parent for job in todo} | {cache_root().absolute()}
     with _tokens(places) as tokens:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

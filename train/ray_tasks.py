@@ -1,4 +1,4 @@
-"""What runs on the nodes of a Ray cluster: a run as a task, and the mailbox between it and us.
+"""What runs on the nodes of a Ray cluster: runs, features, and the mailbox between them and us.
 
 Nothing heavy is imported before the environment is set: libraries read it when they are loaded.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from train.fanout import Job
 
-__all__ = ["Mailbox", "job_from", "plain_job", "run_task", "see_files"]
+__all__ = ["Mailbox", "features_task", "job_from", "plain_job", "run_task", "see_files"]
 
 _SECONDS_BETWEEN_MESSAGES = 1.0
 
@@ -74,16 +74,39 @@ def run_task(
 
     if ray.get(mailbox.tell.remote(plain["folder"], [])):
         return None
-    os.environ.update(environment)
-    os.chdir(here)
-    if here not in sys.path:
-        sys.path.append(here)
+    _settle(environment, here)
     from train.fanout import run_job
     from train.stopping import StopFlag
 
     stop = StopFlag()
     with _Reporter(mailbox, plain["folder"], stop) as reporter:
         return run_job(job_from(plain), reporter.moved, stop, reporter.evaluated)
+
+
+def features_task(
+    plain: Mapping[str, Any],
+    environment: Mapping[str, str],
+    here: str,
+    start: int,
+    stop: int,
+    basis: Any,
+) -> tuple[str, Any]:
+    """Return the features (stop - start, D) of a store's rows, and the name of that store.
+
+    The name holds the digests of data and reference: those that this node has.
+    """
+    _settle(environment, here)
+    from train.ray_features import features_of
+
+    return features_of(plain, start, stop, basis)
+
+
+def _settle(environment: Mapping[str, str], here: str) -> None:
+    """Let this process find what the one that asks finds."""
+    os.environ.update(environment)
+    os.chdir(here)
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 class _Reporter:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from envs.parallel import Group
 from gstds.files import write_bytes, write_json
 from gstds.noise import fan_out
 from gstds.state import latest_state, save_state, state_digest
@@ -54,6 +55,7 @@ class Runner:
         tags: Tags of the record.
         progress: Called with a phase, what is done, and the total.
         evaluated: Called with each evaluation's row of the history.
+        group: The processes that train together; None for this one alone.
 
     Raises:
         ValueError: If an option is unknown or out of range, or the data or reference is unusable.
@@ -70,15 +72,16 @@ class Runner:
         tags: dict[str, str] | None = None,
         progress: Progress | None = None,
         evaluated: Evaluated | None = None,
+        group: Group | None = None,
     ) -> None:
-        self.config, self.folder = config, Path(folder)
+        self.config, self.folder, self.group = config, Path(folder), group or Group()
         self.tracker: Tracker = tracker or NullTracker()
         self.checkpoint_every = checkpoint_every
         self.tags = tags or {}
         self._progress = progress or (lambda phase, done, total: None)
         self._evaluated = evaluated or (lambda row: None)
         self.policy = make_run_policy(config)
-        self.env = make_env(config, self.policy, progress)
+        self.env = make_env(config, self.policy, progress, self.group)
         self.ledger = self.env.ledger
         self.history: list[dict[str, Any]] = []
         self.kept = KeptRecord(
@@ -105,7 +108,7 @@ class Runner:
             StateError: If every checkpoint is damaged.
         """
         stop = stop or StopFlag()
-        if not resume:
+        if not resume and self.group.leads:
             self._record.unlink(missing_ok=True)
         state = latest_state(self._checkpoints) if resume else None
         observation, _ = self.env.reset(seed=self.config.seed)
@@ -131,6 +134,7 @@ class Runner:
             before = self._training_seconds()
             with self.ledger.timed("policy"):
                 weights = self._ask(observation)
+            self.group.check_same(weights, self.env.step_count)
             self._intact = False
             following, reward, terminated, truncated, info = self.env.step(weights)
             self._intact = True
@@ -142,10 +146,11 @@ class Runner:
             self._refuse_an_empty_epoch(info)
             if not math.isfinite(info["train_loss"]):
                 return "diverged"
-            if not done and self._checkpoint_due(info["step"], stop.is_set):
+            stopping = self.group.any(stop.is_set)
+            if not done and self._checkpoint_due(info["step"], stopping):
                 self._elapsed = time.perf_counter() - start
                 self._save_checkpoint()
-            if stop.is_set and not done:
+            if stopping and not done:
                 return "interrupted"
         return "finished"
 
@@ -396,6 +401,7 @@ class Runner:
             "reference_system_seconds": self.kept.reference_system_seconds(),
             "seconds_by_phase": seconds,
             "steps": env.step_count,
+            "processes": self.group.size,
             "samples_trained": int(env.visits.sum()),
             "samples_drawn": self.kept.drawn,
             "samples_closing": len(env._closing),
@@ -451,6 +457,7 @@ def execute(
     progress: Progress | None = None,
     evaluated: Evaluated | None = None,
     command: str = "",
+    group: Group | None = None,
 ) -> dict[str, Any]:
     """Do one run in a folder, or return its result if it has one and ``resume`` is set.
 
@@ -466,8 +473,9 @@ def execute(
             return done
     make_run_policy(config)
     address = tracker.address() if tracker else None
-    exact = config.deterministic
-    with reproducible(exact), configured(folder, config, command, address, resume):
+    exact, group = config.deterministic, group or Group()
+    place = configured(folder, config, command, address, resume)
+    with reproducible(exact), place, group.in_turn():
         runner = Runner(
             config,
             folder,
@@ -476,6 +484,7 @@ def execute(
             tags=tags,
             progress=progress,
             evaluated=evaluated,
+            group=group,
         )
         check_space(folder, space_needed(runner.env, checkpoints=checkpoint_every > 0))
         # After the data, so that a run that cannot begin makes no store.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import policies
 from gstds.schedules import Schedule, make_schedule
 from policies.registry import follows_schedule, policy_class
 from train.config import RunConfig
+
+if TYPE_CHECKING:
+    from envs.parallel import Group
 
 __all__ = ["make_env", "make_run_policy", "make_run_schedule", "with_paper_defaults"]
 
@@ -77,8 +80,15 @@ def _refuse_another_picker(config: RunConfig, policy: policies.Policy) -> None:
         )
 
 
-def make_env(config: RunConfig, policy: policies.Policy, progress: Progress | None = None) -> Any:
+def make_env(
+    config: RunConfig,
+    policy: policies.Policy,
+    progress: Progress | None = None,
+    group: Group | None = None,
+) -> Any:
     """Return the environment that computes and charges what the policy needs, and no more.
+
+    With ``group`` several processes train its learner together.
 
     Raises:
         ValueError: If an option is unknown or out of range, or the data or reference is unusable.
@@ -94,6 +104,7 @@ def make_env(config: RunConfig, policy: policies.Policy, progress: Progress | No
         normalizer=policy.normalizer,
         reward="validation-loss" if policy.uses_reward else "none",
         progress=progress,
+        group=group,
         policy_flops=lambda drawn, kept, context: policy.step_flops(
             drawn, kept, policies.RunContext(**context)
         ),

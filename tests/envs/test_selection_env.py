@@ -311,9 +311,9 @@ def test_rewards_telescope_and_fall_with_the_price(tiny_npz):
     def total(price):
         env = DataSelectionEnv(dataset=tiny_npz, epochs=3, batch_size=32, observe=(), price=price)
         env.reset(seed=0)
-        first = env._validation.loss
+        first = env._evaluator.last.loss
         infos = run(env, policies.make_policy("full"))
-        return sum(i["reward"] for i in infos[1:]), first, env._validation.loss
+        return sum(i["reward"] for i in infos[1:]), first, env._evaluator.last.loss
 
     free, first, last = total(0.0)
     assert free == pytest.approx(first - last)

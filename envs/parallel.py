@@ -1,0 +1,164 @@
+"""Several processes that train one learner: who does what part, and sums over all of them.
+
+Each process draws the same batches and selects the same samples from the same seeds; it trains on
+its part of what was kept, and gradients are summed, so that every process makes the update that
+one process would make with all that was kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+__all__ = ["Group", "ProcessGroup", "check_size"]
+
+
+class Group:
+    """One process, alone: every sum is what it was.
+
+    Attributes:
+        rank: Number of this process.
+        size: Number of processes.
+        copies: How many processes train on the same samples just now: all, where fewer samples
+            were kept than there are processes, else 1.
+    """
+
+    rank = 0
+    size = 1
+    copies = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process keeps the record, and writes."""
+        return self.rank == 0
+
+    def share(self, count: int) -> slice:
+        """Return this process's part of ``count`` samples; sets `copies`."""
+        if count < self.size:
+            self.copies = self.size
+            return slice(0, count)
+        self.copies = 1
+        bounds = [count * rank // self.size for rank in range(self.size + 1)]
+        return slice(bounds[self.rank], bounds[self.rank + 1])
+
+    def add(self, values: torch.Tensor) -> None:
+        """Replace values by their sum over the processes, the same bits in each."""
+
+    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace the gradients of parameters by their sums."""
+
+    def gather(self, part: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
+        """Return the values (count,) whose parts, as by `share`, the processes hold."""
+        return part
+
+    def check_same(self, values: npt.NDArray[Any], step: int) -> None:
+        """Make sure that all processes chose alike.
+
+        Raises:
+            RuntimeError: If they did not.
+        """
+
+    def any(self, flag: bool) -> bool:
+        """Say whether the flag is set in one of the processes."""
+        return flag
+
+    @contextlib.contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Let the first process of each machine go first: it fills the caches."""
+        yield
+
+
+class ProcessGroup(Group):
+    """This process among those that `torch.distributed` has joined.
+
+    Args:
+        device: Where tensors must be for the backend to sum them.
+        local_rank: Number of this process on its machine.
+    """
+
+    def __init__(self, device: torch.device, local_rank: int) -> None:
+        import torch.distributed
+
+        self._dist = torch.distributed
+        self._device, self._local_rank = device, local_rank
+        self.rank, self.size = self._dist.get_rank(), self._dist.get_world_size()
+        self.copies = 1
+
+    def add(self, values: torch.Tensor) -> None:
+        """Replace values by their sum over the processes, the same bits in each."""
+        self._dist.all_reduce(values)
+
+    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace the gradients of parameters by their sums, in one message."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if not gradients:
+            return
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        self.add(flat)
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view(gradient.shape))
+
+    def gather(self, part: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
+        """Return the values (count,) whose parts, as by `share`, the processes hold."""
+        mine = self.share(count)
+        if self.copies > 1:
+            return part
+        # Each value and zeros elsewhere: the sum has the value's own bits.
+        values = torch.zeros(count, device=self._device)
+        values[mine] = torch.as_tensor(part, device=self._device)
+        self.add(values)
+        result: npt.NDArray[np.float32] = values.cpu().numpy()
+        return result
+
+    def check_same(self, values: npt.NDArray[Any], step: int) -> None:
+        """Make sure that all processes chose alike.
+
+        Raises:
+            RuntimeError: If they did not.
+        """
+        digests = torch.zeros(self.size, dtype=torch.int64, device=self._device)
+        digests[self.rank] = zlib.crc32(np.ascontiguousarray(values).view(np.uint8).data)
+        self.add(digests)
+        others = torch.nonzero(digests != digests[0]).flatten().tolist()
+        if others:
+            raise RuntimeError(
+                f"step {step}: process {others[0]} gives other weights than process 0; the "
+                "processes need equal machines and libraries, and a policy that draws nothing "
+                "from outside its seed"
+            )
+
+    def any(self, flag: bool) -> bool:
+        """Say whether the flag is set in one of the processes."""
+        flags = torch.tensor([int(flag)], device=self._device)
+        self.add(flags)
+        return bool(flags.item())
+
+    @contextlib.contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Let the first process of each machine go first: it fills the caches."""
+        if self._local_rank:
+            self.any(False)
+        yield
+        if not self._local_rank:
+            self.any(False)
+
+
+def check_size(size: int, batch_size: int) -> None:
+    """Refuse more processes than a drawn batch has samples.
+
+    Raises:
+        ValueError: If there are more.
+    """
+    if size > batch_size:
+        raise ValueError(
+            f"batch_size must be at least the number of processes, {size}, got {batch_size}; "
+            "raise it, or start fewer (torchrun --nproc-per-node)"
+        )

@@ -1,0 +1,181 @@
+"""One run by two processes of torchrun: what one process with the same drawn batches would get."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from envs.models import build_model
+from gstds.state import latest_state
+from train.cli import main
+
+PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
+
+PLUGINS = """
+import os
+import torch
+from policies import Policy
+import numpy as np
+
+class Few(Policy):
+    def act(self, observation):
+        weights = np.zeros(len(observation["valid"]), np.float32)
+        step = int(round(float(observation["progress"][0]) * 60))
+        weights[: step % 4] = 0.5  # none, one, two, three
+        return weights
+
+class OfProcess(Policy):
+    def act(self, observation):
+        weights = np.zeros(len(observation["valid"]), np.float32)
+        weights[int(os.environ.get("RANK", 0)) :][:8] = 1
+        return weights
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_npz):
+    (tmp_path / "plug.py").write_text(PLUGINS)
+    return tmp_path
+
+
+def words(out, *more, policy="loss-gap", learner="small-cnn"):
+    chosen = ["--dataset", "npz:tiny.npz", "--policy", policy, "--learner", learner]
+    fixed = ["--batch-size", "32", "--epochs", "6", "--precision", "float32", "--device", "cpu"]
+    rate = ["--learning-rate", "0.02", "--checkpoint-every", "1000"]
+    return ["run", *chosen, *fixed, *rate, "--no-tracking", "--quiet", "--out", out, *more]
+
+
+def start(folder, command, processes=2):
+    place = [*PROCESSES, str(processes)] if processes > 1 else []
+    return subprocess.Popen(
+        [sys.executable, *place, "-m", "train.cli", *command],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=170)
+    assert process.returncode == code, out + err
+    return out + err
+
+
+def result_of(folder, name):
+    return json.loads((folder / name / "result.json").read_text())
+
+
+def weights_of(folder, name):
+    return latest_state(folder / name / "checkpoints")["env"]["learner"]["model"]
+
+
+def compare(folder, *more, tolerance, **options):
+    """Train by one process and by two, up to a checkpoint at the step before the last."""
+    for name, count in (("one", 1), ("two", 2)):
+        command = words(name, *more, **options)
+        command[command.index("--checkpoint-every") + 1] = "5"
+        finish(start(folder, command, count))
+    one, two = result_of(folder, "one"), result_of(folder, "two")
+    assert (one["processes"], two["processes"]) == (1, 2)
+    for name in ("status", "steps", "samples_trained", "mean_keep", "charged_flops"):
+        assert one[name] == two[name], name
+    assert one["status"] == "finished"
+    for name in ("test_loss", "train_loss"):
+        assert two[name] == pytest.approx(one[name], rel=tolerance)
+    assert two["test_accuracy"] == one["test_accuracy"]
+    mine, other = weights_of(folder, "one"), weights_of(folder, "two")
+    assert set(mine) == set(other)
+    for name in mine:
+        a, b = mine[name].double(), other[name].double()
+        assert float((a - b).abs().max()) <= tolerance * max(1.0, float(a.abs().max())), name
+    first = build_model(options.get("learner", "small-cnn"), (1, 8, 8), 4, 0).state_dict()
+    moved = max(float((mine[n].double() - first[n].double()).abs().max()) for n in mine)
+    assert moved > 100 * tolerance  # it was trained
+    return one, two
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learner", ["small-cnn", "mlp"])
+def test_two_processes_train_as_one(folder, learner):
+    compare(folder, tolerance=1e-4, learner=learner)
+
+
+@pytest.mark.slow
+def test_fewer_kept_samples_than_processes_train_as_one(folder):
+    compare(folder, tolerance=1e-4, policy="plug:Few", learner="mlp")
+    compare(folder, tolerance=1e-4, policy="plug:Few")
+
+
+@pytest.mark.slow
+def test_a_stopped_run_of_two_goes_on_to_the_same_bits(folder):
+    finish(start(folder, words("whole", "--epochs", "40")))
+    process = start(folder, words("cut", "--epochs", "40", "--checkpoint-every", "2"))
+    end = time.monotonic() + 120
+    while not list((folder / "cut").glob("checkpoints/*.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    if not (folder / "cut" / "result.json").exists() or (
+        result_of(folder, "cut")["status"] != "finished"
+    ):
+        finish(start(folder, ["run", "--resume", "cut", "--quiet"]))
+    whole, cut = result_of(folder, "whole"), result_of(folder, "cut")
+    assert cut["weights_sha256"] == whole["weights_sha256"]
+    assert cut["history"][-1]["val_loss"] == whole["history"][-1]["val_loss"]
+
+
+@pytest.mark.slow
+def test_processes_that_choose_differently_are_told(folder):
+    said = finish(start(folder, words("out", policy="plug:OfProcess")), 1)
+    assert "step 0: process 1 gives other weights than process 0" in said
+    assert result_of(folder, "out")["status"] == "failed"
+
+
+def launched(monkeypatch, size):
+    values = {"RANK": "0", "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("size", "more", "message"),
+    [
+        ("33", [], "batch_size must be at least the number of processes, 33, got 32"),
+        ("2", ["--backend", "nccl"], "--backend 'nccl' is"),
+        ("2", ["--backend", "smoke"], "--backend must be one of auto, gloo, nccl, got 'smoke'"),
+        ("two", [], "WORLD_SIZE must be a whole number, got 'two'"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(folder, monkeypatch, capsys, size, more, message):
+    monkeypatch.chdir(folder)
+    launched(monkeypatch, size)
+    assert main(words("out", *more)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("command", [["compare"], ["features"], ["list", "policies"]])
+def test_torchrun_is_for_one_run(monkeypatch, capsys, command):
+    launched(monkeypatch, "2")
+    assert main(command) == 2
+    assert f"torchrun starts 2 processes of gstds {command[0]}" in capsys.readouterr().err
+
+
+def test_one_process_of_torchrun_is_a_plain_run(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    launched(monkeypatch, "1")
+    assert main(words("out", learner="mlp")) == 0
+    assert result_of(folder, "out")["processes"] == 1

@@ -1,0 +1,137 @@
+"""One run by several processes that torchrun has started: the first leads, the others follow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from envs.learner import resolve_device
+from envs.parallel import Group, ProcessGroup, check_size
+from train.config import RunConfig
+from train.determinism import reproducible
+from train.failure import RunFailedError
+from train.launched import launched_size
+from train.run import Runner, finished_result
+from train.setup import make_run_policy
+from train.stopping import StopFlag, interruptible
+
+__all__ = ["follow", "process_group"]
+
+BACKENDS = ("auto", "gloo", "nccl")
+# The first process may compute features for hours while the others wait. One that dies is noticed
+# at once all the same: its connections close, and torchrun ends the others.
+_PATIENCE = timedelta(days=2)
+
+
+@contextlib.contextmanager
+def process_group(config: RunConfig, backend: str = "auto") -> Iterator[Group]:
+    """Join the processes that a launcher has started; without one, be alone.
+
+    Args:
+        config: The run's options.
+        backend: ``gloo``, ``nccl``, or ``auto``: nccl on GPUs, else gloo.
+
+    Raises:
+        ValueError: If the backend or the device is not there, or there are more processes than a
+            drawn batch has samples.
+    """
+    size = launched_size()
+    if backend not in BACKENDS:
+        raise ValueError(f"--backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if size == 1:
+        yield Group()
+        return
+    import torch.distributed as dist
+
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = _own_device(config.device, local_rank)
+    name = _checked_backend(backend, device)
+    check_size(size, config.batch_size)
+    dist.init_process_group(name, timeout=_PATIENCE)
+    try:
+        yield ProcessGroup(device if name == "nccl" else torch.device("cpu"), local_rank)
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def _own_device(name: str, local_rank: int) -> torch.device:
+    """Return this process's device, and make it torch's own: one GPU for each process."""
+    device = resolve_device(name)
+    if device.type != "cuda":
+        return device
+    if ":" in name:
+        raise ValueError(f"device {name!r} is one GPU for several processes; use --device cuda")
+    there = torch.cuda.device_count()
+    if local_rank >= there:
+        raise ValueError(
+            f"process {local_rank} of this machine has no GPU, there are {there}; start as many "
+            "processes as GPUs (torchrun --nproc-per-node), or use --device cpu"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _checked_backend(backend: str, device: torch.device) -> str:
+    import torch.distributed as dist
+
+    name = ("nccl" if device.type == "cuda" else "gloo") if backend == "auto" else backend
+    if not dist.is_available() or not dist.is_backend_available(name):
+        raise ValueError(
+            f"--backend {name!r} is not in this torch ({torch.__version__}); use gloo, or install "
+            "a torch that has it"
+        )
+    if name == "nccl" and device.type != "cuda":
+        raise ValueError(f"--backend 'nccl' is for GPUs, device is {str(device)!r}; use gloo")
+    return name
+
+
+class _Follower(Runner):
+    """Trains its part and leaves everything else, evaluation too, to the first process."""
+
+    def _start_tracker(self, state: dict[str, Any] | None) -> None:
+        pass
+
+    def _evaluate(self, info: dict[str, Any]) -> None:
+        pass
+
+    def _save_checkpoint(self) -> None:
+        pass
+
+    def _end(self, status: str, error: str) -> dict[str, Any]:
+        return {"status": status, "steps": self.env.step_count, "error": error}
+
+
+def follow(config: RunConfig, folder: Path, group: Group, *, resume: bool) -> str:
+    """Do this process's part of a run that another process leads; return how it ended.
+
+    Args:
+        config: The run's options.
+        folder: The run's folder; read alone, and only to resume.
+        group: The processes.
+        resume: Go on from the folder's newest checkpoint.
+
+    Raises:
+        ValueError: If an option is unknown or out of range, or the data or reference is unusable.
+        OSError: If a file cannot be read.
+        RunFailedError: If the policy or the environment raised.
+    """
+    done = finished_result(folder) if resume else None
+    if done:
+        return str(done["status"])
+    make_run_policy(config)
+    stop = StopFlag()
+    with reproducible(config.deterministic):
+        with group.in_turn():
+            runner = _Follower(config, folder, group=group)
+        with interruptible(stop):
+            result = runner.run(stop, resume=resume)
+    if runner._failure is not None:
+        raise RunFailedError(config, result, runner._failure) from runner._failure
+    return str(result["status"])
