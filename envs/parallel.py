@@ -92,8 +92,18 @@ class ProcessGroup(Group):
         self.copies = 1
 
     def add(self, values: torch.Tensor) -> None:
-        """Replace values by their sum over the processes, the same bits in each."""
-        self._dist.all_reduce(values)
+        """Replace values by their sum over the processes, the same bits in each.
+
+        Raises:
+            ConnectionError: If another process has ended.
+        """
+        try:
+            self._dist.all_reduce(values)
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or [""])[0][:200]
+            raise ConnectionError(
+                f"another process of this run has ended; look at what it said ({reason})"
+            ) from error
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace the gradients of parameters by their sums, in one message."""

@@ -142,6 +142,16 @@ def test_processes_that_choose_differently_are_told(folder):
     assert result_of(folder, "out")["status"] == "failed"
 
 
+@pytest.mark.slow
+def test_what_one_process_finds_wrong_is_told_and_the_other_says_where_to_look(folder):
+    said = finish(start(folder, words("out", "--dataset", "nope")), 1)
+    lines = [line for line in said.splitlines() if line.startswith("gstds:")]
+    assert "gstds: error: dataset: unknown name 'nope'" in "\n".join(lines)
+    for line in lines:  # the other one may have been ended before it could speak
+        assert "unknown name 'nope'" in line or "(process 1) another process" in line
+    assert not (folder / "out").exists()
+
+
 def launched(monkeypatch, size):
     values = {"RANK": "0", "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     for name, value in values.items():
