@@ -18,8 +18,8 @@ CASES = [("small-cnn", 128, 0.90, 12), ("resnet18", 128, 0.98, 2)]
 
 
 def measure(learner: str, n: int, reach: float, steps: int, rounds: int):
-    with random_images(learner, 4 * n) as dataset:
-        full = Stepper.begin("full", dataset, learner=learner, batch_size=n)
+    with random_images(learner, 4 * n) as data:
+        full = Stepper.begin("full", data, batch_size=n)
         hand = HandLoop(full.env, learner, n)
         plain = HandLoop(full.env, learner, n, precision="float32", channels_last=False)
         runners = {"full": full, "hand": hand, "plain": plain}

@@ -1,9 +1,9 @@
 """Interleaved timing for every benchmark here: what is compared takes turns within one process.
 
-A figure is the median over rounds of a ratio within a round, so that what else the machine does hits
-both sides alike. Each benchmark writes one JSON file and one plot; `performance_page.py` turns the
-files into docs/performance.md. A machine that had other work when the benchmark began is written
-into the file, and the page marks such figures.
+A figure is the median over rounds of a ratio within a round, so that what else the machine does
+hits both sides alike. Each benchmark writes one JSON file and one plot; `performance_page.py` turns
+the files into docs/performance.md. A machine that had other work when the benchmark began is
+written into the file, and the page marks such figures.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/realized_saving.py [--quick] [--rounds 5]
 
-The baseline gstds with its sigmoid at mean keep .53 and .25: in each round it takes one step at each
-of 8 equally spaced points of the schedule, so all its kept counts are there, and `full` takes 8
-steps. T is the steps' seconds, C their charged operations. Every kept count was met before; the first
-meeting of a count, whose kernels are made then, is a figure of its own.
+The baseline gstds with its sigmoid at mean keep .53 and .25: in each round it takes one step at
+each of 8 equally spaced points of the schedule, and `full` takes 8 steps. T is the steps' seconds,
+C their charged operations. Every kept count was met before; how much longer the first meeting of a
+count takes, whose kernels are made then, stands beside it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ CASES += [("resnet18", 128, 0.9), ("resnet18", 256, 0.95)]
 
 
 def measure(learner: str, n: int, reach: float, keeps, steps: int, rounds: int):
-    with random_images(learner, 4 * n) as dataset:
-        common = {"learner": learner, "batch_size": n}
-        full = Stepper.begin("full", dataset, **common)
+    with random_images(learner, 4 * n) as data:
+        full = Stepper.begin("full", data, batch_size=n)
         runs = {}
         for keep in keeps:
             policy = Spread(make_schedule("sigmoid", keep=keep, unit="steps"), steps)
-            runs[keep] = Stepper.begin(policy, dataset, **common)
+            runs[keep] = Stepper.begin(policy, data, batch_size=n)
         firsts = {keep: [run.step() for _ in range(steps)] for keep, run in runs.items()}
         runners = {"full": several(full.step, steps)}
         runners |= {str(keep): several(run.step, steps) for keep, run in runs.items()}

@@ -4,7 +4,7 @@
 
 Everything between two updates that random keep would not pay: per round, the seconds of a step of
 the policy outside loading and training, minus the same of `random`, over the whole step of `full`.
-Random images (28×28 for small-cnn, 32×32×3 for resnet18), the untrained Lite0's features, D = 1,280.
+Random images (28×28 for small-cnn, 32×32×3 for resnet18), features of the untrained Lite0, 1,280.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ QUICK = (CASES[0], CASES[2], CASES[4])
 
 
 def measure(learner: str, n: int, times: int, rounds: int, policy: str, reach: float):
-    with random_images(learner, 4 * n) as dataset:
-        common = {"learner": learner, "batch_size": n, "schedule": "constant", "keep": 0.5}
-        chosen = Stepper.begin(policy, dataset, **common)
-        random = Stepper.begin("random", dataset, **common)
-        full = Stepper.begin("full", dataset, learner=learner, batch_size=n)
+    with random_images(learner, 4 * n) as data:
+        common = {"batch_size": n, "schedule": "constant", "keep": 0.5}
+        chosen = Stepper.begin(policy, data, **common)
+        random = Stepper.begin("random", data, **common)
+        full = Stepper.begin("full", data, batch_size=n)
         runners = {
             "chosen": lambda: float(np.median([chosen.around() for _ in range(times)])),
             "random": lambda: float(np.median([random.around() for _ in range(times)])),

@@ -28,14 +28,15 @@ SHAPES = {"small-cnn": (28, 28), "resnet18": (32, 32, 3), "mlp": (28, 28)}
 
 
 @contextmanager
-def random_images(learner: str, train: int, folder: Path | None = None) -> Iterator[str]:
-    """Write random images, ``train`` of them for training, and yield their name as a data set."""
+def random_images(learner: str, train: int) -> Iterator[dict[str, Any]]:
+    """Write random images; yield the options of a run on ``train`` of them: whole batches alone."""
     rng = np.random.default_rng(0)
     count = -(-train * 10 // 7) + 10
     with tempfile.TemporaryDirectory() as name:
         pixels = rng.integers(0, 256, size=(count, *SHAPES[learner]), dtype=np.uint8)
         np.savez(Path(name) / "images.npz", X=pixels, y=np.arange(count) % CLASSES)
-        yield f"npz:{name}/images.npz"
+        data = {"dataset": f"npz:{name}/images.npz", "limit": train, "reference": "untrained"}
+        yield data | {"learner": learner}
 
 
 @dataclass
@@ -47,11 +48,10 @@ class Stepper:
     seen: Any
 
     @classmethod
-    def begin(cls, policy: str | Any, dataset: str, **options: Any) -> Stepper:
+    def begin(cls, policy: str | Any, data: dict[str, Any], **options: Any) -> Stepper:
         """Start a run; ``policy`` is a name or a policy, the options are a run's."""
         named = policy if isinstance(policy, str) else "gstds"
-        common = {"dataset": dataset, "reference": "untrained", "epochs": 1000, "policy": named}
-        config = config_from(common | options)
+        config = config_from(data | {"epochs": 1000, "policy": named} | options)
         chosen = make_run_policy(config) if isinstance(policy, str) else policy
         env = make_env(config, chosen)
         seen, _ = env.reset(seed=0)
