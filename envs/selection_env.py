@@ -103,8 +103,9 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
 
     ## Arguments
     See `envs.options.EnvOptions`; and ``policy_flops``, which says what a policy's own arithmetic
-    takes: samples drawn, samples kept, `context()` -> operations, charged as ``policy``; and
-    ``group``: the processes that train one learner together.
+    takes: samples drawn, samples kept, `context()` -> operations, charged as ``policy``;
+    ``group``: the processes that train one learner together; and ``ahead=False``, which scores a
+    batch when it is asked for, not while the one before is trained on, to the same result.
 
     ## Version history
     v0: first version.
@@ -120,6 +121,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         progress: Progress | None = None,
         policy_flops: PolicyFlops | None = None,
         group: Group | None = None,
+        ahead: bool = True,
         **options: Any,
     ) -> None:
         self.render_mode = render_mode
@@ -140,6 +142,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self._context = self.context()
         n = self.options.batch_size
         check_pays_a_batch(self._budget, self.options, self._choosing_flops(n, n))
+        self._ahead = ahead
         self._first = True
         self._running = False
 
@@ -244,7 +247,9 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self._draws = Draws(len(data.train), options.batch_size, seeds["order"])
         learner = self._learner = self._new_learner(seeds["initialization"])
         loader = self._loader = Loader(data, self.device, seeds["augmentation"])
-        self._scorer = Scorer(self.world, options.observe, self._draws, learner, loader, ledger)
+        self._scorer = Scorer(
+            self.world, options.observe, self._draws, learner, loader, ledger, ahead=self._ahead
+        )
         self._evaluator = Evaluator(
             options, self._budget, data, learner, loader, ledger, self.max_draws
         )
@@ -355,6 +360,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         )[: len(batch)]
         kept = int((weights > 0).sum())
         self.ledger.charge("policy", self._choosing_flops(len(batch), kept))
+        if self.step_count + 1 < self.max_draws:
+            self._scorer.begin(self.step_count + 1)
         losses, trained = self._trainer.train(
             batch,
             weights,
