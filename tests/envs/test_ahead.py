@@ -50,6 +50,24 @@ def test_a_run_goes_on_from_a_saved_state_with_the_scores_it_would_have_had():
     assert env.ledger.flops == fresh.ledger.flops
 
 
+@pytest.mark.parametrize("ahead", [True, False])
+def test_the_next_batch_is_begun_before_this_one_is_trained_on(ahead, monkeypatch):
+    options = {"dataset": "digits", "limit": 300, "batch_size": 64, "reference": "untrained"}
+    env = DataSelectionEnv(**options, ahead=ahead)
+    env.reset(seed=1)
+    begun = []
+    train = env._trainer.train
+
+    def noting(*args, **options):
+        begun.append(env._scorer._ahead._begun[0])
+        return train(*args, **options)
+
+    monkeypatch.setattr(env._trainer, "train", noting)
+    for _ in range(3):
+        env.step(np.ones(64, np.float32))
+    assert begun == ([1, 2, 3] if ahead else [0, 1, 2])
+
+
 def counting(calls):
     def compute(step):
         calls.append((step, threading.current_thread().name))

@@ -33,7 +33,11 @@ def same(first, second):
 @pytest.mark.parametrize("name", ["small-cnn", "mlp", "resnet18"])
 def test_the_update_in_one_pass_is_the_plain_one(name):
     fast, plain = learner(name), learner(name)
-    assert any(group["fused"] for group in fast.optimizer.param_groups)
+    one_pass, rest = fast.optimizer.param_groups
+    assert one_pass["fused"]
+    assert not rest["fused"]
+    assert {p.numel() % 16 == 0 for p in one_pass["params"]} == {True}
+    assert [tuple(p.shape) for p in rest["params"]] == [(10,)]
     for group in plain.optimizer.param_groups:
         group["fused"] = False
     assert same(train(fast, 4), train(plain, 4))

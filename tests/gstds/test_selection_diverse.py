@@ -69,12 +69,15 @@ def test_k_center_by_hand():
 
 
 def one_distance_at_a_time(rows, k, noise):
-    picked = [int(np.argmin(((rows - rows.mean(axis=0)) ** 2).sum(axis=1)))]
+    def highest(values):
+        tied = np.flatnonzero(values >= values.max() - 1e-9 * abs(values.max()))
+        return int(tied[np.argmin(noise[tied])])
+
+    picked = [highest(-((rows - rows.mean(axis=0)) ** 2).sum(axis=1))]
     while len(picked) < k:
         near = ((rows[:, None] - rows[picked]) ** 2).sum(axis=2).min(axis=1)
         near[picked] = -1.0
-        tied = np.flatnonzero(near >= near.max() * (1 - 1e-9))
-        picked.append(int(tied[np.argmin(noise[tied])]))
+        picked.append(highest(near))
     return np.sort(picked)
 
 
