@@ -332,7 +332,7 @@ def _sgd_groups(parameters: list[nn.Parameter], device: torch.device) -> list[di
     whole = [p.numel() % _REGISTER == 0 and p.dtype == torch.float32 for p in parameters]
     one_pass = [p for p, fits in zip(parameters, whole, strict=True) if fits]
     rest = [p for p, fits in zip(parameters, whole, strict=True) if not fits]
-    groups = [{"params": one_pass, "fused": True}, {"params": rest}]
+    groups: list[dict[str, Any]] = [{"params": one_pass, "fused": True}, {"params": rest}]
     return [group for group in groups if group["params"]]
 
 
