@@ -4,13 +4,18 @@
 
 Everything between two updates that random keep would not pay: per round, the seconds of a step of
 the policy outside loading and training, minus the same of `random`, over the whole step of `full`.
+Scored ahead, in a thread while the batch before is trained on, and when asked. The difference of
+whole steps, which also has what the thread takes from the learner, stands beside it.
 Random images (28×28 for small-cnn, 32×32×3 for resnet18), features of the untrained Lite0, 1,280.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 import numpy as np
-from interleaved import arguments, figure, interleave, publish, rounds_of
+from interleaved import Figure, arguments, figure, interleave, publish, ratio, rounds_of
 from stepping import Stepper, random_images
 
 CASES = [("small-cnn", n, 0.05, 12) for n in (128, 256, 512, 1024)]
@@ -18,35 +23,45 @@ CASES += [("resnet18", n, 0.01, 1) for n in (128, 256, 512, 1024)]
 QUICK = (CASES[0], CASES[2], CASES[4])
 
 
-def measure(learner: str, n: int, times: int, rounds: int, policy: str, reach: float):
+def measure(
+    learner: str, n: int, reach: float, times: int, rounds: int, policy: str
+) -> Iterator[Figure]:
     with random_images(learner, 4 * n) as data:
         common = {"batch_size": n, "schedule": "constant", "keep": 0.5}
-        chosen = Stepper.begin(policy, data, **common)
-        random = Stepper.begin("random", data, **common)
-        full = Stepper.begin("full", data, batch_size=n)
-        runners = {
-            "chosen": lambda: float(np.median([chosen.around() for _ in range(times)])),
-            "random": lambda: float(np.median([random.around() for _ in range(times)])),
-            "full": lambda: float(np.median([full.step() for _ in range(times)])),
+        runs = {
+            "ahead": Stepper.begin(policy, data, **common),
+            "when asked": Stepper.begin(policy, data, ahead=False, **common),
+            "random": Stepper.begin("random", data, **common),
+            "full": Stepper.begin("full", data, batch_size=n),
         }
-        seconds = interleave(runners, rounds)
-    shares = [
-        (own - other) / whole
-        for own, other, whole in zip(*(seconds[k] for k in runners), strict=True)
-    ]
-    milliseconds = {k: round(1e3 * float(np.median(v)), 2) for k, v in seconds.items()}
-    case = f"{policy}, {learner}, N = {n}"
-    return figure(case, shares, reach=reach, at_most=True, milliseconds=milliseconds)
+        whole: dict[str, list[float]] = {name: [] for name in runs}
+
+        def several(name: str) -> float:
+            steps = [runs[name].both() for _ in range(times)]
+            whole[name].append(float(np.median([took for took, _ in steps])))
+            return float(np.median([around for _, around in steps]))
+
+        seconds = interleave({name: partial(several, name) for name in runs}, rounds)
+    full = whole["full"][-rounds:]
+    for form in ("ahead", "when asked"):
+        gap = [a - b for a, b in zip(seconds[form], seconds["random"], strict=True)]
+        steps = [a - b for a, b in zip(whole[form], whole["random"], strict=True)][-rounds:]
+        yield figure(
+            f"{policy}, {learner}, N = {n}, scored {form}",
+            ratio(gap, full),
+            reach=reach if form == "ahead" else None,
+            at_most=True,
+            whole_step_share=round(float(np.median(ratio(steps, full))), 4),
+        )
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--policy", default="gstds")
     options = parser.parse_args()
-    figures = []
+    figures: list[Figure] = []
     for learner, n, reach, times in QUICK if options.quick else CASES:
-        figures.append(measure(learner, n, times, rounds_of(options), options.policy, reach))
-        print(figures[-1].case, f"{figures[-1].value:.4f}", figures[-1].more, flush=True)
+        figures += measure(learner, n, reach, times, rounds_of(options), options.policy)
     publish(
         "selection-share", "Selection on the critical path / a full-batch step", figures, options
     )

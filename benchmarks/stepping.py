@@ -48,12 +48,15 @@ class Stepper:
     seen: Any
 
     @classmethod
-    def begin(cls, policy: str | Any, data: dict[str, Any], **options: Any) -> Stepper:
+    def begin(
+        cls, policy: str | Any, data: dict[str, Any], *, ahead: bool = True, **options: Any
+    ) -> Stepper:
         """Start a run; ``policy`` is a name or a policy, the options are a run's."""
         named = policy if isinstance(policy, str) else "gstds"
         config = config_from(data | {"epochs": 1000, "policy": named} | options)
         chosen = make_run_policy(config) if isinstance(policy, str) else policy
         env = make_env(config, chosen)
+        env._ahead = ahead
         seen, _ = env.reset(seed=0)
         chosen.reset(policy_seed(0), RunContext(**env.context()))
         return cls(chosen, env, seen)
@@ -68,10 +71,11 @@ class Stepper:
         self.seen, self.drawn, self.kept = following, info["drawn"], info["kept"]
         return time.perf_counter() - began
 
-    def around(self) -> float:
-        """Take one step; return the seconds that did not go into loading and training."""
+    def both(self) -> tuple[float, float]:
+        """Take one step; return its seconds, and those of neither loading nor training."""
         before = self._training()
-        return self.step() - (self._training() - before)
+        took = self.step()
+        return took, took - (self._training() - before)
 
     def _training(self) -> float:
         seconds = self.env.ledger.seconds
