@@ -26,7 +26,7 @@ from gstds.files import write_bytes, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "performance"
-BUSY_LOAD = 0.5
+BUSY_CORES = 0.2
 
 Timed = Callable[[], object]
 Seconds = dict[str, list[float]]
@@ -97,8 +97,27 @@ def arguments(doc: str | None, rounds: int = 7) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=None, help=f"default {rounds}; quick: 3")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON and the plot")
-    parser.set_defaults(standard_rounds=rounds, load=os.getloadavg()[0])
+    parser.set_defaults(standard_rounds=rounds, others=others())
     return parser
+
+
+def others(seconds: float = 1.0) -> float:
+    """Return how many cores' worth of other work the machine has, by a moment's look."""
+    before = _idle_and_all()
+    if before is None:
+        return os.getloadavg()[0]
+    time.sleep(seconds)
+    after = _idle_and_all() or before
+    idle, every = after[0] - before[0], after[1] - before[1]
+    return round((1.0 - idle / max(1, every)) * (os.cpu_count() or 1), 2)
+
+
+def _idle_and_all() -> tuple[int, int] | None:
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    except (OSError, ValueError, IndexError):
+        return None
+    return ticks[3] + ticks[4], sum(ticks)
 
 
 def rounds_of(options: argparse.Namespace) -> int:
@@ -120,8 +139,8 @@ def publish(
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_given(options)]),
         "quick": options.quick,
         "rounds": rounds_of(options),
-        "load_before": round(options.load, 2),
-        "busy": options.load > BUSY_LOAD,
+        "others": options.others,
+        "busy": options.others > BUSY_CORES,
         "threads": torch.get_num_threads(),
         "hardware": hardware(),
         "versions": versions(),

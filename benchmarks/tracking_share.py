@@ -3,10 +3,11 @@
     python benchmarks/tracking_share.py [--quick] [--rounds 5]
 
 The run is as large as those of `make run`: gstds, small-cnn, 10 epochs of 10,000 random images of
-28×28 (quick: of 2,000, where opening and closing the record weighs five times more). The share is the
-caller's seconds in the tracker over the run's, as each run logs it (`final/tracking_share`); beside
-it stands how much longer the run takes than one that keeps no record, which has the background
-thread's part too. The runs take turns. MLflow is imported and the store made before any clock runs.
+28×28 (quick: of 2,000, where opening and closing the record weighs five times more). The share is
+the caller's seconds in the tracker over the run's, as each run logs it (`final/tracking_share`);
+beside it stands how much longer the run takes than one that keeps no record, which has the
+background thread's part too. The runs take turns. MLflow is imported and the store made before any
+clock runs.
 """
 
 from __future__ import annotations
