@@ -81,12 +81,13 @@ What was not kept, and why:
   and padding is charged.
 - **Evaluation in larger batches** than 512: slower (figure above), since activations leave the
   cache.
-- **Warm starts across steps**: two successive batches of an epoch have no sample in common, so there
-  is no vector to start from.
+- **Warm starts across steps**: two successive batches of an epoch have no sample in common, so
+  there is no vector to start from.
 - **Scoring further ahead than one batch**: a solve that does not fit beside one update does not fit
   beside the next either; and while it runs it holds numpy's BLAS to one thread, so it must be
   over before a policy does its own linear algebra.
-- **Pinned memory, side streams, several batches at once on a GPU, CUDA graphs**: no GPU was at hand.
+- **Pinned memory, side streams, several batches at once on a GPU, CUDA graphs**: no GPU was at
+  hand.
 - **`torch.compile`**: not measured; every kept count is a new shape."""
 
 
@@ -145,7 +146,7 @@ def made_on(result: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     return (
         f"{where['processor']}, {where['cores']} cores, GPU {where['gpu']}; "
-        f"{result['threads']} threads; {result['rounds']} rounds; {result['others']} cores busy with other work before; "
+        f"{result['threads']} threads; {result['rounds']} rounds; other work before on {result['others']} cores; "
         f"{versions}"
     )
 
@@ -172,19 +173,19 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         "# Performance",
         "",
         "Written by `python benchmarks/performance_page.py`; no figure here is typed. `make bench` "
-        "measures everything again and rewrites this page; `make bench-quick` tries it all in a few "
-        "minutes and leaves this page alone.",
+        "measures everything again and rewrites this page; `make bench-quick` tries it all in a "
+        "few minutes and leaves this page alone.",
         "",
-        "Every figure is a ratio of runs that take turns in one process: the median over the rounds. "
-        "Best and worst are over the cases listed below.",
+        "Every figure is a ratio of runs that take turns in one process: the median over the "
+        "rounds. Best and worst are over the cases listed below.",
         "",
         *summary(results),
         "",
     ]
     if any(mark(result) for result in results.values()):
         head += [
-            "† **To be measured again**: the machine had other work, or the run was a quick one with "
-            "fewer and smaller cases. On an idle machine: `make bench`.",
+            "† **To be measured again**: the machine had other work, or the run was a quick one "
+            "with fewer and smaller cases. On an idle machine: `make bench`.",
             "",
         ]
     parts = [line for name, result in results.items() for line in section(name, result)]

@@ -3,7 +3,7 @@
     python benchmarks/tracking_share.py [--quick] [--rounds 5]
 
 The run is as large as those of `make run`: gstds, small-cnn, 10 epochs of 10,000 random images of
-28×28 (quick: of 2,000, where opening and closing the record weighs five times more). The share is
+28×28 (quick: of 1,000, where opening and closing the record weighs ten times more). The share is
 the caller's seconds in the tracker over the run's, as each run logs it (`final/tracking_share`);
 beside it stands how much longer the run takes than one that keeps no record, which has the
 background thread's part too. The runs take turns. MLflow is imported and the store made before any
@@ -69,7 +69,7 @@ def main() -> None:
     options = arguments(__doc__, rounds=5).parse_args()
     with (
         tempfile.TemporaryDirectory() as name,
-        random_images("small-cnn", 2_000 if options.quick else 10_000) as data,
+        random_images("small-cnn", 1_000 if options.quick else 10_000) as data,
         server(Path(name)) as address,
     ):
         folder = Path(name)
@@ -93,14 +93,15 @@ def main() -> None:
             "sqlite": lambda: tracked("sqlite", store),
             "server": lambda: tracked("server", address),
         }
-        seconds = interleave(runners, rounds_of(options))
+        rounds = min(2, rounds_of(options)) if options.quick else rounds_of(options)
+        seconds = interleave(runners, rounds)
     figures = []
     for kind, own in shares.items():
         longer = float(np.median(ratio(seconds[kind], seconds["none"]))) - 1
         more = {"whole_run_longer_by": round(longer, 4)}
         more["seconds"] = round(float(np.median(seconds[kind])), 2)
         name = f"{kind}: tracking's share of a run"
-        figures.append(figure(name, own[-rounds_of(options) :], reach=0.01, at_most=True, **more))
+        figures.append(figure(name, own[-rounds:], reach=0.01, at_most=True, **more))
     publish("tracking-share", "MLflow tracking's share of a run", figures, options)
 
 
