@@ -146,8 +146,8 @@ def made_on(result: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     return (
         f"{where['processor']}, {where['cores']} cores, GPU {where['gpu']}; "
-        f"{result['threads']} threads; {result['rounds']} rounds; other work before on {result['others']} cores; "
-        f"{versions}"
+        f"{result['threads']} threads; {result['rounds']} rounds; other work before on "
+        f"{result['others']} cores; {versions}"
     )
 
 
