@@ -17,10 +17,9 @@ from typing import Any
 
 from interleaved import RESULTS, ROOT
 
-from gstds.files import write_bytes, write_text
+from gstds.files import write_text
 
 PAGE = ROOT / "docs" / "performance.md"
-IMAGES = ROOT / "docs" / "images"
 
 # What is to be reached, of which benchmark, and the cases that count (a part of their names).
 ROWS = [
@@ -165,7 +164,7 @@ def section(name: str, result: dict[str, Any]) -> list[str]:
     missed = any(item["reached"] is False for item in result["figures"])
     if LIMITS.get(name) and missed:
         lines += ["", f"**What holds it back.** {LIMITS[name]}"]
-    return [*lines, "", f"![{result['title']}](images/performance-{name}.png)", ""]
+    return [*lines, "", f"![{result['title']}](results/performance/{name}.png)", ""]
 
 
 def page(results: dict[str, dict[str, Any]]) -> str:
@@ -205,8 +204,6 @@ def main() -> None:
     if options.out != RESULTS:
         return
     results = load()
-    for name in results:
-        write_bytes(IMAGES / f"performance-{name}.png", (RESULTS / f"{name}.png").read_bytes())
     write_text(PAGE, page(results))
     print(PAGE)
 
