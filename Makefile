@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # One test process per core, up to four; each test uses one thread.
 PARALLEL ?= -n auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: help setup setup-slow run test test-slow test-soak lint format bench clean
+.PHONY: help setup setup-slow run test test-slow test-soak lint format bench bench-quick clean
 .DEFAULT_GOAL := setup
 
 help:
@@ -52,8 +52,11 @@ format: setup ## put the sources into their style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## the published figures
-	@echo "no benchmarks yet"
+bench: setup ## measure docs/performance.md again, on an idle machine
+	$(BIN)/python benchmarks/performance_page.py --run
+
+bench-quick: setup ## try every benchmark, in under five minutes; docs stay as they are
+	$(BIN)/python benchmarks/performance_page.py --run --quick --out runs/bench-quick
 
 clean: ## remove what make has made
 	rm -rf $(VENV) build dist *.egg-info

@@ -8,8 +8,9 @@ from envs.learner import Learner
 from envs.options import EnvOptions, scores_with_learner
 from envs.rewards import evaluates
 from envs.world import World
+from gstds.cost import Ledger
 
-__all__ = ["Budget", "check_pays_a_batch", "make_budget"]
+__all__ = ["Budget", "charge_reference", "check_pays_a_batch", "make_budget"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,13 @@ def _without_reference(total: float, world: World) -> float:
             f"FLOP, the budget is {total:.3g}; raise --budget or --epochs"
         )
     return total - cost
+
+
+def charge_reference(ledger: Ledger, world: World) -> None:
+    """Note what the reference's features and probe cost, where there is a reference."""
+    if world.reference:
+        ledger.charge("features", world.reference.features_flops)
+        ledger.charge("probe", world.reference.probe_flops)
 
 
 def check_pays_a_batch(budget: Budget, options: EnvOptions, policy_flops: float) -> None:

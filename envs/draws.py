@@ -29,7 +29,7 @@ class Draws:
                 f"batch_size must be at most the {n} training samples, got {batch_size}; "
                 "lower --batch-size or raise --limit"
             )
-        self.n, self.batch_size, self._seed = n, batch_size, seed
+        self.n, self.batch_size, self.seed = n, batch_size, seed
         self.steps_per_epoch = -(-n // batch_size)
         self._epoch = -1
         self._order: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
@@ -50,6 +50,6 @@ class Draws:
 
     def _of(self, epoch: int) -> npt.NDArray[np.int64]:
         if epoch != self._epoch:
-            generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
+            generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
             self._order, self._epoch = generator.permutation(self.n), epoch
         return self._order

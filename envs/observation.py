@@ -26,9 +26,11 @@ __all__ = [
     "fit_to_space",
     "no_batch",
     "padded",
+    "padded_indices",
 ]
 
 Array = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
 
 
 def batch_space(
@@ -86,3 +88,10 @@ def checked_action(
         action, n, high, where=f"(step {step})", mend="raise w_max for larger weights"
     )
     return np.where(weights < drop_below, np.float32(0), weights)
+
+
+def padded_indices(indices: Indices, n: int) -> Indices:
+    """Return sample indices (m,) with -1 up to n."""
+    out = np.full(n, -1, dtype=np.int64)
+    out[: len(indices)] = indices
+    return out

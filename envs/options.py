@@ -121,6 +121,7 @@ class EnvOptions:
         observe: Optional observations, by name or name -> options.
         w_max: Largest weight that an action may hold.
         normalizer: The weighted loss is divided by the number of samples ``kept`` or ``drawn``.
+        pack: Let kept samples wait until there are ``batch_size`` of them: every update is full.
         drop_below: Weights below this are taken as 0.
         reward: Name of the reward.
         price: What a whole budget costs, in nats of validation loss.
@@ -162,6 +163,7 @@ class EnvOptions:
     observe: Any = None
     w_max: float = 1.0
     normalizer: str = "kept"
+    pack: bool = False
     drop_below: float = 0.0
     reward: str = "validation-loss"
     price: float = 0.1
@@ -185,6 +187,8 @@ class EnvOptions:
         self._set("split_seed", check_integer("split_seed", self.split_seed))
         if self.seed is not None:
             self._set("seed", check_integer("seed", self.seed))
+        if not isinstance(self.pack, bool):
+            raise TypeError(f"pack must be true or false, got {self.pack!r}")
         check_choice("setting", self.setting, SETTINGS)
         self._set("budget", check_fraction("budget", self.budget, open_low=True))
         self._set("distill", check_fraction("distill", self.distill))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from envs.ahead import Ahead
 from envs.draws import Draws
 from envs.learner import Learner
 from envs.learner_view import learner_view
@@ -29,6 +30,7 @@ class Scorer:
         learner: The network under training.
         loader: Loads images.
         ledger: Is charged.
+        ahead: Solve a step's batch in a thread of its own once `begin` names it.
 
     Attributes:
         images: The augmented images (n, C, H, W) of the batch last scored, None if none were
@@ -43,12 +45,16 @@ class Scorer:
         learner: Learner,
         loader: Loader,
         ledger: Ledger,
+        *,
+        ahead: bool = False,
     ) -> None:
         # A reference that is there for distillation alone has no say here.
         self._reference = world.reference if needs_reference(observe) else None
         self._observe, self._draws = observe, draws
         self._learner, self._loader, self._ledger = learner, loader, ledger
-        self._solved: tuple[int, dict[str, Any], float] | None = None
+        # The thread has draws of its own: the others remember one epoch's order at a time.
+        self._others = Draws(draws.n, draws.batch_size, draws.seed)
+        self._ahead = Ahead(self._view, active=ahead and self._reference is not None)
         self._looks_at_images = scores_with_learner(observe)
         self.images: torch.Tensor | None = None
 
@@ -86,13 +92,18 @@ class Scorer:
             self._ledger.charge("score", len(batch) * self._learner.forward_flops)
         return dict(view)
 
+    def begin(self, step: int) -> None:
+        """Start on what the cached features say of a step's batch, while the learner trains."""
+        self._ahead.begin(step)
+
     def _spectral(self, step: int) -> tuple[dict[str, Any], float]:
         """Return what the cached features say of a step's batch, and its cost; solved once."""
-        reference = self._reference
-        if reference is None:
+        if self._reference is None:
             return {}, 0.0
-        if self._solved is None or self._solved[0] != step:
-            with self._ledger.timed("spectral"):
-                features = reference.features(self._draws.batch(step))
-                self._solved = (step, *spectral_view(features, self._observe))
-        return self._solved[1], self._solved[2]
+        with self._ledger.timed("spectral"):
+            return self._ahead.take(step)
+
+    def _view(self, step: int) -> tuple[dict[str, Any], float]:
+        assert self._reference is not None  # noqa: S101  (narrows the type)
+        features = self._reference.features(self._others.batch(step))
+        return spectral_view(features, self._observe)

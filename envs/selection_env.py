@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 
-from envs.budget import check_pays_a_batch, make_budget
+from envs.budget import charge_reference, check_pays_a_batch, make_budget
 from envs.distillation import make_teacher
 from envs.draws import Draws
 from envs.evaluator import Evaluator
@@ -21,7 +21,14 @@ from envs.gradients import with_gradients
 from envs.learner import Evaluation, Learner, resolve_device
 from envs.learner_view import embedding_width
 from envs.loader import Loader
-from envs.observation import batch_space, checked_action, fit_to_space, no_batch, padded
+from envs.observation import (
+    batch_space,
+    checked_action,
+    fit_to_space,
+    no_batch,
+    padded,
+    padded_indices,
+)
 from envs.options import EnvOptions
 from envs.parallel import Group
 from envs.scoring import Scorer
@@ -103,8 +110,9 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
 
     ## Arguments
     See `envs.options.EnvOptions`; and ``policy_flops``, which says what a policy's own arithmetic
-    takes: samples drawn, samples kept, `context()` -> operations, charged as ``policy``; and
-    ``group``: the processes that train one learner together.
+    takes: samples drawn, samples kept, `context()` -> operations, charged as ``policy``;
+    ``group``: the processes that train one learner together; and ``ahead=False``, which scores a
+    batch when it is asked for, not while the one before is trained on, to the same result.
 
     ## Version history
     v0: first version.
@@ -120,6 +128,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         progress: Progress | None = None,
         policy_flops: PolicyFlops | None = None,
         group: Group | None = None,
+        ahead: bool = True,
         **options: Any,
     ) -> None:
         self.render_mode = render_mode
@@ -140,10 +149,9 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self._context = self.context()
         n = self.options.batch_size
         check_pays_a_batch(self._budget, self.options, self._choosing_flops(n, n))
+        self._ahead = ahead
         self._first = True
         self._running = False
-
-    # ------------------------------------------------------------------ what never changes
 
     def _make_spaces(self) -> None:
         options, reference = self.options, self.world.reference
@@ -199,8 +207,6 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             "total_steps": self.total_steps,
         }
 
-    # ------------------------------------------------------------------ reset
-
     @with_gradients
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -233,7 +239,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self._keep_ratio = 1.0
         self._closing: Indices = np.empty(0, dtype=np.int64)
         self.ledger = Ledger()
-        self._charge_reference()
+        charge_reference(self.ledger, self.world)
         self._make_parts()
         self._learner.set_progress(0.0)
         if evaluate:
@@ -244,7 +250,9 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self._draws = Draws(len(data.train), options.batch_size, seeds["order"])
         learner = self._learner = self._new_learner(seeds["initialization"])
         loader = self._loader = Loader(data, self.device, seeds["augmentation"])
-        self._scorer = Scorer(self.world, options.observe, self._draws, learner, loader, ledger)
+        self._scorer = Scorer(
+            self.world, options.observe, self._draws, learner, loader, ledger, ahead=self._ahead
+        )
         self._evaluator = Evaluator(
             options, self._budget, data, learner, loader, ledger, self.max_draws
         )
@@ -257,15 +265,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             normalizer=options.normalizer,
             teacher=make_teacher(options, self.world.reference, self.device),
             group=self._group,
+            pack=options.batch_size if options.pack else 0,
         )
-
-    def _charge_reference(self) -> None:
-        reference = self.world.reference
-        if reference:
-            self.ledger.charge("features", reference.features_flops)
-            self.ledger.charge("probe", reference.probe_flops)
-
-    # ------------------------------------------------------------------ progress and budget
 
     @property
     def progress(self) -> float:
@@ -292,8 +293,6 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     def _left(self) -> float:
         """What can still be spent, with the evaluations to come set aside."""
         return self.budget_flops - self.ledger.charged_flops - self._budget.evaluation_flops
-
-    # ------------------------------------------------------------------ observation
 
     def _look(self, *, charge: bool = True) -> dict[str, Array]:
         """Draw the next batch, score it, and return the observation."""
@@ -337,8 +336,6 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self._observation = fit_to_space(no_batch(self._space) | self._run_state(), self._space)
         return self.observation()
 
-    # ------------------------------------------------------------------ step
-
     @with_gradients
     def step(self, action: Array) -> tuple[dict[str, Array], float, bool, bool, dict[str, Any]]:
         """Train on the drawn batch with the given weights (N,); see the class.
@@ -355,6 +352,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         )[: len(batch)]
         kept = int((weights > 0).sum())
         self.ledger.charge("policy", self._choosing_flops(len(batch), kept))
+        if self.step_count + 1 < self.max_draws:
+            self._scorer.begin(self.step_count + 1)
         losses, trained = self._trainer.train(
             batch,
             weights,
@@ -367,6 +366,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         terminated = self._close_or_go_on()
         self._truncated = not terminated and self.step_count >= self.max_draws
         done = terminated or self._truncated
+        if done:
+            self._trainer.flush(step=self.step_count)
         evaluate, reward = self._evaluator.if_due(
             done=done,
             progress=self.progress,
@@ -377,7 +378,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self._running = not done
         view = self._end_of_run_view() if done else self._look()
         info = self._info(evaluate=evaluate) | {
-            "indices": self._pad_indices(batch),
+            "indices": padded_indices(batch, options.batch_size),
             "losses": padded(losses, options.batch_size),
             "trained": padded(trained, options.batch_size) > 0,
             "drawn": len(batch),
@@ -409,6 +410,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
 
     def _close(self) -> None:
         """Train, unscored, on as many uniformly drawn samples as the remainder pays for."""
+        self._trainer.flush(step=self.step_count)
         carried = len(self._trainer.carried)
         count = math.floor(self._left / self.sample_flops + _TINY) - carried
         closing: list[Indices] = []
@@ -438,13 +440,6 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     def _load(self, indices: Indices, epoch: int) -> torch.Tensor:
         return self._loader.images(indices, epoch)
 
-    # ------------------------------------------------------------------ info
-
-    def _pad_indices(self, indices: Indices) -> Indices:
-        out = np.full(self.options.batch_size, -1, dtype=np.int64)
-        out[: len(indices)] = indices
-        return out
-
     def _info(self, *, evaluate: bool = False) -> dict[str, Any]:
         """Return what a tracker logs: deterministic, no clock in it."""
         return {
@@ -458,10 +453,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             "closing": self._closing.copy(),
             "evaluate": evaluate,
             "under_budget": self._truncated,
-            "next_indices": self._pad_indices(self._batch),
+            "next_indices": padded_indices(self._batch, self.options.batch_size),
         }
-
-    # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a run in progress consists of, as arrays and JSON-able values.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,18 @@ Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 
+class Carried(NamedTuple):
+    """A kept sample that waits for an update: its epoch says how it is augmented.
+
+    ``share`` is what it adds to the divisor of the update's loss.
+    """
+
+    sample: int
+    epoch: int
+    weight: float
+    share: float = 1.0
+
+
 class Trainer:
     """Trains the learner, and remembers each sample's last loss.
 
@@ -34,10 +47,12 @@ class Trainer:
         normalizer: The loss is divided by the number of samples ``kept`` or ``drawn``.
         teacher: What the learner is taught beside the labels, None for nothing.
         group: The processes that train together; None for this one alone.
+        pack: Samples of every update: kept ones wait until there are so many; 0 trains on each
+            batch's at once.
 
     Attributes:
         memory: What each sample's last update left behind.
-        carried: Samples too few for an update, as (index, epoch, weight): in the next one.
+        carried: Samples too few for an update: they come first in the next one.
     """
 
     def __init__(
@@ -51,12 +66,14 @@ class Trainer:
         normalizer: str,
         teacher: Teacher | None = None,
         group: Group | None = None,
+        pack: int = 0,
     ) -> None:
         self._group = group or Group()
         self._learner, self._loader, self._ledger = learner, loader, ledger
         self._progress, self._normalizer, self._teacher = progress, normalizer, teacher
         self.memory = SampleMemory(samples, learner.classes)
-        self.carried: list[tuple[int, int, float]] = []
+        self._pack = max(pack, learner.min_batch) if pack else 0
+        self.carried: list[Carried] = []
 
     def train(
         self,
@@ -69,6 +86,9 @@ class Trainer:
     ) -> tuple[Array, Array]:
         """Update on the kept samples; return the batch's losses (n,) and which were trained on.
 
+        With ``pack`` an update has as many samples as the batch was drawn with: those carried, then
+        this batch's first; the rest are carried.
+
         Args:
             batch: Sample indices (n,).
             weights: Loss weights (n,); 0 drops.
@@ -78,17 +98,38 @@ class Trainer:
         """
         losses, trained = np.zeros(len(batch), np.float32), np.zeros(len(batch), np.float32)
         kept = np.flatnonzero(weights > 0)
-        if len(kept) == 0 or len(kept) + len(self.carried) < self._learner.min_batch:
-            self.carried += [(int(batch[i]), epoch, float(weights[i])) for i in kept]
+        if len(kept) == 0:
             return losses, trained
-        normalizer = len(kept) if self._normalizer == "kept" else len(batch)
+        full = len(kept) if self._normalizer == "kept" else len(batch)
+        now = kept[: self._room(len(kept))]
+        later = kept[len(now) :]
+        normalizer = full if not self._pack else len(now) * (full / len(kept))
+        share = full / len(kept) if self._pack else 1.0
+        waiting = [Carried(int(batch[i]), epoch, float(weights[i]), share) for i in later]
+        if len(now) == 0:
+            self.carried += waiting
+            return losses, trained
         if images is not None:
-            images = images[torch.as_tensor(kept, device=images.device)]
-        losses[kept] = self.update(
-            batch[kept], weights[kept], step=step, epoch=epoch, normalizer=normalizer, images=images
+            images = images[torch.as_tensor(now, device=images.device)]
+        losses[now] = self.update(
+            batch[now], weights[now], step=step, epoch=epoch, normalizer=normalizer, images=images
         )
-        trained[kept] = 1.0
+        self.carried = waiting
+        trained[now] = 1.0
         return losses, trained
+
+    def _room(self, kept: int) -> int:
+        """Return how many of the kept samples are trained on now, with those carried."""
+        together = kept + len(self.carried)
+        if self._pack:
+            return self._pack - len(self.carried) if together >= self._pack else 0
+        return kept if together >= self._learner.min_batch else 0
+
+    def flush(self, *, step: int) -> None:
+        """Train on the samples that wait for a full update, where they are enough for any."""
+        if self._pack and len(self.carried) >= self._learner.min_batch:
+            nothing: Indices = np.empty(0, dtype=np.int64)
+            self.update(nothing, np.empty(0, np.float32), step=step, epoch=0, normalizer=0)
 
     def update(
         self,
@@ -97,13 +138,13 @@ class Trainer:
         *,
         step: int,
         epoch: int,
-        normalizer: int,
+        normalizer: float,
         images: torch.Tensor | None = None,
     ) -> Array:
         """Train once, carried samples first; return the losses of ``indices``."""
         carried, self.carried = self.carried, []
-        every = np.concatenate([np.array([i for i, _, _ in carried], np.int64), indices])
-        weight = np.concatenate([np.array([w for _, _, w in carried], np.float32), weights])
+        every = np.concatenate([np.array([c.sample for c in carried], np.int64), indices])
+        weight = np.concatenate([np.array([c.weight for c in carried], np.float32), weights])
         part = self._group.share(len(every))
         with self._ledger.timed("load"):
             own = self._images(carried, indices, epoch, images, part)
@@ -114,7 +155,7 @@ class Trainer:
                 own,
                 self._loader.labels(every[part]),
                 everyone[part],
-                normalizer + len(carried),
+                normalizer + sum(c.share for c in carried),
                 step=step,
                 objective=self._objective(every[part]),
                 all_weights=everyone,
@@ -126,14 +167,17 @@ class Trainer:
 
     def _images(
         self,
-        carried: list[tuple[int, int, float]],
+        carried: list[Carried],
         indices: Indices,
         epoch: int,
         images: torch.Tensor | None,
         part: slice,
     ) -> torch.Tensor:
         """Return the images of this process's part of the carried samples and the others."""
-        extra = [self._loader.images(np.array([i]), e) for i, e, _ in carried[part]]
+        extra = [
+            self._loader.images(np.array([c.sample for c in group], dtype=np.int64), of_epoch)
+            for of_epoch, group in itertools.groupby(carried[part], key=lambda c: c.epoch)
+        ]
         rest = slice(max(0, part.start - len(carried)), max(0, part.stop - len(carried)))
         if len(extra) and rest.start == rest.stop:
             return torch.cat(extra)
@@ -153,4 +197,4 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.memory.load_state_dict(state)
-        self.carried = [(int(i), int(e), float(w)) for i, e, w in state["carried"]]
+        self.carried = [Carried(int(i), int(e), *map(float, r)) for i, e, *r in state["carried"]]

@@ -104,9 +104,10 @@ def padded(values: npt.ArrayLike, n: int) -> Array:
 
 def fitted(value: npt.ArrayLike, low: Any, high: Any, rows: int) -> Array:
     """Return a fresh, finite, clipped float32 array; a scalar becomes (1,), short rows padded."""
-    finite = np.nan_to_num(np.atleast_1d(np.asarray(value, dtype=np.float32)))
-    clipped: Array = np.clip(padded(finite, rows), np.float32(low), np.float32(high))
-    return clipped
+    array = padded(np.atleast_1d(value), rows)
+    if not np.isfinite(array).all():  # rare, and the check is cheaper than the mend
+        array = np.nan_to_num(array)
+    return np.clip(array, np.float32(low), np.float32(high), out=array)
 
 
 def checked_weights(

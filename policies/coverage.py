@@ -19,7 +19,7 @@ class KCenter(KeepRatioPolicy):
     """
 
     source = "Sener and Savarese, arXiv 1708.00489; Gonzalez, 1985"
-    cost = "3·(k + 1)·n·D for the distances, k samples kept; no forward, cached features"
+    cost = "n·(n + 4)·D for the distances of all pairs; no forward, cached features"
     helps = "duplicates and redundant data"
     hurts = "outliers and wrong labels: both are far from everything"
 

@@ -102,6 +102,9 @@ class RunConfig:
         0.0, "share of the training loss that is the divergence from the reference", "float"
     )
     distill_temperature: float = _option(1.0, "temperature of that divergence", "float")
+    pack: bool = _option(
+        False, "kept samples wait until an update has a whole batch of them", "bool"
+    )
     evaluations: int | None = _option(None, "evaluations in a run; default: one per epoch", "int")
     test: bool = _option(
         True, "evaluate the test part at the end; --no-test leaves it for later", "bool"

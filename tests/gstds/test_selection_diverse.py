@@ -68,6 +68,31 @@ def test_k_center_by_hand():
     np.testing.assert_array_equal(k_center(points, 3, noise), [0, 2, 3])
 
 
+def one_distance_at_a_time(rows, k, noise):
+    def highest(values):
+        tied = np.flatnonzero(values >= values.max() - 1e-9 * abs(values.max()))
+        return int(tied[np.argmin(noise[tied])])
+
+    picked = [highest(-((rows - rows.mean(axis=0)) ** 2).sum(axis=1))]
+    while len(picked) < k:
+        near = ((rows[:, None] - rows[picked]) ** 2).sum(axis=2).min(axis=1)
+        near[picked] = -1.0
+        picked.append(highest(near))
+    return np.sort(picked)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_k_center_by_one_product_picks_as_one_distance_at_a_time_does(seed):
+    rng = np.random.default_rng(seed)
+    rows = np.abs(rng.standard_normal((67, 77))).astype(np.float32).astype(np.float64)
+    rows += 1000.0 * (seed % 2)  # far from the origin, where squares cancel
+    rows[57:] = rows[:10]  # copies: their distance is zero, not the product's rounding
+    noise = rng.random(67)
+    for k in (1, 7, 62, 67):
+        expected = one_distance_at_a_time(rows, k, noise)
+        np.testing.assert_array_equal(k_center(rows, k, noise), expected)
+
+
 def test_k_center_covers_within_twice_the_best():
     rng = np.random.default_rng(3)
     points = rng.random((10, 2))

@@ -32,9 +32,10 @@ def test_a_pickers_cost_is_the_same_under_every_policy_that_uses_it(name):
 
 
 def test_k_center_by_hand():
-    # distances to the mean and to 2 picks, of 10 rows of 5: subtract, square, add
-    assert k_center_flops(10, 2, 5) == 3 * 10 * 5 * 3
-    assert make_policy("k-center").step_flops(24, 6, SIZES) == 7 * 24 * 100 * 3
+    # one triangle of the inner products of 10 rows of 5, and distances to the mean
+    assert k_center_flops(10, 2, 5) == 10 * 11 * 5 + 3 * 10 * 5
+    assert k_center_flops(10, 0, 5) == 0
+    assert make_policy("k-center").step_flops(24, 6, SIZES) == 28 * 24 * 100
 
 
 def test_divbs_by_hand():

@@ -1,0 +1,51 @@
+"""The full policy through the environment against a loop written by hand, in samples a second.
+
+    python benchmarks/hand_loop.py [--quick] [--rounds 7]
+
+Same network, images, augmentation, precision (bfloat16 where the processor has it) and layout,
+N = 128. A second part sets the environment's default precision and layout against a plain loop in
+float32 with contiguous images and weights.
+"""
+
+from __future__ import annotations
+
+from interleaved import arguments, figure, interleave, publish, ratio, rounds_of
+from stepping import HandLoop, Stepper, random_images, several
+
+from envs.learner import has_bfloat16, resolve_device
+
+CASES = [("small-cnn", 128, 0.90, 12), ("resnet18", 128, 0.98, 2)]
+
+
+def measure(learner: str, n: int, reach: float, steps: int, rounds: int):
+    with random_images(learner, 4 * n) as data:
+        full = Stepper.begin("full", data, batch_size=n)
+        hand = HandLoop(full.env, learner, n)
+        plain = HandLoop(full.env, learner, n, precision="float32", channels_last=False)
+        runners = {"full": full, "hand": hand, "plain": plain}
+        seconds = interleave({k: several(v.step, steps) for k, v in runners.items()}, rounds)
+    yield figure(
+        f"{learner}, N = {n}: environment / hand",
+        ratio(seconds["hand"], seconds["full"]),
+        reach=reach,
+    )
+    at_stake = 1.8 if learner == "resnet18" and has_bfloat16(resolve_device("cpu")) else None
+    yield figure(
+        f"{learner}, N = {n}: default / plain float32",
+        ratio(seconds["plain"], seconds["full"]),
+        reach=at_stake,
+    )
+
+
+def main() -> None:
+    options = arguments(__doc__).parse_args()
+    figures = []
+    for learner, n, reach, steps in CASES:
+        figures += measure(learner, n, reach, steps, rounds_of(options))
+    publish(
+        "hand-loop", "Samples a second: the environment against loops by hand", figures, options
+    )
+
+
+if __name__ == "__main__":
+    main()

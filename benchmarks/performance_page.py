@@ -1,0 +1,212 @@
+"""Write docs/performance.md from what the benchmarks left in docs/results/performance.
+
+    python benchmarks/performance_page.py [--run [--quick]]
+
+`--run` runs every benchmark first, one after the other. No figure on the page is typed by hand; one
+whose machine had other work when it was measured, or that a quick run gave, is marked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from interleaved import RESULTS, ROOT
+
+from gstds.files import write_text
+
+PAGE = ROOT / "docs" / "performance.md"
+
+# What is to be reached, of which benchmark, and the cases that count (a part of their names).
+ROWS = [
+    ("selection on the critical path, ResNet-18", "selection-share", "resnet18, N", "ahead"),
+    ("the same, small-cnn", "selection-share", "small-cnn, N", "ahead"),
+    ("realized saving, ResNet-18", "realized-saving", "resnet18", ""),
+    ("the same, small-cnn", "realized-saving", "small-cnn", ""),
+    ("full policy against a loop by hand, ResNet-18", "hand-loop", "resnet18", "/ hand"),
+    ("the same, small-cnn", "hand-loop", "small-cnn", "/ hand"),
+    ("default precision and layout against plain float32", "hand-loop", "resnet18", "/ plain"),
+    ("Fiedler vector, N ≤ 512: time / (1.1 best + .2 ms)", "fiedler", "ours / (1.1", ""),
+    ("the same, N ≥ 2,048: best dense / ours", "fiedler", "eigh / ours", ""),
+    ("the same: best iterative / ours", "fiedler", "/ ours", "-eigh"),
+    ("growth t(131,072) / t(32,768)", "fiedler-growth", "t(", ""),
+    ("share of the memory's bandwidth", "fiedler-growth", "bandwidth", ""),
+    ("peak memory / features", "fiedler-growth", "memory", ""),
+    ("reference features / bare forward", "reference-features", "", ""),
+    ("MLflow tracking's share of a run", "tracking-share", "", ""),
+    ("JPEG files: keep .25 / keep 1", "jpeg-folder", "", ""),
+]
+SCRIPTS = {
+    "selection-share": "selection_share.py",
+    "realized-saving": "realized_saving.py",
+    "hand-loop": "hand_loop.py",
+    "fiedler": "fiedler_rivals.py",
+    "fiedler-growth": "fiedler_growth.py",
+    "reference-features": "reference_features.py",
+    "tracking-share": "tracking_share.py",
+    "jpeg-folder": "jpeg_folder.py",
+    "mends": "mends.py",
+}
+LIMITS = {
+    "selection-share": """\
+The solve at N = 128, D = 1,280 takes N(N + 1)D operations for the Gram matrix and 4/3·N³ for the
+eigenpairs: 24 million in float64. small-cnn's full step takes 1.4 billion, in bfloat16 where the
+processor has it. The solve is computed ahead, so it leaves the critical path where a core is free;
+where all cores train it only moves (the share of the whole step says by how much). What is left is
+waking that thread, and Python's share of the picker and of the observation.""",
+    "realized-saving": """\
+Each update has a part that does not shrink with the kept samples: the calls into torch, and for
+ResNet-18 the optimizer's pass over 11 million weights, their gradients and momenta (134 MB to read,
+89 MB to write, whatever is kept). `--pack` pays it once for each N kept samples. small-cnn has 24
+thousand weights: at a quarter of 128 samples its kernels are shorter than the calls to them, and
+packed it still pays for the scores of four drawn batches in each update.""",
+    "fiedler-growth": """\
+Bytes hold it: the factor is read twice for each block that it is applied to, and 6 operations a
+number read are too few to hide that. One thread's product of two or three vectors with the factor
+does not read as fast as a plain sum does; double-precision vectors, N·8 bytes each, pass beside
+it.""",
+    "tracking-share": """\
+Opening and closing a record are a few calls to the store, whatever the run's length; the points go
+by a background thread. The shorter the run, the more the former weighs.""",
+}
+LEFT = """\
+What was not kept, and why:
+
+- **Kept counts rounded to few sizes**: the time of a sample hardly depends on it (figures above),
+  and padding is charged.
+- **Evaluation in larger batches** than 512: slower (figure above), since activations leave the
+  cache.
+- **Warm starts across steps**: two successive batches of an epoch have no sample in common, so
+  there is no vector to start from.
+- **Scoring further ahead than one batch**: a solve that does not fit beside one update does not fit
+  beside the next either; and while it runs it holds numpy's BLAS to one thread, so it must be
+  over before a policy does its own linear algebra.
+- **Pinned memory, side streams, several batches at once on a GPU, CUDA graphs**: no GPU was at
+  hand.
+- **`torch.compile`**: not measured; every kept count is a new shape."""
+
+
+def load() -> dict[str, dict[str, Any]]:
+    paths = [RESULTS / f"{name}.json" for name in SCRIPTS]
+    return {path.stem: json.loads(path.read_text()) for path in paths if path.exists()}
+
+
+def value(number: float) -> str:
+    return f"{number:.3f}" if abs(number) < 0.1 else f"{number:.2f}"
+
+
+def mark(result: dict[str, Any]) -> str:
+    return "†" if result["busy"] or result["quick"] else ""
+
+
+def counts(item: dict[str, Any], part: str, also: str) -> bool:
+    if part not in item["case"] or item["reach"] is None:
+        return False
+    return also[1:] not in item["case"] if also.startswith("-") else also in item["case"]
+
+
+def summary(results: dict[str, dict[str, Any]]) -> list[str]:
+    lines = ["| what | reach | best | worst | reached |", "|---|---|---|---|---|"]
+    for what, name, part, also in ROWS:
+        result = results.get(name, {"figures": []})
+        found = [item for item in result["figures"] if counts(item, part, also)]
+        if not found:
+            lines.append(f"| {what} | | not measured | | |")
+            continue
+        values = sorted((item["value"] for item in found), reverse=not found[0]["at_most"])
+        reaches = sorted({item["reach"] for item in found})
+        sign = "≤" if found[0]["at_most"] else "≥"
+        wanted = " or ".join(f"{sign} {reach:g}" for reach in reaches)
+        good = sum(bool(item["reached"]) for item in found)
+        lines.append(
+            f"| {what} | {wanted} | {value(values[0])}{mark(result)} "
+            f"| {value(values[-1])}{mark(result)} | {good} of {len(found)} |"
+        )
+    return lines
+
+
+def details(item: dict[str, Any]) -> str:
+    seen = {k: v for k, v in item["more"].items() if k != "rounds" and v}
+    return "; ".join(f"{name.replace('_', ' ')}: {short(what)}" for name, what in seen.items())
+
+
+def short(content: Any) -> str:
+    if isinstance(content, dict):
+        return ", ".join(f"{name} {short(what)}" for name, what in content.items())
+    return f"{content:.4g}" if isinstance(content, float) else str(content)
+
+
+def made_on(result: dict[str, Any]) -> str:
+    where = result["hardware"]
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    return (
+        f"{where['processor']}, {where['cores']} cores, GPU {where['gpu']}; "
+        f"{result['threads']} threads; {result['rounds']} rounds; other work before on "
+        f"{result['others']} cores; {versions}"
+    )
+
+
+def section(name: str, result: dict[str, Any]) -> list[str]:
+    lines = [f"## {result['title']}", "", f"`{result['command']}`", ""]
+    lines += ["| case | median | quartiles | reach | beside it |", "|---|---|---|---|---|"]
+    for item in result["figures"]:
+        sign = "≤" if item["at_most"] else "≥"
+        reach = "" if item["reach"] is None else f"{sign} {item['reach']:g}"
+        reach += " (missed)" if item["reached"] is False else ""
+        quartiles = f"{value(item['low'])} – {value(item['high'])}"
+        cells = [item["case"], value(item["value"]) + mark(result), quartiles, reach, details(item)]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", made_on(result)]
+    missed = any(item["reached"] is False for item in result["figures"])
+    if LIMITS.get(name) and missed:
+        lines += ["", f"**What holds it back.** {LIMITS[name]}"]
+    return [*lines, "", f"![{result['title']}](results/performance/{name}.png)", ""]
+
+
+def page(results: dict[str, dict[str, Any]]) -> str:
+    head = [
+        "# Performance",
+        "",
+        "Written by `python benchmarks/performance_page.py`; no figure here is typed. `make bench` "
+        "measures everything again and rewrites this page; `make bench-quick` tries it all in a "
+        "few minutes and leaves this page alone.",
+        "",
+        "Every figure is a ratio of runs that take turns in one process: the median over the "
+        "rounds. Best and worst are over the cases listed below.",
+        "",
+        *summary(results),
+        "",
+    ]
+    if any(mark(result) for result in results.values()):
+        head += [
+            "† **To be measured again**: the machine had other work, or the run was a quick one "
+            "with fewer and smaller cases. On an idle machine: `make bench`.",
+            "",
+        ]
+    parts = [line for name, result in results.items() for line in section(name, result)]
+    return "\n".join([*head, *parts, LEFT, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--run", action="store_true", help="run every benchmark first")
+    parser.add_argument("--quick", action="store_true", help="quick runs; leaves the page alone")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    for script in SCRIPTS.values() if options.run else ():
+        words = ["--out", str(options.out), *(["--quick"] if options.quick else [])]
+        print(f"== {script}", flush=True)
+        subprocess.run([sys.executable, ROOT / "benchmarks" / script, *words], check=True)
+    if options.out != RESULTS:
+        return
+    results = load()
+    write_text(PAGE, page(results))
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()
