@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import time
@@ -15,7 +14,8 @@ from typing import Any
 from envs.parallel import Group
 from gstds.files import write_bytes, write_json
 from gstds.noise import fan_out
-from gstds.state import latest_state, save_state, state_digest
+from gstds.sealed import read_json, sealed
+from gstds.state import StateError, latest_state, save_state, state_digest
 from gstds.views import checked_weights
 from policies import RunContext, Transition
 from train.config import RunConfig, identity
@@ -190,11 +190,18 @@ class Runner:
         return observation
 
     def _restore(self, state: dict[str, Any]) -> dict[str, Any]:
-        observation: dict[str, Any] = self.env.load_state_dict(state["env"])
-        self.policy.load_state_dict(state["policy"])
-        self.kept.load_state_dict(state["kept"])
-        self.history = [dict(row) for row in state["history"]]
-        self._elapsed = float(state["elapsed"])
+        try:
+            observation: dict[str, Any] = self.env.load_state_dict(state["env"])
+            self.policy.load_state_dict(state["policy"])
+            self.kept.load_state_dict(state["kept"])
+            self.history = [dict(row) for row in state["history"]]
+            self._elapsed = float(state["elapsed"])
+        # Whole, but of another run or release: what then is missing can be anything.
+        except Exception as error:
+            raise StateError(
+                f"the checkpoint in {self._checkpoints} does not fit this run "
+                f"({type(error).__name__}: {error}); delete the folder to start over"
+            ) from error
         return observation
 
     def _start_tracker(self, state: dict[str, Any] | None) -> None:
@@ -228,8 +235,8 @@ class Runner:
         The repeated steps have the values that they had, and the tracker logs none twice.
         """
         noted = ""
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            noted = json.loads(self._record.read_text())["run_id"]
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            noted = str(read_json(self._record)["run_id"] or "")
         if noted:
             with contextlib.suppress(ValueError):  # another store, or the run was deleted
                 return self.tracker.start(**head, resume=noted)
@@ -355,7 +362,7 @@ class Runner:
     def _write(self, result: dict[str, Any], ended: bool) -> None:
         """Write the result, then what shows it; what cannot be written is told, not raised."""
         try:
-            write_json(self.folder / "result.json", result)
+            write_json(self.folder / "result.json", sealed(result))
         except OSError as error:
             result |= {"status": "failed", "error": f"the result was not written: {error}"}
             self._failure = OSError(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gstds.files import write_json
+from gstds.sealed import read_sealed, write_sealed
 from train.config import RunConfig, identity
 
 __all__ = ["configured", "finished_result", "open_folder"]
+
+_log = logging.getLogger(__name__)
 
 
 def open_folder(
@@ -26,16 +28,22 @@ def open_folder(
         OSError: If the folder cannot be written.
     """
     note = {"version": 1, "config": config.as_dict(), "identity": identity(config)}
-    write_json(folder / "config.json", note | {"command": command, "tracking": tracking})
+    write_sealed(folder / "config.json", note | {"command": command, "tracking": tracking})
 
 
 def finished_result(folder: Path) -> dict[str, Any] | None:
-    """Return the result of a run that has ended well or diverged, None if there is none."""
-    with contextlib.suppress(OSError, ValueError):
-        result = json.loads((folder / "result.json").read_text())
-        if isinstance(result, dict) and result.get("status") in ("finished", "diverged"):
-            return result
-    return None
+    """Return the result of a run that has ended well or diverged, None if there is none.
+
+    A damaged one is none: its run goes on from its last checkpoint and writes it anew.
+    """
+    try:
+        result = read_sealed(folder / "result.json")
+    except OSError:
+        return None
+    except ValueError as error:
+        _log.warning("%s; the run is resumed", error)
+        return None
+    return result if result.get("status") in ("finished", "diverged") else None
 
 
 @contextlib.contextmanager

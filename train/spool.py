@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from gstds.files import fsync_directory, write_text
+from gstds.sealed import read_sealed
 from train.mlflow_store import client as make_client
 from train.mlflow_store import (
     file_lock,
@@ -158,7 +159,29 @@ class Spool:
             handle.seek(self._offset())
             for line in handle:
                 if line.endswith(b"\n"):
-                    yield Item.from_json(line.decode()), handle.tell()
+                    yield self._read(line), handle.tell()
+
+    def _read(self, line: bytes) -> Item:
+        """Return the item of a line.
+
+        Raises:
+            ValueError: If it is none, or would deliver a file that the spool has no copy of.
+        """
+        try:
+            item = Item.from_json(line.decode())
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{self.path} is damaged: {error}") from error
+        if item.file is None:
+            return item
+        # The copy is named by its last two parts, so that a run's folder may have been moved.
+        number, name = Path(item.file).parts[-2:] if len(Path(item.file).parts) > 1 else ("", "")
+        own = self._files / number / name
+        if not own.is_file() or own.resolve().parent.parent != self._files.resolve():
+            raise ValueError(
+                f"{self.path} names {item.file!r}, which is no file of this spool; it was changed, "
+                "or its copy was deleted: remove that line"
+            )
+        return Item(**{**item.__dict__, "file": str(own.absolute())})
 
     def mark(self, offset: int) -> None:
         """Note that everything before ``offset`` was delivered."""
@@ -304,7 +327,7 @@ def _noted_store(spool: Spool) -> str | None:
     """Return the store's URI in the configuration of the spool's run; None if none is noted."""
     note = spool.path.absolute().parent.parent / "config.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(note.read_text())["tracking"]["uri"] or "") or None
+        return str(read_sealed(note)["tracking"]["uri"] or "") or None
     return None
 
 
