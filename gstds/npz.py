@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 __all__ = ["NpzError", "check_declared_size", "memory_bytes", "read_arrays"]
 
+_LONGEST_END = 22 + 2**16
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -72,6 +73,7 @@ def read_arrays(
     with open(path, "rb") as handle:
         try:
             with zipfile.ZipFile(handle) as archive:
+                _check_count(handle, len(archive.infolist()))
                 return _read(archive, keys, limit)
         except NpzError as error:
             raise NpzError(f"{path}: {error}") from error.__cause__
@@ -93,6 +95,19 @@ def _read(
     wanted = {key: info for key, info in members.items() if key in keys}
     _check_size(wanted.values(), limit)
     return {key: _array(archive, key, info) for key, info in wanted.items()}
+
+
+def _check_count(handle: IO[bytes], found: int) -> None:
+    """Refuse a zip whose directory lists another number of members than its end says.
+
+    Zipfile goes by the directory's length alone: with a bit of it flipped, members are missing.
+    """
+    handle.seek(max(0, os.fstat(handle.fileno()).st_size - _LONGEST_END))
+    end = handle.read()
+    at = end.rfind(b"PK\x05\x06")
+    said = int.from_bytes(end[at + 10 : at + 12], "little")
+    if said not in (found, 0xFFFF):
+        raise NpzError(f"damaged file (it lists {found} arrays and says it has {said})")
 
 
 def _array(archive: zipfile.ZipFile, key: str, info: zipfile.ZipInfo) -> npt.NDArray[Any]:

@@ -73,16 +73,20 @@ def do_run(arguments: Arguments) -> int:
 
 def _resume(arguments: Arguments) -> int:
     folder = _find_run(arguments.resume, arguments)
-    try:
-        note = read_sealed(folder / "config.json")
-        config = config_from(note["config"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"--resume {arguments.resume!r}: no readable config.json there ({error})"
-        ) from error
+    note, config = _read_configuration(folder)
     _refuse_changes(arguments, config)
     _same_record(arguments, note)
     return _run(arguments, config, folder, resume=True)
+
+
+def _read_configuration(folder: Path) -> tuple[dict[str, Any], RunConfig]:
+    try:
+        note = read_sealed(folder / "config.json")
+        return note, config_from(note["config"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"--resume {str(folder)!r}: no readable config.json there ({error})"
+        ) from error
 
 
 def _refuse_changes(arguments: Arguments, config: RunConfig) -> None:
