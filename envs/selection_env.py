@@ -10,7 +10,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-import torch
 from gymnasium import spaces
 
 from envs.budget import check_pays_a_batch, make_budget
@@ -30,7 +29,7 @@ from envs.world import Progress, World, load_world
 from gstds.cost import Ledger
 from gstds.noise import STREAMS, fan_out
 from gstds.selection import uniform
-from gstds.validation import check_number
+from gstds.validation import check_number, require_entries
 from gstds.views import step_noise
 
 __all__ = ["DataSelectionEnv"]
@@ -39,6 +38,8 @@ Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 PolicyFlops = Callable[[int, int, Mapping[str, Any]], float]
 _TINY = 1e-9
+_STATE = """learner ledger trainer evaluator closing generator run_seed
+step_count running truncated keep_ratio"""
 
 
 class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
@@ -435,9 +436,6 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         """
         return self._evaluator.monitor(split)
 
-    def _load(self, indices: Indices, epoch: int) -> torch.Tensor:
-        return self._loader.images(indices, epoch)
-
     # ------------------------------------------------------------------ info
 
     def _pad_indices(self, indices: Indices) -> Indices:
@@ -487,7 +485,12 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
 
     @with_gradients
     def load_state_dict(self, state: dict[str, Any]) -> dict[str, Array]:
-        """Take up a run where `state_dict` left it; return the observation it waits on."""
+        """Take up a run where `state_dict` left it; return the observation it waits on.
+
+        Raises:
+            ValueError: If the state lacks an entry; the run in progress is then left as it was.
+        """
+        require_entries(state, _STATE)
         if self._first:
             super().reset(seed=int(state["run_seed"]))
         self._first = False
