@@ -38,8 +38,7 @@ Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 PolicyFlops = Callable[[int, int, Mapping[str, Any]], float]
 _TINY = 1e-9
-_STATE = """learner ledger trainer evaluator closing generator run_seed
-step_count running truncated keep_ratio"""
+_STATE = "learner ledger trainer evaluator closing generator run_seed step_count running truncated"
 
 
 class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
@@ -313,7 +312,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         return self._trainer.memory.view(batch, self.progress) | {
             "labels": self.data.train.labels[batch],
             "valid": np.ones(len(batch), dtype=np.float32),
-            "noise": self._noise(self.step_count, batch),
+            "noise": step_noise(self._seeds["selection"], self.step_count, batch),
         }
 
     def _run_state(self) -> dict[str, Any]:
@@ -328,9 +327,6 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             "validation_accuracy": validation.accuracy if validation else 0.0,
             "gradient_noise": self._learner.gradient_noise,
         }
-
-    def _noise(self, step: int, batch: Indices) -> npt.NDArray[np.float64]:
-        return step_noise(self._seeds["selection"], step, batch)
 
     def _end_of_run_view(self) -> dict[str, Array]:
         """Return the observation after the last step: no batch, all padding."""
@@ -419,7 +415,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             take = min(count, len(batch))
             if take + len(self._trainer.carried) < self._learner.min_batch:
                 break
-            chosen = batch[uniform(take, self._noise(step, batch))]
+            chosen = batch[uniform(take, step_noise(self._seeds["selection"], step, batch))]
             weights = np.ones(take, dtype=np.float32)
             epoch = self._draws.epoch(step)
             self._trainer.update(chosen, weights, step=step, epoch=epoch, normalizer=take)
@@ -453,6 +449,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             "keep_ratio": self._keep_ratio,
             "charged_flops": self.ledger.charged_flops,
             "carried": len(self._trainer.carried),
+            "skipped": self._trainer.skipped,
+            "skipped_in_a_row": self._trainer.skipped_in_a_row,
             "closing": self._closing.copy(),
             "evaluate": evaluate,
             "under_budget": self._truncated,

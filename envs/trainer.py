@@ -38,6 +38,8 @@ class Trainer:
     Attributes:
         memory: What each sample's last update left behind.
         carried: Samples too few for an update, as (index, epoch, weight): in the next one.
+        skipped: Updates that were dropped, their loss or gradient not being finite.
+        skipped_in_a_row: How many of them came since the last update that was not.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Trainer:
         self._progress, self._normalizer, self._teacher = progress, normalizer, teacher
         self.memory = SampleMemory(samples, learner.classes)
         self.carried: list[tuple[int, int, float]] = []
+        self.skipped = self.skipped_in_a_row = 0
 
     def train(
         self,
@@ -84,10 +87,11 @@ class Trainer:
         normalizer = len(kept) if self._normalizer == "kept" else len(batch)
         if images is not None:
             images = images[torch.as_tensor(kept, device=images.device)]
-        losses[kept] = self.update(
+        found = self.update(
             batch[kept], weights[kept], step=step, epoch=epoch, normalizer=normalizer, images=images
         )
-        trained[kept] = 1.0
+        if found is not None:
+            losses[kept], trained[kept] = found, 1.0
         return losses, trained
 
     def update(
@@ -99,8 +103,8 @@ class Trainer:
         epoch: int,
         normalizer: int,
         images: torch.Tensor | None = None,
-    ) -> Array:
-        """Train once, carried samples first; return the losses of ``indices``."""
+    ) -> Array | None:
+        """Train once, carried samples first; return the losses of ``indices``, None if skipped."""
         carried, self.carried = self.carried, []
         every = np.concatenate([np.array([i for i, _, _ in carried], np.int64), indices])
         weight = np.concatenate([np.array([w for _, _, w in carried], np.float32), weights])
@@ -119,8 +123,12 @@ class Trainer:
                 objective=self._objective(every[part]),
                 all_weights=everyone,
             )
-            losses = self._group.gather(losses, len(every))
         self._ledger.charge("train", len(every) * self._learner.train_flops)
+        self.skipped_in_a_row = 0 if losses is not None else self.skipped_in_a_row + 1
+        if losses is None:
+            self.skipped += 1
+            return None
+        losses = self._group.gather(losses, len(every))
         self.memory.remember(every, losses, self._progress())
         return losses[len(carried) :]
 
@@ -148,9 +156,13 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what every sample left behind, as arrays and JSON-able values."""
-        return self.memory.state_dict() | {"carried": [list(item) for item in self.carried]}
+        return self.memory.state_dict() | {
+            "carried": [list(item) for item in self.carried],
+            "skipped": [self.skipped, self.skipped_in_a_row],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.memory.load_state_dict(state)
         self.carried = [(int(i), int(e), float(w)) for i, e, w in state["carried"]]
+        self.skipped, self.skipped_in_a_row = (int(count) for count in state["skipped"])

@@ -21,7 +21,7 @@ from safetensors.torch import save as save_tensors
 from gstds.files import write_bytes, write_text
 from gstds.sealed import read_sealed, sealed
 
-__all__ = ["StateError", "latest_state", "save_state", "state_digest"]
+__all__ = ["StateError", "all_finite", "latest_state", "save_state", "state_digest"]
 
 _log = logging.getLogger(__name__)
 
@@ -129,6 +129,11 @@ def _load(stem: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise StateError(f"checkpoint {stem} holds no state")
     return state
+
+
+def all_finite(tensors: dict[str, torch.Tensor]) -> bool:
+    """Return whether no tensor holds a NaN or an infinity."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
 
 
 def state_digest(tensors: dict[str, torch.Tensor]) -> str:

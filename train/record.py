@@ -16,10 +16,22 @@ import numpy.typing as npt
 from gstds.files import write_bytes
 from gstds.npz import read_arrays
 
-__all__ = ["Kept", "KeptRecord", "coverage", "read_kept", "reference_system_seconds"]
+__all__ = [
+    "Kept",
+    "KeptRecord",
+    "coverage",
+    "finite_or_none",
+    "read_kept",
+    "reference_system_seconds",
+]
 
 _TENTHS = 10
 _KEYS = ("kept", "progress", "visits", "batch_size", "order_seed")
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return a number as JSON can hold it."""
+    return float(value) if math.isfinite(value) else None
 
 
 def coverage(counts: npt.NDArray[np.int64]) -> float:

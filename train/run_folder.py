@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 
 from gstds.sealed import read_sealed, write_sealed
 from train.config import RunConfig, identity
+from train.mlflow_store import file_lock
 
-__all__ = ["configured", "finished_result", "open_folder"]
+__all__ = ["FolderInUseError", "configured", "finished_result", "held", "open_folder"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,12 +48,54 @@ def finished_result(folder: Path) -> dict[str, Any] | None:
     return result if result.get("status") in ("finished", "diverged") else None
 
 
+class FolderInUseError(OSError):
+    """Another process runs in the folder."""
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[list[Path]]:
+    """Hold a run's folder for this process, which may have died without cleaning up.
+
+    Yields:
+        The folders that had to be made for it, the innermost first.
+
+    Raises:
+        FolderInUseError: If another process holds it.
+    """
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "run.lock"
+    with path.open("ab") as handle, contextlib.ExitStack() as lock:
+        try:
+            lock.enter_context(file_lock(handle, wait=False))
+            # The file may be the one that its last holder has just removed.
+            alone = path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat())
+        except BlockingIOError:
+            alone = False
+        if not alone:
+            raise FolderInUseError(
+                f"{folder} is in use: another process runs there; wait for its end, or choose "
+                "another folder by --out"
+            )
+        try:
+            yield made
+        finally:
+            path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def configured(
-    folder: Path, config: RunConfig, command: str, tracking: dict[str, Any] | None, resume: bool
+    folder: Path,
+    config: RunConfig,
+    command: str,
+    tracking: dict[str, Any] | None,
+    resume: bool,
+    made: list[Path],
 ) -> Iterator[None]:
-    """Write the configuration first, so that a killed run can be resumed; take it back on error."""
-    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    """Write the configuration first, so that a killed run can be resumed.
+
+    On error the folders that were ``made`` for the run are taken back.
+    """
     if not resume:
         for stale in ("result.json", "history.json"):
             (folder / stale).unlink(missing_ok=True)
@@ -60,6 +104,6 @@ def configured(
     try:
         yield
     except Exception:
-        if missing:
-            shutil.rmtree(missing[-1], ignore_errors=True)
+        if made:
+            shutil.rmtree(made[-1], ignore_errors=True)
         raise
