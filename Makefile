@@ -39,8 +39,8 @@ test: setup ## the quick tests
 test-slow: setup-slow ## the slow tests
 	$(BIN)/python -m pytest -q -m slow $(PARALLEL)
 
-test-soak: setup ## hours of tests
-	@echo "no soak tests yet"
+test-soak: setup ## the full counts of the slow tests: up to hours
+	$(BIN)/python -m pytest -q -m soak $(PARALLEL)
 
 lint: setup ## style, types and which package imports which
 	$(BIN)/ruff check .

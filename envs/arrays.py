@@ -6,8 +6,6 @@ import importlib
 import importlib.util
 import os
 import sys
-import zipfile
-import zlib
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 
 from envs.content import Content, check_labels, make_content
 from envs.images import ArrayImages, ImageSource, SequenceImages
+from gstds.npz import NpzError, read_arrays
 from gstds.validation import near_names, users_code
 
 __all__ = ["import_function", "read_function", "read_npz"]
@@ -43,14 +42,10 @@ def read_npz(path: str | Path) -> Content:
 
 def _load_npz(file: Path) -> dict[str, Any]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files if key in _KEYS}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"npz:{file}: damaged file ({error}); write it again") from error
-    except (ValueError, TypeError, AttributeError) as error:
+        return read_arrays(file, _KEYS)
+    except (NpzError, OSError) as error:
         raise ValueError(
-            f"npz:{file}: not an .npz file of plain arrays ({error}); write it with "
-            "numpy.savez(path, X=images, y=labels), no object arrays"
+            f"npz:{error}; write it with numpy.savez(path, X=images, y=labels), no object arrays"
         ) from error
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "dataset_names",
     "fetch_data",
     "load_data",
+    "names_code",
     "probe_data",
 ]
 
@@ -164,6 +165,12 @@ def check_files(data: Data, progress: Callable[[str, int, int], None] | None = N
         if isinstance(source, FileImages):
             told = functools.partial(progress, "checking images") if progress else None
             source.check(told)
+
+
+def names_code(name: Any) -> bool:
+    """Return whether a data set is a user's ``module:function``, which reading it calls."""
+    kind, colon, _ = str(name).partition(":")
+    return bool(colon) and kind not in ("folder", "npz")
 
 
 def dataset_names() -> dict[str, str]:

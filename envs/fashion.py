@@ -40,6 +40,12 @@ DIGESTS = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
+_SIZES = {
+    "train-images-idx3-ubyte": 47_040_016,
+    "train-labels-idx1-ubyte": 60_008,
+    "t10k-images-idx3-ubyte": 7_840_016,
+    "t10k-labels-idx1-ubyte": 10_008,
+}
 _HEADERS = {"images": 16, "labels": 8}
 _log = logging.getLogger(__name__)
 
@@ -146,9 +152,14 @@ def _require(folder: Path, names: list[str]) -> None:
 def _read_plain(folder: Path) -> Files:
     _require(folder, list(DIGESTS))
     return {
-        name: _checked(folder / name, name, bytearray((folder / name).read_bytes()))
+        name: _checked(folder / name, name, _read_whole(folder / name, _SIZES[name]))
         for name in DIGESTS
     }
+
+
+def _read_whole(path: Path, size: int) -> bytearray:
+    with path.open("rb") as handle:
+        return bytearray(handle.read(size + 1))
 
 
 def _read_compressed(folder: Path) -> Files:
@@ -158,7 +169,9 @@ def _read_compressed(folder: Path) -> Files:
 
 def _decompress(path: Path, name: str) -> bytearray:
     try:
-        content = bytearray(gzip.decompress(path.read_bytes()))
+        with gzip.open(path, "rb") as stream:
+            # One byte more than there should be: what is larger is not unpacked to its end.
+            content = bytearray(stream.read(_SIZES[name] + 1))
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise _DamagedError(f"{path} is damaged ({error})") from error
     return _checked(path, name, content)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.content import Content, make_content
-from envs.images import FileImages
+from envs.images import FileImages, open_image
 
 __all__ = ["read_folder"]
 
@@ -100,10 +100,8 @@ def _size(files: Sequence[Path], image_size: int | None) -> tuple[int, int]:
 
 
 def _header(file: Path) -> tuple[int, int]:
-    from PIL import Image
-
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             return image.height, image.width
     except Exception as error:  # Pillow raises more than its own errors
         raise OSError(f"{file}: not a readable image ({error}); replace it or remove it") from error

@@ -23,10 +23,19 @@ from gstds.files import cache_root, write_bytes
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["ArrayImages", "FileImages", "ImageSource", "SequenceImages", "file_digest"]
+__all__ = [
+    "ArrayImages",
+    "FileImages",
+    "ImageSource",
+    "SequenceImages",
+    "file_digest",
+    "open_image",
+]
 
 _EDGE_BYTES = 4096
 _CHECKED_AT_ONCE = 64
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_MOST_PIXELS = 89_000_000  # what Pillow warns at
 
 
 class ImageSource(Protocol):
@@ -273,12 +282,29 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
+def open_image(path: str | Path) -> Image.Image:
+    """Open an image file, of the kinds that are read, whatever its name says it is.
+
+    Raises:
+        OSError: If it is none of them. (Pillow would start a program for some of the others.)
+        ValueError: If it declares more pixels than a photograph has: a few bytes can.
+    """
+    from PIL import Image as Pillow
+
+    image = Pillow.open(path, formats=_FORMATS)
+    pixels = image.width * image.height
+    if pixels > _MOST_PIXELS:
+        image.close()
+        raise ValueError(f"{pixels / 1e6:,.0f} million pixels, at most {_MOST_PIXELS // 10**6}")
+    return image
+
+
 def _decode(path: str, size: tuple[int, int]) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     height, width = size
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.size != (width, height):
                 image.draft("RGB", (width, height))
             pixels = eight_bits(image).convert("RGB")

@@ -69,6 +69,7 @@ class LearnerOptions:
         momentum: Momentum of SGD.
         weight_decay: Weight decay.
         label_smoothing: Label smoothing of the training loss in [0, 1).
+        on_nan: ``stop``: update whatever the loss is; ``skip``: not where it is not finite.
         precision: ``bfloat16`` autocasts, ``auto`` does so where the hardware has it.
 
     Raises:
@@ -81,12 +82,14 @@ class LearnerOptions:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
+    on_nan: str = "stop"
     precision: str = "auto"
 
     def __post_init__(self) -> None:
         """Check the options."""
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("precision", self.precision, PRECISIONS)
+        check_choice("on_nan", self.on_nan, ("stop", "skip"))
         check_fraction("momentum", self.momentum, open_high=True)
         check_fraction("label_smoothing", self.label_smoothing, open_high=True)
         check_number("weight_decay", self.weight_decay, low=0, high=10)
@@ -228,7 +231,7 @@ class Learner:
         step: int,
         objective: Objective | None = None,
         all_weights: torch.Tensor | None = None,
-    ) -> npt.NDArray[np.float32]:
+    ) -> npt.NDArray[np.float32] | None:
         """Train once on the kept samples: the loss is Σ weight · loss / normalizer.
 
         Of several processes each gives its part of the samples, and the sum runs over all.
@@ -245,9 +248,11 @@ class Learner:
 
         Returns:
             The samples' cross-entropy (n,) in nats, without label smoothing or ``objective``, as
-            seen by this update.
+            seen by this update. None if it was skipped: its loss or its gradient is not finite,
+            and nothing of the learner has changed.
         """
         self.model.train()
+        before = self._buffers() if self.options.on_nan == "skip" else None
         with self._forward_mode(step):
             logits = self.model(images)
         logits = logits.float()
@@ -259,6 +264,9 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self._group.add_gradients(self._trained())
+        if before is not None and self._group.any(not self._is_finite(loss)):
+            self._put_back(before)
+            return None
         if self._meter:
             self._meter.measure(weights if all_weights is None else all_weights, normalizer)
         self.optimizer.step()
@@ -266,6 +274,22 @@ class Learner:
             losses = F.cross_entropy(logits.detach(), labels, reduction="none")
         result: npt.NDArray[np.float32] = losses.detach().cpu().numpy()
         return result
+
+    def _buffers(self) -> list[torch.Tensor]:
+        """Return what a forward changes: BatchNorm's statistics."""
+        return [buffer.detach().clone() for buffer in self.model.buffers()]
+
+    def _put_back(self, buffers: list[torch.Tensor]) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, value in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+
+    def _is_finite(self, loss: torch.Tensor) -> bool:
+        """Say whether a loss and the length of its gradient are finite."""
+        gradients = [p.grad.detach() for p in self._trained() if p.grad is not None]
+        squares = [gradient.float().square().sum() for gradient in gradients]
+        return bool(torch.isfinite(torch.stack([loss.detach(), *squares]).sum()))
 
     @torch.inference_mode()
     def logits(self, images: torch.Tensor) -> torch.Tensor:

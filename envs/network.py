@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import socket
+import tarfile
 import threading
 import urllib.error
 import urllib.request
@@ -48,13 +49,21 @@ def _ask(url: str) -> str:
 
 @contextlib.contextmanager
 def quick_downloads() -> Iterator[None]:
-    """Let a stalled download fail after 20 seconds, where the downloader sets no time-out."""
+    """Let a stalled download fail after 20 seconds, where the downloader sets no time-out.
+
+    Meanwhile an archive is unpacked into its own folder or not at all: a path with ``..``, or a
+    link that leads out of it, is a ValueError.
+    """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_STALL_SECONDS)
+    unpack = getattr(tarfile.TarFile, "extraction_filter", None)
+    if hasattr(tarfile, "data_filter"):
+        tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
         yield
     finally:
         socket.setdefaulttimeout(before)
+        tarfile.TarFile.extraction_filter = unpack
 
 
 @contextlib.contextmanager

@@ -104,6 +104,8 @@ class EnvOptions:
         momentum: Momentum of SGD.
         weight_decay: Weight decay.
         label_smoothing: Label smoothing of the training loss.
+        on_nan: What a loss or gradient that is not finite does: ``stop`` the run as diverged, or
+            ``skip`` that update, which ``info["skipped"]`` counts.
         precision: ``auto``, ``float32`` or ``bfloat16``.
         batch_size: N, the samples of a drawn batch.
         epochs: Passes over the training samples, in the unit of full training.
@@ -149,6 +151,7 @@ class EnvOptions:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
+    on_nan: str = "stop"
     precision: str = "auto"
     batch_size: int = 128
     epochs: int = 10
@@ -229,6 +232,7 @@ class EnvOptions:
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             label_smoothing=self.label_smoothing,
+            on_nan=self.on_nan,
             precision=self.precision,
         )
 

@@ -10,7 +10,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-import torch
 from gymnasium import spaces
 
 from envs.budget import charge_reference, check_pays_a_batch, make_budget
@@ -37,7 +36,7 @@ from envs.world import Progress, World, load_world
 from gstds.cost import Ledger
 from gstds.noise import STREAMS, fan_out
 from gstds.selection import uniform
-from gstds.validation import check_number
+from gstds.validation import check_number, require_entries
 from gstds.views import step_noise
 
 __all__ = ["DataSelectionEnv"]
@@ -46,6 +45,7 @@ Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 PolicyFlops = Callable[[int, int, Mapping[str, Any]], float]
 _TINY = 1e-9
+_STATE = "learner ledger trainer evaluator closing generator run_seed step_count running truncated"
 
 
 class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
@@ -311,7 +311,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         return self._trainer.memory.view(batch, self.progress) | {
             "labels": self.data.train.labels[batch],
             "valid": np.ones(len(batch), dtype=np.float32),
-            "noise": self._noise(self.step_count, batch),
+            "noise": step_noise(self._seeds["selection"], self.step_count, batch),
         }
 
     def _run_state(self) -> dict[str, Any]:
@@ -326,9 +326,6 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             "validation_accuracy": validation.accuracy if validation else 0.0,
             "gradient_noise": self._learner.gradient_noise,
         }
-
-    def _noise(self, step: int, batch: Indices) -> npt.NDArray[np.float64]:
-        return step_noise(self._seeds["selection"], step, batch)
 
     def _end_of_run_view(self) -> dict[str, Array]:
         """Return the observation after the last step: no batch, all padding."""
@@ -420,7 +417,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             take = min(count, len(batch))
             if take + len(self._trainer.carried) < self._learner.min_batch:
                 break
-            chosen = batch[uniform(take, self._noise(step, batch))]
+            chosen = batch[uniform(take, step_noise(self._seeds["selection"], step, batch))]
             weights = np.ones(take, dtype=np.float32)
             epoch = self._draws.epoch(step)
             self._trainer.update(chosen, weights, step=step, epoch=epoch, normalizer=take)
@@ -437,9 +434,6 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         """
         return self._evaluator.monitor(split)
 
-    def _load(self, indices: Indices, epoch: int) -> torch.Tensor:
-        return self._loader.images(indices, epoch)
-
     def _info(self, *, evaluate: bool = False) -> dict[str, Any]:
         """Return what a tracker logs: deterministic, no clock in it."""
         return {
@@ -450,6 +444,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             "keep_ratio": self._keep_ratio,
             "charged_flops": self.ledger.charged_flops,
             "carried": len(self._trainer.carried),
+            "skipped": self._trainer.skipped,
+            "skipped_in_a_row": self._trainer.skipped_in_a_row,
             "closing": self._closing.copy(),
             "evaluate": evaluate,
             "under_budget": self._truncated,
@@ -480,7 +476,12 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
 
     @with_gradients
     def load_state_dict(self, state: dict[str, Any]) -> dict[str, Array]:
-        """Take up a run where `state_dict` left it; return the observation it waits on."""
+        """Take up a run where `state_dict` left it; return the observation it waits on.
+
+        Raises:
+            ValueError: If the state lacks an entry; the run in progress is then left as it was.
+        """
+        require_entries(state, _STATE)
         if self._first:
             super().reset(seed=int(state["run_seed"]))
         self._first = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def _torchvision(name: str, class_name: str, address: str, parts: list[dict[str,
                 require_answer(address)
             with quick_downloads():
                 return [make(str(folder), download=True, **part) for part in parts]
-        except (RuntimeError, OSError, EOFError) as error:
+        except (RuntimeError, OSError, EOFError, tarfile.TarError) as error:
             raise FileNotFoundError(
                 f"{name} is not in {folder} and cannot be fetched: {str(error).strip()}. Either "
                 f"connect and run `gstds data fetch {name}`, or copy that folder from a machine "

@@ -53,6 +53,8 @@ class Trainer:
     Attributes:
         memory: What each sample's last update left behind.
         carried: Samples too few for an update: they come first in the next one.
+        skipped: Updates that were dropped, their loss or gradient not being finite.
+        skipped_in_a_row: How many of them came since the last update that was not.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Trainer:
         self.memory = SampleMemory(samples, learner.classes)
         self._pack = max(pack, learner.min_batch) if pack else 0
         self.carried: list[Carried] = []
+        self.skipped = self.skipped_in_a_row = 0
 
     def train(
         self,
@@ -111,11 +114,12 @@ class Trainer:
             return losses, trained
         if images is not None:
             images = images[torch.as_tensor(now, device=images.device)]
-        losses[now] = self.update(
+        found = self.update(
             batch[now], weights[now], step=step, epoch=epoch, normalizer=normalizer, images=images
         )
         self.carried = waiting
-        trained[now] = 1.0
+        if found is not None:
+            losses[now], trained[now] = found, 1.0
         return losses, trained
 
     def _room(self, kept: int) -> int:
@@ -140,8 +144,8 @@ class Trainer:
         epoch: int,
         normalizer: float,
         images: torch.Tensor | None = None,
-    ) -> Array:
-        """Train once, carried samples first; return the losses of ``indices``."""
+    ) -> Array | None:
+        """Train once, carried samples first; return the losses of ``indices``, None if skipped."""
         carried, self.carried = self.carried, []
         every = np.concatenate([np.array([c.sample for c in carried], np.int64), indices])
         weight = np.concatenate([np.array([c.weight for c in carried], np.float32), weights])
@@ -160,8 +164,12 @@ class Trainer:
                 objective=self._objective(every[part]),
                 all_weights=everyone,
             )
-            losses = self._group.gather(losses, len(every))
         self._ledger.charge("train", len(every) * self._learner.train_flops)
+        self.skipped_in_a_row = 0 if losses is not None else self.skipped_in_a_row + 1
+        if losses is None:
+            self.skipped += 1
+            return None
+        losses = self._group.gather(losses, len(every))
         self.memory.remember(every, losses, self._progress())
         return losses[len(carried) :]
 
@@ -192,9 +200,13 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what every sample left behind, as arrays and JSON-able values."""
-        return self.memory.state_dict() | {"carried": [list(item) for item in self.carried]}
+        return self.memory.state_dict() | {
+            "carried": [list(item) for item in self.carried],
+            "skipped": [self.skipped, self.skipped_in_a_row],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.memory.load_state_dict(state)
         self.carried = [Carried(int(i), int(e), *map(float, r)) for i, e, *r in state["carried"]]
+        self.skipped, self.skipped_in_a_row = (int(n) for n in state.get("skipped", (0, 0)))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gstds.files import atomic_open
+from gstds.npz import check_declared_size
 
 __all__ = [
     "IMAGENET_RESNET50",
@@ -182,6 +183,7 @@ def _read_tensors(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        check_declared_size(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(

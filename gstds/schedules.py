@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 Unit = Literal["steps", "budget"]
+_LEAST = 1e-300  # 1 / ratio overflows below it
+_TOLD: dict[str, Any] = {"full_output": 1}
 _EDGE = 1e-6  # progress arrives rounded: a level begins at its edge all the same
 
 
@@ -73,13 +75,15 @@ class Schedule:
         if unit == "steps":
             return self._integral(self._ratio)
         lowest = min(self._ratio(p) for p in np.linspace(0, 1, 257))
-        return 1.0 / self._integral(lambda p: 1.0 / self._ratio(p)) if lowest > 0 else 0.0
+        return 1.0 / self._integral(lambda p: 1.0 / self._ratio(p)) if lowest > _LEAST else 0.0
 
     def _integral(self, function: Callable[[float], float]) -> float:
         edges = (0.0, *self._breakpoints(), 1.0)
         inner = 1e-12
         return math.fsum(
-            quad(function, a + inner, b - inner, limit=200, epsabs=1e-11, epsrel=1e-11)[0]
+            # The full output holds what quad would otherwise warn of: near a ratio of 0, 1 / ratio
+            # is too steep for that accuracy, not for ours.
+            quad(function, a + inner, b - inner, limit=200, epsabs=1e-11, epsrel=1e-11, **_TOLD)[0]
             for a, b in itertools.pairwise(edges)
         )
 

@@ -150,6 +150,8 @@ def hybrid(
     """
     share = check_fraction("score_share", score_share)
     n = len(np.asarray(scores))
+    if not 0 <= k <= n:
+        raise ValueError(f"k must be in [0, {n}], the number of samples, got {k}")
     first = top_k(scores, min(k, math.ceil(share * k)), noise)
     rest = np.setdiff1d(np.arange(n), first)
     weights = loss_weights(np.asarray(losses)[rest], loss_weighting)

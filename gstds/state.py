@@ -1,7 +1,7 @@
 """Checkpoints: a nested state as safetensors (arrays) plus JSON (the rest), written atomically.
 
 A checkpoint is the pair ``step-N.safetensors`` and ``step-N.json``. The JSON is written last and
-holds the digest of the arrays, so that a pair is whole or is not there.
+holds the digest of the arrays, so that a pair is whole or is not there, and its own seal.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from gstds.files import write_bytes, write_text
+from gstds.sealed import read_sealed, sealed
 
-__all__ = ["StateError", "latest_state", "save_state", "state_digest"]
+__all__ = ["StateError", "all_finite", "latest_state", "save_state", "state_digest"]
+
+_log = logging.getLogger(__name__)
 
 _KEPT = 2
 _ARRAY = "__array__"
@@ -76,7 +80,7 @@ def save_state(folder: str | Path, step: int, state: dict[str, Any]) -> None:
     stem = folder / f"step-{step:09d}"
     write_bytes(stem.with_suffix(".safetensors"), data)
     note = {"version": 1, "sha256": hashlib.sha256(data).hexdigest(), "state": skeleton}
-    write_text(stem.with_suffix(".json"), json.dumps(note))
+    write_text(stem.with_suffix(".json"), json.dumps(sealed(note)))
     for old in _steps(folder)[:-_KEPT]:
         for suffix in (".json", ".safetensors"):
             with contextlib.suppress(OSError):
@@ -94,13 +98,16 @@ def latest_state(folder: str | Path) -> dict[str, Any] | None:
         StateError: If there are checkpoints and all are damaged; the message names the newest.
     """
     folder = Path(folder)
-    names = _steps(folder)
-    for name in reversed(names):
-        with contextlib.suppress(StateError):
+    problem = None
+    for name in reversed(_steps(folder)):
+        try:
             return _load(folder / name)
-    if names:
+        except StateError as error:
+            _log.warning("%s; the one before it is taken", error)
+            problem = problem or error
+    if problem:
         raise StateError(
-            f"every checkpoint in {folder} is damaged, the newest is {names[-1]}; "
+            f"every checkpoint in {folder} is damaged, the newest: {problem}; "
             "delete the folder to start over"
         )
     return None
@@ -108,7 +115,9 @@ def latest_state(folder: str | Path) -> dict[str, Any] | None:
 
 def _load(stem: Path) -> dict[str, Any]:
     try:
-        note = json.loads(stem.with_suffix(".json").read_text())
+        note = read_sealed(stem.with_suffix(".json"))
+        if note["version"] != 1:
+            raise StateError(f"checkpoint {stem} is of version {note['version']!r}, not 1")
         data = stem.with_suffix(".safetensors").read_bytes()
         if hashlib.sha256(data).hexdigest() != note["sha256"]:
             raise StateError(f"checkpoint {stem} is damaged: its checksum does not match")
@@ -120,6 +129,11 @@ def _load(stem: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise StateError(f"checkpoint {stem} holds no state")
     return state
+
+
+def all_finite(tensors: dict[str, torch.Tensor]) -> bool:
+    """Return whether no tensor holds a NaN or an infinity."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
 
 
 def state_digest(tensors: dict[str, torch.Tensor]) -> str:

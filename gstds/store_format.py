@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.sealed import read_json
+
 __all__ = [
     "CHECKS_DTYPE",
     "CHECKS_NAME",
@@ -133,13 +135,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         StoreError: If there is none, or it is damaged or of another version.
     """
     try:
-        text = (path / MANIFEST_NAME).read_text(encoding="utf-8")
+        manifest = read_json(path / MANIFEST_NAME)
     except (FileNotFoundError, NotADirectoryError):
         raise _absent(path) from None
-    except UnicodeDecodeError:
-        raise StoreError(path, f"{MANIFEST_NAME} is damaged (not text)") from None
-    try:
-        manifest = json.loads(text)
     except ValueError:
         raise StoreError(path, f"{MANIFEST_NAME} is damaged (not JSON)") from None
     _check_manifest(path, manifest)
@@ -153,7 +151,11 @@ def _absent(path: Path) -> StoreError:
 
 
 def _check_manifest(path: Path, manifest: Any) -> None:
-    if not isinstance(manifest, dict) or manifest.get("sha256") != digest(manifest):
+    try:
+        whole = isinstance(manifest, dict) and manifest.get("sha256") == digest(manifest)
+    except ValueError:  # a number that is not finite
+        whole = False
+    if not whole:
         raise StoreError(path, f"{MANIFEST_NAME} is damaged (checksum of the manifest)")
     if manifest.get("version") not in _READABLE:
         found, known = manifest.get("version"), " and ".join(map(str, _READABLE))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "check_integer",
     "check_number",
     "near_names",
+    "require_entries",
     "users_code",
 ]
 
@@ -32,6 +33,17 @@ def users_code(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(f"{what} raised {type(error).__name__}: {error}") from error
+
+
+def require_entries(state: Mapping[str, Any], names: str) -> None:
+    """Refuse a saved state that lacks one of the entries named, before any of it is taken up.
+
+    Raises:
+        ValueError: The message names the first.
+    """
+    missing = [name for name in names.split() if name not in state]
+    if missing:
+        raise ValueError(f"the state has no entry {missing[0]!r}: it is of no run of this kind")
 
 
 def near_names(name: str, known: Iterable[str]) -> str:

@@ -8,7 +8,6 @@ tensors' checksum, so that a pair is whole or refused.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,8 @@ import numpy.typing as npt
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from gstds.files import write_bytes, write_json
+from gstds.files import write_bytes
+from gstds.sealed import read_sealed, write_sealed
 from gstds.summary import SUMMARY_NAMES
 from gstds.validation import near_names
 
@@ -95,14 +95,14 @@ def save_agent(folder: str | Path, agent: AgentFile) -> None:
         "sha256": hashlib.sha256(data).hexdigest(),
     }
     write_bytes(folder / "agent.safetensors", data)
-    write_json(folder / "agent.json", note)
+    write_sealed(folder / "agent.json", note)
 
 
 def shipped_agents() -> dict[str, str]:
     """Return the agents that come with the project, with one line of description each."""
     names = {}
     for path in sorted(SHIPPED.glob("*/agent.json")):
-        training = json.loads(path.read_text()).get("training", {})
+        training = read_sealed(path).get("training", {})
         names[path.parent.name] = str(training.get("description", "no description"))
     return names
 
@@ -152,12 +152,11 @@ def load_agent(name: str) -> AgentFile:
 
 def _note(path: Path) -> dict[str, Any]:
     try:
-        note = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise AgentFileError(f"{path} cannot be read: {error}; export the agent again") from error
-    if not isinstance(note, dict):
-        raise AgentFileError(f"{path} holds no agent; export the agent again")
-    return note
+        return read_sealed(path)
+    except ValueError as error:
+        raise AgentFileError(f"{error}; export the agent again") from error
+    except OSError as error:
+        raise AgentFileError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _check_note(path: Path, note: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gstds.files import write_json
+from gstds.sealed import read_sealed, write_sealed
 from gstds.state import latest_state, save_state
 from gstds.validation import check_choice, check_integer
 from policies.agent_file import AgentFile, save_agent, shipped_agents
@@ -83,7 +83,7 @@ def load_agent_config(folder: Path) -> AgentConfig:
         ValueError: If there is none.
     """
     try:
-        return AgentConfig(**json.loads((folder / "config.json").read_text())["config"])
+        return AgentConfig(**read_sealed(folder / "config.json")["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--resume {str(folder)!r}: no readable config.json there") from error
 
@@ -332,7 +332,7 @@ def learn(
     folder = Path(folder)
     teacher = Teacher(config, folder, tracker=tracker, command=command)
     if not resume:
-        write_json(
+        write_sealed(
             folder / "config.json", {"version": 1, "config": config.as_dict(), "command": command}
         )
     return teacher.teach(stop, resume=resume)

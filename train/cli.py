@@ -219,6 +219,11 @@ def _add_small_commands(commands: Any) -> None:
     parser.add_argument(
         "comparison", metavar="COMPARISON|DIR", help="its folder, or its name in the tracking store"
     )
+    parser.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="the comparison's data set, if it is a module:function: without its name none is run",
+    )
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store, as for run")
     parser.add_argument("--experiment", default="gstds", help="experiment (default: gstds)")
     parser = commands.add_parser(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.files import write_json
+from gstds.sealed import read_sealed
 from gstds.validation import check_choice
 from train.agents_command import do_learn
 from train.arguments import (
@@ -73,14 +73,20 @@ def do_run(arguments: Arguments) -> int:
 
 def _resume(arguments: Arguments) -> int:
     folder = _find_run(arguments.resume, arguments)
-    try:
-        note = json.loads((folder / "config.json").read_text())
-        config = config_from(note["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"--resume {arguments.resume!r}: no readable config.json there") from error
+    note, config = _read_configuration(folder)
     _refuse_changes(arguments, config)
     _same_record(arguments, note)
     return _run(arguments, config, folder, resume=True)
+
+
+def _read_configuration(folder: Path) -> tuple[dict[str, Any], RunConfig]:
+    try:
+        note = read_sealed(folder / "config.json")
+        return note, config_from(note["config"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"--resume {str(folder)!r}: no readable config.json there ({error})"
+        ) from error
 
 
 def _refuse_changes(arguments: Arguments, config: RunConfig) -> None:
@@ -103,8 +109,19 @@ def _same_record(arguments: Arguments, note: dict[str, Any]) -> None:
     if tracking is None:
         arguments.no_tracking = True
         return
-    arguments.tracking_uri = tracking["uri"]
-    arguments.experiment = tracking["experiment"]
+    try:
+        arguments.tracking_uri = _text(tracking["uri"], or_none=True)
+        arguments.experiment = _text(tracking["experiment"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"--resume {arguments.resume!r}: config.json there names no record ({tracking!r})"
+        ) from error
+
+
+def _text(value: Any, *, or_none: bool = False) -> Any:
+    if not isinstance(value, str) and not (or_none and value is None):
+        raise TypeError(f"must be a text, got {value!r}")
+    return value
 
 
 def _find_run(name: str, arguments: Arguments) -> Path:

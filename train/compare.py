@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gstds.files import write_json
+from gstds.sealed import write_sealed
 from gstds.validation import check_integer
 from train.config import RunConfig, identity, run_folder
 from train.controls import SHORT_FULL, Controls, plan_controls
@@ -223,7 +223,7 @@ def finish(
         "versions": versions(),
         "hardware": hardware(),
     }
-    write_json(comparison.folder / "comparison.json", content)
+    write_sealed(comparison.folder / "comparison.json", content)
     return content
 
 

@@ -82,6 +82,9 @@ class RunConfig:
     momentum: float = _option(0.9, "momentum of sgd", "float")
     weight_decay: float = _option(5e-4, "weight decay", "float")
     label_smoothing: float = _option(0.0, "label smoothing", "float")
+    on_nan: str = _option(
+        "stop", "a loss or gradient that is not finite: stop the run, or skip that update"
+    )
     precision: str = _option("auto", "auto, float32 or bfloat16")
     batch_size: int = _option(128, "samples of a drawn batch", "int")
     epochs: int = _option(10, "passes over the data, in the unit of full training", "int")

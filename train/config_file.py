@@ -25,11 +25,17 @@ def read_yaml(text: str) -> Any:
     """Return the value of a YAML text, numbers like 1e-3 included.
 
     Raises:
-        yaml.YAMLError: If it is no YAML, or names a key twice.
+        yaml.YAMLError: If it is no YAML, names a key twice, or refers to itself by an alias.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            # Nine lines of aliases of aliases are a text of gigabytes in the first message.
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not read")
+            return super().compose_node(parent, index)
+
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
             twice = [key for at, key in enumerate(keys) if key in keys[:at]]
@@ -39,7 +45,13 @@ def read_yaml(text: str) -> Any:
 
     # A tag's resolvers are kept by first character; the class has a copy of its own.
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+.0123456789"))
-    return yaml.load(text, Loader)  # noqa: S506  (a safe loader)
+    try:
+        return yaml.load(text, Loader)  # noqa: S506  (a safe loader)
+    except yaml.YAMLError:
+        raise
+    # A value that does not fit its tag raises whatever its conversion raises.
+    except Exception as error:
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from error
 
 
 def load_config_file(path: str | Path) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gstds.sealed import read_sealed
 from train.config import RunConfig
 from train.mlflow_store import file_lock
 from train.run import StopFlag, execute, finished_result
@@ -106,8 +106,7 @@ def _run_alone(
         )
     except Exception as error:
         with contextlib.suppress(OSError, ValueError):
-            written: dict[str, Any] = json.loads((job.folder / "result.json").read_text())
-            return written
+            return read_sealed(job.folder / "result.json")
         return failed_result(job.config, f"{type(error).__name__}: {error}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,10 +14,24 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.files import write_bytes
+from gstds.npz import read_arrays
 
-__all__ = ["Kept", "KeptRecord", "coverage", "read_kept", "reference_system_seconds"]
+__all__ = [
+    "Kept",
+    "KeptRecord",
+    "coverage",
+    "finite_or_none",
+    "read_kept",
+    "reference_system_seconds",
+]
 
 _TENTHS = 10
+_KEYS = ("kept", "progress", "visits", "batch_size", "order_seed")
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return a number as JSON can hold it."""
+    return float(value) if math.isfinite(value) else None
 
 
 def coverage(counts: npt.NDArray[np.int64]) -> float:
@@ -175,13 +188,12 @@ def read_kept(path: str | Path) -> Kept:
         OSError: If the file is missing or damaged.
     """
     try:
-        with np.load(path) as file:
-            batch = int(file["batch_size"])
-            masks = np.unpackbits(file["kept"], axis=1, count=batch).astype(bool)
-            progress = file.get("progress")
-            visits = file["visits"].astype(np.int64)
-            return Kept(masks, progress, visits, int(file["order_seed"]))
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        file = read_arrays(path, _KEYS)
+        batch = int(file["batch_size"])
+        masks = np.unpackbits(file["kept"], axis=1, count=batch).astype(bool)
+        visits = file["visits"].astype(np.int64)
+        return Kept(masks, file.get("progress"), visits, int(file["order_seed"]))
+    except (KeyError, ValueError, TypeError) as error:
         raise OSError(f"{str(path)!r} is damaged: {error}") from error
 
 

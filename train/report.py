@@ -44,7 +44,9 @@ Content = Mapping[str, Any]
 _MOST_POLICIES_SHOWN = 12
 
 
-def write_report(folder: str | Path, comparison: Content) -> dict[str, Path]:
+def write_report(
+    folder: str | Path, comparison: Content, *, run_code: bool = True
+) -> dict[str, Path]:
     """Write ``report.md``, ``report.html`` and the plots of a comparison, each atomically.
 
     What was kept is read from the runs' folders under ``folder``, and shown if the data set is at
@@ -55,6 +57,7 @@ def write_report(folder: str | Path, comparison: Content) -> dict[str, Path]:
         comparison: ``command`` (text or words), ``setting``, ``versions``, ``hardware``, ``runs``
             and ``summary``; optionally ``name``, ``config``, ``controls`` (runs),
             ``controls_summary``, ``against_controls`` and ``baseline``.
+        run_code: Whether a data set ``module:function`` may be called for its images.
 
     Returns:
         The paths by name: ``md``, ``html`` and the plots.
@@ -66,7 +69,7 @@ def write_report(folder: str | Path, comparison: Content) -> dict[str, Path]:
     runs = [*comparison["runs"], *(comparison.get("controls") or ())]
     controls = _controls_summary(comparison)
     plots = _write_plots(place, runs, [*comparison["summary"], *controls])
-    kept, note = _write_kept_plots(place, comparison)
+    kept, note = _write_kept_plots(place, comparison, run_code)
     sections = _sections(comparison, controls, plots, kept, note)
     title = f"Comparison {comparison['name']}" if comparison.get("name") else "Comparison"
     paths = {"md": place / "report.md", "html": place / "report.html", **plots, **kept}
@@ -105,10 +108,12 @@ def _write_plots(
     return paths
 
 
-def _write_kept_plots(folder: Path, comparison: Content) -> tuple[dict[str, Path], str]:
+def _write_kept_plots(
+    folder: Path, comparison: Content, run_code: bool
+) -> tuple[dict[str, Path], str]:
     """Draw what was kept; return the plots, and a note where there are none."""
     try:
-        data = _load(comparison)
+        data = _load(comparison, run_code)
     except Exception as error:  # the data are a user's: anything may be wrong with them
         _log.info("what was kept is not shown: %s", error)
         reason = mask_secrets(str(error)).splitlines()[0][:200] if str(error) else "no reason given"
@@ -128,15 +133,18 @@ def _left_out(count: int) -> str:
     return f"{count} more policies are not drawn." if count else ""
 
 
-def _load(comparison: Content) -> Data:
-    from envs.datasets import load_data
+def _load(comparison: Content, run_code: bool) -> Data:
+    from envs.datasets import load_data, names_code
 
     names = ("limit", "label_noise", "duplicates", "imbalance", "split_seed", "clean_validation")
     config = comparison.get("config")
     if not config:
         raise ValueError("the comparison's options are not known")
+    name = config["dataset"]
+    if names_code(name) and not run_code:
+        raise ValueError(f"it is code; name it to run it: gstds report DIR --dataset {name}")
     options = {name: config[name] for name in (*names, "augment", "image_size")}
-    return load_data(config["dataset"], **options)
+    return load_data(name, **options)
 
 
 # ---------------------------------------------------------------------------------- sections

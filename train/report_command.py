@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gstds.sealed import read_sealed
 from train.cli import EXIT_DONE
 from train.console import out, print_table
 
@@ -24,11 +24,19 @@ def do_report(arguments: argparse.Namespace) -> int:
         sys.path.append(here)
     folder = _find_comparison(arguments)
     try:
-        content = json.loads((folder / "comparison.json").read_text())
+        content = read_sealed(folder / "comparison.json")
     except (OSError, ValueError) as error:
         raise ValueError(f"{str(folder)!r} holds no readable comparison.json: {error}") from error
-    paths = write_report(folder, content)
-    print_tables(content)
+    try:
+        # A file is no one's word for running code: only the command line is.
+        named = arguments.dataset == content["config"]["dataset"]
+        paths = write_report(folder, content, run_code=named)
+        print_tables(content)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{str(folder)!r}: comparison.json is not one that this release reads "
+            f"({type(error).__name__}: {error})"
+        ) from error
     out(f"\nreport: {paths['html']}")
     return EXIT_DONE
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import time
@@ -15,14 +14,15 @@ from typing import Any
 from envs.parallel import Group
 from gstds.files import write_bytes, write_json
 from gstds.noise import fan_out
-from gstds.state import latest_state, save_state, state_digest
+from gstds.sealed import read_json, sealed
+from gstds.state import StateError, all_finite, latest_state, save_state, state_digest
 from gstds.views import checked_weights
 from policies import RunContext, Transition
 from train.config import RunConfig, identity
 from train.determinism import reproducible
 from train.failure import RunFailedError
-from train.record import KeptRecord
-from train.run_folder import configured, finished_result
+from train.record import KeptRecord, finite_or_none
+from train.run_folder import configured, finished_result, held
 from train.setup import make_env, make_run_policy
 from train.space import check_space, space_needed
 from train.stopping import StopFlag, interruptible
@@ -144,7 +144,7 @@ class Runner:
             self._track(info, weights)
             self.kept.clock(self._training_seconds() - before)
             self._refuse_an_empty_epoch(info)
-            if not math.isfinite(info["train_loss"]):
+            if self._diverged(info):
                 return "diverged"
             stopping = self.group.any(stop.is_set)
             if not done and self._checkpoint_due(info["step"], stopping):
@@ -153,6 +153,11 @@ class Runner:
             if stopping and not done:
                 return "interrupted"
         return "finished"
+
+    def _diverged(self, info: dict[str, Any]) -> bool:
+        """Say whether the loss is not finite, or a whole epoch of updates was skipped for that."""
+        whole_epoch = info["skipped_in_a_row"] >= self.env.steps_per_epoch
+        return whole_epoch or not math.isfinite(info["train_loss"])
 
     def _ask(self, observation: dict[str, Any]) -> Any:
         """Return the policy's weights (N,).
@@ -190,11 +195,18 @@ class Runner:
         return observation
 
     def _restore(self, state: dict[str, Any]) -> dict[str, Any]:
-        observation: dict[str, Any] = self.env.load_state_dict(state["env"])
-        self.policy.load_state_dict(state["policy"])
-        self.kept.load_state_dict(state["kept"])
-        self.history = [dict(row) for row in state["history"]]
-        self._elapsed = float(state["elapsed"])
+        try:
+            observation: dict[str, Any] = self.env.load_state_dict(state["env"])
+            self.policy.load_state_dict(state["policy"])
+            self.kept.load_state_dict(state["kept"])
+            self.history = [dict(row) for row in state["history"]]
+            self._elapsed = float(state["elapsed"])
+        # Whole, but of another run or release: what then is missing can be anything.
+        except Exception as error:
+            raise StateError(
+                f"the checkpoint in {self._checkpoints} does not fit this run "
+                f"({type(error).__name__}: {error}); delete the folder to start over"
+            ) from error
         return observation
 
     def _start_tracker(self, state: dict[str, Any] | None) -> None:
@@ -228,8 +240,8 @@ class Runner:
         The repeated steps have the values that they had, and the tracker logs none twice.
         """
         noted = ""
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            noted = json.loads(self._record.read_text())["run_id"]
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            noted = str(read_json(self._record)["run_id"] or "")
         if noted:
             with contextlib.suppress(ValueError):  # another store, or the run was deleted
                 return self.tracker.start(**head, resume=noted)
@@ -263,7 +275,8 @@ class Runner:
         with self.ledger.timed("track"):
             if evaluate or step % self._log_every == 0:
                 self.tracker.log(
-                    {"train/loss": info["train_loss"], "selection/keep_ratio": info["keep_ratio"]},
+                    {"train/loss": info["train_loss"], "selection/keep_ratio": info["keep_ratio"]}
+                    | ({"train/skipped": info["skipped"]} if info["skipped"] else {}),
                     step,
                 )
             self._progress("training", step, self._total)
@@ -279,8 +292,8 @@ class Runner:
             "charged_flops": info["charged_flops"],
             "seconds": self._training_seconds(),
             "val_accuracy": result.accuracy,
-            "val_loss": _finite(result.loss),
-            "train_loss": _finite(info["train_loss"]),
+            "val_loss": finite_or_none(result.loss),
+            "train_loss": finite_or_none(info["train_loss"]),
             "keep_ratio": info["keep_ratio"],
             "mean_keep": self.kept.mean_keep,
             "class_coverage": self.kept.take_coverage(),
@@ -331,6 +344,9 @@ class Runner:
             "elapsed": self._elapsed,
         }
         with self.ledger.timed("checkpoint"):
+            if not all_finite(self.env.learner.model.state_dict()):
+                _log.warning("no checkpoint at step %d: weights not finite", self.env.step_count)
+                return
             try:
                 save_state(self._checkpoints, self.env.step_count, state)
             except OSError as error:
@@ -355,7 +371,7 @@ class Runner:
     def _write(self, result: dict[str, Any], ended: bool) -> None:
         """Write the result, then what shows it; what cannot be written is told, not raised."""
         try:
-            write_json(self.folder / "result.json", result)
+            write_json(self.folder / "result.json", sealed(result))
         except OSError as error:
             result |= {"status": "failed", "error": f"the result was not written: {error}"}
             self._failure = OSError(
@@ -386,10 +402,10 @@ class Runner:
             "identity": identity(self.config),
             "status": status,
             "test_accuracy": test.accuracy if test else None,
-            "test_loss": _finite(test.loss) if test else None,
+            "test_loss": finite_or_none(test.loss) if test else None,
             "worst_class_accuracy": min(test.class_accuracy) if test else None,
             "val_accuracy": self.history[-1]["val_accuracy"] if self.history else None,
-            "train_loss": _finite(env._train_loss),
+            "train_loss": finite_or_none(env._train_loss),
             "mean_keep": self.kept.mean_keep,
             "charged_flops": ledger.charged_flops,
             "reference_flops": ledger.reference_flops,
@@ -405,6 +421,7 @@ class Runner:
             "samples_trained": int(env.visits.sum()),
             "samples_drawn": self.kept.drawn,
             "samples_closing": len(env._closing),
+            "skipped_updates": env._trainer.skipped,
             "seen": float((env.visits > 0).mean()),
             "class_coverage": self._coverage(),
             "under_budget": env._truncated,
@@ -441,10 +458,6 @@ class Runner:
         self.tracker.log(values, result["steps"])
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
 def execute(
     config: RunConfig,
     folder: str | Path,
@@ -465,6 +478,7 @@ def execute(
         ValueError: If an option is unknown or out of range, or the data or reference is unusable.
         OSError: If a file cannot be read or written.
         RunFailedError: If the policy or the environment raised; the run is recorded as failed.
+        FolderInUseError: If another process runs in the folder.
     """
     folder = Path(folder)
     if resume:
@@ -473,24 +487,24 @@ def execute(
             return done
     make_run_policy(config)
     address = tracker.address() if tracker else None
-    exact, group = config.deterministic, group or Group()
-    place = configured(folder, config, command, address, resume)
-    with reproducible(exact), place, group.in_turn():
-        runner = Runner(
-            config,
-            folder,
-            tracker=tracker,
-            checkpoint_every=checkpoint_every,
-            tags=tags,
-            progress=progress,
-            evaluated=evaluated,
-            group=group,
-        )
-        check_space(folder, space_needed(runner.env, checkpoints=checkpoint_every > 0))
-        # After the data, so that a run that cannot begin makes no store.
-        runner.tracker.prepare()
-    with reproducible(exact), interruptible(stop) if stop else contextlib.nullcontext():
-        result = runner.run(stop, resume=resume)
+    group = group or Group()
+    with held(folder) as made, reproducible(config.deterministic):
+        with configured(folder, config, command, address, resume, made), group.in_turn():
+            runner = Runner(
+                config,
+                folder,
+                tracker=tracker,
+                checkpoint_every=checkpoint_every,
+                tags=tags,
+                progress=progress,
+                evaluated=evaluated,
+                group=group,
+            )
+            check_space(folder, space_needed(runner.env, checkpoints=checkpoint_every > 0))
+            # After the data, so that a run that cannot begin makes no store.
+            runner.tracker.prepare()
+        with interruptible(stop) if stop else contextlib.nullcontext():
+            result = runner.run(stop, resume=resume)
     if runner._failure is not None:
         raise RunFailedError(config, result, runner._failure) from runner._failure
     return result

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gstds.files import write_json
+from gstds.sealed import read_sealed, write_sealed
 from train.config import RunConfig, identity
+from train.mlflow_store import file_lock
 
-__all__ = ["configured", "finished_result", "open_folder"]
+__all__ = ["FolderInUseError", "configured", "finished_result", "held", "open_folder"]
+
+_log = logging.getLogger(__name__)
 
 
 def open_folder(
@@ -26,24 +30,72 @@ def open_folder(
         OSError: If the folder cannot be written.
     """
     note = {"version": 1, "config": config.as_dict(), "identity": identity(config)}
-    write_json(folder / "config.json", note | {"command": command, "tracking": tracking})
+    write_sealed(folder / "config.json", note | {"command": command, "tracking": tracking})
 
 
 def finished_result(folder: Path) -> dict[str, Any] | None:
-    """Return the result of a run that has ended well or diverged, None if there is none."""
-    with contextlib.suppress(OSError, ValueError):
-        result = json.loads((folder / "result.json").read_text())
-        if isinstance(result, dict) and result.get("status") in ("finished", "diverged"):
-            return result
-    return None
+    """Return the result of a run that has ended well or diverged, None if there is none.
+
+    A damaged one is none: its run goes on from its last checkpoint and writes it anew.
+    """
+    try:
+        result = read_sealed(folder / "result.json")
+    except OSError:
+        return None
+    except ValueError as error:
+        _log.warning("%s; the run is resumed", error)
+        return None
+    return result if result.get("status") in ("finished", "diverged") else None
+
+
+class FolderInUseError(OSError):
+    """Another process runs in the folder."""
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[list[Path]]:
+    """Hold a run's folder for this process, which may have died without cleaning up.
+
+    Yields:
+        The folders that had to be made for it, the innermost first.
+
+    Raises:
+        FolderInUseError: If another process holds it.
+    """
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "run.lock"
+    with path.open("ab") as handle, contextlib.ExitStack() as lock:
+        try:
+            lock.enter_context(file_lock(handle, wait=False))
+            # The file may be the one that its last holder has just removed.
+            alone = path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat())
+        except BlockingIOError:
+            alone = False
+        if not alone:
+            raise FolderInUseError(
+                f"{folder} is in use: another process runs there; wait for its end, or choose "
+                "another folder by --out"
+            )
+        try:
+            yield made
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def configured(
-    folder: Path, config: RunConfig, command: str, tracking: dict[str, Any] | None, resume: bool
+    folder: Path,
+    config: RunConfig,
+    command: str,
+    tracking: dict[str, Any] | None,
+    resume: bool,
+    made: list[Path],
 ) -> Iterator[None]:
-    """Write the configuration first, so that a killed run can be resumed; take it back on error."""
-    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    """Write the configuration first, so that a killed run can be resumed.
+
+    On error the folders that were ``made`` for the run are taken back.
+    """
     if not resume:
         for stale in ("result.json", "history.json"):
             (folder / stale).unlink(missing_ok=True)
@@ -52,6 +104,6 @@ def configured(
     try:
         yield
     except Exception:
-        if missing:
-            shutil.rmtree(missing[-1], ignore_errors=True)
+        if made:
+            shutil.rmtree(made[-1], ignore_errors=True)
         raise

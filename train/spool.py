@@ -1,10 +1,10 @@
 """The spool: what could not be delivered yet, on disk, in order.
 
-One file per run, ``RUN_ID.jsonl``, of JSON lines that are only ever appended and synced. Beside it
-``RUN_ID.offset`` holds how many bytes were delivered; it is replaced atomically after each
-delivery. A crash between a delivery and that note delivers some points again with the time stamps
-they had, which an MLflow database recognizes as the same rows. Infinity never stands here; NaN is
-``null``.
+One file per run, ``RUN_ID.jsonl``, of sealed JSON lines that are only ever appended and synced.
+Beside it ``RUN_ID.offset`` holds how many bytes were delivered, and a checksum; it is replaced
+atomically after each delivery. A crash between a delivery and that note delivers some points again
+with the time stamps they had, which an MLflow database recognizes as the same rows. Infinity never
+stands here; NaN is ``null``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import json
 import math
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from gstds.files import fsync_directory, write_text
+from gstds.sealed import check_seal, read_sealed, sealed
 from train.mlflow_store import client as make_client
 from train.mlflow_store import (
     file_lock,
@@ -73,19 +75,23 @@ class Item:
         return self.file is not None and not Path(self.file).exists()
 
     def to_json(self) -> str:
-        """Return the item as one line of strict JSON."""
+        """Return the item as one line of strict JSON, sealed."""
         fields: dict[str, Any] = {k: v for k, v in self.__dict__.items() if v not in ((), None, "")}
         if self.points:
             fields["points"] = [
                 [p.key, None if math.isnan(p.value) else p.value, p.timestamp, p.step]
                 for p in self.points
             ]
-        return json.dumps(fields, allow_nan=False)
+        return json.dumps(sealed(fields), allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> Item:
-        """Return the item that `to_json` wrote."""
-        fields = json.loads(line)
+        """Return the item that `to_json` wrote.
+
+        Raises:
+            ValueError: If the line is not what was written.
+        """
+        fields = check_seal(json.loads(line), "a line")
         fields["points"] = tuple(
             Point(key, math.nan if value is None else value, timestamp, step)
             for key, value, timestamp, step in fields.get("points", ())
@@ -158,11 +164,33 @@ class Spool:
             handle.seek(self._offset())
             for line in handle:
                 if line.endswith(b"\n"):
-                    yield Item.from_json(line.decode()), handle.tell()
+                    yield self._read(line), handle.tell()
+
+    def _read(self, line: bytes) -> Item:
+        """Return the item of a line.
+
+        Raises:
+            ValueError: If it is none, or would deliver a file that the spool has no copy of.
+        """
+        try:
+            item = Item.from_json(line.decode())
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{self.path} is damaged: {error}") from error
+        if item.file is None:
+            return item
+        # The copy is named by its last two parts, so that a run's folder may have been moved.
+        number, name = Path(item.file).parts[-2:] if len(Path(item.file).parts) > 1 else ("", "")
+        own = self._files / number / name
+        if not own.is_file() or own.resolve().parent.parent != self._files.resolve():
+            raise ValueError(
+                f"{self.path} names {item.file!r}, which is no file of this spool; it was changed, "
+                "or its copy was deleted: remove that line"
+            )
+        return Item(**{**item.__dict__, "file": str(own.absolute())})
 
     def mark(self, offset: int) -> None:
         """Note that everything before ``offset`` was delivered."""
-        write_text(self._offset_path, str(offset))
+        write_text(self._offset_path, _checked_number(offset))
 
     def drain(self, client: MlflowClient, stop: Callable[[], bool] = lambda: False) -> int:
         """Deliver what waits, oldest first, and remove the file when nothing is left.
@@ -239,10 +267,13 @@ class Spool:
             yield Item(points=tuple(points)), end
 
     def _offset(self) -> int:
-        try:
-            return int(self._offset_path.read_text())
-        except (OSError, ValueError):
-            return 0
+        """Return the noted offset; 0, whence all is sent again and recognized, if it is damaged."""
+        with contextlib.suppress(OSError, ValueError):
+            text = self._offset_path.read_text()
+            number = int(text.partition(" ")[0])
+            if text == _checked_number(number):
+                return number
+        return 0
 
     def _own(self, item: Item) -> Item:
         """Copy an item's file into the spool: its folder may be gone at delivery."""
@@ -304,7 +335,7 @@ def _noted_store(spool: Spool) -> str | None:
     """Return the store's URI in the configuration of the spool's run; None if none is noted."""
     note = spool.path.absolute().parent.parent / "config.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(note.read_text())["tracking"]["uri"] or "") or None
+        return str(read_sealed(note)["tracking"]["uri"] or "") or None
     return None
 
 
@@ -326,6 +357,10 @@ def _drain(spool: Spool, client: MlflowClient, uri: str) -> int:
             f"run {spool.run_id} could not be delivered to {mask_secrets(uri)}: {reason}; "
             f"the rest stays in {spool.path}"
         ) from error
+
+
+def _checked_number(number: int) -> str:
+    return f"{number} {zlib.crc32(str(number).encode())}"
 
 
 def _is_spool(path: Path) -> bool:

@@ -58,11 +58,13 @@ def option_value(text: str) -> Any:
     """Return what a text on the command line stands for: a number, true, false, null, or itself."""
     import yaml
 
+    from train.config_file import read_yaml
+
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
     try:
-        return yaml.safe_load(text)
+        return read_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{text!r} has no readable value") from error
 

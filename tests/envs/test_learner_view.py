@@ -28,7 +28,7 @@ def make(tiny_npz, **options):
 def test_all_rows_come_from_the_logits_of_the_augmented_view(tiny_npz):
     env = make(tiny_npz)
     view, _ = env.reset(seed=0)
-    logits = env.learner.logits(env._load(env._batch, 0)).numpy().astype(np.float64)
+    logits = env.learner.logits(env._loader.images(env._batch, 0)).numpy().astype(np.float64)
     labels = env.data.train.labels[env._batch]
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     ordered = np.sort(p, 1)
@@ -46,7 +46,7 @@ def test_embeddings_and_residuals_are_the_last_layers_gradient(tiny_npz, learner
     view, _ = env.reset(seed=0)
     head = [m for m in env.learner.model.modules() if isinstance(m, torch.nn.Linear)][-1]
     assert view["learner_embeddings"].shape == (32, embedding_width(env.learner))
-    images, label = env._load(env._batch[:1], 0), env.data.train.labels[env._batch[:1]]
+    images, label = env._loader.images(env._batch[:1], 0), env.data.train.labels[env._batch[:1]]
     env.learner.model.eval()
     loss = F.cross_entropy(env.learner.model(images), torch.as_tensor(label))
     (gradient,) = torch.autograd.grad(loss, head.weight)

@@ -115,7 +115,7 @@ def test_every_policy_meets_the_same_order_weights_and_pixels(tiny_npz):
         env = DataSelectionEnv(dataset=tiny_npz, epochs=2, batch_size=32, **BARE)
         env.reset(seed=5)
         start = digest(env)
-        pixels = env._load(np.array([3, 1]), 1)
+        pixels = env._loader.images(np.array([3, 1]), 1)
         order = [i["next_indices"].tolist() for i in run(env, policies.make_policy(name), 5)]
         seen.append((start, pixels.numpy().tobytes(), order))
     assert seen[0] == seen[1]
@@ -124,9 +124,12 @@ def test_every_policy_meets_the_same_order_weights_and_pixels(tiny_npz):
 def test_a_samples_pixels_do_not_depend_on_its_neighbors(tiny_npz):
     env = DataSelectionEnv(dataset=tiny_npz, epochs=1, batch_size=32, **BARE)
     env.reset(seed=0)
-    together, alone = env._load(np.array([7, 9, 2]), 0), env._load(np.array([9]), 0)
+    together, alone = (
+        env._loader.images(np.array([7, 9, 2]), 0),
+        env._loader.images(np.array([9]), 0),
+    )
     assert torch.equal(together[1], alone[0])
-    assert not torch.equal(env._load(np.array([9]), 1)[0], alone[0])
+    assert not torch.equal(env._loader.images(np.array([9]), 1)[0], alone[0])
 
 
 @pytest.mark.parametrize("name", ["gstds", "random"])

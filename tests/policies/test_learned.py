@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 import policies
 from envs import DataSelectionEnv, KeepRatioEnv
+from gstds.sealed import read_sealed, sealed
 from gstds.state import state_digest
 from gstds.summary import SUMMARY_NAMES
 from policies import RunContext, Transition
@@ -131,7 +132,7 @@ def flip_a_byte(folder):
 def change(**changes):
     def apply(folder):
         path = folder / "agent.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        path.write_text(json.dumps(sealed(read_sealed(path) | changes)))
 
     return apply
 

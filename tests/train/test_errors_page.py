@@ -1,0 +1,263 @@
+"""docs/errors.md is what bad input really gets; this file is run by itself to write it anew."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from train.cli import build_parser, main
+
+PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
+LONGEST = 150
+RUN = ["run", "--no-tracking", "--quiet"]
+COMPARE = ["compare", "--no-tracking", "--quiet"]
+# What an option gets by itself, and what must stand beside it for that.
+OPTIONS: dict[str, dict[str, list[str]]] = {
+    "run": {
+        "--policy": ["gstd"],
+        "--policy-params": ["kep=1"],
+        "--schedule": ["sigmoyd"],
+        "--schedule-params": ["lowest=.2"],
+        "--keep": ["1.3"],
+        "--picker": ["hybird", "--policy", "custom"],
+        "--score": ["los", "--policy", "custom"],
+        "--weighting": ["one", "--policy", "custom"],
+        "--dataset": ["digit"],
+        "--limit": ["7"],
+        "--label-noise": ["1.5"],
+        "--duplicates": ["1"],
+        "--imbalance": ["-0.1"],
+        "--split-seed": ["-1"],
+        "--clean-validation": ["yes"],
+        "--augment": ["yes"],
+        "--image-size": ["32"],
+        "--learner": ["resnet"],
+        "--optimizer": ["adam"],
+        "--learning-rate": ["0"],
+        "--momentum": ["1"],
+        "--weight-decay": ["-1"],
+        "--label-smoothing": ["1"],
+        "--on-nan": ["ignore"],
+        "--precision": ["float16"],
+        "--batch-size": ["0"],
+        "--epochs": ["1.5"],
+        "--setting": ["equal"],
+        "--budget": ["0", "--setting", "equal-budget"],
+        "--max-draws": ["0"],
+        "--reference": ["resnet51"],
+        "--charge-reference": ["yes"],
+        "--distill": ["2"],
+        "--distill-temperature": ["0", "--distill", ".5"],
+        "--evaluations": ["0"],
+        "--test": ["yes"],
+        "--device": ["tpu"],
+        "--deterministic": ["yes"],
+        "--seed": ["-1"],
+        "--config": ["nowhere.yaml"],
+        "--out": ["/dev/null"],
+        "--checkpoint-every": ["-1"],
+        "--tracking-uri": ["file:here"],
+        "--resume": ["nowhere"],
+    },
+    "compare": {
+        "--policies": ["gstds", "gstds"],
+        "--seeds": ["0"],
+        "--baseline": ["jest"],
+        "--datasets": ["digit"],
+        "--first-seed": ["-1"],
+        "--workers": ["0"],
+        "--sweep": ["keep"],
+        "--paper-defaults": ["yes"],
+        "--controls": ["yes"],
+    },
+}
+# Options that take any value, or whose value is only looked at in use.
+ANY = {
+    "run": {"--debug", "--quiet", "--json", "--experiment", "--no-tracking", "--help"},
+    "compare": {"--ray", "--sweep-optuna"},
+}
+COMMANDS = [
+    ["features", "--reference", "resnet51"],
+    ["report", "nowhere"],
+    ["ui", "--tracking-uri", "file:here"],
+    ["sync", "nowhere"],
+    ["list", "polices"],
+    ["data", "fetch", "digit"],
+    ["learn", "--agent", "pppo"],
+    ["experiment", "sanitty"],
+    ["run", "--epoch", "3"],
+]
+
+
+def refusal(words: list[str]) -> str:
+    """Return the one line that the command line answers; it must be bad input, exit code 2."""
+    error = io.StringIO()
+    with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
+        code = main(words)
+    told = error.getvalue()
+    assert code == 2, (words, code, told)
+    assert told.count("\n") == 1, (words, told)
+    return told.removeprefix("gstds: error: ").strip()
+
+
+def functions() -> dict[str, Callable[[], Any]]:
+    import envs
+    import gstds.reference
+    import gstds.schedules
+    import gstds.selection
+    import gstds.spectral
+    import policies
+    from gstds.store import FeatureStore, build_store
+
+    noise = np.array([0.1, 0.6])
+    return {
+        "gstds.spectral.fiedler_vector(np.zeros((2, 3)))": lambda: gstds.spectral.fiedler_vector(
+            np.zeros((2, 3))
+        ),
+        "gstds.spectral.fiedler_vector([1, 2])": lambda: gstds.spectral.fiedler_vector([1, 2]),
+        "gstds.spectral.fiedler_vector(x, solver='fast')": lambda: gstds.spectral.fiedler_vector(
+            np.ones((2, 3)), solver="fast"
+        ),
+        "gstds.spectral.degrees(np.ones(3))": lambda: gstds.spectral.degrees(np.ones(3)),
+        "gstds.selection.kept_count(1.3, 10)": lambda: gstds.selection.kept_count(1.3, 10),
+        "gstds.selection.top_k([nan, 1], 1)": lambda: gstds.selection.top_k([np.nan, 1], 1),
+        "gstds.selection.uniform(3, noise)": lambda: gstds.selection.uniform(3, noise),
+        "gstds.selection.weighted_sample([-1, 1], 1, noise)": (
+            lambda: gstds.selection.weighted_sample([-1, 1], 1, noise)
+        ),
+        "gstds.selection.hybrid([1, 2], [1, 2], 3, noise)": (
+            lambda: gstds.selection.hybrid([1, 2], [1, 2], 3, noise)
+        ),
+        "gstds.schedules.make_schedule('sigmoid', keep=0.95)": (
+            lambda: gstds.schedules.make_schedule("sigmoid", keep=0.95)
+        ),
+        "gstds.schedules.make_schedule('linear', low=1)": (
+            lambda: gstds.schedules.make_schedule("linear", low=1)
+        ),
+        "gstds.schedules.Linear()(1.2)": lambda: gstds.schedules.Linear()(1.2),
+        "FeatureStore.open('nowhere')": lambda: FeatureStore.open("nowhere"),
+        "build_store(..., rows=0)": lambda: build_store(
+            "s", rows=0, dim=1, fingerprint="", backbone={}, compute=lambda a, b: None
+        ),
+        "gstds.reference.make_reference('resnet51', image_side=32)": lambda: (
+            gstds.reference.make_reference("resnet51", image_side=32)
+        ),
+        "envs.DataSelectionEnv(datasett='digits')": (
+            lambda: envs.DataSelectionEnv(datasett="digits")
+        ),
+        "env.step(np.full(32, nan))": lambda: _environment().step(np.full(32, np.nan)),
+        "env.step(np.ones(3))": lambda: _environment().step(np.ones(3)),
+        "env.step(2 * np.ones(32))": lambda: _environment().step(2 * np.ones(32)),
+        "env.step before env.reset": lambda: _environment(reset=False).step(np.ones(32)),
+        "env.reset(options={'a': 1})": lambda: _environment().reset(options={"a": 1}),
+        "env.load_state_dict({})": lambda: _environment().load_state_dict({}),
+        "policies.make_policy('gstd')": lambda: policies.make_policy("gstd"),
+        "policies.make_policy('learned:nowhere')": (
+            lambda: policies.make_policy("learned:nowhere")
+        ),
+    }
+
+
+def _environment(*, reset: bool = True) -> Any:
+    from envs import DataSelectionEnv
+
+    env = DataSelectionEnv(dataset="digits", batch_size=32, observe=(), reward="none")
+    if reset:
+        env.reset(seed=0)
+    return env
+
+
+def raised(call: Callable[[], Any]) -> str:
+    """Return the kind and the message of what a call raises; it must be a documented kind."""
+    try:
+        call()
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    raise AssertionError("it was not refused")
+
+
+def words_of(command: str, option: str, values: list[str]) -> list[str]:
+    start = {"run": RUN, "compare": COMPARE}[command]
+    start = ["run", "--quiet"] if option == "--tracking-uri" else start
+    return [*start, option, *values]
+
+
+def cell(text: str) -> str:
+    # Names known to this installation, which a plug-in would change, are left out.
+    short = text.replace(os.getcwd(), "HERE").partition("known: ")[0].strip().rstrip(";")
+    short = short if len(short) <= LONGEST else short[:LONGEST] + "…"
+    return "`" + short.replace("|", "\\|").replace("`", "'") + "`"
+
+
+HEAD = """# What bad input gets
+
+On the command line: one line on standard error, exit code 2, and no file or record is left behind.
+In the library: a `ValueError` or `TypeError` (bad arguments), an `OSError` (files), a
+`RuntimeError` (a call out of turn); messages name the parameter, its value and the mend. A run that
+fails later ends with exit code 1 and says at which step; `--debug` shows the traceback.
+
+This page is written by `python -m tests.train.test_errors_page` and compared with what really
+happens by `tests/train/test_errors_page.py`. Long answers are cut off (…), as are lists of names.
+"""
+
+
+def page() -> str:
+    parts = [HEAD]
+    for command, options in OPTIONS.items():
+        rows = [
+            (" ".join([option, *(v or "''" for v in values)]), words_of(command, option, values))
+            for option, values in options.items()
+        ]
+        parts.append(table(f"`gstds {command}`", [(f"`{n}`", cell(refusal(w))) for n, w in rows]))
+    rows = [(f"`gstds {' '.join(words)}`", cell(refusal(words))) for words in COMMANDS]
+    parts.append(table("Other commands", rows))
+    calls = functions().items()
+    parts.append(table("Functions", [(f"`{name}`", cell(raised(call))) for name, call in calls]))
+    return "\n".join(parts)
+
+
+def table(title: str, rows: list[tuple[str, str]]) -> str:
+    lines = [f"| {left} | {right} |" for left, right in rows]
+    return "\n".join([f"## {title}\n", "| given | answer |", "|---|---|", *lines, ""])
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_page_of_errors_is_what_happens_and_nothing_is_left(elsewhere):
+    assert page() == PAGE.read_text(), "run: python -m tests.train.test_errors_page"
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_every_option_has_a_row_or_takes_anything():
+    commands: Any = build_parser()._commands  # type: ignore[attr-defined]
+    seen: set[str] = set()
+    for command in ("run", "compare"):
+        options = {
+            a.option_strings[-1] if len(a.option_strings) == 1 else a.option_strings[0]
+            for a in commands[command]._actions
+        }
+        options = {"--help" if o == "-h" else o for o in options}
+        known = set(OPTIONS[command]) | ANY[command]
+        assert known <= options, known - options
+        assert options - known - seen == set()
+        seen |= known
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        PAGE.write_text(page())
