@@ -47,6 +47,8 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--label-smoothing": ["1"],
         "--on-nan": ["ignore"],
         "--precision": ["float16"],
+        "--backend": ["tensorflow"],
+        "--compress": ["yes"],
         "--batch-size": ["0"],
         "--epochs": ["1.5"],
         "--setting": ["equal"],
