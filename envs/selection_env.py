@@ -28,7 +28,7 @@ from envs.observation import (
     padded,
     padded_indices,
 )
-from envs.options import EnvOptions
+from envs.options import RUN_ENTRIES, EnvOptions
 from envs.parallel import Group
 from envs.scoring import Scorer
 from envs.trainer import Trainer
@@ -45,7 +45,6 @@ Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 PolicyFlops = Callable[[int, int, Mapping[str, Any]], float]
 _TINY = 1e-9
-_STATE = "learner ledger trainer evaluator closing generator run_seed step_count running truncated"
 
 
 class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
@@ -222,8 +221,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         """
         if options:
             raise ValueError(f"reset takes no options, got {sorted(options)}")
-        if seed is None and self._first:
-            seed = self.options.seed
+        seed = self.options.seed if seed is None and self._first else seed
         super().reset(seed=seed)
         run_seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
         self._first = False
@@ -443,9 +441,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             "train_loss": self._trainer.memory.train_loss,
             "keep_ratio": self._keep_ratio,
             "charged_flops": self.ledger.charged_flops,
-            "carried": len(self._trainer.carried),
-            "skipped": self._trainer.skipped,
-            "skipped_in_a_row": self._trainer.skipped_in_a_row,
+            **self._trainer.counts,
             "closing": self._closing.copy(),
             "evaluate": evaluate,
             "under_budget": self._truncated,
@@ -479,12 +475,12 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         """Take up a run where `state_dict` left it; return the observation it waits on.
 
         Raises:
-            ValueError: If the state lacks an entry; the run in progress is then left as it was.
+            ValueError: If the state lacks an entry; the run in progress stays.
         """
-        require_entries(state, _STATE)
+        require_entries(state, RUN_ENTRIES)
         if self._first:
             super().reset(seed=int(state["run_seed"]))
-        self._first = False
+            self._first = False
         self.np_random.bit_generator.state = state["generator"]
         self._begin(int(state["run_seed"]), evaluate=False)
         self._learner.load_state_dict(state["learner"])

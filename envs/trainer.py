@@ -198,6 +198,15 @@ class Trainer:
             return None
         return lambda losses, logits: teacher.objective(losses, logits, indices)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many samples are carried, and how many updates were skipped, for ``info``."""
+        return {
+            "carried": len(self.carried),
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Return what every sample left behind, as arrays and JSON-able values."""
         return self.memory.state_dict() | {

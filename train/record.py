@@ -20,9 +20,11 @@ __all__ = [
     "Kept",
     "KeptRecord",
     "coverage",
+    "diverged",
     "finite_or_none",
     "read_kept",
     "reference_system_seconds",
+    "step_metrics",
 ]
 
 _TENTHS = 10
@@ -32,6 +34,20 @@ _KEYS = ("kept", "progress", "visits", "batch_size", "order_seed")
 def finite_or_none(value: float) -> float | None:
     """Return a number as JSON can hold it."""
     return float(value) if math.isfinite(value) else None
+
+
+def diverged(info: Mapping[str, Any], steps_per_epoch: int) -> bool:
+    """Say whether the loss is not finite, or a whole epoch of updates was skipped for that."""
+    return info["skipped_in_a_row"] >= steps_per_epoch or not math.isfinite(info["train_loss"])
+
+
+def step_metrics(info: Mapping[str, Any]) -> dict[str, float]:
+    """Return what is logged of a step; of skipped updates only where there are some."""
+    skipped = {"train/skipped": info["skipped"]} if info["skipped"] else {}
+    return {
+        "train/loss": info["train_loss"],
+        "selection/keep_ratio": info["keep_ratio"],
+    } | skipped
 
 
 def coverage(counts: npt.NDArray[np.int64]) -> float:

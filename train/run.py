@@ -21,7 +21,7 @@ from policies import RunContext, Transition
 from train.config import RunConfig, identity
 from train.determinism import reproducible
 from train.failure import RunFailedError
-from train.record import KeptRecord, finite_or_none
+from train.record import KeptRecord, diverged, finite_or_none, step_metrics
 from train.run_folder import configured, finished_result, held
 from train.setup import make_env, make_run_policy
 from train.space import check_space, space_needed
@@ -144,7 +144,7 @@ class Runner:
             self._track(info, weights)
             self.kept.clock(self._training_seconds() - before)
             self._refuse_an_empty_epoch(info)
-            if self._diverged(info):
+            if diverged(info, self.env.steps_per_epoch):
                 return "diverged"
             stopping = self.group.any(stop.is_set)
             if not done and self._checkpoint_due(info["step"], stopping):
@@ -153,11 +153,6 @@ class Runner:
             if stopping and not done:
                 return "interrupted"
         return "finished"
-
-    def _diverged(self, info: dict[str, Any]) -> bool:
-        """Say whether the loss is not finite, or a whole epoch of updates was skipped for that."""
-        whole_epoch = info["skipped_in_a_row"] >= self.env.steps_per_epoch
-        return whole_epoch or not math.isfinite(info["train_loss"])
 
     def _ask(self, observation: dict[str, Any]) -> Any:
         """Return the policy's weights (N,).
@@ -274,11 +269,7 @@ class Runner:
         step, evaluate = info["step"], info["evaluate"]
         with self.ledger.timed("track"):
             if evaluate or step % self._log_every == 0:
-                self.tracker.log(
-                    {"train/loss": info["train_loss"], "selection/keep_ratio": info["keep_ratio"]}
-                    | ({"train/skipped": info["skipped"]} if info["skipped"] else {}),
-                    step,
-                )
+                self.tracker.log(step_metrics(info), step)
             self._progress("training", step, self._total)
         if evaluate:
             self._evaluate(info)

@@ -86,7 +86,7 @@ def test_the_learner_is_the_one_that_is_fed_the_kept_samples_in_order():
     kept, _ = drive(env)
     for at, (now, step) in zip(range(0, len(kept), N), progress, strict=True):
         chunk = kept[at : at + N]
-        images = torch.cat([other._load(np.array([i]), epoch) for i, epoch, _ in chunk])
+        images = torch.cat([other._loader.images(np.array([i]), epoch) for i, epoch, _ in chunk])
         rows = np.array([i for i, _, _ in chunk])
         weights = torch.tensor([w for _, _, w in chunk])
         other.learner.set_progress(now)
