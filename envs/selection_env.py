@@ -368,7 +368,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             progress=self.progress,
             step=self.step_count,
             affordable=options.setting == "equal-epochs"
-            or self._left >= self._budget.evaluation_flops,
+            or self._left >= self._budget.evaluation_flops + self._decision_flops(self.step_count),
         )
         self._running = not done
         view = self._end_of_run_view() if done else self._look()
