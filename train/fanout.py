@@ -112,13 +112,17 @@ def _run_alone(
 
 @contextlib.contextmanager
 def _limited_threads(threads: int) -> Iterator[None]:
-    """Keep torch and the linear algebra libraries to a number of threads."""
+    """Keep torch and the linear algebra libraries to a number of threads, as long as this lasts."""
     import torch
     from threadpoolctl import threadpool_limits
 
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    with threadpool_limits(threads):
-        yield
+    try:
+        with threadpool_limits(threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -108,3 +108,27 @@ def test_addresses_that_are_none_are_refused(tmp_path, monkeypatch, tiny_npz, ca
     pytest.importorskip("ray")
     monkeypatch.chdir(tmp_path)
     assert "must be host:port" in refused(capsys, tiny_npz, "--ray", address)
+
+
+def test_a_run_leaves_the_number_of_threads_as_it_was(tmp_path, tiny_npz):
+    import torch
+
+    before = torch.get_num_threads()
+    words = [
+        "compare",
+        "--policies",
+        "full",
+        "--seeds",
+        "1",
+        "--dataset",
+        tiny_npz,
+        "--epochs",
+        "1",
+    ]
+    words += ["--batch-size", "16", "--no-tracking", "--no-controls", "--quiet"]
+    try:
+        torch.set_num_threads(3)  # neither one nor as many as there are cores here
+        assert main([*words, "--out", str(tmp_path / "c")]) == 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -269,7 +270,11 @@ def test_of_two_processes_that_start_one_run_one_does_it(tiny_npz, tmp_path):
     words = ["run", "--dataset", tiny_npz, "--policy", "random", "--batch-size", "4"]
     words += ["--epochs", "20", "--out", str(tmp_path / "r"), "--no-tracking", "--quiet"]
     command = [sys.executable, "-c", textwrap.dedent(TWICE), *words]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process: the last bits differ
+    both = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=one_thread)
+        for _ in range(2)
+    ]
     said = [process.communicate(timeout=120)[1] for process in both]
     codes = [process.returncode for process in both]
     assert 0 in codes
