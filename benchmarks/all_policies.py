@@ -148,7 +148,9 @@ def document(parts: Mapping[tuple[str, str], list[dict[str, Any]]], path: Path, 
         lines += [f"## {data}. {TITLES[setting]}", "", f"![Accuracies](../images/{picture})", ""]
         lines += ["The five of the highest validation accuracy in the second table, and controls."]
         lines += ["", table([*fresh["summary"], *fresh["controls_summary"]], full), ""]
-        lines += [controls_table(fresh["against_controls"]), "", *_command(fresh), ""]
+        if fresh["against_controls"]:
+            lines += [controls_table(fresh["against_controls"]), ""]
+        lines += [*_command(fresh), ""]
         lines += ["All policies.", "", table(every["summary"], full), "", *_command(every), ""]
     head, mark, _ = path.read_text().partition(MARK) if path.exists() else ("", "", "")
     write_text(path, (head if mark else "# Every policy\n\n") + MARK + "\n\n" + "\n".join(lines))
