@@ -52,7 +52,7 @@ def advantages(rewards, values, ends, last_value):
 def main() -> None:
     """Learn; tell the reward after each rollout."""
     args = parser.parse_args()
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed)  # the process is this example's own
     envs = gymnasium.make_vec(
         "envs:gstds/KeepRatio-v0",
         num_envs=args.envs,

@@ -40,7 +40,7 @@ def layers(inputs: int, outputs: int) -> nn.Sequential:
 def main() -> None:
     """Check the specs, learn, and tell the mean reward of each rollout's episodes."""
     args = parser.parse_args()
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed)  # the process is this example's own
     world = gymnasium.make(
         "envs:gstds/KeepRatio-v0",
         dataset=args.dataset,

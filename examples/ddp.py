@@ -26,7 +26,7 @@ from policies import Selector
 def train(rank: int, address: str, folder: str, policy: str, epochs: int) -> None:
     """Train in one of two processes."""
     torch.set_num_threads(1)
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # the process is this example's own
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     bunch = load_digits()
     images = torch.as_tensor(bunch.images / 16).float()[:, None]

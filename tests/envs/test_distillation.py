@@ -10,9 +10,10 @@ import torch
 
 from envs import DataSelectionEnv, world
 from envs.distillation import Teacher
+from tests.stops import StopAfter
 from train.cli import main
 from train.config import config_from, identity
-from train.run import StopFlag, execute
+from train.run import execute
 
 SMALL = {"learner": "mlp", "batch_size": 32, "epochs": 3, "reference": "untrained"}
 
@@ -107,19 +108,6 @@ def test_the_remembered_losses_are_the_cross_entropy(options):
         env.reset(seed=0)
         seen.append(env.step(np.ones(32, np.float32))[-1]["losses"])
     np.testing.assert_array_equal(*seen)
-
-
-class StopAfter(StopFlag):
-    def __init__(self, steps):
-        self.left = steps
-
-    @property
-    def is_set(self):
-        self.left -= 1
-        return self.left < 0
-
-    def set(self, *_):
-        pass
 
 
 def test_a_resumed_run_is_the_run_that_was_not_stopped(options, tmp_path):

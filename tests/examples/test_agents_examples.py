@@ -10,13 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
-def test_a_ppo_in_one_file_learns_on_the_environment(tiny_npz):
-    options = ["--dataset", tiny_npz, "--learner", "mlp", "--decisions", "32", "--steps", "8"]
-    options += ["--batch-size", "16"]
-    script = ROOT / "examples" / "agents_cleanrl_ppo.py"
+def lines_of(script, dataset, *options):
+    """Run an example on a tiny data set; return what it said, line by line."""
+    words = ["--dataset", dataset, "--learner", "mlp", "--batch-size", "16", *options]
     done = subprocess.run(
-        [sys.executable, str(script), *options],
+        [sys.executable, str(ROOT / "examples" / script), *words],
         capture_output=True,
         text=True,
         check=False,
@@ -24,7 +22,13 @@ def test_a_ppo_in_one_file_learns_on_the_environment(tiny_npz):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.strip().splitlines()
+    return done.stdout.strip().splitlines(), done.stderr
+
+
+@pytest.mark.slow
+def test_a_ppo_in_one_file_learns_on_the_environment(tiny_npz):
+    options = ["--decisions", "32", "--steps", "8"]
+    lines, _ = lines_of("agents_cleanrl_ppo.py", tiny_npz, *options)
     assert len(lines) == 2
     assert "reward of the last 20: " in lines[-1]
 
@@ -32,16 +36,7 @@ def test_a_ppo_in_one_file_learns_on_the_environment(tiny_npz):
 @pytest.mark.slow
 def test_torchrl_accepts_the_environment_and_learns_on_it(tiny_npz):
     pytest.importorskip("torchrl", reason="TorchRL is not installed: pip install torchrl")
-    options = ["--dataset", tiny_npz, "--learner", "mlp", "--decisions", "32", "--rollout", "16"]
-    options += ["--batch-size", "16"]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "agents_torchrl.py"), *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "check_env_specs succeeded" in done.stdout + done.stderr
-    assert "reward of the last 20: " in done.stdout.strip().splitlines()[-1]
+    options = ["--decisions", "32", "--rollout", "16"]
+    lines, errors = lines_of("agents_torchrl.py", tiny_npz, *options)
+    assert "check_env_specs succeeded" in "".join(lines) + errors
+    assert "reward of the last 20: " in lines[-1]

@@ -12,8 +12,9 @@ from settings import CONTEXT, N, make, observation
 from gstds.control import PlateauWatch, gap_ratio, noise_ratio, spread_ratio
 from gstds.gradient_noise import NoiseScale, noise_samples, noise_share
 from policies import Selector, Transition, make_policy
+from tests.stops import StopAfter
 from train.config import config_from
-from train.run import StopFlag, execute
+from train.run import execute
 
 ADAPTIVE = ["plateau", "loss-gap", "gradient-noise", "budget", "bandit"]
 
@@ -192,19 +193,6 @@ def _plain(value):
 
 
 # ---------------------------------------------------------------------- whole runs
-
-
-class StopAfter(StopFlag):
-    def __init__(self, steps):
-        self.left = steps
-
-    @property
-    def is_set(self):
-        self.left -= 1
-        return self.left < 0
-
-    def set(self, *_):
-        pass
 
 
 def small(tiny_npz, policy, **options):

@@ -15,10 +15,11 @@ import torch
 
 from envs import DataSelectionEnv
 from gstds.state import latest_state
+from tests.stops import StopAfter
 from train.cli import main
 from train.config import config_from
 from train.mlflow_store import client
-from train.run import StopFlag, execute
+from train.run import execute
 from train.run_folder import FolderInUseError
 
 PLUGIN = """
@@ -72,18 +73,6 @@ def options(dataset, **more):
     return config_from(given | {"precision": "float32", "augment": False} | more)
 
 
-class After(StopFlag):
-    """Stops a run after a number of steps."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    @property
-    def is_set(self):
-        self.left -= 1
-        return self.left < 0
-
-
 @pytest.mark.parametrize("learner", ["spoiling:forward", "spoiling:gradient"])
 def test_a_skipped_update_changes_nothing_and_is_counted(spoiled, learner):
     env = DataSelectionEnv(
@@ -113,7 +102,7 @@ def test_a_run_that_skips_resumes_bit_for_bit(spoiled, tmp_path, steps, store_ur
     config = options(spoiled, learner="spoiling:forward", on_nan="skip")
     whole = execute(config, tmp_path / "whole", tracker=MlflowTracker(store_uri))
     assert (whole["status"], whole["skipped_updates"]) == ("finished", 3)
-    execute(config, tmp_path / "cut", stop=After(2 * steps), checkpoint_every=1)
+    execute(config, tmp_path / "cut", stop=StopAfter(2 * steps), checkpoint_every=1)
     again = execute(config, tmp_path / "cut", resume=True)
     same = ("weights_sha256", "skipped_updates", "test_loss", "charged_flops", "samples_trained")
     assert [again[name] for name in same] == [whole[name] for name in same]
@@ -168,7 +157,7 @@ def test_a_damaged_newest_checkpoint_costs_the_way_from_the_one_before(tiny_npz,
     rng = np.random.default_rng(0)
     for case in range(6):
         folder = tmp_path / str(case)
-        execute(config, folder, stop=After(14), checkpoint_every=2)
+        execute(config, folder, stop=StopAfter(14), checkpoint_every=2)
         checkpoints = sorted((folder / "checkpoints").iterdir())
         assert len(checkpoints) == 4
         path = checkpoints[2 + case % 2]  # the newest, its JSON or its arrays
@@ -185,7 +174,7 @@ def test_a_damaged_newest_checkpoint_costs_the_way_from_the_one_before(tiny_npz,
 
 def test_a_run_whose_checkpoints_are_all_damaged_says_so(tiny_npz, tmp_path, capsys):
     config = options(tiny_npz, policy="random")
-    execute(config, tmp_path / "r", stop=After(8), checkpoint_every=2)
+    execute(config, tmp_path / "r", stop=StopAfter(8), checkpoint_every=2)
     for path in (tmp_path / "r" / "checkpoints").iterdir():
         path.write_bytes(b"")
     assert main(["run", "--resume", str(tmp_path / "r"), "--no-tracking", "--quiet"]) == 2
@@ -197,9 +186,11 @@ def test_a_run_whose_checkpoints_are_all_damaged_says_so(tiny_npz, tmp_path, cap
 def test_a_checkpoint_of_another_run_is_refused_by_name(tiny_npz, tmp_path):
     from train.run import RunFailedError
 
-    execute(options(tiny_npz, policy="random"), tmp_path / "a", stop=After(8), checkpoint_every=2)
+    execute(
+        options(tiny_npz, policy="random"), tmp_path / "a", stop=StopAfter(8), checkpoint_every=2
+    )
     other = options(tiny_npz, policy="random", learner="small-cnn", optimizer="adamw")
-    execute(other, tmp_path / "b", stop=After(2), checkpoint_every=2)
+    execute(other, tmp_path / "b", stop=StopAfter(2), checkpoint_every=2)
     for path in (tmp_path / "b" / "checkpoints").iterdir():
         path.unlink()
     for path in (tmp_path / "a" / "checkpoints").iterdir():
@@ -224,7 +215,7 @@ def test_a_clock_that_jumps_changes_no_weight_and_loses_no_point(
         config,
         tmp_path / "cut",
         tracker=MlflowTracker(store_uri, spool=tmp_path / "spool"),
-        stop=After(12),
+        stop=StopAfter(12),
         checkpoint_every=1,
     )
     real = time.time

@@ -8,10 +8,11 @@ import pytest
 
 from envs import EnvOptions
 from gstds.state import latest_state
+from tests.stops import StopAfter
 from train.compare import Comparison, compare
 from train.config import RunConfig, config_from, identity
 from train.record import coverage
-from train.run import RunFailedError, StopFlag, execute
+from train.run import RunFailedError, execute
 
 
 def config(tiny_npz, **options):
@@ -35,19 +36,6 @@ def test_the_same_seed_gives_the_same_result_and_another_does_not(tiny_npz, tmp_
     assert first["status"] == "finished"
     assert first["test_accuracy"] > 0.5
     json.dumps(first, allow_nan=False)
-
-
-class StopAfter(StopFlag):
-    def __init__(self, steps):
-        self.left = steps
-
-    @property
-    def is_set(self):
-        self.left -= 1
-        return self.left < 0
-
-    def set(self, *_):
-        pass
 
 
 @pytest.mark.parametrize("setting", ["equal-epochs", "equal-budget"])
