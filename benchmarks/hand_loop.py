@@ -1,6 +1,6 @@
 """The full policy through the environment against a loop written by hand, in samples a second.
 
-    python benchmarks/hand_loop.py [--quick] [--rounds 7]
+    python benchmarks/hand_loop.py [--quick] [--rounds 5]
 
 Same network, images, augmentation, precision (bfloat16 where the processor has it) and layout,
 N = 128. A second part sets the environment's default precision and layout against a plain loop in
@@ -38,9 +38,10 @@ def measure(learner: str, n: int, reach: float, steps: int, rounds: int):
 
 
 def main() -> None:
-    options = arguments(__doc__).parse_args()
+    options = arguments(__doc__, rounds=5).parse_args()
     figures = []
     for learner, n, reach, steps in CASES:
+        steps = 1 if options.quick else steps
         figures += measure(learner, n, reach, steps, rounds_of(options))
     publish(
         "hand-loop", "Samples a second: the environment against loops by hand", figures, options

@@ -12,6 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,9 @@ def main() -> None:
     for script in SCRIPTS.values() if options.run else ():
         words = ["--out", str(options.out), *(["--quick"] if options.quick else [])]
         print(f"== {script}", flush=True)
+        began = time.monotonic()
         subprocess.run([sys.executable, ROOT / "benchmarks" / script, *words], check=True)
+        print(f"   {time.monotonic() - began:.0f} s", flush=True)
     if options.out != RESULTS:
         return
     results = load()

@@ -93,7 +93,7 @@ def main() -> None:
             "sqlite": lambda: tracked("sqlite", store),
             "server": lambda: tracked("server", address),
         }
-        rounds = min(2, rounds_of(options)) if options.quick else rounds_of(options)
+        rounds = 1 if options.quick else rounds_of(options)
         seconds = interleave(runners, rounds)
     figures = []
     for kind, own in shares.items():

@@ -9,10 +9,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import scipy.linalg
-import scipy.linalg.blas
 import torch
 
+from gstds._lapack import gram_lower, lowest_eigenpairs
 from gstds._spectral_rows import Rows
 from gstds._spectral_vector import RESOLUTION, Solution, choose, status_of, trivial_and_scale
 
@@ -55,8 +54,7 @@ def dense_affinity(rows: Rows, affinity: str) -> torch.Tensor:
 
 def _cosines_on_cpu(rows: Rows) -> torch.Tensor:
     # The lengths stand on the Gram matrix's diagonal, and one triangle of it is half the work.
-    array = rows.raw.double().numpy()
-    gram = scipy.linalg.blas.dsyrk(1.0, array.T, trans=1, lower=1)
+    gram = gram_lower(rows.raw.double().numpy())
     inverse = 1.0 / np.sqrt(gram.diagonal())
     gram *= inverse[:, None]
     gram *= inverse
@@ -115,7 +113,5 @@ def _lowest(matrix: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tenso
     if matrix.device.type != "cpu":
         values, vectors = torch.linalg.eigh(matrix)
         return values[:count], vectors.T[:count]
-    values, vectors = scipy.linalg.eigh(
-        matrix.numpy(), subset_by_index=[0, count - 1], driver="evr", check_finite=False
-    )
-    return torch.from_numpy(values), torch.from_numpy(vectors.T)
+    values, vectors = lowest_eigenpairs(matrix.numpy(), count)
+    return torch.from_numpy(values), torch.from_numpy(vectors)
