@@ -103,12 +103,16 @@ def open_tracking(arguments: Arguments) -> str | None:
     A server is asked whether it is there. Nothing is made yet: the data may prove unusable.
 
     Raises:
-        ConnectionError: If the server does not answer.
+        ConnectionError: If the server does not answer, unless the command line says --offline.
     """
     if arguments.no_tracking:
         return None
     from train.mlflow_store import probe_store, tracking_uri
 
     uri = tracking_uri(arguments.tracking_uri)
-    probe_store(uri)
+    try:
+        probe_store(uri)
+    except ConnectionError:
+        if not getattr(arguments, "offline", False):
+            raise
     return uri

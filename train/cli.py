@@ -134,6 +134,11 @@ def _add_record_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--experiment", default="gstds", help="MLflow experiment (default: gstds)")
     group.add_argument("--no-tracking", action="store_true", help="keep no record in MLflow")
+    group.add_argument(
+        "--offline",
+        action="store_true",
+        help="begin though the MLflow server does not answer; it gets the record when it does",
+    )
 
 
 def _add_run(commands: Any) -> None:

@@ -163,7 +163,8 @@ def _lead(
         if uri:
             from train.tracking import MlflowTracker
 
-            tracker = MlflowTracker(uri, arguments.experiment, spool=folder / "spool")
+            spool, patient = folder / "spool", arguments.offline
+            tracker = MlflowTracker(uri, arguments.experiment, spool, patient=patient)
     with Console(quiet=arguments.quiet) as console:
         result = execute(
             config,

@@ -46,6 +46,7 @@ class Comparison:
         controls: Run the automatic controls too.
         first_seed: The first of the seeds.
         ray: Address of a Ray cluster, or ``local``; None for processes of this machine.
+        offline: Begin though the tracking store does not answer.
     """
 
     base: RunConfig
@@ -63,6 +64,20 @@ class Comparison:
     controls: bool = True
     first_seed: int = 0
     ray: str | None = None
+    offline: bool = False
+
+    def prepare_store(self) -> None:
+        """Make sure, before the first run, that the tracking store answers and is whole.
+
+        Raises:
+            ConnectionError: If it does not answer, unless the comparison is to begin offline.
+        """
+        if self.tracking:
+            try:
+                prepare_store(self.tracking, self.experiment)
+            except ConnectionError:
+                if not self.offline:
+                    raise
 
 
 def plan(comparison: Comparison) -> list[Job]:
@@ -171,8 +186,7 @@ def compare(
     jobs = plan(comparison)
     check_place(comparison, jobs)
     prepare(jobs, progress)
-    if comparison.tracking:
-        prepare_store(comparison.tracking, comparison.experiment)
+    comparison.prepare_store()
     report = report or (lambda result, old: None)
     results = run_all(jobs, comparison, progress, report, stop, watch)
     controls = None if comparison.controls else Controls()

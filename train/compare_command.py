@@ -100,6 +100,7 @@ def comparison_from(
         controls=getattr(arguments, "controls", False),
         first_seed=arguments.first_seed,
         ray=arguments.ray,
+        offline=arguments.offline,
     )
 
 

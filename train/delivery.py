@@ -12,10 +12,11 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from train.mlflow_store import mask_secrets
-from train.spool import BATCH, Item, Point, Spool, deliver
+from train.spool import BATCH, Item, Point, Spool
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -35,9 +36,16 @@ class Courier:
         client: The store's client.
         spool: Where items go that the store does not take.
         interval: Seconds between deliveries.
+        warned: What the user was told already: ``down``, that the store does not answer.
     """
 
-    def __init__(self, client: MlflowClient, spool: Spool, interval: float = 2.0) -> None:
+    def __init__(
+        self,
+        client: MlflowClient,
+        spool: Spool,
+        interval: float = 2.0,
+        warned: Iterable[str] = (),
+    ) -> None:
         self._client = client
         self._spool = spool
         self._interval = interval
@@ -49,7 +57,7 @@ class Courier:
         self._abandoned = False
         self._next_try = 0.0
         self._pause = 1.0
-        self._warned: set[str] = set()
+        self._warned = set(warned)
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
 
@@ -117,7 +125,7 @@ class Courier:
             self._warn("lost", f"the artifact {item.file} is gone and was not logged")
             return
         try:
-            deliver(self._client, self._spool.run_id, item)
+            self._spool.send(self._client, item)
         except Exception as error:
             if getattr(error, "error_code", None) != "INVALID_PARAMETER_VALUE":
                 raise

@@ -89,7 +89,9 @@ def _run_alone(
 
     tracker = None
     if job.tracking:
-        tracker = MlflowTracker(job.tracking, job.experiment, spool=job.folder / "spool")
+        tracker = MlflowTracker(
+            job.tracking, job.experiment, spool=job.folder / "spool", patient=True
+        )
     begun = (job.folder / "config.json").exists()
     try:
         return execute(

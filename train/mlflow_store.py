@@ -246,8 +246,8 @@ def _unreachable(uri: str, error: BaseException | str) -> str:
         return _unusable(uri, str(error).splitlines()[0][:300])
     return mask_secrets(
         f"no MLflow store answers at {uri} ({str(error).splitlines()[0][:300]}); start the server, "
-        "or give another address by --tracking-uri or MLFLOW_TRACKING_URI "
-        "(sqlite:///mlflow.db needs no server)"
+        "give another address by --tracking-uri or MLFLOW_TRACKING_URI (sqlite:///mlflow.db needs "
+        "no server), or begin without it by --offline"
     )
 
 

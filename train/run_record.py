@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,36 @@ if TYPE_CHECKING:
     from mlflow.entities import Dataset, Run
     from mlflow.tracking import MlflowClient
 
-    from train.tracking import DataInput
-
-__all__ = ["RunRecord", "git_commit"]
+__all__ = ["LOCAL_TAG", "DataInput", "RunRecord", "as_text", "git_commit"]
 
 _log = logging.getLogger(__name__)
 
+LOCAL_TAG = "local_id"
+"""Tag of a run that began without its store: what it was called until then."""
 PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
 _BATCH = 100
+
+
+@dataclass(frozen=True)
+class DataInput:
+    """A data set as MLflow shows it beside the run, known without its images.
+
+    Attributes:
+        name: The data set's name.
+        digest: Its fingerprint; the first 36 characters are shown.
+        rows: Number of training images.
+        classes: Number of classes.
+        shape: One image's shape, such as ``(H, W, C)``.
+        source: Where it comes from.
+    """
+
+    name: str
+    digest: str
+    rows: int
+    classes: int
+    shape: tuple[int, ...]
+    source: str
 
 
 class RunRecord:
@@ -40,13 +62,16 @@ class RunRecord:
         self._client = client
         self._uri = mask_secrets(uri)
 
-    def create(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> Run:
-        """Create a run.
+    def create(
+        self, experiment_id: str, name: str, tags: Mapping[str, str], begun: int | None = None
+    ) -> Run:
+        """Create a run; ``begun`` is the Unix time in ms, default now.
 
         Raises:
             ConnectionError: If the store refuses.
         """
         own = {
+            **({LOCAL_TAG: tags[LOCAL_TAG]} if LOCAL_TAG in tags else {}),
             "mlflow.user": _user(),
             "mlflow.source.name": "gstds",
             "mlflow.source.type": "LOCAL",
@@ -56,7 +81,7 @@ class RunRecord:
         commit = git_commit()
         if commit:
             own |= {"mlflow.source.git.commit": commit.removesuffix("-dirty"), "git_commit": commit}
-        return self._client.create_run(experiment_id, tags=own, run_name=name)
+        return self._client.create_run(experiment_id, begun, tags=own, run_name=name)
 
     def open(self, run_id: str) -> Run:
         """Open a run again that ended or was cut off.
@@ -90,7 +115,7 @@ class RunRecord:
         """Write parameters, tags, description and data; what stands there already stays."""
         run_id = run.info.run_id
         notes = {"mlflow.note.content": description} if description else {}
-        wanted = {key: _text(value) for key, value in params.items()}
+        wanted = {key: as_text(value) for key, value in params.items()}
         new = {key: value for key, value in wanted.items() if key not in run.data.params}
         self._warn_of_changes(run, wanted)
         self._write(
@@ -202,7 +227,8 @@ def _dataset(data: DataInput) -> Dataset:
     )
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Return a parameter's value as MLflow shows it, without secrets."""
     if isinstance(value, dict | list | tuple):
         return mask_secrets(json.dumps(value, default=str))
     return mask_secrets(str(value))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from gstds.files import fsync_directory, write_text
-from gstds.sealed import check_seal, read_sealed, sealed
+from gstds.sealed import check_seal, read_sealed, sealed, write_sealed
 from train.mlflow_store import client as make_client
 from train.mlflow_store import (
     file_lock,
@@ -30,6 +30,7 @@ from train.mlflow_store import (
     store_exists,
     tracking_uri,
 )
+from train.run_record import RunRecord
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -60,6 +61,7 @@ class Item:
         status: MLflow's status of a run that ended.
         end_time: Unix time (ms) of its end.
         tags: Tags to set.
+        head: How a run is created that began without its store; see `train.late`.
     """
 
     points: tuple[Point, ...] = ()
@@ -69,6 +71,7 @@ class Item:
     status: str | None = None
     end_time: int | None = None
     tags: tuple[tuple[str, str], ...] = ()
+    head: dict[str, Any] | None = None
 
     def is_lost(self) -> bool:
         """Return whether this is a file that does not exist any more."""
@@ -133,6 +136,10 @@ class Spool:
         self.path = folder / f"{run_id}.jsonl"
         self._offset_path = folder / f"{run_id}.offset"
         self._files = folder / f"{run_id}.files"
+        self._target_path = folder / f"{run_id}.target"
+        self.target = run_id
+        self._have: dict[str, int] = {}
+        self._read_target()
 
     def __bool__(self) -> bool:
         """Return whether something waits to be delivered."""
@@ -158,10 +165,13 @@ class Spool:
 
     def waiting(self) -> Iterator[tuple[Item, int]]:
         """Yield each waiting item with the offset behind it; a torn last line is left out."""
+        return self._lines(self._offset())
+
+    def _lines(self, start: int) -> Iterator[tuple[Item, int]]:
         if not self.path.exists():
             return
         with self.path.open("rb") as handle:
-            handle.seek(self._offset())
+            handle.seek(start)
             for line in handle:
                 if line.endswith(b"\n"):
                     yield self._read(line), handle.tell()
@@ -209,16 +219,58 @@ class Spool:
         for item, offset in self._merged():
             if stop():
                 return count
-            deliver(client, self.run_id, item)
+            self.send(client, item)
             self.mark(offset)
             count += len(item.points)
         if not self:
             self.clear()
         return count
 
+    def send(self, client: MlflowClient, item: Item) -> None:
+        """Send one item to the store, to the run that this one became there.
+
+        Raises:
+            Exception: Whatever MLflow raises if the store does not take it.
+        """
+        if item.head is not None:
+            self._begin(client, item.head)
+            return
+        if item.points and self._have:
+            new = tuple(p for p in item.points if p.step > self._have.get(p.key, p.step - 1))
+            item = Item(**{**item.__dict__, "points": new})
+        deliver(client, self.target, item)
+
+    def _begin(self, client: MlflowClient, head: dict[str, Any]) -> None:
+        """Create the run, or find it, and note which it is and what it has already."""
+        from train.late import create_or_find
+
+        run = create_or_find(client, self.run_id, head)
+        self.target = str(run.info.run_id)
+        if head["resume"]:
+            self._have = RunRecord(client, str(client.tracking_uri)).last_steps(run)
+        note = {"run_id": self.target, "have": self._have}
+        write_sealed(self._target_path, note)
+
+    def _read_target(self) -> None:
+        """Take over what the head's delivery noted; if that is damaged, all is delivered again."""
+        if not self._target_path.exists():
+            return
+        try:
+            note = read_sealed(self._target_path)
+            have = {str(key): int(step) for key, step in note["have"].items()}
+            self.target, self._have = str(note["run_id"]), have
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            self._offset_path.unlink(missing_ok=True)
+
+    def has_head(self) -> bool:
+        """Return whether the store gets to know this run by what stands here."""
+        with contextlib.suppress(StopIteration):
+            return next(self._lines(0))[0].head is not None
+        return False
+
     def clear(self) -> None:
         """Remove the spool of this run."""
-        for path in (self.path, self._offset_path):
+        for path in (self.path, self._offset_path, self._target_path):
             path.unlink(missing_ok=True)
         shutil.rmtree(self._files, ignore_errors=True)
 

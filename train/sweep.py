@@ -17,7 +17,6 @@ from typing import Any
 from gstds.validation import check_integer
 from train.compare import Comparison, plan_run
 from train.fanout import Job, Progress, check_place, prepare, run_all
-from train.mlflow_store import prepare_store
 from train.statistics import confidence_half_width
 from train.stopping import StopFlag
 from train.variants import option_value, split_name, takes, variant_name
@@ -143,8 +142,7 @@ class _Sweep:
     def run(self, jobs: Sequence[Job]) -> Results:
         check_place(self.comparison, jobs)
         prepare(jobs, self.progress)
-        if self.comparison.tracking:
-            prepare_store(self.comparison.tracking, self.comparison.experiment)
+        self.comparison.prepare_store()
         found = run_all(jobs, self.comparison, self.progress, _ignore, self.stop, self.watch)
         return [found[folder] for folder in _folders(jobs) if folder in found]
 

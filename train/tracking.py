@@ -14,18 +14,19 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from train.delivery import Courier
+from train.late import find, new_head, new_id
 from train.mlflow_store import client as make_client
 from train.mlflow_store import mask_secrets, prepare_store, tracking_uri
-from train.run_record import RunRecord, git_commit
+from train.run_record import DataInput, RunRecord, git_commit
 from train.spool import Item, Point, Spool, sync_spool
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
 
 __all__ = [
     "DataInput",
@@ -51,31 +52,12 @@ _STATUS = {
 _NAME = re.compile(r"[\w.\- ]+(/[\w.\- ]+)*")
 
 
-@dataclass(frozen=True)
-class DataInput:
-    """A data set as MLflow shows it beside the run, known without its images.
-
-    Attributes:
-        name: The data set's name.
-        digest: Its fingerprint; the first 36 characters are shown.
-        rows: Number of training images.
-        classes: Number of classes.
-        shape: One image's shape, such as ``(H, W, C)``.
-        source: Where it comes from.
-    """
-
-    name: str
-    digest: str
-    rows: int
-    classes: int
-    shape: tuple[int, ...]
-    source: str
-
-
 class Tracker(Protocol):
     """What a run tells about itself while it goes on."""
 
-    run_id: str | None
+    @property
+    def run_id(self) -> str | None:
+        """The run's id."""
 
     def prepare(self) -> None:
         """Make sure that the store can be used, and make it if it is not there."""
@@ -174,6 +156,7 @@ class MlflowTracker:
         spool: Folder for what the store does not take; default ``spool`` in the working folder.
         interval: Seconds between deliveries.
         finish_seconds: The longest that `finish` waits for the store.
+        patient: Begin a run even if the store does not answer: all is spooled, its head included.
     """
 
     def __init__(
@@ -184,11 +167,11 @@ class MlflowTracker:
         *,
         interval: float = 2.0,
         finish_seconds: float = FINISH_SECONDS,
+        patient: bool = False,
     ) -> None:
         self.uri = tracking_uri(uri)
         self.experiment = experiment
         self.experiment_id: str | None = None
-        self.run_id: str | None = None
         self.delivered: bool | None = None
         self._spool_folder = Path(spool).absolute()
         self._interval = interval
@@ -198,19 +181,31 @@ class MlflowTracker:
         self._restored: list[Point] = []
         self._good_names: dict[str, bool] = {}
         self._warned: set[str] = set()
+        self._patient = patient
+        self._away = False
+        self._id: str | None = None
+        self._spool: Spool | None = None
         self._courier: Courier | None = None
         self._lock = contextlib.ExitStack()
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id in the store; until the store knows the run, one of its own."""
+        return self._id if self._spool is None else self._spool.target
 
     def prepare(self) -> None:
         """Make sure that the store answers and holds the experiment.
 
         Raises:
-            ConnectionError: If the store does not answer.
+            ConnectionError: If the store does not answer, unless this tracker is patient.
             OSError: If the folder of a sqlite store cannot be written.
             ValueError: If the URI or the experiment cannot be used.
         """
         # Not on the run's clock: MLflow is imported and the store made once, before a run begins.
-        self.experiment_id = prepare_store(self.uri, self.experiment)
+        try:
+            self.experiment_id = prepare_store(self.uri, self.experiment)
+        except ConnectionError as error:
+            self._stay_away(error)
 
     def address(self) -> dict[str, str | None]:
         """Return the store's URI, None if it holds a secret, and the experiment's name."""
@@ -227,7 +222,7 @@ class MlflowTracker:
         data: DataInput | None = None,
         resume: str | None = None,
     ) -> str:
-        """Open a run in the store, which must answer.
+        """Open a run in the store, which must answer unless this tracker is patient.
 
         Args:
             name: The run's name in the UI.
@@ -241,24 +236,76 @@ class MlflowTracker:
             The run's id.
 
         Raises:
-            ConnectionError: If the store does not answer.
+            ConnectionError: If the store does not answer, unless this tracker is patient.
             OSError: If the spool's folder cannot be written, or the run is open elsewhere.
             ValueError: If the URI cannot be used, or the store has no run ``resume``.
         """
-        if self.experiment_id is None:
+        if self.experiment_id is None and not self._away:
             self.prepare()
+        head = {
+            "name": name,
+            "params": params,
+            "tags": tags,
+            "description": description,
+            "data": data,
+        }
         with self._clock():
             client = make_client(self.uri)
-            record = RunRecord(client, self.uri)
-            place = str(self.experiment_id)
-            run = record.open(resume) if resume else record.create(place, name, tags)
-            self.run_id = str(run.info.run_id)
-            spool = self._open_spool(self.run_id)
-            record.describe(run, params=params, tags=tags, description=description, data=data)
-            self._find_position(record, run, spool)
-            self._courier = Courier(client, spool, self._interval)
+            spool = self._open(client, resume, head)
+            if spool is None:
+                spool = self._open_later(resume, head)
+            self._id, self._spool = spool.run_id, spool
+            known = {"down"} if self._away else set()
+            self._courier = Courier(client, spool, self._interval, known)
             self._put_back()
-        return self.run_id
+        return self._id
+
+    def _stay_away(self, error: Exception) -> None:
+        """Go on without the store, if that is wanted."""
+        if not self._patient:
+            raise error
+        self._away = True
+        reason = str(error).split("; ")[0]
+        self._warn_once(
+            f"the run begins without its MLflow store ({reason}); its record waits "
+            f"in {self._spool_folder} until the store answers, or for gstds sync"
+        )
+
+    def _open(self, client: MlflowClient, resume: str | None, head: dict[str, Any]) -> Spool | None:
+        """Open a run in the store; None if that waits until the store answers."""
+        unheard = resume and Spool(self._spool_folder, resume).has_head()
+        if self._away or unheard:
+            return None
+        try:
+            return self._open_now(client, resume, head)
+        except (OSError, ValueError):
+            raise
+        except Exception as error:  # the store stopped answering, or answers nonsense
+            self._stay_away(error)
+            return None
+
+    def _open_now(self, client: MlflowClient, resume: str | None, head: dict[str, Any]) -> Spool:
+        record = RunRecord(client, self.uri)
+        place = str(self.experiment_id)
+        if resume is None:
+            run = record.create(place, head["name"], head["tags"])
+        else:
+            run = find(client, place, resume) or record.open(resume)
+            client.update_run(run.info.run_id, status="RUNNING")
+        spool = self._open_spool(resume or str(run.info.run_id))
+        spool.target = str(run.info.run_id)
+        record.describe(run, **{key: value for key, value in head.items() if key != "name"})
+        self._find_position(record, run, spool)
+        return spool
+
+    def _open_later(self, resume: str | None, head: dict[str, Any]) -> Spool:
+        """Open a run that the store gets to know later: its head goes into the spool."""
+        spool = self._open_spool(resume or new_id())
+        if not spool.has_head():
+            content = new_head(self.experiment, resume=bool(resume), **head)
+            spool.append([Item(head=content)])
+        self._last = spool.last_steps()
+        return spool
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Queue values; see the module's rules. Never raises, never waits."""
@@ -314,7 +361,7 @@ class MlflowTracker:
         with self._clock():
             waiting = self._courier.waiting_points() if self._courier else self._restored
             points = [[p.key, None if math.isnan(p.value) else p.value, *p[2:]] for p in waiting]
-            return {"run_id": self.run_id, "waiting": points}
+            return {"run_id": self._id, "waiting": points}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a checkpoint's state: its waiting points are logged unless the store has them.
@@ -323,10 +370,8 @@ class MlflowTracker:
             ValueError: If the state is of another run than the one that was started.
         """
         other = state.get("run_id")
-        if self.run_id is not None and other is not None and other != self.run_id:
-            raise ValueError(
-                f"the checkpoint's tracker is of run {other}, this run is {self.run_id}"
-            )
+        if self._id is not None and other is not None and other != self._id:
+            raise ValueError(f"the checkpoint's tracker is of run {other}, this run is {self._id}")
         self._restored = [
             Point(key, math.nan if value is None else float(value), int(timestamp), int(step))
             for key, value, timestamp, step in state.get("waiting", ())
