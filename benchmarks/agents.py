@@ -1,9 +1,12 @@
 """A learned keep ratio against the paper's schedule, random keep and its own controls.
 
 Every row gets the same budget, order, augmentation and initial weights, seed by seed; nothing is
-chosen here. Writes a JSON file, a Markdown table and the picture of the ratios over progress.
+chosen here. Writes a JSON file, a Markdown table, and pictures: the ratios over progress; what the
+agent keeps, on the first two principal axes of the reference's features; with --training, the
+folder of `gstds learn`, the rewards while it learned.
 
     python benchmarks/agents.py --agent NAME_OR_FOLDER --dataset DATA --learner NAME --out DIR
+        [--training DIR]
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from envs import DataSelectionEnv
 from gstds.files import write_json, write_text
 from gstds.noise import policy_seed
 from gstds.schedules import make_schedule
+from gstds.sealed import read_json
 from policies import Policy, RunContext, make_policy
 from policies.agent_base import SummaryPolicy
 from policies.learned import Learned, OpenLoop
@@ -51,6 +55,7 @@ def run(policy: Policy, options: dict[str, Any], seed: int) -> dict[str, Any]:
         "charged_share": env.ledger.charged_flops / env.budget_flops,
         "progress": progress,
         "ratios": ratios,
+        "visits": env.visits.tolist(),
     }
 
 
@@ -115,6 +120,55 @@ def picture(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def feature_space(
+    rows: dict[str, list[dict[str, Any]]], options: dict[str, Any], path: Path
+) -> None:
+    """Draw how often each training sample was trained on, by the agent and by random keep."""
+    from matplotlib import pyplot as plt
+
+    env = DataSelectionEnv(**options, observe={"reference_losses": {}}, reward="none")
+    store: Any = env.world.reference.store  # type: ignore[union-attr]  # observed, so it is there
+    features = np.asarray(store.gather(np.arange(len(env.data.train))), np.float64)
+    _, _, axes = np.linalg.svd(features - features.mean(axis=0), full_matrices=False)
+    x, y = ((features - features.mean(axis=0)) @ axes[:2].T).T
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4), layout="constrained", sharey=True)
+    names = ("agent", "RandTeach")
+    counts = {name: np.mean([run["visits"] for run in rows[name]], axis=0) for name in names}
+    most = max(float(count.max()) for count in counts.values())
+    for panel, name in zip(panels, names, strict=True):
+        order = np.argsort(counts[name])
+        points = panel.scatter(x[order], y[order], c=counts[name][order], s=5, vmin=0, vmax=most)
+        panel.set(title=name, xlabel="first principal axis of the features")
+    panels[0].set_ylabel("second")
+    figure.colorbar(points, ax=panels, label="times trained on, mean over seeds")
+    figure.savefig(path, dpi=110)
+
+
+def learning(folder: Path, path: Path) -> None:
+    """Draw the rewards of the episodes that an agent learned from, and its held-out looks."""
+    from matplotlib import pyplot as plt
+
+    result = read_json(folder / "result.json")
+    rewards = np.array([row["reward"] for row in result["episodes"]])
+    window = max(1, len(rewards) // 30)
+    smooth = np.convolve(rewards, np.ones(window) / window, mode="valid")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    left.plot(rewards, ".", color="#9db8c2", markersize=3, label="each episode")
+    left.plot(
+        np.arange(len(smooth)) + window - 1, smooth, color="#1f6f8b", label=f"mean of {window}"
+    )
+    left.set(xlabel="episode", ylabel="reward")
+    left.legend(frameon=False)
+    looks = result["history"]
+    steps = [row["steps"] for row in looks]
+    right.plot(steps, [100 * row["accuracy"] for row in looks], "o-", color="#1f6f8b")
+    right.set(xlabel="decisions", ylabel="held-out accuracy (%)")
+    second = right.twinx()
+    second.plot(steps, [row["mean_keep"] for row in looks], "s--", color="#b5482f")
+    second.set_ylabel("mean keep", color="#b5482f")
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--agent", required=True)
@@ -124,6 +178,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=0.25)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--training", type=Path, help="folder of `gstds learn`")
     given = parser.parse_args()
     names = ("dataset", "learner", "epochs", "budget")
     options = {name: getattr(given, name) for name in names} | {"setting": "equal-budget"}
@@ -131,6 +186,9 @@ def main() -> None:
     write_json(given.out / "rows.json", {"options": options, "rows": rows})
     write_text(given.out / "table.md", table(rows))
     picture(rows, given.out / "keep-ratio.png")
+    feature_space(rows, options, given.out / "feature-space.png")
+    if given.training:
+        learning(given.training, given.out / "learning.png")
     print(table(rows))
 
 

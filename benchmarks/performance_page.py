@@ -40,6 +40,8 @@ ROWS = [
     ("reference features / bare forward", "reference-features", "", ""),
     ("MLflow tracking's share of a run", "tracking-share", "", ""),
     ("JPEG files: keep .25 / keep 1", "jpeg-folder", "", ""),
+    ("an agent's environment: reset / 50 ms", "agent-speed", "reset", ""),
+    ("two environments at once / one", "agent-speed", "two", ""),
 ]
 SCRIPTS = {
     "selection-share": "selection_share.py",
@@ -50,6 +52,7 @@ SCRIPTS = {
     "reference-features": "reference_features.py",
     "tracking-share": "tracking_share.py",
     "jpeg-folder": "jpeg_folder.py",
+    "agent-speed": "agent_speed.py",
     "mends": "mends.py",
 }
 LIMITS = {

@@ -84,7 +84,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
 }
 # Options that take any value, or whose value is only looked at in use.
 ANY = {
-    "run": {"--debug", "--quiet", "--json", "--experiment", "--no-tracking", "--help"},
+    "run": {"--debug", "--quiet", "--json", "--experiment", "--no-tracking", "--offline", "--help"},
     "compare": {"--ray", "--sweep-optuna"},
 }
 COMMANDS = [
