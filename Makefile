@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # One test process per core, up to four; each test uses one thread.
 PARALLEL ?= -n auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: help setup setup-slow run test test-slow test-soak lint format bench bench-quick clean
+.PHONY: help setup setup-slow run test test-slow test-soak lint audit format bench bench-quick clean
 .DEFAULT_GOAL := setup
 
 help:
@@ -47,6 +47,9 @@ lint: setup ## style, types and which package imports which
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: setup ## ask what is known against the installed packages, or check their hashes
+	$(BIN)/python .ci/audit $(VENV)
 
 format: setup ## put the sources into their style
 	$(BIN)/ruff check --fix .
