@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
+from envs import DataSelectionEnv
 from envs.models import build_model
 from gstds.state import latest_state
 from train.cli import main
@@ -29,6 +31,17 @@ class Few(Policy):
         step = int(round(float(observation["progress"][0]) * 60))
         weights[: step % 4] = 0.5  # none, one, two, three
         return weights
+
+class Spoiled(torch.nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        pixels = shape[0] * shape[1] * shape[2]
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(pixels, classes))
+
+    def forward(self, x):
+        logits = self.layers(x * 1.0)
+        bright = x.device.type != "meta" and bool((x[:, 0, 7, 7] > 2).any())
+        return logits * float("nan") if self.training and bright else logits
 
 class OfProcess(Policy):
     def act(self, observation):
@@ -113,6 +126,25 @@ def test_two_processes_train_as_one(folder, learner):
 def test_fewer_kept_samples_than_processes_train_as_one(folder):
     compare(folder, tolerance=1e-4, policy="plug:Few", learner="mlp")
     compare(folder, tolerance=1e-4, policy="plug:Few")
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_in_one_process_skips_the_update_in_both(folder):
+    content = dict(np.load(folder / "tiny.npz"))
+    content["X"][:, 7, 7] = 0
+    np.savez(folder / "tiny.npz", **content)
+    train = DataSelectionEnv(dataset=f"npz:{folder}/tiny.npz", observe=(), reward="none").data.train
+    content["X"][train.rows[0], 7, 7] = 255
+    np.savez(folder / "tiny.npz", **content)
+    more = ["--on-nan", "skip", "--no-augment"]
+    for name, count in (("one", 1), ("two", 2)):
+        command = words(name, *more, policy="full", learner="plug:Spoiled")
+        finish(start(folder, command, count))
+    one, two = result_of(folder, "one"), result_of(folder, "two")
+    assert one["skipped_updates"] == 6  # one of each epoch's: half of them met by each process
+    for name in ("status", "steps", "samples_trained", "skipped_updates", "charged_flops"):
+        assert one[name] == two[name], name
+    assert two["test_loss"] == pytest.approx(one["test_loss"], rel=1e-4)
 
 
 @pytest.mark.slow
