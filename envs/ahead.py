@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -39,8 +39,9 @@ class Ahead:
 
     The answer depends on the step alone, so nothing of this is part of a run's state; and it always
     comes from that thread, so it is the same to the bit whether it was begun or not. Whoever begins
-    a step must take it, or another one, before doing linear algebra of their own: while the thread
-    solves it holds numpy's BLAS to one thread, and with it the last bits of everybody's products.
+    steps must take one before doing linear algebra of their own, which waits for all that were
+    begun: while the thread solves it holds numpy's BLAS to one thread, and with it the last bits of
+    everybody's products.
 
     Args:
         compute: Step -> answer, free of side effects.
@@ -49,12 +50,12 @@ class Ahead:
 
     def __init__(self, compute: Callable[[int], Answer], *, active: bool) -> None:
         self._compute, self._active = compute, active
-        self._begun: tuple[int, Future[Answer]] | None = None
+        self._begun: dict[int, Future[Answer]] = {}
 
-    def begin(self, step: int) -> None:
-        """Start on a step, unless that is not wanted or was done."""
-        if self._active:
-            self._start(step)
+    def begin(self, step: int, count: int = 1) -> None:
+        """Start on ``count`` steps from ``step`` on, unless that is not wanted or was done."""
+        for one in range(step, step + count) if self._active else ():
+            self._start(one)
 
     def take(self, step: int) -> Answer:
         """Return a step's answer; computed once, however often it is taken.
@@ -62,9 +63,12 @@ class Ahead:
         Raises:
             Exception: Whatever ``compute`` raised.
         """
-        return self._start(step).result()
+        answer = self._start(step)
+        wait(self._begun.values())
+        self._begun = {one: future for one, future in self._begun.items() if one >= step}
+        return answer.result()
 
     def _start(self, step: int) -> Future[Answer]:
-        if self._begun is None or self._begun[0] != step:
-            self._begun = (step, _pool().submit(self._compute, step))
-        return self._begun[1]
+        if step not in self._begun:
+            self._begun[step] = _pool().submit(self._compute, step)
+        return self._begun[step]

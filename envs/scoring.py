@@ -92,9 +92,9 @@ class Scorer:
             self._ledger.charge("score", len(batch) * self._learner.forward_flops)
         return dict(view)
 
-    def begin(self, step: int) -> None:
-        """Start on what the cached features say of a step's batch, while the learner trains."""
-        self._ahead.begin(step)
+    def begin(self, step: int, count: int = 1) -> None:
+        """Start on what the cached features say of the batches of ``count`` steps on."""
+        self._ahead.begin(step, count)
 
     def _spectral(self, step: int) -> tuple[dict[str, Any], float]:
         """Return what the cached features say of a step's batch, and its cost; solved once."""

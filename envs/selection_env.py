@@ -347,8 +347,9 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         )[: len(batch)]
         kept = int((weights > 0).sum())
         self.ledger.charge("policy", self._choosing_flops(len(batch), kept))
-        if self.step_count + 1 < self.max_draws:
-            self._scorer.begin(self.step_count + 1)
+        following = self.step_count + 1
+        ahead = min(self._trainer.draws_until_update(kept), self.max_draws - following)
+        self._scorer.begin(following, ahead)
         losses, trained = self._trainer.train(
             batch,
             weights,

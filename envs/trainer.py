@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ from gstds.cost import Ledger
 from gstds.memory import SampleMemory
 
 __all__ = ["Trainer"]
+
+_MOST_AHEAD = 16
+"""Batches scored in advance: each waits with its scores until it is its turn."""
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -128,6 +132,17 @@ class Trainer:
         if self._pack:
             return self._pack - len(self.carried) if together >= self._pack else 0
         return kept if together >= self._learner.min_batch else 0
+
+    def draws_until_update(self, kept: int) -> int:
+        """Return how many batches will be drawn until the update after this step's.
+
+        With ``pack``, if the following batches keep as many as this one; 0 if this step makes no
+        update, during which anything could be done.
+        """
+        if not self._pack or kept == 0:
+            return 1
+        left = kept + len(self.carried) - self._pack
+        return min(_MOST_AHEAD, math.ceil((self._pack - left) / kept)) if left >= 0 else 0
 
     def flush(self, *, step: int) -> None:
         """Train on the samples that wait for a full update, where they are enough for any."""

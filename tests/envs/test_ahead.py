@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -26,10 +27,11 @@ def episode(ahead, **options):
     return env, seen
 
 
+@pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize("setting", ["equal-epochs", "equal-budget"])
-def test_ahead_or_not_is_the_same_run_to_the_bit(setting):
-    first, seen = episode(True, setting=setting)
-    second, again = episode(False, setting=setting)
+def test_ahead_or_not_is_the_same_run_to_the_bit(setting, pack):
+    first, seen = episode(True, setting=setting, pack=pack)
+    second, again = episode(False, setting=setting, pack=pack)
     assert len(seen) == len(again) > 6
     for mine, other in zip(seen, again, strict=True):
         assert all(np.array_equal(mine[name], other[name]) for name in mine)
@@ -59,13 +61,50 @@ def test_the_next_batch_is_begun_before_this_one_is_trained_on(ahead, monkeypatc
     train = env._trainer.train
 
     def noting(*args, **options):
-        begun.append(env._scorer._ahead._begun[0])
+        begun.append(max(env._scorer._ahead._begun))
         return train(*args, **options)
 
     monkeypatch.setattr(env._trainer, "train", noting)
     for _ in range(3):
         env.step(np.ones(64, np.float32))
     assert begun == ([1, 2, 3] if ahead else [0, 1, 2])
+
+
+def test_with_pack_all_batches_until_the_next_update_are_begun_at_an_update(monkeypatch):
+    options = {"dataset": "digits", "limit": 600, "batch_size": 64, "reference": "untrained"}
+    env = DataSelectionEnv(**options, pack=True)
+    env.reset(seed=1)
+    quarter = np.zeros(64, np.float32)
+    quarter[:16] = 1
+    begun = []
+    train = env._trainer.train
+
+    def noting(*args, **options):
+        begun.append(max(env._scorer._ahead._begun))
+        return train(*args, **options)
+
+    monkeypatch.setattr(env._trainer, "train", noting)
+    for _ in range(9):
+        env.step(quarter)
+    # Updates at the steps 3 and 7: each begins the four batches up to the next one's.
+    assert begun == [0, 1, 2, 7, 7, 7, 7, 11, 11]
+
+
+def test_taking_one_waits_for_all_that_were_begun():
+    done = []
+
+    def slow(step):
+        if step == 3:
+            time.sleep(0.2)
+        done.append(step)
+        return {}, float(step)
+
+    ahead = Ahead(slow, active=True)
+    ahead.begin(1, 3)
+    assert ahead.take(1) == ({}, 1.0)
+    assert done == [1, 2, 3]
+    assert ahead.take(3) == ({}, 3.0)
+    assert done == [1, 2, 3]
 
 
 def counting(calls):
