@@ -155,6 +155,7 @@ def publish(
 
 def _given(options: argparse.Namespace) -> list[str]:
     words = ["--quick"] if options.quick else []
+    words += ["--learner", *options.learner] if hasattr(options, "learner") else []
     return words + ([f"--rounds {options.rounds}"] if options.rounds else [])
 
 

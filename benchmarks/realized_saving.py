@@ -1,6 +1,6 @@
 """Realized saving: how much of the saved compute is saved time, (T_full/T)/(C_full/C).
 
-    python benchmarks/realized_saving.py [--quick] [--rounds 5]
+    python benchmarks/realized_saving.py [--quick] [--rounds 5] [--learner small-cnn resnet18]
 
 The baseline gstds with its sigmoid at mean keep .53 and .25: in each round it takes one step at
 each of 8 equally spaced points of the schedule (ResNet-18: 4), and `full` takes as many. T is the
@@ -67,11 +67,18 @@ def measure(learner: str, n: int, reach: float, steps: int, rounds: int) -> Iter
 
 
 def main() -> None:
-    options = arguments(__doc__, rounds=5).parse_args()
-    figures: list[Figure] = []
-    for learner, n, reach, steps in [CASES[0]] if options.quick else CASES:
-        figures += measure(learner, n, reach, steps, rounds_of(options))
-    publish("realized-saving", "Saved time / saved compute", figures, options)
+    parser = arguments(__doc__, rounds=5)
+    parser.add_argument("--learner", nargs="+", default=["small-cnn", "resnet18"])
+    options = parser.parse_args()
+    cases = [CASES[0]] if options.quick else CASES
+    for learner in options.learner:
+        figures: list[Figure] = []
+        for _, n, reach, steps in (case for case in cases if case[0] == learner):
+            figures += measure(learner, n, reach, steps, rounds_of(options))
+        if figures:
+            publish(
+                f"realized-saving-{learner}", f"Saved time / compute, {learner}", figures, options
+            )
 
 
 if __name__ == "__main__":
