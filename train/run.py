@@ -21,12 +21,13 @@ from policies import RunContext, Transition
 from train.config import RunConfig, identity
 from train.determinism import reproducible
 from train.failure import RunFailedError
+from train.head import record_head
 from train.record import KeptRecord, diverged, finite_or_none, step_metrics
 from train.run_folder import configured, finished_result, held
 from train.setup import make_env, make_run_policy
 from train.space import check_space, space_needed
 from train.stopping import StopFlag, interruptible
-from train.tracking import DataInput, NullTracker, Tracker, git_commit
+from train.tracking import NullTracker, Tracker
 
 __all__ = [
     "RunFailedError",
@@ -196,6 +197,7 @@ class Runner:
             self.kept.load_state_dict(state["kept"])
             self.history = [dict(row) for row in state["history"]]
             self._elapsed = float(state["elapsed"])
+            self._warn_of_processes(int(state.get("processes", 1)))
         # Whole, but of another run or release: what then is missing can be anything.
         except Exception as error:
             raise StateError(
@@ -204,30 +206,23 @@ class Runner:
             ) from error
         return observation
 
+    def _warn_of_processes(self, before: int) -> None:
+        if before != self.group.size and self.group.leads:
+            _log.warning(
+                "the run was begun by %d processes and goes on with %d: sums in another order "
+                "differ in the last bits",
+                before,
+                self.group.size,
+            )
+
     def _start_tracker(self, state: dict[str, Any] | None) -> None:
         tracked = state["tracker"] if state else {}
         if tracked:
             self.tracker.load_state_dict(tracked)
-        head, run_id = self._record_head(), tracked.get("run_id")
+        head = record_head(self.config, self.env.data, self.folder, self.tags)
+        run_id = tracked.get("run_id")
         run_id = self.tracker.start(**head, resume=run_id) if run_id else self._open_record(head)
         write_json(self._record, {"run_id": run_id})
-
-    def _record_head(self) -> dict[str, Any]:
-        config, data, tags = self.config, self.env.data, self._all_tags()
-        return {
-            "name": f"{tags['policy']}-{config.dataset}-seed{config.seed}",
-            "params": {k: v for k, v in config.as_dict().items() if v is not None},
-            "tags": tags,
-            "description": self._description(tags["policy"]),
-            "data": DataInput(
-                name=data.name,
-                digest=data.fingerprint,
-                rows=len(data.train),
-                classes=data.num_classes,
-                shape=(*data.image_shape[1:], data.image_shape[0]),
-                source=config.dataset,
-            ),
-        }
 
     def _open_record(self, head: dict[str, Any]) -> str:
         """Go on with the record of a try that was killed before its first checkpoint, or begin one.
@@ -241,26 +236,6 @@ class Runner:
             with contextlib.suppress(ValueError):  # another store, or the run was deleted
                 return self.tracker.start(**head, resume=noted)
         return self.tracker.start(**head)
-
-    def _description(self, row: str) -> str:
-        config, of = self.config, self.tags.get("control_of")
-        what = f"Policy `{row}` on `{config.dataset}`, seed {config.seed}"
-        return f"{what}, {config.setting}." + (f" A control of {of}." if of else "")
-
-    def _all_tags(self) -> dict[str, str]:
-        config = self.config
-        tags = {
-            "policy": config.policy,
-            "seed": str(config.seed),
-            "dataset": config.dataset,
-            "learner": config.learner,
-            "setting": config.setting,
-            "identity": identity(config),
-            "folder": str(self.folder.absolute()),
-            "kind": "run",
-        }
-        commit = git_commit()
-        return tags | ({"git_commit": commit} if commit else {}) | self.tags
 
     # ------------------------------------------------------------------ track and checkpoint
 
@@ -333,6 +308,7 @@ class Runner:
             "history": self.history,
             "tracker": self.tracker.state_dict(),
             "elapsed": self._elapsed,
+            "processes": self.group.size,
         }
         with self.ledger.timed("checkpoint"):
             if not all_finite(self.env.learner.model.state_dict()):
