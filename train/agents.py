@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,8 @@ class Teacher:
         folder: Where configuration, checkpoints and agents go: ``last`` and ``best``.
         tracker: Keeps the record.
         command: The command line, for the agent's file.
+        progress: Called with the phase, what of it is done, and its total.
+        note: Called with a line whenever the agent was looked at on the held-out instances.
 
     Raises:
         ValueError: If an option is unknown or an instance impossible.
@@ -116,6 +118,8 @@ class Teacher:
         *,
         tracker: Tracker | None = None,
         command: str = "",
+        progress: Callable[[str, int, int], None] | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -123,6 +127,8 @@ class Teacher:
 
         self.config, self.folder, self.command = config, Path(folder), command
         self.tracker: Tracker = tracker or NullTracker()
+        self._progress = progress or (lambda phase, done, total: None)
+        self._note = note or (lambda text: None)
         common: dict[str, Any] = {"action": config.action, **config.env}
         self.env = KeepRatioEnv(instances=config.instances, **common)
         self.judged = KeepRatioEnv(instances=config.held_out, **common)
@@ -176,8 +182,11 @@ class Teacher:
         """Learn from one rollout, or from about as many decisions off policy."""
         from stable_baselines3.common.callbacks import BaseCallback
 
+        told, total = self._progress, self.config.steps
+
         class _Watch(BaseCallback):
             def _on_step(self) -> bool:
+                told("learning", min(total, self.model.num_timesteps), total)
                 return not (stop.is_set and off_policy)
 
         off_policy = hasattr(self.model, "replay_buffer")
@@ -191,13 +200,17 @@ class Teacher:
     def _judge(self) -> None:
         """Look at the held-out instances; keep the agent if it is the best so far."""
         agent = self.export()
-        verdict = judge(self.judged, agent, range(JUDGE_SEEDS))
+        verdict = judge(self.judged, agent, range(JUDGE_SEEDS), self._progress)
         self._judging_flops += sum(row["charged_flops"] for row in verdict["episodes"])
         steps = int(self.model.num_timesteps)
         row = {"steps": steps} | {k: v for k, v in verdict.items() if k != "episodes"}
         self.history.append(row)
         keys = ("accuracy", "loss", "reward", "mean_keep")
         self.tracker.log({f"val/{key}": row[key] for key in keys}, steps)
+        self._note(
+            f"after {steps} decisions: held-out accuracy {100 * row['accuracy']:.2f}%, mean keep "
+            f"{row['mean_keep']:.3f}, reward {row['reward']:+.3f}"
+        )
         if (row["accuracy"], -row["loss"]) > (self.best["accuracy"], -self.best["loss"]):
             self.best = row | {"episodes": verdict["episodes"]}
             save_agent(self.folder / "best", agent)
@@ -327,10 +340,14 @@ def learn(
     stop: StopFlag | None = None,
     resume: bool = False,
     command: str = "",
+    progress: Callable[[str, int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Teach an agent in a folder; see `Teacher`."""
     folder = Path(folder)
-    teacher = Teacher(config, folder, tracker=tracker, command=command)
+    teacher = Teacher(
+        config, folder, tracker=tracker, command=command, progress=progress, note=note
+    )
     if not resume:
         write_sealed(
             folder / "config.json", {"version": 1, "config": config.as_dict(), "command": command}

@@ -79,6 +79,7 @@ def do_learn(arguments: argparse.Namespace) -> int:
     """Teach an agent."""
     from train.agents import AgentConfig, learn, load_agent_config
     from train.cli import EXIT_DONE, EXIT_INTERRUPTED
+    from train.console import Console, say
     from train.run import StopFlag, interruptible
 
     user_folder_on_path()
@@ -97,7 +98,7 @@ def do_learn(arguments: argparse.Namespace) -> int:
 
         tracker = MlflowTracker(uri, arguments.experiment, spool=folder / "spool")
     stop = StopFlag()
-    with interruptible(stop):
+    with interruptible(stop), Console(quiet=arguments.quiet) as console:
         result = learn(
             config,
             folder,
@@ -105,6 +106,8 @@ def do_learn(arguments: argparse.Namespace) -> int:
             stop=stop,
             resume=bool(arguments.resume),
             command=command_line(),
+            progress=console,
+            note=None if arguments.quiet else say,
         )
     if arguments.json:
         write_json(arguments.json, result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -106,7 +106,12 @@ def play(env: Any, actor: Actor, instance: int, seed: int) -> dict[str, Any]:
     return _row(info, total) | {"seed": seed, "progress": progress, "ratios": ratios}
 
 
-def judge(env: Any, agent: AgentFile, seeds: Sequence[int]) -> dict[str, Any]:
+def judge(
+    env: Any,
+    agent: AgentFile,
+    seeds: Sequence[int],
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+) -> dict[str, Any]:
     """Run an agent on every instance of an environment; return means and the episodes.
 
     Returns:
@@ -114,9 +119,11 @@ def judge(env: Any, agent: AgentFile, seeds: Sequence[int]) -> dict[str, Any]:
         ``episodes``.
     """
     actor = Actor(agent)
-    rows = [
-        play(env, actor, instance, seed) for instance in range(len(env.instances)) for seed in seeds
-    ]
+    runs = [(instance, seed) for instance in range(len(env.instances)) for seed in seeds]
+    rows = []
+    for number, (instance, seed) in enumerate(runs):
+        progress("looking at held-out instances", number, len(runs))
+        rows.append(play(env, actor, instance, seed))
     means = {
         name: float(np.mean([row[key] for row in rows]))
         for name, key in (

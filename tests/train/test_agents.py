@@ -90,8 +90,11 @@ def test_the_command_line_teaches_and_the_agent_runs(tiny_npz, tmp_path, capsys,
     assert "--register needs" in capsys.readouterr().err
     assert not out.exists()
     assert main([*words, "--out", str(out), "--tracking-uri", store_uri]) == 0
-    said = capsys.readouterr().out
+    said, progress = capsys.readouterr()
     assert "finished" in said
+    assert "learning 1/16" in progress
+    assert progress.count("after 0 decisions: held-out accuracy") == 1
+    assert progress.count("after 16 decisions: held-out accuracy") == 1
     assert "registered: models:/keeper/1" in said
     run = ["run", "--policy", f"learned:{out / 'best'}", "--dataset", tiny_npz, "--learner", "mlp"]
     run += ["--batch-size", "16", "--setting", "equal-budget", "--epochs", "4", "--no-tracking"]
