@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from gstds._spectral_rows import Rows, content_direction
+from gstds._spectral_rows import Rows, content_direction, tall_product, wide_product
 from gstds._spectral_vector import trivial_and_scale
 
 __all__ = [
@@ -56,8 +56,9 @@ class LowRankOperator:
 
     def apply(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the images (K, N); 4·K·N·D operations, two readings of B."""
-        inner = vectors.to(self.factor.dtype) @ self.factor
-        images = self.weights * vectors - (inner @ self.factor.T).double()
+        inner = wide_product(vectors.to(self.factor.dtype), self.factor)
+        products = tall_product(self.factor, inner).T.double().contiguous()
+        images = self.weights * vectors - products
         return images - (images @ self.trivial)[:, None] * self.trivial
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gstds import _spectral_rows
+from gstds._spectral_rows import tall_product, wide_product
 from gstds.spectral import AUTO_DENSE_MAX, degrees, fiedler_vector, spectral_flops
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
@@ -425,6 +426,7 @@ def test_flops_follow_their_formula():
 _BIG = """
 import resource, sys
 import numpy as np
+from gstds._spectral_rows import tall_product, wide_product
 from gstds.spectral import fiedler_vector
 rng = np.random.default_rng(0)
 features = rng.random((65_536, 512), dtype=np.float32)
@@ -442,3 +444,14 @@ def test_65536_samples_fit_in_4_gigabytes(laplacian):
         [sys.executable, "-c", _BIG, laplacian], capture_output=True, text=True, check=True
     )
     assert float(done.stdout) < 4
+
+
+@pytest.mark.parametrize("rows", [1, 100, 2048, 2049, 5000])
+@pytest.mark.parametrize("few", [1, 2, 4, 6])
+def test_the_fast_products_are_products(rows, few):
+    rng = np.random.default_rng(rows)
+    tall = torch.from_numpy(rng.normal(size=(rows, 24)))
+    left = torch.from_numpy(rng.normal(size=(few, rows)))
+    right = torch.from_numpy(rng.normal(size=(few, 24)))
+    torch.testing.assert_close(wide_product(left, tall), left @ tall)
+    torch.testing.assert_close(tall_product(tall, right), tall @ right.T)
