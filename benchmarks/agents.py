@@ -39,7 +39,16 @@ class Scheduled(SummaryPolicy):
 
 def run(policy: Policy, options: dict[str, Any], seed: int) -> dict[str, Any]:
     observe = {name: dict(how) for name, how in policy.needs.items()}
-    env = DataSelectionEnv(**options, observe=observe, reward="none")
+    env = DataSelectionEnv(
+        **options,
+        observe=observe,
+        reward="none",
+        w_max=policy.max_weight,
+        normalizer=policy.normalizer,
+        policy_flops=lambda drawn, kept, context: policy.step_flops(
+            drawn, kept, RunContext(**context)
+        ),
+    )
     observation, _ = env.reset(seed=seed)
     policy.reset(policy_seed(seed), RunContext(**env.context()))
     progress, ratios, kept, drawn, done = [], [], 0, 0, False

@@ -56,6 +56,22 @@ INSTANCE_SETS: dict[str, tuple[Instance, ...]] = {
         Instance("digits-7", _digits(7, epochs=6)),
         Instance("fashion-2", _fashion(2)),
     ),
+    "mixed-train": (
+        Instance("digits-0", _digits(0)),
+        Instance("digits-noisy", _digits(2, label_noise=0.2)),
+        Instance("fashion-0", _fashion(0)),
+        Instance("fashion-1", _fashion(1, limit=800)),
+        Instance("digits-mlp", _digits(3, learner="mlp")),
+        Instance("digits-mlp-short", _digits(4, learner="mlp", epochs=5)),
+        Instance("fashion-mlp", _fashion(0, learner="mlp", split_seed=1)),
+        Instance("fashion-mlp-noisy", _fashion(1, learner="mlp", label_noise=0.2)),
+    ),
+    "mixed-held-out": (
+        Instance("digits-7", _digits(7, epochs=6)),
+        Instance("fashion-2", _fashion(2)),
+        Instance("digits-mlp-8", _digits(8, learner="mlp", epochs=6)),
+        Instance("fashion-mlp-2", _fashion(2, learner="mlp")),
+    ),
 }
 """Sets by name. In each pair the held-out part is for choosing an agent, never for its training."""
 
