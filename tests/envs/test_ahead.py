@@ -52,10 +52,8 @@ def test_a_run_goes_on_from_a_saved_state_with_the_scores_it_would_have_had():
     assert env.ledger.flops == fresh.ledger.flops
 
 
-@pytest.mark.parametrize("ahead", [True, False])
-def test_the_next_batch_is_begun_before_this_one_is_trained_on(ahead, monkeypatch):
-    options = {"dataset": "digits", "limit": 300, "batch_size": 64, "reference": "untrained"}
-    env = DataSelectionEnv(**options, ahead=ahead)
+def last_begun(env, weights, steps, monkeypatch):
+    """Return, for each of some steps, the last step that was begun when its training began."""
     env.reset(seed=1)
     begun = []
     train = env._trainer.train
@@ -65,27 +63,24 @@ def test_the_next_batch_is_begun_before_this_one_is_trained_on(ahead, monkeypatc
         return train(*args, **options)
 
     monkeypatch.setattr(env._trainer, "train", noting)
-    for _ in range(3):
-        env.step(np.ones(64, np.float32))
+    for _ in range(steps):
+        env.step(weights)
+    return begun
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_the_next_batch_is_begun_before_this_one_is_trained_on(ahead, monkeypatch):
+    options = {"dataset": "digits", "limit": 300, "batch_size": 64, "reference": "untrained"}
+    env = DataSelectionEnv(**options, ahead=ahead)
+    begun = last_begun(env, np.ones(64, np.float32), 3, monkeypatch)
     assert begun == ([1, 2, 3] if ahead else [0, 1, 2])
 
 
 def test_with_pack_all_batches_until_the_next_update_are_begun_at_an_update(monkeypatch):
     options = {"dataset": "digits", "limit": 600, "batch_size": 64, "reference": "untrained"}
-    env = DataSelectionEnv(**options, pack=True)
-    env.reset(seed=1)
     quarter = np.zeros(64, np.float32)
     quarter[:16] = 1
-    begun = []
-    train = env._trainer.train
-
-    def noting(*args, **options):
-        begun.append(max(env._scorer._ahead._begun))
-        return train(*args, **options)
-
-    monkeypatch.setattr(env._trainer, "train", noting)
-    for _ in range(9):
-        env.step(quarter)
+    begun = last_begun(DataSelectionEnv(**options, pack=True), quarter, 9, monkeypatch)
     # Updates at the steps 3 and 7: each begins the four batches up to the next one's.
     assert begun == [0, 1, 2, 7, 7, 7, 7, 11, 11]
 
