@@ -8,6 +8,7 @@ import logging
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +187,16 @@ def git_commit(folder: Path | None = None) -> str | None:
     Returns:
         40 hexadecimal digits, or None if the sources are not under git's control.
     """
-    place = folder or Path(__file__).parent
+    return _commit_of(folder) if folder else _own_commit()
+
+
+@cache
+def _own_commit() -> str | None:
+    """Return this package's commit as it was when first asked: three processes, once."""
+    return _commit_of(Path(__file__).parent)
+
+
+def _commit_of(place: Path) -> str | None:
     if not _git(place, "ls-files", "--", "."):
         return None
     commit = _git(place, "rev-parse", "HEAD")
