@@ -130,6 +130,8 @@ def show_comparison(
         from train.publish import publish
 
         publish(uri, arguments.experiment, content, paths)
+        if any(folder.glob("runs/*/spool/*.jsonl")):
+            out(f"not all of the record is in MLflow yet; deliver it by: gstds sync {folder}")
         out(ui_line(arguments))
     statuses = [run["status"] for run in (*content["runs"], *content["controls"])]
     if "interrupted" in statuses or not _all_there(content):

@@ -159,7 +159,9 @@ def test_the_command_line_begins_offline_if_it_is_told_to(
     assert "--offline" in capsys.readouterr().err
     assert main(["run", "--policy", "random", *words, "--out", "r", "--offline"]) == 0
     compare = ["compare", "--policies", "random", "full", "--seeds", "1", *words, "--no-controls"]
+    capsys.readouterr()
     assert main([*compare, "--out", "c", "--offline"]) == 0
+    assert "deliver it by: gstds sync c" in capsys.readouterr().out
     assert main(["sync", ".", "--tracking-uri", store_uri, "--quiet"]) == 0
     runs = all_runs(store_uri)
     assert sorted(run.data.tags["policy"] for run in runs) == ["full", "random", "random"]
