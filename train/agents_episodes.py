@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from gstds.views import LOSS_BOUND
 from policies.actor import Actor
 from policies.agent_file import AgentFile
 
@@ -58,15 +60,22 @@ class Episodes(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned."""
-        self.rows = [dict(row) for row in state["rows"]]
+        self.rows = [row | {"selection_loss": _bounded(row)} for row in state["rows"]]
         self._spent, self._open = float(state["spent"]), float(state["open"])
         self._reward = float(state["reward"])
 
 
 def _row(info: Mapping[str, Any], reward: float) -> dict[str, Any]:
     names = ("instance", "mean_keep", "charged_flops", "step", "decision")
-    ends = ("selection_accuracy", "selection_loss", "under_budget")
-    return {"reward": reward} | {name: info[name] for name in (*names, *ends)}
+    ends = ("selection_accuracy", "under_budget")
+    row = {"reward": reward} | {name: info[name] for name in (*names, *ends)}
+    return row | {"selection_loss": _bounded(info)}
+
+
+def _bounded(row: Mapping[str, Any]) -> float:
+    """Return the loss; that of a learner which an agent has wrecked counts as the bound of all."""
+    loss = float(row["selection_loss"])
+    return min(loss, LOSS_BOUND) if math.isfinite(loss) else LOSS_BOUND
 
 
 class ShuffledReward(gymnasium.RewardWrapper[Any, Any]):

@@ -13,10 +13,16 @@ import policies
 from envs import DataSelectionEnv, KeepRatioEnv
 from gstds.sealed import read_sealed, sealed
 from gstds.state import state_digest
-from gstds.summary import SUMMARY_NAMES
+from gstds.summary import SUMMARY_HIGH, SUMMARY_LOW, SUMMARY_NAMES
 from policies import RunContext, Transition
 from policies.actor import Actor
-from policies.agent_file import AgentFile, AgentFileError, load_agent, save_agent
+from policies.agent_file import (
+    AgentFile,
+    AgentFileError,
+    load_agent,
+    save_agent,
+    shipped_agents,
+)
 from policies.learned import Learned, OpenLoop
 from policies.linucb import LinUCB
 
@@ -229,3 +235,22 @@ def test_a_bandit_learns_in_a_run_and_other_losses_teach_it_something_else(tiny_
 
     assert np.abs(learned(1.0)).sum() > 0
     assert not np.array_equal(learned(1.0), learned(-1.0))
+
+
+@pytest.mark.parametrize("name", sorted(shipped_agents()))
+def test_a_shipped_agent_is_whole_and_says_how_it_was_made(name):
+    agent = load_agent(name)
+    training = agent.training
+    assert training["command"].startswith("gstds learn ")
+    assert training["cost"]["decisions"] > 0
+    learned_on = [options for _, options in training["instances"]]
+    assert not any(options in learned_on for _, options in training["held_out"])
+    actor = Actor(agent)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        summary = rng.uniform(SUMMARY_LOW, SUMMARY_HIGH).astype(np.float32)
+        assert actor.ratio(summary) in agent.actions["ratios"]
+
+
+def test_there_is_a_shipped_agent():
+    assert "fifth" in shipped_agents()

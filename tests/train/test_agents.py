@@ -100,3 +100,21 @@ def test_the_command_line_teaches_and_the_agent_runs(tiny_npz, tmp_path, capsys,
     run += ["--batch-size", "16", "--setting", "equal-budget", "--epochs", "4", "--no-tracking"]
     assert main([*run, "--out", str(tmp_path / "run")]) == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "finished"
+
+
+def test_an_agent_that_wrecks_its_learner_is_told_so_in_finite_numbers(tiny_npz, tmp_path):
+    wrecking = {**SMALL, "dataset": tiny_npz, "learning_rate": 100.0, "ratios": [0.5, 1.0]}
+    result = learn(
+        AgentConfig(
+            agent="ppo",
+            agent_params={"n_steps": 16, "batch_size": 8},
+            steps=16,
+            instances=[{"name": "a"}],
+            held_out=[{"name": "b", "split_seed": 3}],
+            env=wrecking,
+        ),
+        tmp_path,
+    )
+    assert result["status"] == "finished"
+    assert max(row["selection_loss"] for row in result["episodes"]) == 100
+    assert json.loads((tmp_path / "result.json").read_text())["history"][-1]["loss"] == 100
