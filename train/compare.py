@@ -47,6 +47,7 @@ class Comparison:
         first_seed: The first of the seeds.
         ray: Address of a Ray cluster, or ``local``; None for processes of this machine.
         offline: Begin though the tracking store does not answer.
+        threads: Threads of each run; None for the cores over the workers, on Ray for one.
     """
 
     base: RunConfig
@@ -65,6 +66,7 @@ class Comparison:
     first_seed: int = 0
     ray: str | None = None
     offline: bool = False
+    threads: int | None = None
 
     def prepare_store(self) -> None:
         """Make sure, before the first run, that the tracking store answers and is whole.
@@ -88,6 +90,8 @@ def plan(comparison: Comparison) -> list[Job]:
     """
     check_integer("seeds", comparison.seeds, low=1)
     check_integer("workers", comparison.workers, low=1)
+    if comparison.threads is not None:
+        check_integer("threads", comparison.threads, low=1)
     if not comparison.policies:
         raise ValueError("policies must name at least one policy")
     twice = {p for p in comparison.policies if comparison.policies.count(p) > 1}
@@ -154,6 +158,8 @@ def plan_run(comparison: Comparison, row: str, seed: int) -> Job:
 
 
 def _threads(comparison: Comparison) -> int:
+    if comparison.threads is not None:
+        return comparison.threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return 1 if comparison.ray else max(1, (cores or 1) // comparison.workers)
 

@@ -94,6 +94,7 @@ def comparison_from(
         tracking=None,
         experiment=arguments.experiment,
         workers=arguments.workers,
+        threads=arguments.threads,
         checkpoint_every=arguments.checkpoint_every,
         command=command_line(),
         paper_defaults=getattr(arguments, "paper_defaults", False),

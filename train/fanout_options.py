@@ -29,6 +29,12 @@ def add_fanout_options(parser: Any) -> None:
     parser.add_argument(
         "--workers", type=int, default=1, metavar="K", help="processes (default: 1)"
     )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="T",
+        help="threads of a run; results are the same bits for equal T (default: cores / K)",
+    )
     add_ray_option(parser, "runs")
 
 

@@ -163,6 +163,8 @@ def judging_command(comparison: Comparison, row: str) -> str:
     words += ["--seeds", str(seeds), "--first-seed", str(comparison.first_seed + comparison.seeds)]
     if comparison.workers > 1:
         words += ["--workers", str(comparison.workers)]
+    if comparison.threads:
+        words += ["--threads", str(comparison.threads)]
     if comparison.ray:
         words += ["--ray", comparison.ray]
     if comparison.paper_defaults:

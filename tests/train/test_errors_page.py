@@ -77,6 +77,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--datasets": ["digit"],
         "--first-seed": ["-1"],
         "--workers": ["0"],
+        "--threads": ["0"],
         "--sweep": ["keep"],
         "--paper-defaults": ["yes"],
         "--controls": ["yes"],

@@ -70,7 +70,7 @@ def test_a_stopped_run_goes_on_to_the_result_of_one_that_was_not(tmp_path, tiny_
 
 
 def test_two_workers_give_the_runs_of_one(tmp_path, tiny_npz):
-    words = ["compare", "--policies", "random", "full", "--seeds", "2"]
+    words = ["compare", "--policies", "random", "full", "--seeds", "2", "--threads", "1"]
     words += options(tiny_npz, "--epochs", "3")
     finish(start(tmp_path, *words, "--out", "one", "--json", "one.json"), 0)
     finish(start(tmp_path, *words, "--out", "two", "--json", "two.json", "--workers", "2"), 0)

@@ -22,6 +22,7 @@ ROWS = ["random", "full"]
 
 def command(tiny_npz, out, *more):
     words = [sys.executable, "-m", "train.cli", "compare", "--policies", *ROWS, "--seeds", "2"]
+    words += ["--threads", "1"]
     words += ["--dataset", tiny_npz, "--batch-size", "16", "--learner", "mlp"]
     words += [
         "--learning-rate",
