@@ -25,7 +25,7 @@ def words(data, out, *more):
     found = [sys.executable, "-m", "train.cli", "compare", "--policies", "random", "full"]
     found += ["--seeds", "2", "--dataset", data, "--batch-size", "16", "--learner", "mlp"]
     found += ["--learning-rate", "0.01", "--epochs", "40", "--checkpoint-every", "25"]
-    found += ["--no-controls"]
+    found += ["--no-controls", "--threads", "1"]
     return [*found, "--out", out, "--json", f"{out}.json", *more]
 
 
