@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.plants import marker, pickled  # noqa: F401  (fixtures of every test)
+
 # Machines are shared: how long a case takes says nothing about the code.
 settings.register_profile("gstds", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gstds")

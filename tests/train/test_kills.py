@@ -203,17 +203,6 @@ def test_a_sync_killed_at_random_moments_delivers_everything_once(cases, tmp_pat
     print(f"\n{killer.kills} kills in {number} deliveries")
 
 
-def test_the_counts_are_those_that_are_promised():
-    """50 kills in the full tests: 30 of runs, 10 of stores, 10 of deliveries."""
-    marks = [
-        test_a_run_killed_at_random_moments_ends_as_one_that_was_not,
-        test_a_store_killed_at_random_moments_ends_as_one_that_was_not,
-        test_a_sync_killed_at_random_moments_delivers_everything_once,
-    ]
-    full = [mark.pytestmark[0].args[1][1].values[0] for mark in marks]
-    assert sum(full) == 50
-
-
 @pytest.fixture(autouse=True)
 def _no_other_address(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

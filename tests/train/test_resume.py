@@ -6,7 +6,10 @@ import json
 
 import pytest
 
+from gstds.state import latest_state, save_state
+from tests.stops import StopAfter
 from train.cli import main
+from train.config import config_from
 from train.mlflow_store import client
 from train.run import StopFlag, execute
 
@@ -86,3 +89,14 @@ def test_looking_for_a_run_makes_no_store(here, capsys):
     assert main(["run", "--resume", "0" * 32]) == 2
     assert "neither a folder nor the id of a run" in capsys.readouterr().err
     assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize(("before", "warned"), [(2, True), (1, False)])
+def test_another_number_of_processes_is_said(tmp_path, tiny_npz, caplog, before, warned):
+    config = config_from({"dataset": tiny_npz, "policy": "random", "batch_size": 32})
+    execute(config, tmp_path, stop=StopAfter(6), checkpoint_every=1)
+    checkpoints = tmp_path / "checkpoints"
+    state = latest_state(checkpoints)
+    save_state(checkpoints, state["env"]["step_count"] + 1, state | {"processes": before})
+    assert execute(config, tmp_path, resume=True)["status"] == "finished"
+    assert ("begun by 2 processes and goes on with 1" in caplog.text) == warned
