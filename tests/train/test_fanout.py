@@ -37,6 +37,17 @@ def test_a_run_waits_for_whoever_still_saves_there(tmp_path, tiny_npz):
     assert results[0]["status"] == "finished"
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_threads_that_were_said_are_those_of_every_run(tmp_path, tiny_npz, workers):
+    jobs = plan(comparison(tmp_path, tiny_npz, seeds=2, threads=3, workers=workers))
+    assert [job.threads for job in jobs] == [3, 3]
+
+
+def test_threads_that_were_not_said_share_the_cores_among_the_workers(tmp_path, tiny_npz):
+    alone, shared = (plan(comparison(tmp_path, tiny_npz, workers=w))[0].threads for w in (1, 10**6))
+    assert alone >= 1 == shared
+
+
 def test_a_run_that_waits_can_be_stopped(tmp_path, tiny_npz):
     (job,) = plan(comparison(tmp_path, tiny_npz))
     job.folder.mkdir(parents=True)
