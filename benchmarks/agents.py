@@ -6,7 +6,7 @@ agent keeps, on the first two principal axes of the reference's features; with -
 folder of `gstds learn`, the rewards while it learned.
 
     python benchmarks/agents.py --agent NAME_OR_FOLDER --dataset DATA --learner NAME --out DIR
-        [--training DIR]
+        [--training DIR] [--beside "untrained=FOLDER" "shuffled rewards=FOLDER"]
 """
 
 from __future__ import annotations
@@ -189,10 +189,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--training", type=Path, help="folder of `gstds learn`")
+    parser.add_argument("--beside", nargs="*", default=(), metavar="NAME=AGENT", help="more rows")
     given = parser.parse_args()
     names = ("dataset", "learner", "learning_rate", "epochs", "budget")
     options = {name: getattr(given, name) for name in names} | {"setting": "equal-budget"}
+    if unnamed := [word for word in given.beside if "=" not in word]:
+        parser.error(f"--beside takes NAME=AGENT, got {unnamed[0]!r}")
+    others = dict(word.split("=", 1) for word in given.beside)
+    agents = {name: Learned(path) for name, path in others.items()}  # refused before any run
     rows = measure(given.agent, options, given.seeds)
+    for name, agent in agents.items():
+        rows[name] = [run(agent, options, seed) for seed in range(given.seeds)]
     write_json(given.out / "rows.json", {"options": options, "rows": rows})
     write_text(given.out / "table.md", table(rows))
     picture(rows, given.out / "keep-ratio.png")

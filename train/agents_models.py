@@ -122,7 +122,12 @@ def make_model(name: str, env: Any, *, seed: int, parameters: Mapping[str, Any])
             )
     network = _NETWORK | ({"lstm_hidden_size": 32} if name == "recurrent-ppo" else {})
     options = {"policy_kwargs": network, **algorithm.defaults, **parameters}
-    return kind(algorithm.policy, env, seed=seed, device="cpu", verbose=0, **options)
+    model = kind(algorithm.policy, env, seed=seed, device="cpu", verbose=0, **options)
+    # The library's default logger leaves an empty folder in the system's temporary one each time.
+    from stable_baselines3.common.logger import Logger
+
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    return model
 
 
 def actor_tensors(model: Any) -> tuple[Tensors, str, bool]:

@@ -17,11 +17,12 @@ from train.config import RunConfig, identity, run_folder
 from train.controls import SHORT_FULL, Controls, plan_controls
 from train.fanout import Job, Progress, Report, check_place, prepare, run_all, run_job
 from train.mlflow_store import prepare_store
-from train.run import StopFlag
+from train.run import StopFlag, finished_result
 from train.setup import make_run_policy, with_paper_defaults
 from train.statistics import paired_rows, summarize, summarize_controls
 from train.variants import split_name, variant_config
 from train.watch import Watch
+from train.workers import warm_up
 
 __all__ = ["Comparison", "Job", "compare", "hardware", "plan", "plan_run", "run_job", "versions"]
 
@@ -191,6 +192,9 @@ def compare(
     stop = stop or StopFlag()
     jobs = plan(comparison)
     check_place(comparison, jobs)
+    todo = [job for job in jobs if finished_result(job.folder) is None]
+    if comparison.workers > 1 and todo and not comparison.ray:
+        warm_up(_threads(comparison))
     prepare(jobs, progress)
     comparison.prepare_store()
     report = report or (lambda result, old: None)

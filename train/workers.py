@@ -2,6 +2,10 @@
 
 The standard library's pool breaks as a whole when one of its processes dies, so this one is its
 own: a pipe to each worker, and whoever dies is replaced, its run tried again.
+
+On Linux the processes are forked from a server that has imported what they need, so that they begin
+at once. Where there is a GPU they are spawned: what was forked after a look at the driver cannot
+use it.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -22,12 +26,24 @@ from train.fanout import Ended, Job, failed_result, run_job
 from train.run import StopFlag
 from train.watch import Watch, run_name
 
-__all__ = ["RETRIES", "run_in_processes"]
+__all__ = ["RETRIES", "run_in_processes", "warm_up"]
 
 RETRIES = 2
 _SECONDS_BETWEEN_MESSAGES = 0.5
 _SECONDS_TO_END = 10.0
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def warm_up(threads: int) -> None:
+    """Begin to import what workers need, while this process does something else.
+
+    Args:
+        threads: What the libraries may use, in every worker; they read it when they are loaded.
+    """
+    if _start_method() == "forkserver":
+        with _environment(threads, PYTHONSAFEPATH="1"):  # no module of the working folder's
+            get_context("forkserver").set_forkserver_preload(["train.preloaded"])
+            forkserver.ensure_running()
 
 
 def run_in_processes(
@@ -56,10 +72,13 @@ class _Worker:
     """One process, the parent's end of its pipe, and the run it does."""
 
     def __init__(self, threads: int) -> None:
-        context = get_context("spawn")
+        context = get_context(_start_method())
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, str(Path.cwd())), name="gstds")
-        with _threads_for_children(threads):
+        warm_up(threads)
+        with _environment(threads):
+            # A server has the environment in which it began, which may be another by now.
+            words = (theirs, str(Path.cwd()), dict(os.environ))
+            self.process = context.Process(target=_work, args=words, name="gstds")  # type: ignore[attr-defined]
             self.process.start()
         theirs.close()
         self.job: Job | None = None
@@ -197,11 +216,18 @@ def _cause_of_death(code: int | None) -> str:
     return f"ended with exit code {code}"
 
 
+def _start_method() -> str:
+    import torch
+
+    return "forkserver" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
+
+
 @contextlib.contextmanager
-def _threads_for_children(threads: int) -> Iterator[None]:
-    """Set the number of threads in the environment: libraries read it when they are loaded."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, str(threads)))
+def _environment(threads: int, **more: str) -> Iterator[None]:
+    """Set variables for children: libraries read the number of threads when they are loaded."""
+    changed = dict.fromkeys(_THREADS, str(threads)) | more
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
     try:
         yield
     finally:
@@ -215,8 +241,10 @@ def _threads_for_children(threads: int) -> Iterator[None]:
 # ---------------------------------------------------------------------------------- in the worker
 
 
-def _work(pipe: Connection, here: str) -> None:
+def _work(pipe: Connection, here: str, environment: dict[str, str]) -> None:
     """Do runs that come through the pipe until it says None, or the parent is gone."""
+    os.environ.clear()
+    os.environ.update(environment)
     stop = StopFlag()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop.set)

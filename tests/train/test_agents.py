@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 
 import numpy as np
 import pytest
@@ -50,6 +51,13 @@ def test_a_stopped_and_resumed_agent_is_the_one_that_was_never_stopped(tiny_npz,
     a, b = (load_agent(str(tmp_path / name / "last")).tensors for name in ("whole", "parts"))
     assert all(np.array_equal(a[name], b[name]) for name in a)
     assert whole["cost"]["charged_flops"] > 0
+
+
+def test_learning_leaves_nothing_in_the_temporary_folder(tiny_npz, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    learn(config(tiny_npz), tmp_path / "agent")
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from train import workers
+from train.compare import Comparison, compare
+from train.config import RunConfig
 from train.mlflow_store import client
 
 pytestmark = pytest.mark.slow
@@ -63,17 +66,16 @@ def runs(folder, name):
 
 
 def children(pid):
-    """The worker processes of a parent, resource trackers aside."""
-    found = []
+    """The worker processes of a parent: those that its fork server made."""
+    processes = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (place / "cmdline").read_text()
+            processes[int(place.name)] = parent, (place / "cmdline").read_text()
         except OSError:
             continue
-        if parent == pid and "spawn_main" in words:
-            found.append(int(place.name))
-    return sorted(found)
+    servers = [p for p, (up, words) in processes.items() if up == pid and "forkserver" in words]
+    return sorted(p for p, (up, _) in processes.items() if up in servers)
 
 
 def wait_for(condition, process, seconds=120):
@@ -205,3 +207,45 @@ def test_a_run_killed_before_its_first_checkpoint_keeps_its_record(tmp_path, who
     found = runs(tmp_path, "cut")
     same(found, weights)
     assert_logged_once(store_uri, found)
+
+
+def test_workers_import_nothing_of_the_working_folder_unasked(tmp_path, tiny_npz):
+    for name in ("PIL", "alembic", "random", "mlflow"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    gstds = Path(sys.executable).with_name("gstds")
+    words = [str(gstds), *command(tiny_npz, "c", "--workers", "2", "--no-tracking")[3:]]
+    words[words.index("--epochs") + 1] = "2"
+    finish(start(tmp_path, words), 0)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_workers_have_the_environment_and_the_folder_of_now(
+    tmp_path, tiny_npz, monkeypatch, method
+):
+    monkeypatch.setattr(workers, "_start_method", lambda: method)
+    workers.warm_up(1)  # a server has the environment of the moment when it began
+    monkeypatch.setenv("SEEN_BY_WORKERS", method)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"telling_{method}.py").write_text(
+        "import os\n"
+        "from pathlib import Path\n"
+        "from policies.uniform import Full\n"
+        "class Telling(Full):\n"
+        "    def act(self, observation):\n"
+        "        Path(f'worker-{os.getpid()}').write_text(os.environ['SEEN_BY_WORKERS'])\n"
+        "        return super().act(observation)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    base = RunConfig(dataset=tiny_npz, batch_size=32, epochs=1, learner="mlp", learning_rate=0.01)
+    name = f"telling_{method}:Telling"
+    content = compare(
+        Comparison(
+            base=base, policies=(name,), seeds=2, baseline=name, workers=2, name="c",
+            folder=tmp_path / "c", tracking=None, experiment="gstds", controls=False,
+        )
+    )  # fmt: skip
+    assert {run["status"] for run in content["runs"]} == {"finished"}
+    told = {path.name: path.read_text() for path in tmp_path.glob("worker-*")}
+    assert set(told.values()) == {method}
+    assert f"worker-{os.getpid()}" not in told

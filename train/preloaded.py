@@ -1,0 +1,47 @@
+"""What every worker process needs, imported once in the process that they are forked from.
+
+Torch, its compiler, which an optimizer loads, and MLflow take longer to import than a short run
+takes. Nothing here may compute: a process whose libraries have started threads cannot be forked.
+Only the fork server of `train.workers` imports this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+
+__all__: list[str] = []
+
+_MODULES = (
+    "train.cli",
+    "train.fanout",
+    "train.tracking",
+    "train.kept_view",
+    "torch._dynamo",
+    "mlflow.tracking",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.tracking.rest_store",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "alembic.command",
+    "PIL.Image",
+)
+
+
+def _preload() -> None:
+    # Ctrl-C reaches the whole group; the server leaves it to its workers, also while it imports.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+    for name in _MODULES:
+        if os.getppid() != parent:  # refused its input meanwhile: nobody will ask for a worker
+            raise SystemExit
+        # What cannot be imported is told by the worker that needs it.
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+
+
+if any("multiprocessing.forkserver" in word for word in sys.orig_argv):
+    _preload()
