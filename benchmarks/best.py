@@ -5,9 +5,10 @@
         [--rows full best random ...] [--workers 2]
 
 Rows: `full` trains on everything for all its epochs; all others stop at the budget: `best`,
-`best-trusting` (no reference), `short-full` (everything, fewer epochs) and `random` (as many of
-each batch as `best` keeps, at random). A name in `-fast` is the same at twice the learning
-rate: `best` trains at twice the weight. Runs that DIR holds already are not repeated, so that more
+`best-trusting` (no reference), `short-full` (everything, fewer epochs), `random` (as many of each
+batch as `best` keeps, at random) and `random-distill` (the same, half of the loss being distillation
+of the reference). A name in `-fast` is the same at twice the learning rate: `best` trains at twice
+the weight. Runs that DIR holds already are not repeated, so that more
 seeds can be added later. Differences are paired by seed. Writes a table and a plot into DIR.
 """
 
@@ -38,6 +39,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "best-trusting": {"policy": "best", "policy_params": {"doubt": 0}},
     "random": QUARTER,
     "random-fast": QUARTER | {"learning_rate": 0.2},
+    "random-distill": QUARTER | {"distill": 0.5},
+    "random-distill-fast": QUARTER | {"distill": 0.5, "learning_rate": 0.2},
     "short-full": {"policy": "full"},
     "short-full-fast": {"policy": "full", "learning_rate": 0.2},
 }
