@@ -8,7 +8,8 @@ Rows: `full` trains on everything for all its epochs; all others stop at the bud
 `best-trusting` (no reference), `short-full` (everything, fewer epochs), `random` (as many of each
 batch as `best` keeps, at random) and `random-distill` (the same; half of the loss is distillation
 of the reference). A name in `-fast` is the same at twice the learning rate: `best` trains at twice
-the weight. Runs that DIR holds already are not repeated, so that more seeds can be added later. Differences are paired by seed. Writes a table and a plot into DIR.
+the weight. Runs that DIR holds already are not repeated, so that more seeds can be added later.
+Differences are paired by seed. Writes a table and a plot into DIR.
 """
 
 from __future__ import annotations
