@@ -28,6 +28,7 @@ SIZES = (128, 256, 512, 1024, 2048, 4096)
 QUICK = (128, 512)
 FULL_EIGH_MAX = 512
 TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-6)
+REST = 0.2
 DENSE = ("numpy eigh", "scipy eigh")
 
 Solve = Callable[[], np.ndarray]
@@ -125,7 +126,7 @@ def measure(size: int, rounds: int) -> list[Figure]:
     ours = fiedler_vector(features, laplacian="normalized", sign="raw")
     off = cosine(ours.scores, dense(features, "scipy eigh"))
     runners = {"ours": lambda: fiedler_vector(features, laplacian="normalized"), **solvers}
-    seconds = interleave(runners, rounds)
+    seconds = interleave(runners, rounds, rest=REST)
     medians = {name: 1e3 * float(np.median(values)) for name, values in seconds.items()}
     more = {"milliseconds": {k: round(v, 2) for k, v in medians.items()}, "cosine": round(off, 6)}
     more |= {"not_accurate": missed}

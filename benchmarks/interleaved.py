@@ -61,16 +61,20 @@ class Figure:
         return self.value <= self.reach if self.at_most else self.value >= self.reach
 
 
-def interleave(runners: Mapping[str, Timed], rounds: int, warm: int = 1) -> Seconds:
+def interleave(
+    runners: Mapping[str, Timed], rounds: int, warm: int = 1, rest: float = 0.0
+) -> Seconds:
     """Call everything in turn, round after round; return seconds by name, warm rounds left out.
 
     A runner that returns a float has timed itself. Every other round goes backwards, so that
-    nothing always follows the same neighbor.
+    nothing always follows the same neighbor. ``rest`` seconds before each call let the threads of
+    the one before go to sleep: those of OpenBLAS spin for a while when their work is done.
     """
     seconds: Seconds = {name: [] for name in runners}
     for turn in range(rounds + warm):
         names = list(runners) if turn % 2 == 0 else list(reversed(runners))
         for name in names:
+            time.sleep(rest)
             began = time.perf_counter()
             answer = runners[name]()
             took = answer if isinstance(answer, float) else time.perf_counter() - began

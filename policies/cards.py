@@ -128,7 +128,7 @@ def _how(measured: Measured | None) -> list[str]:
         "a policy's step to `full`'s step in the same round: the kept images' loading, the next "
         "batch's scoring and the policy's own work included, evaluations not. "
         f"{measured['processor']}, {measured['threads']} thread, torch {measured['torch']}, "
-        f"Python {measured['python']}; the machine was not idle.",
+        f"Python {measured['python']}.",
         "",
     ]
 
