@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from envs.eager import SGD
 from envs.models import build_model
 from gstds.files import cache_root, write_bytes
 
@@ -68,7 +69,7 @@ def _train(model: nn.Module) -> None:
     pixels = np.round(data.images * (255 / 16)).astype(np.uint8)
     images = _input(torch.from_numpy(pixels)[:, None])
     labels = torch.from_numpy(data.target.astype(np.int64))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+    optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     generator = torch.Generator().manual_seed(_SEED)
     model.train()
     for _ in range(_EPOCHS):

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from envs.eager import SGD, AdamW
 from envs.global_norm import normalize_globally
 from envs.gradient_meter import GradientMeter
 from envs.models import build_model
 from envs.parallel import Group
-from gstds.cost import count_flops
+from gstds.cost import count_flops, count_layers
 from gstds.validation import check_choice, check_fraction, check_number, users_code
 
 __all__ = ["Evaluation", "Learner", "LearnerOptions", "has_bfloat16", "resolve_device"]
@@ -148,7 +149,8 @@ class Learner:
         self._bfloat16 = wanted == "bfloat16" or (wanted == "auto" and has_bfloat16(device))
         model = build_model(options.name, shape, classes, seed)
         self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._check_output(shape)
+        if ":" in options.name:
+            self._check_output(shape)
         costs = _costs(options.name, self.model, shape, classes)
         self.train_flops, self.forward_flops, self.min_batch = costs
         if self._group.size > 1:
@@ -180,9 +182,9 @@ class Learner:
         decay = options.weight_decay
         parameters = self._trained()
         if options.optimizer == "adamw":
-            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+            return AdamW(parameters, lr=rate, weight_decay=decay)
         nesterov = options.momentum > 0
-        return torch.optim.SGD(
+        return SGD(
             _sgd_groups(parameters, self.device),
             lr=rate,
             momentum=options.momentum,
@@ -379,16 +381,20 @@ def _costs(
     module may change under its name.
     """
     key = (name, shape, classes)
-    if ":" in name or key not in _known_costs:
-        _known_costs[key] = _count_costs(model, shape)
+    if ":" in name:
+        return _count_costs(count_flops, model, shape)
+    if key not in _known_costs:
+        _known_costs[key] = _count_costs(count_layers, model, shape)
     return _known_costs[key]
 
 
-def _count_costs(model: nn.Module, shape: tuple[int, int, int]) -> tuple[float, float, int]:
-    train = count_flops(model, shape, train=True)
-    forward = count_flops(model, shape, train=False)
+def _count_costs(
+    count: Callable[..., float], model: nn.Module, shape: tuple[int, int, int]
+) -> tuple[float, float, int]:
+    train = count(model, shape, train=True)
+    forward = count(model, shape, train=False)
     try:
-        count_flops(model, shape, train=True, batch=1)
+        count(model, shape, train=True, batch=1)
     except ValueError:  # BatchNorm refuses one value per channel
         return train, forward, 2
     return train, forward, 1

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from gstds import backbones
+from gstds.cost import count_layers
 from gstds.validation import check_integer, near_names, users_code
 
 __all__ = ["DEFAULT_REFERENCE", "Reference", "make_reference", "reference_names"]
@@ -185,7 +186,7 @@ def _shipped(
     extra: dict[str, Any],
 ) -> Reference:
     preprocessing = LITE_INPUT if architecture == backbones.LITE0 else IMAGENET_INPUT
-    dim, flops = _meta_run(architecture, size)
+    dim, flops = _one_image(network, size)
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     identity = {
         # Not the path of a checkpoint: a file that moves is still the same network.
@@ -214,12 +215,10 @@ def _shipped(
     )
 
 
-def _meta_run(architecture: str, size: int) -> tuple[int, float]:
-    network = backbones.build(architecture, size)
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        features = network(torch.empty((1, 3, size, size), device="meta"))
-    return int(features.shape[1]), float(counter.get_total_flops())
+def _one_image(network: nn.Module, size: int) -> tuple[int, float]:
+    with torch.inference_mode():
+        features = network(torch.zeros((1, 3, size, size)))
+    return int(features.shape[1]), count_layers(network, (3, size, size), train=False, batch=1)
 
 
 def _custom(name: str, side: int, device: torch.device) -> Reference:

@@ -1,7 +1,7 @@
 """What every worker process needs, imported once in the process that they are forked from.
 
-Torch, its compiler, which an optimizer loads, and MLflow take longer to import than a short run
-takes. Nothing here may compute: a process whose libraries have started threads cannot be forked.
+Torch and MLflow take longer to import than a short run takes. Nothing here may compute: a process
+whose libraries have started threads cannot be forked.
 Only the fork server of `train.workers` imports this module.
 """
 
@@ -20,7 +20,6 @@ _MODULES = (
     "train.fanout",
     "train.tracking",
     "train.kept_view",
-    "torch._dynamo",
     "mlflow.tracking",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.tracking.rest_store",

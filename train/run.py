@@ -278,7 +278,9 @@ class Runner:
             "cost/charged_flops": row["charged_flops"],
             "time/training": row["seconds"],
         }
-        metrics |= {f"time/{phase}": s for phase, s in self.ledger.seconds.items()}
+        # A checkpoint does not hold its own seconds: the phase is there before the first one.
+        phases = {"checkpoint": 0.0} | self.ledger.seconds
+        metrics |= {f"time/{phase}": s for phase, s in phases.items()}
         metrics |= {f"cost/{phase}_flops": f for phase, f in self.ledger.flops.items()}
         self.tracker.log(metrics, info["step"])
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from envs.models import build_model
-from gstds.cost import Ledger, count_flops
+from envs.models import LEARNERS, build_model
+from gstds import backbones
+from gstds.cost import Ledger, count_flops, count_layers
 
 
 def _resnet18_forward(side):
@@ -27,6 +29,31 @@ def test_resnet18_costs_what_a_hand_count_says():
     assert count_flops(model, (3, 32, 32), train=False) == pytest.approx(forward, rel=0.01)
     train = count_flops(model, (3, 32, 32), train=True)
     assert train == pytest.approx(3 * forward - stem, rel=0.01)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 64, 64)])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_counting_layers_is_torchs_count_for_every_built_in_learner(name, shape, train):
+    model = build_model(name, shape, 10, 0)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    counted = count_layers(model, shape, train=train)
+    assert counted == count_flops(model, shape, train=train) > 0
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("architecture", [backbones.LITE0, "resnet50"])
+def test_counting_layers_is_torchs_count_for_every_backbone(architecture):
+    network = backbones.build(architecture, 64).to_empty(device="cpu")
+    counted = count_layers(network, (3, 64, 64), train=False, batch=1)
+    assert counted == count_flops(network, (3, 64, 64), train=False, batch=1) > 0
+
+
+def test_frozen_layers_have_no_gradient_to_count():
+    model = build_model("mlp", (1, 8, 8), 10, 0)
+    next(m for m in model.modules() if isinstance(m, torch.nn.Linear)).requires_grad_(False)
+    counted = count_layers(model, (1, 8, 8), train=True)
+    assert counted == count_flops(model, (1, 8, 8), train=True)
 
 
 def test_the_ledger_charges_what_a_policy_is_responsible_for():
