@@ -14,6 +14,7 @@ __all__ = [
     "atomic_open",
     "cache_root",
     "fsync_directory",
+    "pending_json",
     "write_bytes",
     "write_json",
     "write_text",
@@ -78,4 +79,19 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` to ``path`` atomically, as strict JSON (no NaN, no infinity)."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    with pending_json(path, value):
+        pass
+
+
+@contextlib.contextmanager
+def pending_json(path: str | Path, value: Any) -> Iterator[None]:
+    """Write ``value`` now; let it stand at ``path`` only when the body has ended without an error.
+
+    Raises:
+        OSError: Before the body, if the disk is full or the folder is not writable.
+    """
+    with atomic_open(path) as handle:
+        handle.write((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+        handle.flush()
+        os.fsync(handle.fileno())
+        yield

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.parallel import Group
-from gstds.files import write_bytes, write_json
+from gstds.files import pending_json, write_bytes, write_json
 from gstds.noise import fan_out
 from gstds.sealed import read_json, sealed
 from gstds.state import StateError, all_finite, latest_state, save_state, state_digest
@@ -332,15 +332,17 @@ class Runner:
         if error:
             result["error"] = f"step {result['steps']}: {error.strip().splitlines()[-1]}"
             self.tracker.log_text(error, "traceback.txt")
-        self._write(result, ended)
-        self._track_final(result)
-        self.tracker.finish(result["status"])
+        # A run with a result is not repeated: it has one only when its record is out of our hands.
+        with contextlib.ExitStack() as pending:
+            self._write(result, ended, pending)
+            self._track_final(result)
+            self.tracker.finish(result["status"])
         return result
 
-    def _write(self, result: dict[str, Any], ended: bool) -> None:
+    def _write(self, result: dict[str, Any], ended: bool, pending: contextlib.ExitStack) -> None:
         """Write the result, then what shows it; what cannot be written is told, not raised."""
         try:
-            write_json(self.folder / "result.json", sealed(result))
+            pending.enter_context(pending_json(self.folder / "result.json", sealed(result)))
         except OSError as error:
             result |= {"status": "failed", "error": f"the result was not written: {error}"}
             self._failure = OSError(

@@ -12,6 +12,7 @@ from train.cli import main
 from train.config import config_from
 from train.mlflow_store import client
 from train.run import StopFlag, execute
+from train.tracking import MlflowTracker
 
 
 @pytest.fixture
@@ -100,3 +101,35 @@ def test_another_number_of_processes_is_said(tmp_path, tiny_npz, caplog, before,
     save_state(checkpoints, state["env"]["step_count"] + 1, state | {"processes": before})
     assert execute(config, tmp_path, resume=True)["status"] == "finished"
     assert ("begun by 2 processes and goes on with 1" in caplog.text) == warned
+
+
+def test_a_run_killed_while_its_record_is_delivered_is_not_yet_done(
+    tmp_path, tiny_npz, store_uri, monkeypatch
+):
+    options = config_from(
+        {"dataset": tiny_npz, "policy": "random", "learner": "mlp", "batch_size": 32, "epochs": 3}
+    )
+
+    def run(name, resume=False):
+        tracker = MlflowTracker(store_uri, spool=tmp_path / name / "spool")
+        return execute(options, tmp_path / name, tracker=tracker, resume=resume, checkpoint_every=4)
+
+    def points(run_id):
+        store = client(store_uri)
+        keys = store.get_run(run_id).data.metrics
+        return {key: [p.step for p in store.get_metric_history(run_id, key)] for key in keys}
+
+    def killed(self, status):
+        assert not (tmp_path / "cut" / "result.json").exists()
+        raise KeyboardInterrupt
+
+    whole = run("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowTracker, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run("cut")
+    assert not list((tmp_path / "cut").glob("*result.json*"))
+    cut = run("cut", resume=True)
+    assert cut["weights_sha256"] == whole["weights_sha256"]
+    assert points(cut["run_id"]) == points(whole["run_id"])
+    assert client(store_uri).get_run(cut["run_id"]).info.status == "FINISHED"
