@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -12,7 +14,6 @@ from train.cli import main
 from train.config import config_from
 from train.mlflow_store import client
 from train.run import StopFlag, execute
-from train.tracking import MlflowTracker
 
 
 @pytest.fixture
@@ -103,33 +104,30 @@ def test_another_number_of_processes_is_said(tmp_path, tiny_npz, caplog, before,
     assert ("begun by 2 processes and goes on with 1" in caplog.text) == warned
 
 
-def test_a_run_killed_while_its_record_is_delivered_is_not_yet_done(
-    tmp_path, tiny_npz, store_uri, monkeypatch
-):
-    options = config_from(
-        {"dataset": tiny_npz, "policy": "random", "learner": "mlp", "batch_size": 32, "epochs": 3}
-    )
+KILLED = """
+import os, sys
+from train.cli import main
+from train.tracking import MlflowTracker
+MlflowTracker.finish = lambda self, status: os._exit(137)
+main(sys.argv[1:])
+"""
 
-    def run(name, resume=False):
-        tracker = MlflowTracker(store_uri, spool=tmp_path / name / "spool")
-        return execute(options, tmp_path / name, tracker=tracker, resume=resume, checkpoint_every=4)
 
-    def points(run_id):
-        store = client(store_uri)
-        keys = store.get_run(run_id).data.metrics
-        return {key: [p.step for p in store.get_metric_history(run_id, key)] for key in keys}
+def test_a_run_killed_while_its_record_is_delivered_is_not_yet_done(here, tiny_npz, store_uri):
+    words = ["run", "--dataset", tiny_npz, "--policy", "random", "--learner", "mlp", "--quiet"]
+    words += ["--batch-size", "32", "--epochs", "3", "--checkpoint-every", "4"]
+    words += ["--tracking-uri", store_uri]
 
-    def killed(self, status):
-        assert not (tmp_path / "cut" / "result.json").exists()
-        raise KeyboardInterrupt
+    def points(folder):
+        result = json.loads((here / folder / "result.json").read_text())
+        run, store = client(store_uri).get_run(result["run_id"]), client(store_uri)
+        assert run.info.status == "FINISHED"
+        history = {key: store.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+        return result["weights_sha256"], {k: [p.step for p in v] for k, v in history.items()}
 
-    whole = run("whole")
-    with monkeypatch.context() as patch:
-        patch.setattr(MlflowTracker, "finish", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run("cut")
-    assert not list((tmp_path / "cut").glob("*result.json*"))
-    cut = run("cut", resume=True)
-    assert cut["weights_sha256"] == whole["weights_sha256"]
-    assert points(cut["run_id"]) == points(whole["run_id"])
-    assert client(store_uri).get_run(cut["run_id"]).info.status == "FINISHED"
+    assert main([*words, "--out", "whole"]) == 0
+    cut = [sys.executable, "-c", KILLED, *words, "--out", "cut"]
+    assert subprocess.run(cut, check=False, capture_output=True).returncode == 137
+    assert not (here / "cut" / "result.json").exists()
+    assert main(["run", "--resume", "cut", "--quiet"]) == 0
+    assert points("cut") == points("whole")
