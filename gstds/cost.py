@@ -112,14 +112,7 @@ def count_layers(
     The same figure as `count_flops` where every multiplication is that of a ``Conv2d`` or a
     ``Linear``. Torch's counter loads torch's compiler, which takes seconds of every process.
 
-    Args:
-        model: The network; it is copied, not touched.
-        shape: One input's shape (C, H, W).
-        train: Count forward and backward; otherwise forward alone.
-        batch: Samples of the counted batch; the count is divided by it.
-
-    Returns:
-        Operations for one sample.
+    Arguments and result are those of `count_flops`.
     """
     total = 0
 

@@ -63,6 +63,7 @@ def test_a_users_dropout_is_the_runs_own_on_every_device(tiny_npz, tmp_path, mon
     monkeypatch.syspath_prepend(tmp_path)
     options = {"dataset": tiny_npz, "policy": "random", "batch_size": 32, "epochs": 1}
     config = config_from(options | {"device": device, "learner": "dropping:dropping"})
+    # Torch's default generator stands for a caller's: the run neither reads nor moves it.
     torch.manual_seed(1)
     first = execute(config, tmp_path / "a")
     after = torch.rand(1, device=device)

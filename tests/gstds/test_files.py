@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gstds.files import atomic_open, cache_root, write_json, write_text
+from gstds.files import atomic_open, cache_root, pending_json, write_json, write_text
 
 KILLED = """
 import os, signal, sys
@@ -67,3 +67,13 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.delenv("GSTDS_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_root() == tmp_path / ".cache" / "gstds"
+
+
+def test_pending_json_stands_there_only_when_the_body_has_ended(tmp_path):
+    path = tmp_path / "a.json"
+    with contextlib.suppress(RuntimeError), pending_json(path, {"a": 1}):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    with pending_json(path, {"a": 1}):
+        assert not path.exists()
+    assert json.loads(path.read_text()) == {"a": 1}

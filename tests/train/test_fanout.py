@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from train import workers
 from train.cli import main
 from train.compare import Comparison, compare, plan
 from train.config import RunConfig
@@ -46,6 +47,11 @@ def test_threads_that_were_said_are_those_of_every_run(tmp_path, tiny_npz, worke
 def test_threads_that_were_not_said_share_the_cores_among_the_workers(tmp_path, tiny_npz):
     alone, shared = (plan(comparison(tmp_path, tiny_npz, workers=w))[0].threads for w in (1, 10**6))
     assert alone >= 1 == shared
+
+
+def test_workers_are_spawned_where_there_is_a_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert workers._start_method() == "spawn"
 
 
 def test_a_run_that_waits_can_be_stopped(tmp_path, tiny_npz):
