@@ -17,8 +17,8 @@ from envs.learner import has_bfloat16, resolve_device
 CASES = [("small-cnn", 128, 0.90, 12), ("resnet18", 128, 0.98, 2)]
 
 
-def measure(learner: str, n: int, reach: float, steps: int, rounds: int):
-    with random_images(learner, 4 * n) as data:
+def measure(learner: str, n: int, reach: float, steps: int, rounds: int, device: str):
+    with random_images(learner, 4 * n, device) as data:
         full = Stepper.begin("full", data, batch_size=n)
         hand = HandLoop(full.env, learner, n)
         plain = HandLoop(full.env, learner, n, precision="float32", channels_last=False)
@@ -29,7 +29,7 @@ def measure(learner: str, n: int, reach: float, steps: int, rounds: int):
         ratio(seconds["hand"], seconds["full"]),
         reach=reach,
     )
-    at_stake = 1.8 if learner == "resnet18" and has_bfloat16(resolve_device("cpu")) else None
+    at_stake = 1.8 if learner == "resnet18" and has_bfloat16(resolve_device(device)) else None
     yield figure(
         f"{learner}, N = {n}: default / plain float32",
         ratio(seconds["plain"], seconds["full"]),
@@ -42,7 +42,7 @@ def main() -> None:
     figures = []
     for learner, n, reach, steps in CASES:
         steps = 1 if options.quick else steps
-        figures += measure(learner, n, reach, steps, rounds_of(options))
+        figures += measure(learner, n, reach, steps, rounds_of(options), options.device)
     publish(
         "hand-loop", "Samples a second: the environment against loops by hand", figures, options
     )

@@ -100,7 +100,8 @@ def arguments(doc: str | None, rounds: int = 7) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=None, help=f"default {rounds}; quick: 3")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON and the plot")
+    parser.add_argument("--out", type=Path, default=None, help="folder of the JSON and the plot")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda where a benchmark trains")
     parser.set_defaults(standard_rounds=rounds, others=others())
     return parser
 
@@ -136,6 +137,7 @@ def publish(
 
     from train.compare import hardware, versions
 
+    out = options.out or (RESULTS if options.device == "cpu" else RESULTS / "gpu")
     content = {
         "version": 1,
         "name": name,
@@ -151,8 +153,8 @@ def publish(
         "figures": [asdict(item) | {"reached": item.reached} for item in figures],
         **more,
     }
-    write_json(options.out / f"{name}.json", content)
-    write_bytes(options.out / f"{name}.png", plot(title, figures))
+    write_json(out / f"{name}.json", content)
+    write_bytes(out / f"{name}.png", plot(title, figures))
     for item in figures:
         print(line(item), flush=True)
 
@@ -160,6 +162,7 @@ def publish(
 def _given(options: argparse.Namespace) -> list[str]:
     words = ["--quick"] if options.quick else []
     words += ["--learner", *options.learner] if hasattr(options, "learner") else []
+    words += ["--device", options.device] if options.device != "cpu" else []
     return words + ([f"--rounds {options.rounds}"] if options.rounds else [])
 
 

@@ -43,8 +43,8 @@ class Metered:
         return took
 
 
-def measure(learner: str, n: int, reach: float, steps: int, rounds: int) -> Iterator[Figure]:
-    with random_images(learner, 4 * n) as data:
+def measure(learner: str, n: int, reach: float, steps: int, rounds: int, device: str) -> Iterator[Figure]:
+    with random_images(learner, 4 * n, device) as data:
         full = Stepper.begin("full", data, batch_size=n)
         forms = [(keep, pack) for keep in KEEPS for pack in (False, True)]
         runs = {form: Metered(data, n, steps, *form) for form in forms}
@@ -74,7 +74,7 @@ def main() -> None:
     for learner in options.learner:
         figures: list[Figure] = []
         for _, n, reach, steps in (case for case in cases if case[0] == learner):
-            figures += measure(learner, n, reach, steps, rounds_of(options))
+            figures += measure(learner, n, reach, steps, rounds_of(options), options.device)
         if figures:
             publish(
                 f"realized-saving-{learner}", f"Saved time / compute, {learner}", figures, options

@@ -24,9 +24,9 @@ QUICK = (CASES[0], CASES[2])
 
 
 def measure(
-    learner: str, n: int, reach: float, times: int, rounds: int, policy: str
+    learner: str, n: int, reach: float, times: int, rounds: int, policy: str, device: str
 ) -> Iterator[Figure]:
-    with random_images(learner, 4 * n) as data:
+    with random_images(learner, 4 * n, device) as data:
         common = {"batch_size": n, "schedule": "constant", "keep": 0.5}
         runs = {
             "ahead": Stepper.begin(policy, data, **common),
@@ -61,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     figures: list[Figure] = []
     for learner, n, reach, times in QUICK if options.quick else CASES:
-        figures += measure(learner, n, reach, times, rounds_of(options), options.policy)
+        figures += measure(learner, n, reach, times, rounds_of(options), options.policy, options.device)
     publish(
         "selection-share", "Selection on the critical path / a full-batch step", figures, options
     )

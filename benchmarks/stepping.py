@@ -28,7 +28,7 @@ SHAPES = {"small-cnn": (28, 28), "resnet18": (32, 32, 3), "mlp": (28, 28)}
 
 
 @contextmanager
-def random_images(learner: str, train: int) -> Iterator[dict[str, Any]]:
+def random_images(learner: str, train: int, device: str = "cpu") -> Iterator[dict[str, Any]]:
     """Write random images; yield the options of a run on ``train`` of them: whole batches alone."""
     rng = np.random.default_rng(0)
     count = -(-train * 10 // 7) + 10
@@ -36,7 +36,7 @@ def random_images(learner: str, train: int) -> Iterator[dict[str, Any]]:
         pixels = rng.integers(0, 256, size=(count, *SHAPES[learner]), dtype=np.uint8)
         np.savez(Path(name) / "images.npz", X=pixels, y=np.arange(count) % CLASSES)
         data = {"dataset": f"npz:{name}/images.npz", "limit": train, "reference": "untrained"}
-        yield data | {"learner": learner}
+        yield data | {"learner": learner, "device": device}
 
 
 @dataclass
@@ -121,14 +121,15 @@ class HandLoop:
         channels_last: bool = True,
     ) -> None:
         self._data, self._batch, self._channels_last = env.data, batch, channels_last
-        self._bfloat16 = precision == "auto" and has_bfloat16(torch.device("cpu"))
+        self._device = env.device
+        self._bfloat16 = precision == "auto" and has_bfloat16(self._device)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         model = build_model(learner, env.data.image_shape, env.data.num_classes, seed=0)
-        self.model = model.to(memory_format=layout).train()
+        self.model = model.to(device=self._device, memory_format=layout).train()
         self._optimizer = torch.optim.SGD(
             self.model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
         )
-        self._labels = torch.from_numpy(np.array(env.data.train.labels))
+        self._labels = torch.from_numpy(np.array(env.data.train.labels)).to(self._device)
         self._order = np.random.default_rng(0)
         self._waiting = np.empty(0, dtype=np.int64)
 
@@ -139,9 +140,10 @@ class HandLoop:
             self._waiting = self._order.permutation(len(self._data.train))
         rows, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
         data = self._data
-        raw = augment(data.train.gather(rows), rows, seed=0, epoch=0, pad=data.pad, flip=data.flip)
+        raw = data.train.gather(rows).to(self._device)
+        raw = augment(raw, rows, seed=0, epoch=0, pad=data.pad, flip=data.flip)
         images = normalize(raw, data.mean, data.std, channels_last=self._channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bfloat16):
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
             logits = self.model(images)
         loss = F.cross_entropy(logits.float(), self._labels[rows])
         self._optimizer.zero_grad(set_to_none=True)
