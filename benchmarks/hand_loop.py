@@ -15,6 +15,7 @@ from stepping import HandLoop, Stepper, random_images, several
 from envs.learner import has_bfloat16, resolve_device
 
 CASES = [("small-cnn", 128, 0.90, 12), ("resnet18", 128, 0.98, 2)]
+LARGE = [("small-cnn", 1024, 0.90, 12), ("resnet18", 1024, 0.98, 2)]
 
 
 def measure(learner: str, n: int, reach: float, steps: int, rounds: int, device: str):
@@ -40,7 +41,7 @@ def measure(learner: str, n: int, reach: float, steps: int, rounds: int, device:
 def main() -> None:
     options = arguments(__doc__, rounds=5).parse_args()
     figures = []
-    for learner, n, reach, steps in CASES:
+    for learner, n, reach, steps in CASES + (LARGE if options.device == "cuda" else []):
         steps = 1 if options.quick else steps
         figures += measure(learner, n, reach, steps, rounds_of(options), options.device)
     publish(

@@ -15,13 +15,14 @@ from collections.abc import Iterator
 
 import numpy as np
 from interleaved import Figure, Timed, arguments, figure, interleave, publish, rounds_of
-from stepping import Spread, Stepper, random_images, several
+from stepping import RECORDED, Spread, Stepper, random_images, several
 
 from gstds.schedules import make_schedule
 
 KEEPS = (0.53, 0.25)
 CASES = [("small-cnn", 128, 0.8, 8), ("small-cnn", 256, 0.8, 8)]
 CASES += [("resnet18", 128, 0.9, 4), ("resnet18", 256, 0.95, 4)]
+LARGE = [("small-cnn", 1024, 0.8, 8), ("resnet18", 1024, 0.95, 4)]
 
 
 class Metered:
@@ -34,6 +35,8 @@ class Metered:
         self._run = Stepper.begin(policy, data, batch_size=n, pack=pack)
         self._steps = steps
         self.first = several(self._run.step, steps)()
+        if self._run.env.device.type == "cuda":  # each count's graph is recorded
+            several(self._run.step, RECORDED * steps)()
         self.charged: list[float] = []
 
     def take(self) -> float:
@@ -43,7 +46,9 @@ class Metered:
         return took
 
 
-def measure(learner: str, n: int, reach: float, steps: int, rounds: int, device: str) -> Iterator[Figure]:
+def measure(
+    learner: str, n: int, reach: float, steps: int, rounds: int, device: str
+) -> Iterator[Figure]:
     with random_images(learner, 4 * n, device) as data:
         full = Stepper.begin("full", data, batch_size=n)
         forms = [(keep, pack) for keep in KEEPS for pack in (False, True)]
@@ -70,7 +75,7 @@ def main() -> None:
     parser = arguments(__doc__, rounds=5)
     parser.add_argument("--learner", nargs="+", default=["small-cnn", "resnet18"])
     options = parser.parse_args()
-    cases = [CASES[0]] if options.quick else CASES
+    cases = [CASES[0]] if options.quick else CASES + (LARGE if options.device == "cuda" else [])
     for learner in options.learner:
         figures: list[Figure] = []
         for _, n, reach, steps in (case for case in cases if case[0] == learner):

@@ -61,7 +61,9 @@ def main() -> None:
     options = parser.parse_args()
     figures: list[Figure] = []
     for learner, n, reach, times in QUICK if options.quick else CASES:
-        figures += measure(learner, n, reach, times, rounds_of(options), options.policy, options.device)
+        figures += measure(
+            learner, n, reach, times, rounds_of(options), options.policy, options.device
+        )
     publish(
         "selection-share", "Selection on the critical path / a full-batch step", figures, options
     )

@@ -23,6 +23,8 @@ from train.config import config_from
 from train.setup import make_env, make_run_policy
 
 CLASSES = 10
+RECORDED = 20
+"""Updates of one count after which a GPU replays them."""
 SHAPES = {"small-cnn": (28, 28), "resnet18": (32, 32, 3), "mlp": (28, 28)}
 """fashion-mnist's images for the small networks, cifar10's for ResNet-18."""
 
@@ -59,7 +61,10 @@ class Stepper:
         env._ahead = ahead
         seen, _ = env.reset(seed=0)
         chosen.reset(policy_seed(0), RunContext(**env.context()))
-        return cls(chosen, env, seen)
+        run = cls(chosen, env, seen)
+        for _ in range(RECORDED if env.device.type == "cuda" else 0):
+            run.step()
+        return run
 
     def step(self) -> float:
         """Take one step, the next batch's scoring included; return its seconds."""

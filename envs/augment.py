@@ -7,6 +7,7 @@ on its place there. So a sample that two policies keep is the same to the last p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -108,10 +109,20 @@ def normalize(
             f"got {len(mean)} and {len(std)}"
         )
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    scale = [1.0 / (255.0 * s) for s in std]
-    shift = [m / s for m, s in zip(mean, std, strict=True)]
-    view = (1, channels, 1, 1)
-    factor = torch.tensor(scale, dtype=torch.float32, device=images.device).view(view)
-    offset = torch.tensor(shift, dtype=torch.float32, device=images.device).view(view)
+    factor, offset = _scale_and_shift(tuple(mean), tuple(std), images.device)
     pixels = images.to(torch.float32, memory_format=layout)
     return pixels.mul_(factor).sub_(offset).to(dtype)
+
+
+@lru_cache(maxsize=64)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what pixels are multiplied by and what is taken off, each (1, C, 1, 1)."""
+    scale = [1.0 / (255.0 * s) for s in std]
+    shift = [m / s for m, s in zip(mean, std, strict=True)]
+    view = (1, len(std), 1, 1)
+    with torch.inference_mode(False):  # kept for callers with gradients too
+        factor = torch.tensor(scale, dtype=torch.float32, device=device).view(view)
+        offset = torch.tensor(shift, dtype=torch.float32, device=device).view(view)
+    return factor, offset

@@ -67,6 +67,9 @@ class ArrayImages:
         fingerprint: Digest of the content, where it is known already; otherwise it is computed.
         name: What messages call the array.
 
+    Attributes:
+        pixels: All of them, uint8 (N, C, H, W).
+
     Raises:
         TypeError: If the images are no uint8 array.
         ValueError: If their shape is another one.
@@ -78,16 +81,16 @@ class ArrayImages:
         _check_array(images, name)
         planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
         planes = np.require(planes, requirements=["C", "W"])
-        self._images = torch.from_numpy(planes)
+        self.pixels = torch.from_numpy(planes)
         self.shape: tuple[int, int, int] = planes.shape[1:]
         self.fingerprint: str = fingerprint or _array_digest(planes)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.pixels)
 
     def gather(self, rows: NDArray[np.int64]) -> torch.Tensor:
         """Return the images of ``rows`` (n,) as uint8 (n, C, H, W)."""
-        return self._images.index_select(0, torch.from_numpy(np.array(rows, dtype=np.int64)))
+        return self.pixels.index_select(0, torch.from_numpy(np.array(rows, dtype=np.int64)))
 
 
 class FileImages:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from envs.captured import CapturedUpdates
 from envs.eager import SGD, AdamW
 from envs.global_norm import normalize_globally
 from envs.gradient_meter import GradientMeter
@@ -41,13 +42,25 @@ def resolve_device(device: str) -> torch.device:
     kind, colon, number = str(device).partition(":")
     check_choice("device", kind, ("auto", "cpu", "cuda"))
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _usable(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     present = {"cpu": 1, "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0}
     numbers = [str(i) for i in range(present.get(kind, 0))]
     if not numbers or (colon and number not in numbers):
         there = ["auto", "cpu", *(f"cuda:{i}" for i in range(present["cuda"]))]
         raise ValueError(f"device {device!r} is not present; use one of {', '.join(there)}")
-    return torch.device(device)
+    return _usable(torch.device(device))
+
+
+def _usable(device: torch.device) -> torch.device:
+    """Refuse a GPU in a process that was forked from one that had used it."""
+    forked = getattr(torch.cuda, "_is_in_bad_fork", None)
+    if device.type == "cuda" and forked and forked():
+        raise ValueError(
+            f"device {str(device)!r} cannot be used in a process forked from one that uses a GPU; "
+            "start it with the method 'spawn' (gymnasium.make_vec(..., "
+            "vector_kwargs={'context': 'spawn'})), or give device='cpu'"
+        )
+    return device
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -72,6 +85,7 @@ class LearnerOptions:
         label_smoothing: Label smoothing of the training loss in [0, 1).
         on_nan: ``stop``: update whatever the loss is; ``skip``: not where it is not finite.
         precision: ``bfloat16`` autocasts, ``auto`` does so where the hardware has it.
+        cuda_graphs: On a GPU, record updates of a count that comes often, and replay them.
 
     Raises:
         ValueError: If an option is unknown or out of range.
@@ -85,6 +99,7 @@ class LearnerOptions:
     label_smoothing: float = 0.0
     on_nan: str = "stop"
     precision: str = "auto"
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -157,6 +172,7 @@ class Learner:
             self.model = normalize_globally(self.model, self._group)
         self.optimizer = self._make_optimizer()
         self._meter = GradientMeter(self._trained()) if measure_noise else None
+        self._captured = self._make_captured()
 
     def _check_output(self, shape: tuple[int, int, int]) -> None:
         twin = copy.deepcopy(self.model).to("meta").eval()
@@ -191,6 +207,16 @@ class Learner:
             nesterov=nesterov,
             weight_decay=decay,
         )
+
+    def _make_captured(self) -> CapturedUpdates | None:
+        """Return what records updates, where all that they do are calls to a GPU's kernels."""
+        options = self.options
+        plain = options.optimizer == "sgd" and options.on_nan == "stop" and ":" not in options.name
+        alone = self._group.size == 1 and self._meter is None
+        if not (self.device.type == "cuda" and options.cuda_graphs and plain and alone):
+            return None
+        self._rate = torch.zeros((), device=self.device)
+        return CapturedUpdates(self._plain_update, self.device)
 
     @contextlib.contextmanager
     def _forward_mode(self, step: int) -> Iterator[None]:
@@ -254,13 +280,13 @@ class Learner:
             and nothing of the learner has changed.
         """
         self.model.train()
+        if self._captured and objective is None:
+            return self._update_on_gpu(self._captured, images, labels, weights, normalizer)
         before = self._buffers() if self.options.on_nan == "skip" else None
         with self._forward_mode(step):
             logits = self.model(images)
         logits = logits.float()
-        losses = F.cross_entropy(
-            logits, labels, reduction="none", label_smoothing=self.options.label_smoothing
-        )
+        losses = self._smoothed_losses(logits, labels)
         minimized = objective(losses, logits) if objective else losses
         loss = (weights * minimized).sum() / (normalizer * self._group.copies)
         self.optimizer.zero_grad(set_to_none=True)
@@ -272,10 +298,62 @@ class Learner:
         if self._meter:
             self._meter.measure(weights if all_weights is None else all_weights, normalizer)
         self.optimizer.step()
+        result: npt.NDArray[np.float32] = self._plain_losses(losses, logits, labels).cpu().numpy()
+        return result
+
+    def _smoothed_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        smoothing = self.options.label_smoothing
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+
+    def _plain_losses(
+        self, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
         if self.options.label_smoothing:
             losses = F.cross_entropy(logits.detach(), labels, reduction="none")
-        result: npt.NDArray[np.float32] = losses.detach().cpu().numpy()
+        return losses.detach()
+
+    def _update_on_gpu(
+        self,
+        captured: CapturedUpdates,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        weights: torch.Tensor,
+        normalizer: float,
+    ) -> npt.NDArray[np.float32]:
+        """Update with a learning rate and a divisor that lie on the GPU, where a graph reads them.
+
+        The first of a learner's updates makes the optimizer's momenta; it is never recorded.
+        """
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        self._rate.fill_(rates[0])
+        divisor = torch.full((), float(normalizer), device=self.device)
+        try:
+            for group in groups:
+                group["lr"] = self._rate
+            losses = captured(images, labels, weights, divisor)
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+        result: npt.NDArray[np.float32] = losses.cpu().numpy()
         return result
+
+    def _plain_update(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        weights: torch.Tensor,
+        divisor: torch.Tensor,
+    ) -> torch.Tensor:
+        """Update; return the losses (n,). Nothing is read back, nothing depends on a value."""
+        with self._forward_mode(0):
+            logits = self.model(images)
+        logits = logits.float()
+        losses = self._smoothed_losses(logits, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward((weights * losses).sum() / divisor)
+        self.optimizer.step()
+        return self._plain_losses(losses, logits, labels)
 
     def _buffers(self) -> list[torch.Tensor]:
         """Return what a forward changes: BatchNorm's statistics."""
@@ -336,6 +414,8 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
+        if self._captured:
+            self._captured.forget()
         if self._meter:
             self._meter.load_state_dict(state["gradient_noise"])
         groups = self.optimizer.state_dict()["param_groups"]
@@ -348,13 +428,13 @@ class Learner:
 
 
 def _sgd_groups(parameters: list[nn.Parameter], device: torch.device) -> list[dict[str, Any]]:
-    """Have the processor update large tensors in one pass over memory instead of four.
+    """Have large tensors updated in one pass over memory instead of four.
 
-    Whole vector registers round as the plain update does, to the bit; what is left over at a
-    tensor's end would not, so tensors that have such an end keep the plain update.
+    On the processor, whole vector registers round as the plain update does, to the bit; what is
+    left over at a tensor's end would not, so tensors that have such an end keep the plain update.
     """
     if device.type != "cpu":
-        return [{"params": parameters}]
+        return [{"params": parameters, "fused": True}]
     whole = [p.numel() % _REGISTER == 0 and p.dtype == torch.float32 for p in parameters]
     one_pass = [p for p, fits in zip(parameters, whole, strict=True) if fits]
     rest = [p for p, fits in zip(parameters, whole, strict=True) if not fits]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +11,16 @@ import torch
 
 from envs.augment import augment, normalize
 from envs.datasets import Data, Split
+from envs.images import ArrayImages
 
 __all__ = ["Loader"]
 
 Indices = npt.NDArray[np.int64]
 _EVALUATION_BATCH = 512
+_SHARE_OF_GPU = 0.25
+"""Pixels that take less of a GPU's free memory are copied there once and stay."""
+
+_on_gpu: WeakKeyDictionary[ArrayImages, dict[torch.device, torch.Tensor]] = WeakKeyDictionary()
 
 
 class Loader:
@@ -33,7 +39,7 @@ class Loader:
         """Return the augmented images (n, C, H, W) of training samples: a function of the key."""
         data = self._data
         images = augment(
-            data.train.gather(indices).to(self._device),
+            self._pixels(data.train, indices),
             indices,
             seed=self._seed,
             epoch=epoch,
@@ -41,6 +47,13 @@ class Loader:
             flip=data.flip,
         )
         return normalize(images, data.mean, data.std, channels_last=True)
+
+    def _pixels(self, split: Split, indices: Indices) -> torch.Tensor:
+        """Return images (n, C, H, W) of a split, uint8, on the device."""
+        whole = _whole(split, self._device)
+        if whole is None:
+            return split.gather(indices).to(self._device)
+        return whole.index_select(0, torch.as_tensor(split.rows[indices], device=self._device))
 
     def labels(self, indices: Indices) -> torch.Tensor:
         """Return the classes (n,) of training samples, as the learner is told."""
@@ -51,6 +64,19 @@ class Loader:
         data = self._data
         for start in range(0, len(split), _EVALUATION_BATCH):
             rows = np.arange(start, min(start + _EVALUATION_BATCH, len(split)))
-            raw = split.gather(rows).to(self._device)
-            images = normalize(raw, data.mean, data.std, channels_last=True)
+            images = normalize(self._pixels(split, rows), data.mean, data.std, channels_last=True)
             yield images, torch.as_tensor(split.labels[rows], device=self._device)
+
+
+def _whole(split: Split, device: torch.device) -> torch.Tensor | None:
+    """Return all pixels of a split's source where they lie on a GPU and have room there."""
+    source = split.source
+    if device.type != "cuda" or not isinstance(source, ArrayImages):
+        return None
+    copies = _on_gpu.setdefault(source, {})
+    if device not in copies:
+        free, _ = torch.cuda.mem_get_info(device)
+        if source.pixels.nbytes > _SHARE_OF_GPU * free:
+            return None
+        copies[device] = source.pixels.to(device)
+    return copies[device]

@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +254,14 @@ def finish(
 def versions() -> dict[str, str]:
     """Return the versions of what a result depends on."""
     names = ("gstds", "torch", "torchvision", "numpy", "scipy", "gymnasium", "mlflow")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    return {"python": platform.python_version()} | {name: _version(name) for name in names}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a checkout that was put on the path, not installed
+        return "not installed"
 
 
 def hardware() -> dict[str, Any]:

@@ -113,6 +113,11 @@ class RunConfig:
         True, "evaluate the test part at the end; --no-test leaves it for later", "bool"
     )
     device: str = _option("auto", "auto, cpu or cuda")
+    cuda_graphs: bool = _option(
+        True,
+        "on CUDA, replay frequent updates from a recorded graph: same bits, faster",
+        "bool",
+    )
     deterministic: bool = _option(False, "bit-identical runs on CUDA too, more slowly", "bool")
     seed: int = _option(0, "seed of the run", "int")
 

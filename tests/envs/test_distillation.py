@@ -94,7 +94,7 @@ def test_at_a_share_of_one_the_labels_have_no_say(options, monkeypatch):
         monkeypatch.setattr(env._loader, "labels", lambda i, f=labels, s=shift: (f(i) + s) % 4)
         for _ in range(3):
             info = env.step(np.ones(32, np.float32))[-1]
-        digests.append([v.numpy().tobytes() for v in env.learner.model.state_dict().values()])
+        digests.append([v.cpu().numpy().tobytes() for v in env.learner.model.state_dict().values()])
         assert info["losses"].max() > 0  # what is remembered stays the cross-entropy
     assert digests[0] == digests[1]
 

@@ -5,6 +5,7 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 
 from envs import DataSelectionEnv, KeepRatioEnv
@@ -197,7 +198,10 @@ def test_a_box_action_maps_linearly_and_back():
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_vector_environments_step(tiny_npz, mode):
-    vector = gymnasium.make_vec(ID, num_envs=2, vectorization_mode=mode, dataset=tiny_npz, **SMALL)
+    kwargs = {"vectorization_mode": mode}
+    if mode == "async" and torch.cuda.is_available():
+        kwargs["vector_kwargs"] = {"context": "spawn"}
+    vector = gymnasium.make_vec(ID, num_envs=2, dataset=tiny_npz, **kwargs, **SMALL)
     try:
         observation, _ = vector.reset(seed=1)
         assert observation.shape == (2, len(SUMMARY_NAMES))

@@ -28,7 +28,7 @@ def make(tiny_npz, **options):
 def test_all_rows_come_from_the_logits_of_the_augmented_view(tiny_npz):
     env = make(tiny_npz)
     view, _ = env.reset(seed=0)
-    logits = env.learner.logits(env._loader.images(env._batch, 0)).numpy().astype(np.float64)
+    logits = env.learner.logits(env._loader.images(env._batch, 0)).cpu().numpy().astype(np.float64)
     labels = env.data.train.labels[env._batch]
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     ordered = np.sort(p, 1)
@@ -48,11 +48,11 @@ def test_embeddings_and_residuals_are_the_last_layers_gradient(tiny_npz, learner
     assert view["learner_embeddings"].shape == (32, embedding_width(env.learner))
     images, label = env._loader.images(env._batch[:1], 0), env.data.train.labels[env._batch[:1]]
     env.learner.model.eval()
-    loss = F.cross_entropy(env.learner.model(images), torch.as_tensor(label))
+    loss = F.cross_entropy(env.learner.model(images), env._loader.labels(env._batch[:1]))
     (gradient,) = torch.autograd.grad(loss, head.weight)
     residual = view["learner_probabilities"][0] - np.eye(4)[label[0]]
     expected = np.outer(residual, view["learner_embeddings"][0])
-    np.testing.assert_allclose(gradient.numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(gradient.cpu().numpy(), expected, atol=1e-5)
 
 
 def test_the_forward_is_charged_once_and_only_if_something_names_it(tiny_npz):

@@ -88,7 +88,7 @@ def test_the_learner_is_the_one_that_is_fed_the_kept_samples_in_order():
         chunk = kept[at : at + N]
         images = torch.cat([other._loader.images(np.array([i]), epoch) for i, epoch, _ in chunk])
         rows = np.array([i for i, _, _ in chunk])
-        weights = torch.tensor([w for _, _, w in chunk])
+        weights = torch.tensor([w for _, _, w in chunk]).to(images.device)
         other.learner.set_progress(now)
         other.learner.update(images, other._loader.labels(rows), weights, len(chunk), step=step)
     assert same(env, other)

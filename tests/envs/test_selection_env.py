@@ -117,7 +117,7 @@ def test_every_policy_meets_the_same_order_weights_and_pixels(tiny_npz):
         start = digest(env)
         pixels = env._loader.images(np.array([3, 1]), 1)
         order = [i["next_indices"].tolist() for i in run(env, policies.make_policy(name), 5)]
-        seen.append((start, pixels.numpy().tobytes(), order))
+        seen.append((start, pixels.cpu().numpy().tobytes(), order))
     assert seen[0] == seen[1]
 
 

@@ -272,7 +272,7 @@ def test_the_noise_scale_changes_no_update_and_is_measured_only_if_observed(tiny
             view, _, done, _, _ = env.step(np.ones(32, np.float32))
         state = env.learner.state_dict()
         assert ("gradient_noise" in state) == bool(observe)
-        digests.append([v.numpy().tobytes() for v in state["model"].values()])
+        digests.append([v.cpu().numpy().tobytes() for v in state["model"].values()])
     assert digests[0] == digests[1]
     assert seen[0] == 0.0
     assert len(set(seen[2:])) > 2

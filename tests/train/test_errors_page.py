@@ -62,6 +62,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--evaluations": ["0"],
         "--test": ["yes"],
         "--device": ["tpu"],
+        "--cuda-graphs": ["yes"],
         "--deterministic": ["yes"],
         "--seed": ["-1"],
         "--config": ["nowhere.yaml"],
