@@ -59,7 +59,7 @@ def solves(n: int, rounds: int) -> Iterator[Figure]:
     runners = {"cpu": partial(solved, features), "gpu": partial(solved, on_gpu)}
     if n <= DENSE_MAX:
         runners["gpu dense"] = partial(solved, on_gpu, solver="dense")
-        runners["gpu iterative"] = partial(solved, on_gpu, solver="iterative")
+        runners["gpu matrix-free"] = partial(solved, on_gpu, solver="matrix-free")
     seconds = interleave(runners, rounds, warm=2)
     milliseconds = {k: round(1e3 * float(np.median(v)), 2) for k, v in seconds.items()}
     yield figure(
