@@ -162,6 +162,9 @@ def publish(
 def _given(options: argparse.Namespace) -> list[str]:
     words = ["--quick"] if options.quick else []
     words += ["--learner", *options.learner] if hasattr(options, "learner") else []
+    words += (
+        ["--picker", options.picker] if getattr(options, "picker", "hybrid") != "hybrid" else []
+    )
     words += ["--device", options.device] if options.device != "cpu" else []
     return words + ([f"--rounds {options.rounds}"] if options.rounds else [])
 

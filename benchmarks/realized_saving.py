@@ -1,12 +1,13 @@
 """Realized saving: how much of the saved compute is saved time, (T_full/T)/(C_full/C).
 
     python benchmarks/realized_saving.py [--quick] [--rounds 5] [--learner small-cnn resnet18]
+                                         [--picker hybrid]
 
 The baseline gstds with its sigmoid at mean keep .53 and .25: in each round it takes one step at
 each of 8 equally spaced points of the schedule (ResNet-18: 4), and `full` takes as many. T is the
 steps' seconds, C their charged operations. Every kept count was met before; how much longer the
 first meeting of a count takes, whose kernels are made then, stands beside it. `packed` is the same
-with --pack.
+with --pack. With `--picker uniform` nothing is scored: what is lost then is not selection's.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ class Metered:
     """A run whose charged operations are noted whenever it takes its steps."""
 
     def __init__(
-        self, data: dict[str, object], n: int, steps: int, keep: float, pack: bool
+        self, data: dict[str, object], n: int, steps: int, picker: str, keep: float, pack: bool
     ) -> None:
-        policy = Spread(make_schedule("sigmoid", keep=keep, unit="steps"), steps)
+        schedule = make_schedule("sigmoid", keep=keep, unit="steps")
+        policy = Spread(schedule, steps, picker=picker)
         self._run = Stepper.begin(policy, data, batch_size=n, pack=pack)
         self._steps = steps
         self.first = several(self._run.step, steps)()
@@ -47,12 +49,12 @@ class Metered:
 
 
 def measure(
-    learner: str, n: int, reach: float, steps: int, rounds: int, device: str
+    learner: str, n: int, reach: float, steps: int, rounds: int, device: str, picker: str
 ) -> Iterator[Figure]:
     with random_images(learner, 4 * n, device) as data:
         full = Stepper.begin("full", data, batch_size=n)
         forms = [(keep, pack) for keep in KEEPS for pack in (False, True)]
-        runs = {form: Metered(data, n, steps, *form) for form in forms}
+        runs = {form: Metered(data, n, steps, picker, *form) for form in forms}
         runners: dict[str, Timed] = {"full": several(full.step, steps)}
         runners |= {str(form): run.take for form, run in runs.items()}
         seconds = interleave(runners, rounds)
@@ -74,15 +76,25 @@ def measure(
 def main() -> None:
     parser = arguments(__doc__, rounds=5)
     parser.add_argument("--learner", nargs="+", default=["small-cnn", "resnet18"])
+    parser.add_argument("--picker", default="hybrid")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[128, 256, 1024])
     options = parser.parse_args()
     cases = [CASES[0]] if options.quick else CASES + (LARGE if options.device == "cuda" else [])
+    beside = "" if options.picker == "hybrid" else f"-{options.picker}"
     for learner in options.learner:
         figures: list[Figure] = []
-        for _, n, reach, steps in (case for case in cases if case[0] == learner):
-            figures += measure(learner, n, reach, steps, rounds_of(options), options.device)
+        for _, n, reach, steps in (
+            case for case in cases if case[0] == learner and case[1] in options.sizes
+        ):
+            figures += measure(
+                learner, n, reach, steps, rounds_of(options), options.device, options.picker
+            )
         if figures:
             publish(
-                f"realized-saving-{learner}", f"Saved time / compute, {learner}", figures, options
+                f"realized-saving-{learner}{beside}",
+                f"Saved time / compute, {learner}",
+                figures,
+                options,
             )
 
 

@@ -25,6 +25,7 @@ from gstds.validation import check_choice, check_integer, check_number
 __all__ = [
     "AFFINITIES",
     "AUTO_DENSE_MAX",
+    "AUTO_DENSE_MAX_GPU",
     "LAPLACIANS",
     "RESOLUTION",
     "SIGNS",
@@ -43,6 +44,9 @@ EMBEDDINGS = ("laplacian", "random-walk")
 
 AUTO_DENSE_MAX = 320
 """Largest N that ``solver="auto"`` solves densely (measured: see docs/spectral.md)."""
+
+AUTO_DENSE_MAX_GPU = 1024
+"""The same where the features lie on a GPU, whose small kernels cost as much as large ones."""
 
 TYPICAL_ITERATIONS = 16
 """Iterations that `spectral_flops` assumes for the matrix-free solver unless told."""
@@ -114,7 +118,7 @@ def fiedler_vector(
         laplacian: ``unnormalized`` (D - S) or ``normalized`` (I - D^-½ S D^-½, vector not
             rescaled).
         solver: ``dense``, ``matrix-free`` (O(N·D) memory), or ``auto``: dense up to
-            `AUTO_DENSE_MAX` samples. Obeyed for N >= 3.
+            `AUTO_DENSE_MAX` samples, on a GPU `AUTO_DENSE_MAX_GPU`. Obeyed for N >= 3.
         sign: ``abs`` (absolute values), ``skew`` (Σv³ > 0) or ``raw`` (the eigenvector itself,
             its sign fixed by the samples' content).
         affinity: What happens to negative cosines: ``shift`` ((1 + S)/2), ``clamp`` (max(S, 0)),
@@ -218,7 +222,8 @@ def _solve(rows: Rows, affinity: str, options: _Options) -> tuple[Solution, torc
     if count == 1:
         one = torch.ones(1, dtype=torch.float64, device=rows.raw.device)
         return Solution(one, 0.0, 0.0, 1.0, 0, 0.0, "trivial"), one
-    limit = _CLAMPED_DENSE_MAX if affinity == "clamp" else AUTO_DENSE_MAX
+    limit = AUTO_DENSE_MAX if rows.raw.device.type == "cpu" else AUTO_DENSE_MAX_GPU
+    limit = _CLAMPED_DENSE_MAX if affinity == "clamp" else limit
     dense = options.solver == "dense" or (options.solver == "auto" and count <= limit)
     if dense or count == 2:
         return solve_dense(rows, affinity, options.laplacian)
