@@ -83,19 +83,14 @@ def main() -> None:
     beside = "" if options.picker == "hybrid" else f"-{options.picker}"
     for learner in options.learner:
         figures: list[Figure] = []
-        for _, n, reach, steps in (
-            case for case in cases if case[0] == learner and case[1] in options.sizes
-        ):
-            figures += measure(
-                learner, n, reach, steps, rounds_of(options), options.device, options.picker
-            )
+        for _, n, reach, steps in (case for case in cases if case[0] == learner):
+            if n in options.sizes:
+                rounds, device = rounds_of(options), options.device
+                figures += measure(learner, n, reach, steps, rounds, device, options.picker)
         if figures:
-            publish(
-                f"realized-saving-{learner}{beside}",
-                f"Saved time / compute, {learner}",
-                figures,
-                options,
-            )
+            name, title = f"realized-saving-{learner}{beside}", f"Saved time / compute, {learner}"
+            title += "" if options.picker == "hybrid" else f", picker {options.picker}"
+            publish(name, title, figures, options)
 
 
 if __name__ == "__main__":
