@@ -65,8 +65,13 @@ class Courier:
         """Queue one item; returns at once."""
         with self._wake:
             self._queue.append(item)
-            if len(self._queue) >= BATCH // 8:
+            if self._is_pressing():
                 self._wake.notify()
+
+    def _is_pressing(self) -> bool:
+        """Return whether the queue is long, or begins with what a run is called in the store."""
+        queue = self._queue
+        return len(queue) >= BATCH // 8 or bool(queue and queue[0].about is not None)
 
     def waiting_points(self) -> list[Point]:
         """Return the points that are neither delivered nor in the spool yet."""
@@ -93,7 +98,7 @@ class Courier:
     def _work(self) -> None:
         while not self._abandoned:
             with self._wake:
-                if not self._closing and len(self._queue) < BATCH // 8:
+                if not self._closing and not self._is_pressing():
                     self._wake.wait(self._interval)
                 closing = self._closing
             if not closing and time.monotonic() < self._next_try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-__all__ = ["create_or_find", "find", "new_head", "new_id"]
+__all__ = ["create_or_find", "describe", "find", "new_head", "new_id"]
 
 
 def new_id() -> str:
@@ -75,12 +75,17 @@ def create_or_find(client: MlflowClient, local_id: str, head: Mapping[str, Any])
     if run is None:
         tags = {**head["tags"], LOCAL_TAG: local_id}
         run = record.create(experiment_id, head["name"], tags, begun=head["begun"])
+    describe(client, run, head)
+    return run
+
+
+def describe(client: MlflowClient, run: Run, head: Mapping[str, Any]) -> None:
+    """Write what a head says beside its name; what stands there already stays."""
     data = head["data"]
-    record.describe(
+    RunRecord(client, str(client.tracking_uri)).describe(
         run,
         params=head["params"],
         tags=head["tags"],
         description=head["description"],
         data=DataInput(**{**data, "shape": tuple(data["shape"])}) if data else None,
     )
-    return run

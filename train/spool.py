@@ -62,6 +62,7 @@ class Item:
         end_time: Unix time (ms) of its end.
         tags: Tags to set.
         head: How a run is created that began without its store; see `train.late`.
+        about: A head whose run is there already, and is only to be described.
     """
 
     points: tuple[Point, ...] = ()
@@ -72,6 +73,7 @@ class Item:
     end_time: int | None = None
     tags: tuple[tuple[str, str], ...] = ()
     head: dict[str, Any] | None = None
+    about: dict[str, Any] | None = None
 
     def is_lost(self) -> bool:
         """Return whether this is a file that does not exist any more."""
@@ -109,16 +111,19 @@ def deliver(client: MlflowClient, run_id: str, item: Item) -> None:
     Raises:
         Exception: Whatever MLflow raises if the store does not take it.
     """
-    if item.points:
-        from mlflow.entities import Metric
+    if item.about is not None:
+        from train.late import describe
 
-        client.log_batch(run_id, metrics=[Metric(*point) for point in item.points])
+        describe(client, client.get_run(run_id), item.about)
+    if item.points or item.tags:
+        from mlflow.entities import Metric, RunTag
+
+        metrics, tags = [Metric(*p) for p in item.points], [RunTag(*tag) for tag in item.tags]
+        client.log_batch(run_id, metrics=metrics, tags=tags)
     if item.text is not None:
         client.log_text(run_id, item.text, item.path)
     if item.file is not None:
         client.log_artifact(run_id, item.file, item.path or None)
-    for key, value in item.tags:
-        client.set_tag(run_id, key, value)
     if item.status is not None:
         client.set_terminated(run_id, item.status, end_time=item.end_time)
 

@@ -186,6 +186,7 @@ class MlflowTracker:
         self._id: str | None = None
         self._spool: Spool | None = None
         self._courier: Courier | None = None
+        self._about: Item | None = None
         self._lock = contextlib.ExitStack()
 
     @property
@@ -257,6 +258,7 @@ class MlflowTracker:
             self._id, self._spool = spool.run_id, spool
             known = {"down"} if self._away else set()
             self._courier = Courier(client, spool, self._interval, known)
+            self._put(self._about)
             self._put_back()
         return self._id
 
@@ -289,10 +291,12 @@ class MlflowTracker:
         place = str(self.experiment_id)
         if resume is None:
             run = record.create(place, head["name"], head["tags"])
-        else:
-            run = find(client, place, resume) or record.open(resume)
-            client.update_run(run.info.run_id, status="RUNNING")
-        spool = self._open_spool(resume or str(run.info.run_id))
+            # It has its name; what else there is to say goes the way of all that is logged.
+            self._about = Item(about=new_head(self.experiment, **head))
+            return self._open_spool(str(run.info.run_id))
+        run = find(client, place, resume) or record.open(resume)
+        client.update_run(run.info.run_id, status="RUNNING")
+        spool = self._open_spool(resume)
         spool.target = str(run.info.run_id)
         record.describe(run, **{key: value for key, value in head.items() if key != "name"})
         self._find_position(record, run, spool)

@@ -48,6 +48,33 @@ def all_runs(uri):
     return client(uri).search_runs([experiment.experiment_id])
 
 
+def test_a_run_whose_store_goes_away_once_it_has_a_name_is_described_afterwards(
+    store_uri, tmp_path, monkeypatch
+):
+    from train import delivery
+
+    # The courier that never gets to it is one whose process was killed after the first call.
+    monkeypatch.setattr(delivery.Courier, "_work", lambda self: None)
+    tracker = tracker_of(store_uri, tmp_path)
+    tracker.prepare()
+    run_id = tracker.start(**HEAD, description="what it is", data=DATA)
+    bare = client(store_uri).get_run(run_id)
+    assert bare.info.run_name == "late"
+    assert (bare.data.params, bare.inputs.dataset_inputs) == ({}, [])
+    tracker.log({"train/loss": 1.0}, 0)
+    tracker.finish("finished")
+    assert not tracker.delivered
+    for delivered in ({run_id: 1}, {}):
+        assert sync_spool(tmp_path, store_uri) == delivered
+        run = client(store_uri).get_run(run_id)
+        assert run.data.params == {"epochs": "3"}
+        assert run.data.tags["policy"] == "random"
+        assert run.data.tags["mlflow.note.content"] == "what it is"
+        assert [d.dataset.name for d in run.inputs.dataset_inputs] == ["digits"]
+        assert run.info.status == "FINISHED"
+    assert len(all_runs(store_uri)) == 1
+
+
 @pytest.fixture
 def nowhere(free_port) -> str:
     return f"http://127.0.0.1:{free_port}"

@@ -186,7 +186,7 @@ def test_resume_refuses_what_it_cannot_go_on_with(store_uri, tmp_path):
 
 def test_a_store_that_hangs_is_left_to_the_spool(store_uri, tmp_path):
     tracker = make_tracker(store_uri, tmp_path, finish_seconds=0.5)
-    run_id = start(tracker)
+    run_id = start(tracker, params={"epochs": 3}, tags={"policy": "random"})
     other = sqlite3.connect(store_uri.removeprefix("sqlite:///"))
     other.execute("BEGIN EXCLUSIVE")
     plot = tmp_path / "plot.png"
@@ -207,7 +207,10 @@ def test_a_store_that_hangs_is_left_to_the_spool(store_uri, tmp_path):
     assert history(store_uri, run_id, "train/loss") == [(i, float(i)) for i in range(3000)]
     assert len(history(store_uri, run_id, "val/loss")) == 3000
     client = make_client(store_uri)
-    assert client.get_run(run_id).info.status == "FINISHED"
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"epochs": "3"}
+    assert run.data.tags["policy"] == "random"
     assert [a.path for a in client.list_artifacts(run_id, "plots")] == ["plots/plot.png"]
     assert not list((tmp_path / "spool").glob("*"))
 
