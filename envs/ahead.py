@@ -11,7 +11,7 @@ import torch
 
 __all__ = ["Ahead"]
 
-Answer = tuple[dict[str, Any], float]
+Answer = Any
 _pools: dict[int, ThreadPoolExecutor] = {}
 
 

@@ -58,6 +58,10 @@ class Group:
         """Return the values (count,) whose parts, as by `share`, the processes hold."""
         return part
 
+    def join(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return values of which each process holds some, and zeros in the others' places."""
+        return values
+
     def check_same(self, values: npt.NDArray[Any], step: int) -> None:
         """Make sure that all processes chose alike.
 
@@ -126,6 +130,13 @@ class ProcessGroup(Group):
         values[mine] = torch.as_tensor(part, device=self._device)
         self.add(values)
         result: npt.NDArray[np.float32] = values.cpu().numpy()
+        return result
+
+    def join(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return values of which each process holds some, and zeros in the others' places."""
+        everyone = torch.as_tensor(values, device=self._device).clone()
+        self.add(everyone)
+        result: npt.NDArray[Any] = everyone.cpu().numpy()
         return result
 
     def check_same(self, values: npt.NDArray[Any], step: int) -> None:

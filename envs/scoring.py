@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from envs.ahead import Ahead
@@ -12,12 +14,18 @@ from envs.draws import Draws
 from envs.learner import Learner
 from envs.learner_view import learner_view
 from envs.loader import Loader
-from envs.options import scores_with_learner
+from envs.options import LEARNER_OBSERVATIONS, scores_with_learner
+from envs.parallel import Group
 from envs.world import World, needs_reference
 from gstds.cost import Ledger
-from gstds.views import spectral_view
+from gstds.views import shard_slices, spectral_view
 
 __all__ = ["Scorer"]
+
+View = dict[str, Any]
+Part = tuple[View, float]
+"""What the cached features say of one shard, and its cost."""
+STATISTICS = ("lambda2", "eigengap", "effective_nodes")
 
 
 class Scorer:
@@ -31,10 +39,14 @@ class Scorer:
         loader: Loads images.
         ledger: Is charged.
         ahead: Solve a step's batch in a thread of its own once `begin` names it.
+        shards: Parts of the batch that are scored each by itself. Of more than one, each process
+            scores some, and all get all.
+        group: The processes that train together; None for this one alone.
+        embedding_width: Width of the learner's embeddings, where they are observed.
 
     Attributes:
-        images: The augmented images (n, C, H, W) of the batch last scored, None if none were
-            loaded: the kept ones are trained on without a second load.
+        images: The augmented images (n, C, H, W) of the batch last scored, None if none or not all
+            were loaded: the kept ones are trained on without a second load.
     """
 
     def __init__(
@@ -47,6 +59,9 @@ class Scorer:
         ledger: Ledger,
         *,
         ahead: bool = False,
+        shards: int = 1,
+        group: Group | None = None,
+        embedding_width: int | None = None,
     ) -> None:
         # A reference that is there for distillation alone has no say here.
         self._reference = world.reference if needs_reference(observe) else None
@@ -56,6 +71,9 @@ class Scorer:
         self._others = Draws(draws.n, draws.batch_size, draws.seed)
         self._ahead = Ahead(self._view, active=ahead and self._reference is not None)
         self._looks_at_images = scores_with_learner(observe)
+        self._shards, self._group = shards, group or Group()
+        self._embedding_width = embedding_width or 0
+        self._joined: tuple[int, Part] | None = None
         self.images: torch.Tensor | None = None
 
     def score(self, step: int, *, charge: bool) -> dict[str, Any]:
@@ -82,28 +100,101 @@ class Scorer:
             self._ledger.charge("spectral", flops)
         return view | {"reference_losses": reference.losses[self._draws.batch(step)]}
 
-    def _score_with_learner(self, step: int, charge: bool) -> dict[str, Any]:
+    def _score_with_learner(self, step: int, charge: bool) -> View:
         batch = self._draws.batch(step)
         with self._ledger.timed("score"):
-            self.images = self._loader.images(batch, self._draws.epoch(step))
-            labels = self._loader.labels(batch)
-            view = learner_view(self._learner, self.images, labels, self._observe)
+            own = self._own_shards(len(batch))
+            seen = [self._learner_view(batch[rows], self._draws.epoch(step)) for _, rows in own]
+            whole = sum(len(images) for images, _ in seen) == len(batch)
+            self.images = _together([images for images, _ in seen]) if whole else None
+            parts = [(rows, view) for (_, rows), (_, view) in zip(own, seen, strict=True)]
+            view = self._join_rows(parts, len(batch), self._learner_shapes())
         if charge:
             self._ledger.charge("score", len(batch) * self._learner.forward_flops)
-        return dict(view)
+        return view
+
+    def _learner_view(
+        self, indices: npt.NDArray[np.int64], epoch: int
+    ) -> tuple[torch.Tensor, View]:
+        images, labels = self._loader.images(indices, epoch), self._loader.labels(indices)
+        return images, dict(learner_view(self._learner, images, labels, self._observe))
+
+    def _learner_shapes(self) -> dict[str, tuple[int, ...]]:
+        wide = {
+            "learner_probabilities": (self._learner.classes,),
+            "learner_embeddings": (self._embedding_width,),
+        }
+        return {name: wide.get(name, ()) for name in LEARNER_OBSERVATIONS if name in self._observe}
 
     def begin(self, step: int, count: int = 1) -> None:
         """Start on what the cached features say of the batches of ``count`` steps on."""
         self._ahead.begin(step, count)
 
-    def _spectral(self, step: int) -> tuple[dict[str, Any], float]:
+    def _spectral(self, step: int) -> Part:
         """Return what the cached features say of a step's batch, and its cost; solved once."""
         if self._reference is None:
             return {}, 0.0
         with self._ledger.timed("spectral"):
-            return self._ahead.take(step)
+            parts: dict[int, Part] = self._ahead.take(step)
+            if self._shards == 1:
+                return parts[0]
+            if self._joined is None or self._joined[0] != step:
+                self._joined = step, self._join_parts(step, parts)
+            return self._joined[1]
 
-    def _view(self, step: int) -> tuple[dict[str, Any], float]:
+    def _view(self, step: int) -> dict[int, Part]:
+        """Return what the cached features say of this process's shards."""
         assert self._reference is not None  # noqa: S101  (narrows the type)
-        features = self._reference.features(self._others.batch(step))
-        return spectral_view(features, self._observe)
+        batch = self._others.batch(step)
+        if self._shards == 1:
+            return {0: spectral_view(self._reference.features(batch), self._observe)}
+        observe = {name: o for name, o in self._observe.items() if name != "features"}
+        return {
+            shard: spectral_view(self._reference.features(batch[rows]), observe)
+            for shard, rows in self._own_shards(len(batch))
+        }
+
+    def _own_shards(self, n: int) -> list[tuple[int, slice]]:
+        """Return this process's shards that have samples, with their rows; a sole shard always."""
+        shards = enumerate(shard_slices(n, self._shards))
+        mine = [(i, rows) for i, rows in shards if i % self._group.size == self._group.rank]
+        if self._shards == 1:
+            return [(0, slice(0, n))]
+        return [(i, rows) for i, rows in mine if rows.start < rows.stop]
+
+    def _join_parts(self, step: int, parts: Mapping[int, Part]) -> Part:
+        """Return all shards' rows, the mean of their statistics, and the sum of their costs."""
+        assert self._reference is not None  # noqa: S101  (narrows the type)
+        batch = self._draws.batch(step)
+        slices = shard_slices(len(batch), self._shards)
+        names = [name for name in ("spectral_scores", "degrees") if name in self._observe]
+        own = [(slices[shard], view) for shard, (view, _) in parts.items()]
+        view = self._join_rows(own, len(batch), dict.fromkeys(names, ()))
+        statistics = STATISTICS if "spectral_scores" in names else ()
+        table = np.zeros((1 + len(statistics), self._shards))
+        for shard, (seen, flops) in parts.items():
+            table[:, shard] = [flops, *(seen[name] for name in statistics)]
+        table = self._group.join(table)
+        met = sum(rows.start < rows.stop for rows in slices)
+        view |= {n: float(row.sum()) / met for n, row in zip(statistics, table[1:], strict=True)}
+        if "features" in self._observe:
+            view["features"] = self._reference.features(batch)
+        return view, float(table[0].sum())
+
+    def _join_rows(
+        self, parts: list[tuple[slice, View]], n: int, shapes: Mapping[str, tuple[int, ...]]
+    ) -> View:
+        """Return arrays (n, ...) of which each process has the rows of its shards."""
+        if self._shards == 1:
+            return parts[0][1]
+        joined: View = {}
+        for name, shape in shapes.items():
+            values = np.zeros((n, *shape), np.float32)
+            for rows, view in parts:
+                values[rows] = view[name]
+            joined[name] = self._group.join(values)
+        return joined
+
+
+def _together(images: list[torch.Tensor]) -> torch.Tensor:
+    return images[0] if len(images) == 1 else torch.cat(images)

@@ -36,7 +36,7 @@ from envs.world import Progress, World, load_world
 from gstds.cost import Ledger
 from gstds.noise import STREAMS, fan_out
 from gstds.selection import uniform
-from gstds.validation import check_number, require_entries
+from gstds.validation import check_integer, check_number, require_entries
 from gstds.views import step_noise
 
 __all__ = ["DataSelectionEnv"]
@@ -110,8 +110,9 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     ## Arguments
     See `envs.options.EnvOptions`; and ``policy_flops``, which says what a policy's own arithmetic
     takes: samples drawn, samples kept, `context()` -> operations, charged as ``policy``;
-    ``group``: the processes that train one learner together; and ``ahead=False``, which scores a
-    batch when it is asked for, not while the one before is trained on, to the same result.
+    ``group``: the processes that train one learner together; ``shards``: parts of the batch that
+    are scored each by itself, for a policy that selects within them; and ``ahead=False``, which
+    scores a batch when it is asked for, not while the one before is trained on, to the same result.
 
     ## Version history
     v0: first version.
@@ -128,11 +129,13 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         policy_flops: PolicyFlops | None = None,
         group: Group | None = None,
         ahead: bool = True,
+        shards: int = 1,
         **options: Any,
     ) -> None:
         self.render_mode = render_mode
         self.options = EnvOptions.from_mapping(options)
         self._group = group or Group()
+        self._shards = check_integer("shards", shards, low=1, high=self.options.batch_size)
         self.device = resolve_device(self.options.device)
         self.world: World = load_world(self.options, progress)
         self.data = self.world.data
@@ -249,7 +252,16 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         learner = self._learner = self._new_learner(seeds["initialization"])
         loader = self._loader = Loader(data, self.device, seeds["augmentation"])
         self._scorer = Scorer(
-            self.world, options.observe, self._draws, learner, loader, ledger, ahead=self._ahead
+            self.world,
+            options.observe,
+            self._draws,
+            learner,
+            loader,
+            ledger,
+            ahead=self._ahead,
+            shards=self._shards,
+            group=self._group,
+            embedding_width=self._embedding_width,
         )
         self._evaluator = Evaluator(
             options, self._budget, data, learner, loader, ledger, self.max_draws

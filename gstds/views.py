@@ -19,6 +19,7 @@ __all__ = [
     "fitted",
     "observation_bounds",
     "padded",
+    "shard_slices",
     "spectral_view",
     "step_noise",
 ]
@@ -146,6 +147,11 @@ def checked_weights(
             f"{name} must lie in [0, {high:g}], got {array[bad]} at position {bad} {where}{hint}"
         )
     return array
+
+
+def shard_slices(n: int, shards: int) -> list[slice]:
+    """Return the rows of each shard of n samples, in order; their sizes differ by one at most."""
+    return [slice(n * i // shards, n * (i + 1) // shards) for i in range(shards)]
 
 
 def step_noise(seed: int, step: int, indices: npt.ArrayLike) -> npt.NDArray[np.float64]:

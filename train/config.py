@@ -112,6 +112,9 @@ class RunConfig:
     test: bool = _option(
         True, "evaluate the test part at the end; --no-test leaves it for later", "bool"
     )
+    shards: int = _option(
+        1, "parts of the drawn batch that are scored and selected from each by itself", "int"
+    )
     device: str = _option("auto", "auto, cpu or cuda")
     cuda_graphs: bool = _option(
         True,
@@ -167,6 +170,7 @@ _NOT_ENV = {
     "score",
     "weighting",
     "test",
+    "shards",
     "deterministic",
     "seed",
 }

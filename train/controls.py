@@ -36,7 +36,13 @@ _log = logging.getLogger(__name__)
 
 SHORT_FULL = "short-full"
 _NEED_NONE = ("random", "full", SHORT_FULL)
-_OWN_OPTIONS = {"picker": None, "score": None, "weighting": None, "charge_reference": False}
+_OWN_OPTIONS = {
+    "picker": None,
+    "score": None,
+    "weighting": None,
+    "shards": 1,
+    "charge_reference": False,
+}
 Results = Mapping[Path, Mapping[str, Any]]
 
 

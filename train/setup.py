@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import policies
 from gstds.schedules import Schedule, make_schedule
+from gstds.validation import check_integer
 from policies.registry import follows_schedule, policy_class
+from policies.sharded import Sharded
 from train.config import RunConfig
 
 if TYPE_CHECKING:
@@ -65,10 +67,15 @@ def make_run_policy(config: RunConfig) -> policies.Policy:
     for name in ("score", "weighting"):
         if getattr(config, name) is not None:
             parameters[name] = getattr(config, name)
-    policy = policies.make_policy(config.policy, schedule=schedule, **parameters)
+
+    def make() -> policies.Policy:
+        return policies.make_policy(config.policy, schedule=schedule, **parameters)
+
+    policy = make()
     if config.picker is not None and "picker" not in parameters:
         _refuse_another_picker(config, policy)
-    return policy
+    shards = check_integer("shards", config.shards, low=1, high=config.batch_size)
+    return Sharded([policy, *(make() for _ in range(1, shards))]) if shards > 1 else policy
 
 
 def _refuse_another_picker(config: RunConfig, policy: policies.Policy) -> None:
@@ -105,6 +112,7 @@ def make_env(
         reward="validation-loss" if policy.uses_reward else "none",
         progress=progress,
         group=group,
+        shards=config.shards,
         policy_flops=lambda drawn, kept, context: policy.step_flops(
             drawn, kept, policies.RunContext(**context)
         ),

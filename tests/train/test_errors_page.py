@@ -61,6 +61,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--distill-temperature": ["0", "--distill", ".5"],
         "--evaluations": ["0"],
         "--test": ["yes"],
+        "--shards": ["0"],
         "--device": ["tpu"],
         "--cuda-graphs": ["yes"],
         "--deterministic": ["yes"],

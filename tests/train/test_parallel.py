@@ -123,6 +123,20 @@ def test_two_processes_train_as_one(folder, learner):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("policy", "shards", "more"),
+    [
+        ("gstds", 2, ["--reference", "untrained"]),  # each process solves one graph
+        ("big-loss", 3, []),  # one forwards two of three shards
+        ("divbs", 2, ["--pack"]),
+    ],
+)
+def test_shards_are_scored_apart_and_give_what_one_process_gives(folder, policy, shards, more):
+    more = ["--shards", str(shards), *more]
+    compare(folder, *more, tolerance=1e-4, policy=policy, learner="mlp")
+
+
+@pytest.mark.slow
 def test_fewer_kept_samples_than_processes_train_as_one(folder):
     compare(folder, tolerance=1e-4, policy="plug:Few", learner="mlp")
     compare(folder, tolerance=1e-4, policy="plug:Few")
