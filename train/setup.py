@@ -74,7 +74,8 @@ def make_run_policy(config: RunConfig) -> policies.Policy:
     policy = make()
     if config.picker is not None and "picker" not in parameters:
         _refuse_another_picker(config, policy)
-    shards = check_integer("shards", config.shards, low=1, high=config.batch_size)
+    # A batch size that cannot be is refused, by its name, with the environment's options.
+    shards = check_integer("shards", config.shards, low=1, high=max(1, config.batch_size))
     return Sharded([policy, *(make() for _ in range(1, shards))]) if shards > 1 else policy
 
 
