@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from gstds.views import shard_slices
-from policies import Policy, RunContext, Transition, make_policy
+from policies import Policy, Transition, make_policy
 from policies.sharded import Sharded
+from tests.policies import settings
 from train.config import config_from
 from train.run import execute
 from train.setup import make_run_policy
 
-CONTEXT = RunContext(
-    batch_size=10,
-    budget_flops=1e9,
-    epochs=2,
-    forward_flops=1e3,
-    max_draws=20,
-    num_classes=3,
-    num_samples=100,
-    sample_flops=3e3,
-    setting="equal-epochs",
-    steps_per_epoch=10,
-    total_steps=20,
-)
+CONTEXT = replace(settings.CONTEXT, batch_size=10)
 
 
 class Noting(Policy):
@@ -115,29 +106,15 @@ def test_costs_are_summed_and_states_are_kept_apart():
 
 @pytest.mark.parametrize("name", ["gstds", "random", "big-loss", "infobatch", "divbs", "best"])
 def test_a_sharded_choice_is_that_of_the_shards(name):
-    policy, alone = Sharded([make_policy(name), make_policy(name)]), make_policy(name)
-    rng = np.random.default_rng(0)
-    observation = view(16, 16) | {
-        "noise": rng.random(16, dtype=np.float32),
-        "spectral_scores": rng.standard_normal(16).astype(np.float32),
-        "labels": np.arange(16, dtype=np.float32) % 3,
-        "progress": np.array([0.1], np.float32),
-        "budget_left": np.array([0.9], np.float32),
-        "mean_last_loss": np.array([1.0], np.float32),
-        "train_loss": np.array([1.0], np.float32),
-    }
-    for key in ("last_losses", "reference_losses", "learner_losses", "age", "visited"):
-        observation[key] = rng.random(16, dtype=np.float32)
-    observation["learner_probabilities"] = rng.dirichlet(np.ones(3), 16).astype(np.float32)
-    observation["learner_embeddings"] = rng.standard_normal((16, 4)).astype(np.float32)
-    policy.reset(0, CONTEXT)
+    policy, n = Sharded([make_policy(name), make_policy(name)]), settings.N
+    policy.reset(0, settings.CONTEXT)
+    observation = settings.observation(policy)
     got = policy.act(observation)
-    for rows in shard_slices(16, 2):
-        alone.reset(0, CONTEXT)
-        part = {k: v[rows] if len(v) == 16 else v for k, v in observation.items()}
-        if name != "divbs":  # draws for itself: another seed in each shard
-            np.testing.assert_array_equal(got[rows], alone.act(part))
-        assert 0 < (got[rows] > 0).sum() <= 8
+    for rows in shard_slices(n, 2):
+        part = {k: v[rows] if len(v) == n else v for k, v in observation.items()}
+        if name != "divbs":  # it draws for itself: with another seed in each shard
+            np.testing.assert_array_equal(got[rows], settings.make(name).act(part))
+        assert 0 < (got[rows] > 0).sum() <= n // 2
 
 
 @pytest.mark.parametrize("policy", ["gstds", "bandit", "loss-gap", "infobatch"])
