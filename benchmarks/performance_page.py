@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ SCRIPTS = {
     "compiled": "compiled.py",
     "mends": "mends.py",
 }
+ONLY_WHOLE = ("compiled",)
+"""What a quick run leaves out: its least takes minutes."""
+TABLES = {
+    "store": ("store.py", "--shape 1000000x1280 --rounds 5"),
+    "compression": ("compression.py", "--dataset digits --batches 4"),
+}
+"""What docs/scale.md shows: a script, and its words for a quick run."""
 LIMITS = {
     "selection-share": """\
 The solve at N = 128, D = 1,280 takes N(N + 1)D operations for the Gram matrix and 4/3·N³ for the
@@ -210,15 +218,24 @@ def page(results: dict[str, dict[str, Any]], on_gpu: dict[str, dict[str, Any]]) 
     return "\n".join([*head, *parts])
 
 
+def commands(options: argparse.Namespace) -> Iterator[list[str]]:
+    """Yield each benchmark's script and words."""
+    for name, script in SCRIPTS.items():
+        if not (options.quick and name in ONLY_WHOLE):
+            quick = ["--quick"] if options.quick else []
+            yield [*script.split(), "--out", str(options.out), *quick]
+    for name, (script, quick_words) in TABLES.items():
+        words = quick_words.split() if options.quick else []
+        yield [script, *words, "--json", str(options.out / f"{name}.json")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--run", action="store_true", help="run every benchmark first")
     parser.add_argument("--quick", action="store_true", help="quick runs; leaves the page alone")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    for script in SCRIPTS.values() if options.run else ():
-        script, *words = script.split()
-        words += ["--out", str(options.out), *(["--quick"] if options.quick else [])]
+    for script, *words in commands(options) if options.run else ():
         print(f"== {script}", flush=True)
         began = time.monotonic()
         subprocess.run([sys.executable, ROOT / "benchmarks" / script, *words], check=True)
