@@ -9,8 +9,11 @@ takes stands beside it, in plain updates.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import torch.nn.functional as F

@@ -2,33 +2,44 @@
 
     python benchmarks/mends.py [--quick] [--rounds 7]
 
-Before and after take turns and give the same result to the bit, or the same picks. Above 1 it pays.
+Before and after take turns. They give the same result to the bit, or the same picks, but where the
+number of threads changes: there to rounding. Above 1 it pays.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
 from interleaved import Figure, arguments, figure, interleave, publish, ratio, rounds_of
 from stepping import SHAPES
 
+import envs.learner
 from envs.learner import Learner, LearnerOptions
+from envs.threads import threads_for
 from gstds.selection_diverse import k_center
 
 CPU = torch.device("cpu")
 
 
-def learner(name: str) -> Learner:
+def shape_of(name: str) -> tuple[int, int, int]:
     side = SHAPES[name]
-    shape = (side[2] if len(side) == 3 else 1, *side[:2])
-    return Learner(LearnerOptions(name=name), shape=shape, classes=10, seed=0, device=CPU)
+    return (side[2] if len(side) == 3 else 1, side[0], side[1])
+
+
+def learner(name: str) -> Learner:
+    options = LearnerOptions(name=name, learning_rate=0.01)
+    return Learner(options, shape=shape_of(name), classes=10, seed=0, device=CPU)
 
 
 def updating(one: Learner, count: int, times: int) -> Callable[[], object]:
     rng = np.random.default_rng(0)
-    shape = next(iter(one.model.parameters())).shape[1], *SHAPES[one.options.name][:2]
+    shape = shape_of(one.options.name)
     images = torch.from_numpy(rng.standard_normal((count, *shape), dtype=np.float32))
     images = images.to(memory_format=torch.channels_last)
     labels, weights = torch.from_numpy(rng.integers(0, 10, count)), torch.ones(count)
@@ -44,6 +55,25 @@ def one_pass(name: str, count: int, times: int, rounds: int) -> Figure:
     seconds = interleave(runners, rounds, warm=2)
     case = f"weights updated in one pass: {name}, an update on {count}"
     return figure(case, ratio(seconds["plain"], seconds["fast"]), kept=True)
+
+
+def few_threads(name: str, count: int, times: int, rounds: int) -> Figure:
+    """Compare all of torch's threads with as many as `envs.threads` finds the update worth."""
+    one = learner(name)
+    update = updating(one, count, times)
+
+    def with_all() -> None:
+        wise = envs.learner.limited_threads
+        envs.learner.limited_threads = lambda *_: contextlib.nullcontext()  # type: ignore[assignment]
+        try:
+            update()
+        finally:
+            envs.learner.limited_threads = wise
+
+    seconds = interleave({"all": with_all, "few": update}, rounds, warm=2)
+    taken = threads_for(count * one.train_flops, torch.get_num_threads())
+    case = f"threads by the update's size: {name}, an update on {count}"
+    return figure(case, ratio(seconds["all"], seconds["few"]), kept=True, threads_taken=taken)
 
 
 def one_at_a_time(features: np.ndarray, k: int, noise: np.ndarray) -> np.ndarray:
@@ -90,8 +120,7 @@ def rounded_counts(name: str, rounds: int, times: int) -> Figure:
 
 def evaluation_batches(name: str, rounds: int) -> Figure:
     one = learner(name)
-    shape = next(iter(one.model.parameters())).shape[1], *SHAPES[name][:2]
-    images = torch.randn((2048, *shape), generator=torch.Generator().manual_seed(0))
+    images = torch.randn((2048, *shape_of(name)), generator=torch.Generator().manual_seed(0))
     images = images.to(memory_format=torch.channels_last)
     labels = torch.zeros(2048, dtype=torch.int64)
 
@@ -106,6 +135,9 @@ def evaluation_batches(name: str, rounds: int) -> Figure:
 def measure(quick: bool, rounds: int) -> Iterator[Figure]:
     yield one_pass("small-cnn", 64, 10, rounds)
     yield one_pass("resnet18", 32, 1, rounds)
+    for count in (16, 32, 64):
+        yield few_threads("small-cnn", count, 10, rounds)
+    yield few_threads("mlp", 64, 50, rounds)
     yield centers(128, rounds)
     yield centers(512, rounds)
     yield rounded_counts("small-cnn", rounds, 5)

@@ -21,6 +21,7 @@ from envs.global_norm import normalize_globally
 from envs.gradient_meter import GradientMeter
 from envs.models import build_model
 from envs.parallel import Group
+from envs.threads import limited_threads
 from gstds.cost import count_flops, count_layers
 from gstds.validation import check_choice, check_fraction, check_number, users_code
 
@@ -282,6 +283,19 @@ class Learner:
         self.model.train()
         if self._captured and objective is None:
             return self._update_on_gpu(self._captured, images, labels, weights, normalizer)
+        with limited_threads(len(labels) * self.train_flops, self.device):
+            return self._update(images, labels, weights, normalizer, step, objective, all_weights)
+
+    def _update(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        weights: torch.Tensor,
+        normalizer: float,
+        step: int,
+        objective: Objective | None,
+        all_weights: torch.Tensor | None,
+    ) -> npt.NDArray[np.float32] | None:
         before = self._buffers() if self.options.on_nan == "skip" else None
         with self._forward_mode(step):
             logits = self.model(images)
@@ -375,7 +389,8 @@ class Learner:
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits (n, classes) in evaluation mode, float32."""
         self.model.eval()
-        with self._forward_mode(0):
+        flops = len(images) * self.forward_flops
+        with limited_threads(flops, self.device), self._forward_mode(0):
             output: torch.Tensor = self.model(images)
         return output.float()
 
