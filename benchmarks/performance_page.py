@@ -55,6 +55,7 @@ SCRIPTS = {
     "tracking-share": "tracking_share.py",
     "jpeg-folder": "jpeg_folder.py",
     "agent-speed": "agent_speed.py",
+    "waiting": "waiting.py",
     "compiled": "compiled.py",
     "mends": "mends.py",
 }
@@ -109,6 +110,9 @@ What was not kept, and why:
   as on the processor (below): the device's eigensolver takes them one after the other.
 - **Pinned memory, side streams**: pixels that stay on the GPU need neither; images read from files
   are decoded for longer than they are copied.
+- **Threads that spin while they wait** instead of sleeping (figures above): faster as long as
+  nothing else wants a core, slower as soon as something does, so they sleep unless the environment
+  sets `OMP_WAIT_POLICY=ACTIVE`. Asleep, an update takes no more threads than it keeps busy.
 - **`torch.compile`** (figures above): a few percent for ResNet-18, a loss for small-cnn, after a
   minute of compiling for each; no option was made of it. On a GPU a recorded graph does more."""
 
