@@ -113,8 +113,8 @@ What was not kept, and why:
 - **Threads that spin while they wait** instead of sleeping (figures above): faster as long as
   nothing else wants a core, slower as soon as something does, so they sleep unless the environment
   sets `OMP_WAIT_POLICY=ACTIVE`. Asleep, an update takes no more threads than it keeps busy.
-- **`torch.compile`** (figures above): a few percent for ResNet-18, a loss for small-cnn, after a
-  minute of compiling for each; no option was made of it. On a GPU a recorded graph does more."""
+- **`torch.compile`** (figures above): slower than plain torch on the processor, after seconds to
+  a minute of compiling; no option was made of it. On a GPU a recorded graph does what it would."""
 
 
 def load(folder: Path) -> dict[str, dict[str, Any]]:
