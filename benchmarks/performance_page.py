@@ -78,9 +78,9 @@ Each update has a part that does not shrink with the kept samples: the calls int
 optimizer's pass over 11 million weights, their gradients and momenta (134 MB to read, 89 MB to
 write, whatever is kept). `--pack` pays it once for each N kept samples.""",
     "realized-saving-small-cnn": """\
-small-cnn has 24 thousand weights: at a quarter of 128 samples its kernels are hardly longer than the
-calls to them, and such an update is faster with one thread (it gets one), while `full` gains from
-two. Worker processes of one thread each (`--workers 2`) lose less.""",
+small-cnn has 24 thousand weights: at a quarter of 128 samples its kernels are hardly longer than
+the calls to them, and such an update is faster with one thread (it gets one), while `full` gains
+from two. Worker processes of one thread each (`--workers 2`) lose less.""",
     "fiedler-growth": """\
 Bytes hold it: the factor is read twice for each block that it is applied to, and 6 operations a
 number read are too few to hide that. One thread's product of two or three vectors with the factor
