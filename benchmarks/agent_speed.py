@@ -90,7 +90,7 @@ def main() -> None:
     options = arguments(__doc__, rounds=5).parse_args()
     rounds = rounds_of(options)
     figures = [one for name, data in SETS.items() for one in alone(name, data, 3 * rounds)]
-    for picker in ("uniform", "learnability", "hybrid"):
+    for picker in ("uniform",) if options.quick else ("uniform", "learnability", "hybrid"):
         figures += together(picker, rounds)
     publish("agent-speed", "Environments for agents", figures, options)
 

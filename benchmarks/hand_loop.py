@@ -41,7 +41,8 @@ def measure(learner: str, n: int, reach: float, steps: int, rounds: int, device:
 def main() -> None:
     options = arguments(__doc__, rounds=5).parse_args()
     figures = []
-    for learner, n, reach, steps in CASES + (LARGE if options.device == "cuda" else []):
+    cases = CASES + (LARGE if options.device == "cuda" else [])
+    for learner, n, reach, steps in cases[:1] if options.quick else cases:
         steps = 1 if options.quick else steps
         figures += measure(learner, n, reach, steps, rounds_of(options), options.device)
     publish(
