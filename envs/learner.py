@@ -284,36 +284,26 @@ class Learner:
         if self._captured and objective is None:
             return self._update_on_gpu(self._captured, images, labels, weights, normalizer)
         with limited_threads(len(labels) * self.train_flops, self.device):
-            return self._update(images, labels, weights, normalizer, step, objective, all_weights)
-
-    def _update(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        weights: torch.Tensor,
-        normalizer: float,
-        step: int,
-        objective: Objective | None,
-        all_weights: torch.Tensor | None,
-    ) -> npt.NDArray[np.float32] | None:
-        before = self._buffers() if self.options.on_nan == "skip" else None
-        with self._forward_mode(step):
-            logits = self.model(images)
-        logits = logits.float()
-        losses = self._smoothed_losses(logits, labels)
-        minimized = objective(losses, logits) if objective else losses
-        loss = (weights * minimized).sum() / (normalizer * self._group.copies)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        self._group.add_gradients(self._trained())
-        if before is not None and self._group.any(not self._is_finite(loss)):
-            self._put_back(before)
-            return None
-        if self._meter:
-            self._meter.measure(weights if all_weights is None else all_weights, normalizer)
-        self.optimizer.step()
-        result: npt.NDArray[np.float32] = self._plain_losses(losses, logits, labels).cpu().numpy()
-        return result
+            before = self._buffers() if self.options.on_nan == "skip" else None
+            with self._forward_mode(step):
+                logits = self.model(images)
+            logits = logits.float()
+            losses = self._smoothed_losses(logits, labels)
+            minimized = objective(losses, logits) if objective else losses
+            loss = (weights * minimized).sum() / (normalizer * self._group.copies)
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            self._group.add_gradients(self._trained())
+            if before is not None and self._group.any(not self._is_finite(loss)):
+                self._put_back(before)
+                return None
+            if self._meter:
+                self._meter.measure(weights if all_weights is None else all_weights, normalizer)
+            self.optimizer.step()
+            result: npt.NDArray[np.float32] = (
+                self._plain_losses(losses, logits, labels).cpu().numpy()
+            )
+            return result
 
     def _smoothed_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         smoothing = self.options.label_smoothing
