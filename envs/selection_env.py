@@ -13,6 +13,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from envs.budget import charge_reference, check_pays_a_batch, make_budget
+from envs.closing import spend_remainder
 from envs.distillation import make_teacher
 from envs.draws import Draws
 from envs.evaluator import Evaluator
@@ -35,7 +36,6 @@ from envs.trainer import Trainer
 from envs.world import Progress, World, load_world
 from gstds.cost import Ledger
 from gstds.noise import STREAMS, fan_out
-from gstds.selection import uniform
 from gstds.validation import check_integer, check_number, require_entries
 from gstds.views import step_noise
 
@@ -44,7 +44,6 @@ __all__ = ["DataSelectionEnv"]
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 PolicyFlops = Callable[[int, int, Mapping[str, Any]], float]
-_TINY = 1e-9
 
 
 class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
@@ -402,7 +401,16 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             return False
         if self._left >= self._decision_flops(self.step_count):
             return False
-        self._close()
+        self._trainer.flush(step=self.step_count)
+        self._closing, self.step_count = spend_remainder(
+            self._left,
+            self.sample_flops,
+            self._draws,
+            self._trainer,
+            step=self.step_count,
+            seed=self._seeds["selection"],
+            least=self._learner.min_batch,
+        )
         return True
 
     def _decision_flops(self, step: int) -> float:
@@ -415,27 +423,6 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         """Return what the policy's own arithmetic takes, in whole operations: sums stay exact."""
         flops = self._policy_flops(drawn, kept, self._context)
         return math.ceil(check_number("step_flops", flops, low=0))
-
-    def _close(self) -> None:
-        """Train, unscored, on as many uniformly drawn samples as the remainder pays for."""
-        self._trainer.flush(step=self.step_count)
-        carried = len(self._trainer.carried)
-        count = math.floor(self._left / self.sample_flops + _TINY) - carried
-        closing: list[Indices] = []
-        while count > 0:
-            step = self.step_count
-            batch = self._draws.batch(step)
-            take = min(count, len(batch))
-            if take + len(self._trainer.carried) < self._learner.min_batch:
-                break
-            chosen = batch[uniform(take, step_noise(self._seeds["selection"], step, batch))]
-            weights = np.ones(take, dtype=np.float32)
-            epoch = self._draws.epoch(step)
-            self._trainer.update(chosen, weights, step=step, epoch=epoch, normalizer=take)
-            closing.append(chosen)
-            count -= take
-            self.step_count += 1
-        self._closing = np.concatenate(closing) if closing else np.empty(0, dtype=np.int64)
 
     def monitor(self, split: str) -> Evaluation:
         """Evaluate the learner on a split, for the record: counted, not charged.
