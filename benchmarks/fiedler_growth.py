@@ -5,8 +5,8 @@
 N = 32,768 and 131,072 at D = 512 (quick: 8,192 and 32,768), uniform features, unnormalized,
 in turns.
 The bandwidth is that of summing an array that no cache holds, in the same rounds. A solve reads the
-factor four times to set up, then twice for each block it is applied to: one at the start, one an
-iteration, one at the end. Memory: the peak above the features, over the features.
+features six times and writes the factor once to set up, then reads that twice for each block it is
+applied to: one at the start, one an iteration. Memory: the peak above the features, over them.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main() -> None:
     ]  # fmt: skip
     for size, rows in cases.items():
         iterations = int(solve(rows).iterations)
-        traffic = (4 + 2 * (2 + iterations)) * rows.nbytes
+        traffic = (7 + 2 * (1 + iterations)) * rows.nbytes
         shares = [
             (traffic / took) / (stream.nbytes / read)
             for took, read in zip(seconds[str(size)], seconds["stream"], strict=True)

@@ -7,7 +7,13 @@ from typing import Protocol
 
 import torch
 
-from gstds._spectral_rows import Rows, content_direction, tall_product, wide_product
+from gstds._spectral_rows import (
+    Rows,
+    content_direction,
+    empty_rows,
+    tall_product,
+    wide_product,
+)
 from gstds._spectral_vector import trivial_and_scale
 
 __all__ = [
@@ -19,6 +25,7 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 1 << 26
+_FACTOR_ROWS = 4096
 
 
 class Operator(Protocol):
@@ -82,25 +89,34 @@ def low_rank_operator(rows: Rows, affinity: str, laplacian: str) -> LowRankOpera
     half = 0.5**0.5 if affinity == "shift" else 1.0
     normalized = laplacian == "normalized"
     row_scale = half * degrees.rsqrt() if normalized else torch.full_like(degrees, half)
-    factor = _centered_factor(rows, row_scale, trivial, affinity == "shift" and normalized)
+    constant = affinity == "shift" and normalized
+    factor, lengths = _centered_factor(rows, row_scale, trivial, constant)
     weights = torch.ones_like(degrees) if normalized else degrees
-    squares = torch.linalg.vector_norm(factor, dim=1).double() ** 2
-    return LowRankOperator(factor, weights, trivial, weights - squares, reference, scale, degrees)
+    diagonal = weights - lengths.double() ** 2
+    return LowRankOperator(factor, weights, trivial, diagonal, reference, scale, degrees)
 
 
 def _centered_factor(
     rows: Rows, row_scale: torch.Tensor, trivial: torch.Tensor, constant_column: bool
-) -> torch.Tensor:
-    dtype = rows.raw.dtype
-    count, dimension = rows.raw.shape
-    factor = rows.raw.new_empty(count, dimension + constant_column)
-    torch.mul(
-        rows.raw, (rows.inverse_norms * row_scale.to(dtype))[:, None], out=factor[:, :dimension]
-    )
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the factor (N, D) without the trivial vector, and its rows' lengths (N,)."""
+    raw, own = rows.raw, row_scale.to(rows.raw.dtype)
+    vector, scale = trivial.to(raw.dtype), rows.inverse_norms * own
+    mean = wide_product((vector * scale)[None], raw)[0]
     if constant_column:
-        factor[:, dimension] = row_scale.to(dtype)
-    mean = trivial.to(dtype) @ factor
-    return factor.addr_(trivial.to(dtype), mean, alpha=-1)
+        mean = torch.cat([mean, (vector @ own)[None]])
+    factor = empty_rows(len(raw), raw, len(mean))
+    lengths = torch.empty_like(scale)
+    step = _FACTOR_ROWS if raw.device.type == "cpu" else len(raw)
+    for start in range(0, len(raw), step):  # parts that stay in the cache while they are made
+        of = slice(start, start + step)
+        part = factor[of]
+        torch.mul(raw[of], scale[of, None], out=part[:, : raw.shape[1]])
+        if constant_column:
+            part[:, -1] = own[of]
+        part.addr_(vector[of], mean, alpha=-1)
+        torch.linalg.vector_norm(part, dim=1, out=lengths[of])
+    return factor, lengths
 
 
 @dataclass(slots=True)

@@ -296,7 +296,7 @@ def spectral_flops(
     Dense: the rows' lengths 2·N·D, one triangle of the Gram matrix N·(N + 1)·D, reduction to
     tridiagonal form 4/3·N³ (Golub and Van Loan, Matrix Computations, section 8.3), two vectors
     back 8·N². Matrix-free: set-up 12·N·D, then 4·N·D for each vector the operator is applied
-    to: three at the start, two an iteration, one at the end.
+    to: six at the start, two an iteration.
 
     Args:
         n: Samples N.
@@ -320,7 +320,7 @@ def spectral_flops(
     if solver == "dense" or (solver == "auto" and n <= limit) or n == 2:
         return 2.0 * n * d + float(n * (n + 1) * d) + 4.0 / 3.0 * n**3 + 8.0 * n * n
     steps = TYPICAL_ITERATIONS if iterations is None else check_integer("iterations", iterations)
-    applications = 4 + 2 * steps
+    applications = 6 + 2 * steps
     if affinity == "clamp":
         return 2.0 * n * d + (applications + 1) * 2.0 * n * n * (d + 1)
     return 12.0 * n * d + applications * 4.0 * n * d
