@@ -48,11 +48,13 @@ def test_carried_samples_are_paid_for_first(env):
     from envs.trainer import Carried
 
     chosen, step = spend(env, 3, carried=[Carried(5, 0, 1.0)])
-    assert len(chosen) == 2 and step == 1
+    assert len(chosen) == 2
+    assert step == 1
     assert env.ledger.flops["train"] == 3 * env.sample_flops
 
 
 def test_an_update_too_small_is_not_made(env):
     env.learner.min_batch = 3
     chosen, step = spend(env, 2)
-    assert len(chosen) == 0 and step == 0 and np.issubdtype(chosen.dtype, np.int64)
+    assert (len(chosen), step) == (0, 0)
+    assert chosen.dtype == np.int64
