@@ -71,7 +71,7 @@ def tall_product(tall: torch.Tensor, few: torch.Tensor) -> torch.Tensor:
         return (few @ tall.T).T
     out = tall.new_empty(len(tall), len(few))
     whole = parts.shape[0] * _ROWS
-    torch.bmm(parts, few.T.expand(len(parts), -1, -1), out=out[:whole].unflatten(0, (-1, _ROWS)))
+    torch.bmm(parts, few.T.expand(len(parts), -1, -1), out=out[:whole].view(-1, _ROWS, len(few)))
     torch.mm(tall[whole:], few.T, out=out[whole:])
     return out
 
@@ -82,7 +82,7 @@ def wide_product(few: torch.Tensor, tall: torch.Tensor) -> torch.Tensor:
     if parts is None:
         return few @ tall
     whole = parts.shape[0] * _ROWS
-    split = few[:, :whole].unflatten(1, (-1, _ROWS)).transpose(0, 1).contiguous()
+    split = few[:, :whole].reshape(len(few), -1, _ROWS).transpose(0, 1).contiguous()
     return torch.bmm(split, parts).sum(dim=0).addmm_(few[:, whole:], tall[whole:])
 
 
@@ -95,7 +95,7 @@ def _parts(tall: torch.Tensor) -> torch.Tensor | None:
     if tall.device.type != "cpu" or len(tall) < _MANY * _ROWS:
         return None
     whole = len(tall) // _ROWS * _ROWS
-    return tall[:whole].unflatten(0, (-1, _ROWS))
+    return tall[:whole].view(-1, _ROWS, tall.shape[1])
 
 
 def empty_rows(count: int, like: torch.Tensor, columns: int) -> torch.Tensor:
