@@ -47,7 +47,8 @@ class Rows:
 
     def column_sums(self, weights: torch.Tensor) -> torch.Tensor:
         """Return the weighted sum (D,) of the unit rows."""
-        return (self.inverse_norms * weights.to(self.raw.dtype)) @ self.raw
+        scaled = self.inverse_norms * weights.to(self.raw.dtype)
+        return wide_product(scaled[None], self.raw)[0]
 
     def project(self, directions: torch.Tensor) -> torch.Tensor:
         """Return the unit rows' components (N, K) along ``directions`` (K, D), as float64."""
