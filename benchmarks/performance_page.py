@@ -29,6 +29,7 @@ ROWS = [
     ("the same, small-cnn", "selection-share", "small-cnn, N", "ahead"),
     ("realized saving, ResNet-18", "realized-saving-resnet18", "", ""),
     ("the same, small-cnn", "realized-saving-small-cnn", "", ""),
+    ("the same, small-cnn, one thread each", "realized-saving-small-cnn-1-thread", "", ""),
     ("full policy against a loop by hand, ResNet-18", "hand-loop", "resnet18", "/ hand"),
     ("the same, small-cnn", "hand-loop", "small-cnn", "/ hand"),
     ("default precision and layout against plain float32", "hand-loop", "resnet18", "/ plain"),
@@ -48,6 +49,7 @@ SCRIPTS = {
     "selection-share": "selection_share.py",
     "realized-saving-resnet18": "realized_saving.py --learner resnet18",
     "realized-saving-small-cnn": "realized_saving.py --learner small-cnn",
+    "realized-saving-small-cnn-1-thread": "realized_saving.py --learner small-cnn --threads 1",
     "hand-loop": "hand_loop.py",
     "fiedler": "fiedler_rivals.py",
     "fiedler-growth": "fiedler_growth.py",
@@ -81,11 +83,14 @@ write, whatever is kept). `--pack` pays it once for each N kept samples.""",
 small-cnn has 24 thousand weights: at a quarter of 128 samples its kernels are hardly longer than
 the calls to them, and such an update is faster with one thread (it gets one), while `full` gains
 from two. Worker processes of one thread each (`--workers 2`) lose less.""",
+    "fiedler": """\
+At N ≤ 512 ours takes one thread, since it runs beside a learner that has the others; the rivals
+take both. The Gram matrix, N(N + 1)·D operations in float64, and LAPACK's reduction to tridiagonal
+form, 4/3·N³, are about half of it each: 84 and 22 million at N = 256.""",
     "fiedler-growth": """\
-Bytes hold it: the factor is read twice for each block that it is applied to, and 6 operations a
-number read are too few to hide that. One thread's product of two or three vectors with the factor
-does not read as fast as a plain sum does; double-precision vectors, N·8 bytes each, pass beside
-it.""",
+Products of one vector with the features read them four fifths as fast as a sum does, of two
+vectors at three fifths, of the first block's six at two fifths. The rest is writing the factor
+into pages that the system must hand out first, and double-precision vectors, N·8 bytes each.""",
     "tracking-share": """\
 Opening and closing a record are a few calls to the store, whatever the run's length; the points go
 by a background thread. The shorter the run, the more the former weighs.""",

@@ -1,13 +1,14 @@
 """Realized saving: how much of the saved compute is saved time, (T_full/T)/(C_full/C).
 
     python benchmarks/realized_saving.py [--quick] [--rounds 5] [--learner small-cnn resnet18]
-                                         [--picker hybrid]
+                                         [--picker hybrid] [--threads 1]
 
 The baseline gstds with its sigmoid at mean keep .53 and .25: in each round it takes one step at
 each of 8 equally spaced points of the schedule (ResNet-18: 4), and `full` takes as many. T is the
 steps' seconds, C their charged operations. Every kept count was met before; how much longer the
 first meeting of a count takes, whose kernels are made then, stands beside it. `packed` is the same
-with --pack. With `--picker uniform` nothing is scored: what is lost then is not selection's.
+with --pack. With `--picker uniform` nothing is scored: what is lost then is not selection's. With
+`--threads 1` both train on one thread, as each run of a comparison with `--workers` does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from interleaved import Figure, Timed, arguments, figure, interleave, publish, rounds_of
 from stepping import RECORDED, Spread, Stepper, random_images, several
 
@@ -77,10 +79,16 @@ def main() -> None:
     parser = arguments(__doc__, rounds=5)
     parser.add_argument("--learner", nargs="+", default=["small-cnn", "resnet18"])
     parser.add_argument("--picker", default="hybrid")
+    parser.add_argument("--threads", type=int, help="of torch; default: all")
     parser.add_argument("--sizes", nargs="+", type=int, default=[128, 256, 1024])
     options = parser.parse_args()
     cases = [CASES[0]] if options.quick else CASES + (LARGE if options.device == "cuda" else [])
     beside = "" if options.picker == "hybrid" else f"-{options.picker}"
+    also = "" if options.picker == "hybrid" else f", picker {options.picker}"
+    if options.threads:
+        torch.set_num_threads(options.threads)
+        beside += f"-{options.threads}-thread"
+        also += f", {options.threads} thread"
     for learner in options.learner:
         figures: list[Figure] = []
         for _, n, reach, steps in (case for case in cases if case[0] == learner):
@@ -89,8 +97,7 @@ def main() -> None:
                 figures += measure(learner, n, reach, steps, rounds, device, options.picker)
         if figures:
             name, title = f"realized-saving-{learner}{beside}", f"Saved time / compute, {learner}"
-            title += "" if options.picker == "hybrid" else f", picker {options.picker}"
-            publish(name, title, figures, options)
+            publish(name, title + also, figures, options)
 
 
 if __name__ == "__main__":

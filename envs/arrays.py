@@ -15,16 +15,27 @@ import numpy as np
 
 from envs.content import Content, check_labels, make_content
 from envs.images import ArrayImages, ImageSource, SequenceImages
-from gstds.npz import NpzError, read_arrays
-from gstds.validation import near_names, users_code
+from gstds.npz import NpzError, array_names, read_arrays
+from gstds.validation import module_advice, near_names, users_code
 
 __all__ = ["import_function", "read_function", "read_npz"]
 
 _KEYS = ("X", "y", "X_test", "y_test", "class_names")
+_LAYOUTS = (
+    _KEYS[:4],
+    ("x_train", "y_train", "x_test", "y_test"),  # Keras
+    ("train_images", "train_labels", "test_images", "test_labels"),  # MedMNIST
+    ("images", "labels", "test_images", "test_labels"),
+    ("x", "y", "x_test", "y_test"),
+)
+"""How files name the images, their labels, and those of the test part."""
 
 
 def read_npz(path: str | Path) -> Content:
     """Read arrays ``X``, ``y`` and, if they are there, ``X_test``, ``y_test``, ``class_names``.
+
+    The first four may have the names of Keras' files (``x_train`` and so on), of MedMNIST's
+    (``train_images``, ``train_labels`` and so on), or ``images`` and ``labels``.
 
     Args:
         path: A file of `numpy.savez` or `numpy.savez_compressed`.
@@ -42,7 +53,12 @@ def read_npz(path: str | Path) -> Content:
 
 def _load_npz(file: Path) -> dict[str, Any]:
     try:
-        return read_arrays(file, _KEYS)
+        there = array_names(file)
+        layout = next((names for names in _LAYOUTS if set(names[:2]) <= set(there)), None)
+        if layout is None:
+            return dict.fromkeys(there)  # enough to say what is missing
+        ours = dict(zip((*layout, _KEYS[4]), _KEYS, strict=True))
+        return {ours[name]: array for name, array in read_arrays(file, ours).items()}
     except (NpzError, OSError) as error:
         raise ValueError(
             f"npz:{error}; write it with numpy.savez(path, X=images, y=labels), no object arrays"
@@ -86,7 +102,8 @@ def import_function(name: str) -> Any:
     importlib.invalidate_caches()
     if not _is_there(module_name):
         raise ValueError(
-            f"dataset {name!r}: no module {module_name!r} in {os.getcwd()} or on the import path"
+            f"dataset {name!r}: no module {module_name!r} in {os.getcwd()} or on the import path; "
+            f"{module_advice(name)}"
         )
     with users_code(f"dataset {name!r}: importing {module_name}"):
         module = importlib.import_module(module_name)

@@ -89,6 +89,8 @@ def check_labels(name: str, labels: Any, length: int) -> NDArray[np.int64]:
     array = np.asarray(labels)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold whole numbers, got dtype {array.dtype}")
+    if array.shape == (length, 1):  # a column, as MedMNIST and Keras' CIFAR have it
+        array = array[:, 0]
     if array.shape != (length,):
         raise ValueError(
             f"{name} must have shape ({length},), one label for each image, got {array.shape}"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from gstds.validation import check_choice, users_code
+from gstds.validation import check_choice, module_advice, users_code
 
 __all__ = ["LEARNERS", "build_model", "initialize"]
 
@@ -92,9 +92,10 @@ def _user_model(name: str, shape: tuple[int, int, int], classes: int, seed: int)
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError)
         raise ValueError(
-            f"learner {name!r} cannot be imported ({type(error).__name__}: {error}); give "
-            "module:function, from the folder that holds module.py"
+            f"learner {name!r} cannot be imported ({type(error).__name__}: {error}); "
+            f"{module_advice(name) if missing else 'give module:function'}"
         ) from error
     if not callable(function):
         raise TypeError(f"learner {name!r} must be a function of shape and classes")

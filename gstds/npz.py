@@ -6,14 +6,14 @@ import contextlib
 import math
 import os
 import zipfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NpzError", "check_declared_size", "memory_bytes", "read_arrays"]
+__all__ = ["NpzError", "array_names", "check_declared_size", "memory_bytes", "read_arrays"]
 
 _LONGEST_END = 22 + 2**16
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
@@ -70,11 +70,24 @@ def read_arrays(
         NpzError: If it is damaged, too large, or an array of it holds Python objects.
     """
     limit = memory_bytes() if largest is None else largest
+    with _opened(path) as archive:
+        return _read(archive, keys, limit)
+
+
+def array_names(path: str | Path) -> list[str]:
+    """Return the names of the arrays of an ``.npz`` file, sorted; errors as for `read_arrays`."""
+    with _opened(path) as archive:
+        return sorted(_members(archive))
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[zipfile.ZipFile]:
+    """Open the file; whatever is wrong with it in the body is raised with its name."""
     with open(path, "rb") as handle:
         try:
             with zipfile.ZipFile(handle) as archive:
                 _check_count(handle, len(archive.infolist()))
-                return _read(archive, keys, limit)
+                yield archive
         except NpzError as error:
             raise NpzError(f"{path}: {error}") from error.__cause__
         # What noise in a zip or in an array's header raises is any of a dozen kinds.
@@ -82,12 +95,17 @@ def read_arrays(
             raise NpzError(f"{path}: damaged file ({error or type(error).__name__})") from error
 
 
-def _read(
-    archive: zipfile.ZipFile, keys: Collection[str], limit: int
-) -> dict[str, npt.NDArray[Any]]:
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     if len(members) != len(archive.infolist()):
         raise NpzError("damaged file (an array stands there twice)")
+    return members
+
+
+def _read(
+    archive: zipfile.ZipFile, keys: Collection[str], limit: int
+) -> dict[str, npt.NDArray[Any]]:
+    members = _members(archive)
     for info in members.values():
         # Opening compares the two names that a zip has of each member: a name with a flipped bit
         # would otherwise be one that nobody asked for.

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gstds import backbones
 from gstds.cost import count_layers
-from gstds.validation import check_integer, near_names, users_code
+from gstds.validation import check_integer, module_advice, near_names, users_code
 
 __all__ = ["DEFAULT_REFERENCE", "Reference", "make_reference", "reference_names"]
 
@@ -285,7 +285,8 @@ def _import_function(name: str) -> Callable[..., Any]:
     try:
         module = _import_from_here(module_name)
     except Exception as error:
-        raise ImportError(f"reference {name!r}: module {module_name!r}: {error}") from error
+        advice = f"; {module_advice(name)}" if isinstance(error, ModuleNotFoundError) else ""
+        raise ImportError(f"reference {name!r}: module {module_name!r}: {error}{advice}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
         known = near_names(attribute, [k for k, v in vars(module).items() if callable(v)])

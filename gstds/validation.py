@@ -13,6 +13,7 @@ __all__ = [
     "check_fraction",
     "check_integer",
     "check_number",
+    "module_advice",
     "near_names",
     "require_entries",
     "users_code",
@@ -60,6 +61,20 @@ def near_names(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), options, n=3, cutoff=0.5)
     hint = "did you mean " + " or ".join(repr(n) for n in near) + "? " if near else ""
     return f"{hint}known: {', '.join(options) or 'none'}"
+
+
+def module_advice(name: str) -> str:
+    """Return what to do about a ``module:attribute`` whose module is not found.
+
+    Returns:
+        For example ``name the module, not the file: net:make, from the folder parts``.
+    """
+    module, _, attribute = name.partition(":")
+    if not (module.endswith(".py") or "/" in module):
+        return f"run from the folder that holds {module.replace('.', '/')}.py"
+    folder, _, file = module.rpartition("/")
+    where = f", from the folder {folder}" if folder else ""
+    return f"name the module, not the file: {file.removesuffix('.py')}:{attribute}{where}"
 
 
 def check_choice(parameter: str, value: Any, choices: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gstds.schedules import Schedule
-from gstds.validation import check_choice, check_number, near_names
+from gstds.validation import check_choice, check_number, module_advice, near_names
 from policies.base import KeepRatioPolicy, Policy
 
 __all__ = [
@@ -116,8 +116,7 @@ def policy_class(name: str) -> type[Policy]:
         if error.name != module_name.partition(".")[0] and error.name != module_name:
             raise ValueError(f"policy {name!r} cannot be imported: {error}") from error
         raise ValueError(
-            f"policy {name!r}: no module {module_name!r}; run from the folder that holds "
-            f"{module_name.replace('.', '/')}.py"
+            f"policy {name!r}: no module {module_name!r}; {module_advice(target)}"
         ) from error
     except Exception as error:  # whatever a user's file does when it is imported
         raise ValueError(

@@ -53,6 +53,36 @@ def test_npz_with_a_test_part(tmp_path):
     assert np.array_equal(data.test.labels, test["y"])
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x_train", "y_train", "x_test", "y_test"),
+        ("train_images", "train_labels", "test_images", "test_labels"),
+        ("images", "labels", "test_images", "test_labels"),
+        ("x", "y", "x_test", "y_test"),
+    ],
+)
+def test_npz_with_others_names(tmp_path, names):
+    first, test = arrays(), arrays(9, seed=1)
+    ours = {"X": first["X"], "y": first["y"], "X_test": test["X"], "y_test": test["y"]}
+    column = {"y": ours["y"][:, None], "y_test": ours["y_test"][:, None]}
+    theirs = dict(zip(names, (ours | column).values(), strict=True))
+    unread = {"val_images": np.zeros(3), "other": np.array([{}], dtype=object)}
+    got = load_data(save(tmp_path / "a.npz", **theirs, **unread))
+    wanted = load_data(save(tmp_path / "b.npz", **ours))
+    for part in ("train", "test"):
+        mine, other = getattr(got, part), getattr(wanted, part)
+        assert np.array_equal(mine.labels, other.labels)
+        every = np.arange(len(mine.labels))
+        assert np.array_equal(mine.gather(every), other.gather(every))
+
+
+def test_an_npz_without_images_says_what_it_holds(tmp_path):
+    name = save(tmp_path / "a.npz", pixels=np.zeros(3), classes=np.zeros(3))
+    with pytest.raises(ValueError, match="X and y missing; found classes, pixels"):
+        load_data(name)
+
+
 def test_statistics_are_those_of_the_train_images(tmp_path):
     content = arrays(300, shape=(4, 4, 3))
     data = load_data(save(tmp_path / "a.npz", **content))

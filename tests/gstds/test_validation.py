@@ -12,8 +12,22 @@ from gstds.validation import (
     check_fraction,
     check_integer,
     check_number,
+    module_advice,
     near_names,
 )
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("my.net:make", "run from the folder that holds my/net.py"),
+        ("net.py:make", "name the module, not the file: net:make"),
+        ("a/b/net.py:make", "name the module, not the file: net:make, from the folder a/b"),
+        ("a/net:make", "name the module, not the file: net:make, from the folder a"),
+    ],
+)
+def test_a_file_that_was_meant_as_a_module(name, advice):
+    assert module_advice(name) == advice
 
 
 def test_the_near_names_come_first():
