@@ -78,9 +78,9 @@ def add_learn(commands: Any, key_value: Any, add_options: Any) -> None:
 def do_learn(arguments: argparse.Namespace) -> int:
     """Teach an agent."""
     from train.agents import AgentConfig, learn, load_agent_config
-    from train.cli import EXIT_DONE, EXIT_INTERRUPTED
     from train.console import Console, say
     from train.run import StopFlag, interruptible
+    from train.terms import EXIT_DONE, EXIT_INTERRUPTED
 
     user_folder_on_path()
     if arguments.resume:

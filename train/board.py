@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from train.console import SECONDS_BETWEEN_LINES, Console, say
-from train.fanout import Job
+from train.job import Job
 from train.watch import run_name
 
 if TYPE_CHECKING:

@@ -27,20 +27,10 @@ from train.fanout_options import (
     add_sweep_options,
 )
 from train.launched import launched_rank, refuse_launcher
+from train.terms import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, LIST_KINDS
 
 __all__ = ["build_parser", "main"]
 
-EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
-LIST_KINDS = (
-    "policies",
-    "schedules",
-    "scores",
-    "pickers",
-    "datasets",
-    "learners",
-    "references",
-    "agents",
-)
 _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str}
 
 

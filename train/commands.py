@@ -20,19 +20,19 @@ from train.arguments import (
     touch_folder,
     user_folder_on_path,
 )
-from train.cli import (
-    EXIT_BAD_INPUT,
-    EXIT_DONE,
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    LIST_KINDS,
-)
 from train.compare_command import do_compare
 from train.config import RunConfig, config_from
 from train.console import Console, out, out_now
 from train.experiment_command import do_experiment
 from train.launched import launched_rank
 from train.report_command import do_report
+from train.terms import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    LIST_KINDS,
+)
 
 __all__ = [
     "do_compare",

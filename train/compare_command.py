@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.files import write_json
 from train.arguments import (
     check_places,
-    command_line,
-    given_options,
-    new_folder,
-    open_tracking,
-    touch_folder,
     user_folder_on_path,
 )
-from train.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
-from train.config import config_from
+from train.comparison_arguments import comparison_from, ui_line, with_tracking
 from train.console import out
-from train.mlflow_store import mask_secrets
 from train.report_command import print_tables
+from train.sweep_command import do_sweep
+from train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
-    from train.compare import Comparison
+    pass
 
-__all__ = ["comparison_from", "do_compare", "ui_line", "with_tracking"]
+__all__ = ["do_compare"]
 
 Arguments = argparse.Namespace
 _POLICIES = ["gstds", "random", "full"]
@@ -40,8 +33,6 @@ def do_compare(arguments: Arguments) -> int:
     if arguments.datasets and (arguments.sweep or hasattr(arguments, "dataset")):
         raise ValueError("--datasets goes without --dataset and without --sweep")
     if arguments.sweep or arguments.sweep_optuna:
-        from train.sweep_command import do_sweep
-
         return do_sweep(arguments)
     from train.board import Board
     from train.compare import compare, plan
@@ -59,59 +50,6 @@ def do_compare(arguments: Arguments) -> int:
     with ray_cluster(comparison.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):
         content = compare(comparison, progress=board, stop=stop, watch=board)
     return show_comparison(arguments, content, comparison.folder, comparison.tracking)
-
-
-def comparison_from(
-    arguments: Arguments,
-    policies: tuple[str, ...],
-    kind: str,
-    defaults: Mapping[str, Any] | None = None,
-) -> Comparison:
-    """Return the comparison that a command line asks for, not tracked yet.
-
-    Args:
-        arguments: The command line.
-        policies: The rows.
-        kind: What a new folder is called.
-        defaults: Options where the command line has none.
-
-    Raises:
-        ValueError: If an option is unknown or out of range.
-        OSError: If the folder cannot be written.
-    """
-    from train.compare import Comparison
-
-    folder = Path(arguments.out) if arguments.out else new_folder(kind)
-    touch_folder(folder)
-    baseline = getattr(arguments, "baseline", None)
-    return Comparison(
-        base=config_from({**(defaults or {}), **given_options(arguments)}),
-        policies=policies,
-        seeds=3 if arguments.seeds is None else arguments.seeds,
-        baseline=baseline or ("random" if "random" in policies else policies[0]),
-        name=folder.name,
-        folder=folder,
-        tracking=None,
-        experiment=arguments.experiment,
-        workers=arguments.workers,
-        threads=arguments.threads,
-        checkpoint_every=arguments.checkpoint_every,
-        command=command_line(),
-        paper_defaults=getattr(arguments, "paper_defaults", False),
-        controls=getattr(arguments, "controls", False),
-        first_seed=arguments.first_seed,
-        ray=arguments.ray,
-        offline=arguments.offline,
-    )
-
-
-def with_tracking(arguments: Arguments, comparison: Comparison) -> Comparison:
-    """Return the comparison with its tracking store, which answers; unless none is wanted.
-
-    Raises:
-        ConnectionError: If the store does not answer.
-    """
-    return replace(comparison, tracking=open_tracking(arguments))
 
 
 def show_comparison(
@@ -145,12 +83,3 @@ def _all_there(content: dict[str, Any]) -> bool:
     planned = content["controls_planned"]
     whole = len(content["runs"]) == content["planned"]
     return whole and planned is not None and len(content["controls"]) == planned
-
-
-def ui_line(arguments: Arguments) -> str:
-    """Say how to open the runs."""
-    extra = f" --experiment {arguments.experiment}" if arguments.experiment != "gstds" else ""
-    extra += (
-        f" --tracking-uri {mask_secrets(arguments.tracking_uri)}" if arguments.tracking_uri else ""
-    )
-    return f"open the runs: gstds ui{extra}"

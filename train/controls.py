@@ -28,7 +28,7 @@ from train.setup import make_run_schedule
 from train.variants import split_name
 
 if TYPE_CHECKING:
-    from train.fanout import Job
+    from train.job import Job
 
 __all__ = ["SHORT_FULL", "Controls", "follows", "plan_controls", "replayed"]
 

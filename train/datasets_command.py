@@ -10,11 +10,12 @@ from typing import Any
 
 from gstds.files import write_json, write_text
 from train.arguments import Arguments
-from train.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
-from train.compare import Comparison, compare, plan_run
+from train.compare import compare, plan_run
+from train.comparison import Comparison
 from train.console import out, print_table
 from train.fanout import prepare
 from train.tables import Table, judged_on
+from train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 
 __all__ = ["check_data", "compare_datasets", "dataset_folder", "on_dataset", "overview_table"]
 

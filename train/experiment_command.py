@@ -15,12 +15,12 @@ from train.arguments import (
     touch_folder,
     user_folder_on_path,
 )
-from train.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
-from train.compare_command import comparison_from, ui_line, with_tracking
+from train.comparison_arguments import comparison_from, ui_line, with_tracking
 from train.console import Console, out, print_table
+from train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
-    from train.compare import Comparison
+    from train.comparison import Comparison
 
 __all__ = ["do_experiment"]
 

@@ -12,9 +12,11 @@ from typing import Any
 
 from gstds.files import write_json
 from gstds.validation import check_choice
-from train.compare import Comparison, compare, plan
+from train.compare import compare, plan
+from train.comparison import Comparison
 from train.datasets_command import check_data, on_dataset
-from train.fanout import Progress, Report, prepare
+from train.fanout import Report, prepare
+from train.job import Progress
 from train.stopping import StopFlag
 from train.watch import Watch
 

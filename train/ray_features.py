@@ -6,27 +6,21 @@ what a stopped build leaves and how a later one goes on do not depend on who com
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from envs.features import (
-    Extractor,
     build_features,
-    chunk_features,
     find_basis,
     make_extractor,
     reference_store_path,
 )
-from envs.learner import resolve_device
 from envs.options import EnvOptions
-from envs.world import load_dataset, load_world
-from gstds.compression import parse_compression
+from envs.world import load_world
 from gstds.files import cache_root
-from gstds.reference import Reference, make_reference
 from gstds.store_format import MANIFEST_NAME
-from train.config import RunConfig, config_from
+from train.config import RunConfig
 from train.ray_runs import (
     RETRIES,
     check_shared_files,
@@ -37,7 +31,7 @@ from train.ray_runs import (
 )
 from train.ray_tasks import features_task
 
-__all__ = ["build_on_ray", "features_of"]
+__all__ = ["build_on_ray"]
 
 Progress = Callable[[str, int, int], None]
 MAX_AHEAD = 512
@@ -60,7 +54,7 @@ def build_on_ray(config: RunConfig, address: str, progress: Progress | None = No
         ConnectionError: If no cluster answers, or its workers die again and again.
         OSError: If the cache cannot be written.
     """
-    data = load_world(_options(config), progress).data
+    data = load_world(EnvOptions(**config.env_options(), observe=()), progress).data
     # Here it says what is wanted; nodes compute, on the device that the configuration names.
     extractor = make_extractor(data, config.reference, config.compress)
     store = reference_store_path(data, extractor)[0]
@@ -81,27 +75,6 @@ def build_on_ray(config: RunConfig, address: str, progress: Progress | None = No
             store=store.name,
         )
         build_features(data, extractor, progress, compute=chunks)
-
-
-def features_of(plain: Mapping[str, Any], start: int, stop: int, basis: Any) -> tuple[str, Any]:
-    """Return the name of a configuration's store and the features (stop - start, D) of its rows."""
-    config = config_from(plain)
-    data = load_dataset(_options(config))
-    extractor = Extractor(
-        _loaded_reference(config.reference, max(data.image_shape[1:]), config.device),
-        parse_compression(config.compress),
-    )
-    store = reference_store_path(data, extractor)[0].name
-    return store, chunk_features(data, extractor, basis)(start, stop)
-
-
-def _options(config: RunConfig) -> EnvOptions:
-    return EnvOptions(**config.env_options(), observe=())
-
-
-@functools.lru_cache(maxsize=1)
-def _loaded_reference(name: str, side: int, device: str) -> Reference:
-    return make_reference(name, image_side=side, device=resolve_device(device))
 
 
 class _Chunks:

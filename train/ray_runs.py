@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gstds.files import cache_root
-from train.fanout import Ended, Job, failed_result
+from train.job import Ended, Job, failed_result
 from train.ray_tasks import Mailbox, plain_job, run_task, see_files
 from train.stopping import StopFlag
 from train.watch import Watch

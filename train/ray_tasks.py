@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from train.fanout import Job
+    from train.job import Job
 
 __all__ = ["Mailbox", "features_task", "job_from", "plain_job", "run_task", "see_files"]
 
@@ -55,7 +55,7 @@ def plain_job(job: Job) -> dict[str, Any]:
 def job_from(plain: Mapping[str, Any]) -> Job:
     """Return the run that `plain_job` took apart."""
     from train.config import config_from
-    from train.fanout import Job
+    from train.job import Job
 
     config = config_from(plain["config"])
     return Job(**{**plain, "config": config, "folder": Path(plain["folder"])})
@@ -75,7 +75,7 @@ def run_task(
     if ray.get(mailbox.tell.remote(plain["folder"], [])):
         return None
     _settle(environment, here)
-    from train.fanout import run_job
+    from train.job import run_job
     from train.stopping import StopFlag
 
     stop = StopFlag()
@@ -96,7 +96,7 @@ def features_task(
     The name holds the digests of data and reference: those that this node has.
     """
     _settle(environment, here)
-    from train.ray_features import features_of
+    from train.ray_rows import features_of
 
     return features_of(plain, start, stop, basis)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gstds.sealed import read_sealed
-from train.cli import EXIT_DONE
 from train.console import out, print_table
+from train.terms import EXIT_DONE
 
 __all__ = ["do_report", "print_tables"]
 

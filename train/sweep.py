@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from gstds.validation import check_integer
-from train.compare import Comparison, plan_run
-from train.fanout import Job, Progress, check_place, prepare, run_all
+from train.compare import plan_run
+from train.comparison import Comparison
+from train.fanout import check_place, prepare, run_all
+from train.job import Job, Progress
 from train.statistics import confidence_half_width
 from train.stopping import StopFlag
 from train.variants import option_value, split_name, takes, variant_name

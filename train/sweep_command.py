@@ -10,12 +10,12 @@ from typing import Any
 
 from gstds.files import write_json, write_text
 from gstds.validation import check_integer
-from train.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
-from train.compare import Comparison
-from train.compare_command import comparison_from, ui_line, with_tracking
+from train.comparison import Comparison
+from train.comparison_arguments import comparison_from, ui_line, with_tracking
 from train.config import RunConfig
 from train.console import out, print_table
 from train.tables import Table
+from train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 from train.variants import split_name
 
 __all__ = ["do_sweep", "judging_command", "ranking_table"]

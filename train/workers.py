@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from train.fanout import Ended, Job, failed_result, run_job
+from train.job import Ended, Job, failed_result, run_job
 from train.run import StopFlag
 from train.watch import Watch, run_name
 

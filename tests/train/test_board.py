@@ -10,7 +10,7 @@ from rich.console import Console
 from train import board
 from train.board import Board
 from train.config import RunConfig
-from train.fanout import Job
+from train.job import Job
 
 
 def job(policy, seed):

@@ -11,7 +11,7 @@ from train import workers
 from train.cli import main
 from train.compare import Comparison, compare, plan
 from train.config import RunConfig
-from train.fanout import run_job
+from train.job import run_job
 from train.mlflow_store import client, file_lock
 from train.stopping import StopFlag
 

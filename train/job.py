@@ -1,0 +1,156 @@
+"""One run of many: what it is, and doing it in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gstds.sealed import read_sealed
+from train.config import RunConfig
+from train.mlflow_store import file_lock
+from train.run import StopFlag, execute
+
+__all__ = ["Ended", "Job", "Progress", "failed_result", "run_job"]
+
+Progress = Callable[[str, int, int], None]
+Ended = Callable[["Job", dict[str, Any]], None]
+
+_SECONDS_BETWEEN_TRIES = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a comparison.
+
+    Attributes:
+        label: The row of the comparison that it belongs to: a policy, or one with options.
+        config: The run's options.
+        folder: Where it goes.
+        tracking: URI of the tracking store, None for no tracking.
+        experiment: The tracking store's experiment.
+        tags: Tags of its record.
+        checkpoint_every: Steps between checkpoints.
+        command: The command that asked for it.
+        threads: Threads that it may use.
+        elsewhere: It is done on another machine, whose devices are not those here.
+    """
+
+    label: str
+    config: RunConfig
+    folder: Path
+    tracking: str | None
+    experiment: str
+    tags: dict[str, str]
+    checkpoint_every: int
+    command: str
+    threads: int
+    elsewhere: bool = False
+
+
+def run_job(
+    job: Job,
+    progress: Progress | None = None,
+    stop: StopFlag | None = None,
+    evaluated: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Do one run, or go on with it; a failed run is a result too.
+
+    Args:
+        job: The run.
+        progress: Called with a phase, what is done, and the total.
+        stop: Looked at between steps.
+        evaluated: Called with each evaluation's row of the history.
+    """
+    stop = stop or StopFlag()
+    with _limited_threads(job.threads), _alone_in(job.folder, stop) as alone:
+        if not alone:
+            return failed_result(job.config, "stopped before it began", "interrupted")
+        return _run_alone(job, progress, stop, evaluated)
+
+
+def _run_alone(
+    job: Job,
+    progress: Progress | None,
+    stop: StopFlag,
+    evaluated: Callable[[dict[str, Any]], None] | None,
+) -> dict[str, Any]:
+    from train.tracking import MlflowTracker
+
+    tracker = None
+    if job.tracking:
+        tracker = MlflowTracker(
+            job.tracking, job.experiment, spool=job.folder / "spool", patient=True
+        )
+    begun = (job.folder / "config.json").exists()
+    try:
+        return execute(
+            job.config,
+            job.folder,
+            tracker=tracker,
+            resume=begun,
+            checkpoint_every=job.checkpoint_every,
+            tags=job.tags,
+            progress=progress,
+            evaluated=evaluated,
+            command=job.command,
+            stop=stop,
+        )
+    except Exception as error:
+        with contextlib.suppress(OSError, ValueError):
+            return read_sealed(job.folder / "result.json")
+        return failed_result(job.config, f"{type(error).__name__}: {error}")
+
+
+@contextlib.contextmanager
+def _limited_threads(threads: int) -> Iterator[None]:
+    """Keep torch and the linear algebra libraries to a number of threads, as long as this lasts."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with threadpool_limits(threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path, stop: StopFlag) -> Iterator[bool]:
+    """Hold a run's folder; wait for a process that still saves its last checkpoint there.
+
+    Yields:
+        Whether it is held: False if ``stop`` was set while waiting.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("ab") as handle, contextlib.ExitStack() as held:
+        alone = False
+        while not alone and not stop.is_set:
+            try:
+                held.enter_context(file_lock(handle, wait=False))
+                alone = True
+            except BlockingIOError:
+                time.sleep(_SECONDS_BETWEEN_TRIES)
+        yield alone
+
+
+def failed_result(config: RunConfig, error: str, status: str = "failed") -> dict[str, Any]:
+    """Return the result of a run that ended before it could write one."""
+    names = ("run_id", "test_accuracy", "test_loss", "train_loss", "mean_keep", "charged_flops")
+    more = ("reference_flops", "full_flops", "seconds", "steps", "weights_sha256", "val_accuracy")
+    return {
+        "policy": config.policy,
+        "seed": config.seed,
+        "dataset": config.dataset,
+        "learner": config.learner,
+        **dict.fromkeys((*names, *more)),
+        "seconds_by_phase": {},
+        "history": [],
+        "status": status,
+        "error": error,
+    }
