@@ -83,6 +83,9 @@ write, whatever is kept). `--pack` pays it once for each N kept samples.""",
 small-cnn has 24 thousand weights: at a quarter of 128 samples its kernels are hardly longer than
 the calls to them, and such an update is faster with one thread (it gets one), while `full` gains
 from two. Worker processes of one thread each (`--workers 2`) lose less.""",
+    "realized-saving-small-cnn-1-thread": """\
+At a quarter of 128 samples what each update costs whatever it holds, the calls into torch, is a
+quarter of its time; `--pack` pays it once for 128.""",
     "fiedler": """\
 At N ≤ 512 ours takes one thread, since it runs beside a learner that has the others; the rivals
 take both. The Gram matrix, N(N + 1)·D operations in float64, and LAPACK's reduction to tridiagonal
