@@ -92,7 +92,7 @@ def _user_model(name: str, shape: tuple[int, int, int], classes: int, seed: int)
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except Exception as error:
-        missing = isinstance(error, ModuleNotFoundError)
+        missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(str(error.name))
         raise ValueError(
             f"learner {name!r} cannot be imported ({type(error).__name__}: {error}); "
             f"{module_advice(name) if missing else 'give module:function'}"
