@@ -390,6 +390,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             "trained": padded(trained, options.batch_size) > 0,
             "drawn": len(batch),
             "kept": kept,
+            "waiting": len(self._trainer.carried),
         }
         return view, reward, terminated, self._truncated, info
 

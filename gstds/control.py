@@ -62,7 +62,7 @@ def noise_ratio(samples: float, drawn: int, multiple: float, low: float, high: f
 
 
 def spread_ratio(
-    left: float, per_sample: float, samples: int, overhead: float, low: float, high: float
+    left: float, per_sample: float, samples: float, overhead: float, low: float, high: float
 ) -> float:
     """Return the keep ratio that, held to the end, spends what is left and no more.
 

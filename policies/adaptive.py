@@ -90,8 +90,8 @@ class LossGap(KeepRatioPolicy):
     """Keeps more, the further the training loss lies below the reward-validation loss.
 
     keep = low + (high - low) · clip((V - T) / (gap · V), 0, 1), with V the last reward-validation
-    loss and T the training loss averaged over about an epoch. What is learned of the kept samples
-    but not of others calls for others.
+    loss and T the training loss averaged over about an epoch, as it was when V was measured. What
+    is learned of the kept samples but not of others calls for others.
 
     Args:
         low: Keep ratio without a gap, in (0, 1].
@@ -122,7 +122,7 @@ class LossGap(KeepRatioPolicy):
         super().__init__(None, picker, **picker_options)
         self.low, self.high = check_range(low, high)
         self.gap = check_fraction("gap", gap, open_low=True)
-        self._loss = self._weight = 0.0
+        self._loss = self._weight = self._then = 0.0
 
     @property
     def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
@@ -133,30 +133,33 @@ class LossGap(KeepRatioPolicy):
         """Begin a run; losses are averaged over the steps of an epoch."""
         super().reset(seed, context)
         self._decay = 1.0 - 1.0 / max(1, context.steps_per_epoch)
-        self._loss = self._weight = 0.0
+        self._loss = self._weight = self._then = 0.0
 
     def keep_ratio(self, observation: Observation) -> float:
         """Return the share of the drawn batch to keep."""
         validation = float(observation["validation_loss"][0])
-        if self._weight == 0.0:
+        if self._then == 0.0:
             return self.low
-        train = self._loss / self._weight
-        return gap_ratio(train, validation, self.gap, self.low, self.high)
+        return gap_ratio(self._then, validation, self.gap, self.low, self.high)
 
     def learn(self, transition: Transition) -> None:
-        """Take in a step's training loss; the step has none if it kept nothing."""
+        """Take in a step's training loss, and at an evaluation note its mean; none if none kept."""
+        before, after = transition.observation, transition.next_observation
         if transition.weights.any():
-            loss = float(transition.next_observation["train_loss"][0])
+            loss = float(after["train_loss"][0])
             self._loss = self._decay * self._loss + (1.0 - self._decay) * loss
             self._weight = self._decay * self._weight + (1.0 - self._decay)
+        if self._weight and after["validation_loss"][0] != before["validation_loss"][0]:
+            self._then = self._loss / self._weight
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the averaged loss."""
-        return {"loss": self._loss, "weight": self._weight}
+        """Return the averaged loss, and what it was at the last evaluation."""
+        return {"loss": self._loss, "weight": self._weight, "then": self._then}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self._loss, self._weight = float(state["loss"]), float(state["weight"])
+        self._then = float(state["then"])
 
 
 class GradientNoise(KeepRatioPolicy):
@@ -201,9 +204,9 @@ class GradientNoise(KeepRatioPolicy):
         return {**super().needs, "gradient_noise": {}}
 
     def reset(self, seed: int, context: RunContext) -> None:
-        """Begin a run; N is the drawn batch's size."""
+        """Begin a run; N is the size of the whole drawn batch, all shards together."""
         super().reset(seed, context)
-        self._batch = context.batch_size
+        self._batch = context.batch_size * context.shards
 
     def keep_ratio(self, observation: Observation) -> float:
         """Return the share of the drawn batch to keep."""

@@ -28,7 +28,8 @@ class KeepRatioBandit(KeepRatioPolicy):
         algorithm: ``exp3s`` (Exp3.S) or ``ducb`` (discounted UCB).
         ratios: The keep ratios, 5 to 9 in (0, 1], rising.
         exploration: γ of Exp3.S or ξ of discounted UCB; None for .3 and .05.
-        memory: Discount per evaluation in (0, 1) of earlier rewards.
+        memory: Discount per evaluation in (0, 1) of earlier rewards; None for .9, and for .98 of
+            discounted UCB, which at .9 forgets an arm before it has tried all of them twice.
         picker: Which samples are kept; the paper's hybrid.
         **picker_options: Options of the picker.
 
@@ -48,13 +49,15 @@ class KeepRatioBandit(KeepRatioPolicy):
         algorithm: str = "exp3s",
         ratios: Sequence[float] = RATIOS,
         exploration: float | None = None,
-        memory: float = 0.9,
+        memory: float | None = None,
         picker: str = "hybrid",
         **picker_options: Any,
     ) -> None:
         super().__init__(None, picker, **picker_options)
         self.algorithm = check_choice("algorithm", algorithm, ("exp3s", "ducb"))
         self.ratios = _checked_ratios(ratios)
+        if memory is None:
+            memory = 0.98 if algorithm == "ducb" else 0.9
         self.memory = check_fraction("memory", memory, open_low=True, open_high=True)
         self._options = {} if exploration is None else {"exploration": exploration}
         if algorithm == "ducb":

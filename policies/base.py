@@ -27,6 +27,8 @@ class RunContext:
     Attributes:
         batch_size: N.
         budget_flops: What the run may spend; under equal epochs, what full training costs.
+        shards: Parts that each drawn batch is divided into, each with a policy of its own; then
+            ``batch_size`` is a part's, and all else is of the whole run.
         embedding_dim: H, the width of the learner's embeddings; 0 if they are not observed.
         epochs: Passes over the data, in the unit of full training.
         feature_dim: D, the width of the reference's features; 0 without a reference.
@@ -53,6 +55,7 @@ class RunContext:
     total_steps: int
     feature_dim: int = 0
     embedding_dim: int = 0
+    shards: int = 1
 
 
 @dataclass(frozen=True)

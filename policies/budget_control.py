@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gstds.control import check_range, spread_ratio
+from gstds.selection import kept_count
 from gstds.validation import check_fraction
 from policies.base import KeepRatioPolicy, Observation, RunContext, Transition
 
@@ -17,9 +18,10 @@ class BudgetControl(KeepRatioPolicy):
     """Keeps what it takes to end at a wanted total of charged compute, whatever selecting costs.
 
     Before each batch: keep = (left - overhead) / (c · samples still to be drawn), where left is the
-    wanted total minus what is charged so far, c an update's cost for a sample, and overhead what
-    scoring and spectral solves will still be charged if they go on as they did. So the keep ratio
-    is nearly constant and every error is made good over the rest of the run.
+    wanted total minus what is charged so far and what waits in a pack, c an update's cost for a
+    sample, and overhead what scoring, spectral solves and the picker's own arithmetic will still be
+    charged if they go on as they did. So the keep ratio is nearly constant and every error is made
+    good over the rest of the run. A total that the lowest keep ratio overspends is refused.
 
     Under an equal budget the run spends that budget whatever a policy does. There this policy
     spreads it over all epochs, so that every sample is drawn as often as in full training, and
@@ -27,7 +29,7 @@ class BudgetControl(KeepRatioPolicy):
 
     Args:
         share: Wanted charged compute in (0, 1], as a share of full training's.
-        low: Lowest keep ratio, in (0, 1].
+        low: Lowest keep ratio, in (0, 1]; at least one sample of each batch is kept.
         high: Highest keep ratio, in (0, 1].
         picker: Which samples are kept; the paper's hybrid.
         **picker_options: Options of the picker.
@@ -58,19 +60,39 @@ class BudgetControl(KeepRatioPolicy):
 
     def _begin(self) -> None:
         self._drawn = self._trained = self._looks = 0
-        self._first = 0.0
+        self._first = self._waiting = self._chosen = 0.0
 
     def reset(self, seed: int, context: RunContext) -> None:
-        """Begin a run with nothing drawn."""
+        """Begin a run with nothing drawn.
+
+        Raises:
+            ValueError: If the lowest keep ratio takes more than ``share``.
+        """
         super().reset(seed, context)
         self._context = context
         self._begin()
+        if context.setting == "equal-epochs" and self._least > self.share:
+            raise ValueError(
+                f"share={self.share:g} is below the lowest keep ratio, low={self.low:g} and one "
+                f"sample of each {context.batch_size}; raise share, or lower low"
+            )
 
     @property
     def _total(self) -> float:
+        """Operations that this policy is to spend: its shard's part of the run's."""
         context = self._run
-        full = context.epochs * context.num_samples * context.sample_flops
-        return self.share * full if context.setting == "equal-epochs" else context.budget_flops
+        total = context.budget_flops
+        if context.setting == "equal-epochs":
+            total = self.share * self._full
+        return total / context.shards
+
+    @property
+    def _full(self) -> float:
+        return self._run.epochs * self._run.num_samples * self._run.sample_flops
+
+    @property
+    def _least(self) -> float:
+        return max(self.low, 1.0 / self._run.batch_size)
 
     @property
     def _run(self) -> RunContext:
@@ -81,22 +103,32 @@ class BudgetControl(KeepRatioPolicy):
     def keep_ratio(self, observation: Observation) -> float:
         """Return the share of the drawn batch to keep."""
         run = self._run
-        looks = max(0, run.total_steps - 1 - self._looks)
-        return spread_ratio(
-            self._total - self._spent(observation),
-            run.sample_flops,
-            run.epochs * run.num_samples - self._drawn,
-            looks * self._per_look(observation),
-            self.low,
-            self.high,
-        )
+        steps = min(run.total_steps, run.max_draws)
+        samples = min(run.epochs * run.num_samples / run.shards, steps * run.batch_size)
+        drawn = int((np.asarray(observation["valid"]) > 0.5).sum())
+        later = (samples - self._drawn - drawn) / run.batch_size
+        left = self._total - self._spent(observation) - self._waiting * run.sample_flops
+        left -= max(0, steps - 1 - self._looks) * self._per_look(observation)
+        ratio = self.high
+        for _ in range(3):  # what choosing takes depends on how many are chosen
+            choosing = self._choosing(drawn, ratio) + later * self._choosing(run.batch_size, ratio)
+            ratio = spread_ratio(
+                left, run.sample_flops, samples - self._drawn, choosing, self.low, self.high
+            )
+        return ratio
+
+    def _choosing(self, drawn: int, ratio: float) -> float:
+        """Return the operations of the picker for a batch of which a share is kept."""
+        return self.step_flops(drawn, kept_count(ratio, drawn), self._run)
 
     def _spent(self, observation: Observation) -> float:
-        return (1.0 - float(observation["budget_left"][0])) * self._run.budget_flops
+        run = self._run
+        return (1.0 - float(observation["budget_left"][0])) * run.budget_flops / run.shards
 
     def _overhead(self, observation: Observation) -> float:
-        """Return what was charged for anything but training, this batch's scoring included."""
-        return max(0.0, self._spent(observation) - self._trained * self._run.sample_flops)
+        """Return what was charged for scoring, this batch's included."""
+        trained = (self._trained - self._waiting) * self._run.sample_flops
+        return max(0.0, self._spent(observation) - trained - self._chosen)
 
     def _per_look(self, observation: Observation) -> float:
         """Return what a batch's scoring costs; the first may hold what is paid once."""
@@ -107,37 +139,46 @@ class BudgetControl(KeepRatioPolicy):
         """Count what was drawn and trained on.
 
         Raises:
-            ValueError: If scoring alone costs more than is wanted in all.
+            ValueError: If scoring and the lowest keep ratio cost more than is wanted in all.
         """
         if not self._looks:
             self._first = self._overhead(transition.observation)
+        drawn = int((np.asarray(transition.observation["valid"]) > 0.5).sum())
+        kept = int((np.asarray(transition.weights) > 0).sum())
         self._looks += 1
-        self._drawn += int((np.asarray(transition.observation["valid"]) > 0.5).sum())
-        self._trained += int((np.asarray(transition.weights) > 0).sum())
+        self._drawn += drawn
+        self._trained += kept
+        self._chosen += self.step_flops(drawn, kept, self._run)
+        self._waiting = transition.info.get("waiting", 0) / self._run.shards
         if self._looks == 1 and self._looks < self._run.total_steps:
             self._refuse_what_scoring_exceeds(transition.next_observation)
 
     def _refuse_what_scoring_exceeds(self, observation: Observation) -> None:
         run = self._run
-        full = run.epochs * run.num_samples * run.sample_flops
-        needed = self._per_look(observation) * run.total_steps
-        if needed >= self._total:
+        full = self._full / run.shards
+        scoring = self._per_look(observation) + self._choosing(run.batch_size, self._least)
+        needed = scoring * run.total_steps
+        least = self._least * full if run.setting == "equal-epochs" else 0.0
+        if needed + least >= 1.01 * self._total:
             raise ValueError(
                 f"share={self._total / full:g} of full training's compute does not pay for "
-                f"scoring, which takes {needed / full:.3f} of it in all; raise share, or pick by "
-                "a score that costs less"
+                f"scoring, which takes {needed / full:.3f} of it in all, and the lowest keep "
+                f"ratio, {least / full:.3f}; raise share, or pick by a score that costs less"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts, and what the first batch's scoring cost."""
+        """Return the counts, what the first batch's scoring cost, and what waits in a pack."""
         return {
             "drawn": self._drawn,
             "trained": self._trained,
             "looks": self._looks,
             "first": self._first,
+            "waiting": self._waiting,
+            "chosen": self._chosen,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self._drawn, self._trained = int(state["drawn"]), int(state["trained"])
         self._looks, self._first = int(state["looks"]), float(state["first"])
+        self._waiting, self._chosen = float(state["waiting"]), float(state["chosen"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gstds.noise import derived_uniform
 from gstds.validation import check_fraction
-from policies.base import Observation, Policy, Weights
+from policies.base import Observation, Policy, RunContext, Transition, Weights
 
 __all__ = ["InfoBatch"]
 
@@ -14,9 +16,10 @@ __all__ = ["InfoBatch"]
 class InfoBatch(Policy):
     """InfoBatch: of the samples whose last loss is below the mean, a share is dropped.
 
-    Those of them that are kept weigh 1 / (1 - rate), and the loss is divided by the number drawn:
-    for given last losses the expected update is that of the whole batch. Never-visited samples are
-    always kept, so the first epoch is full; so is the end of training.
+    The mean is that of the last losses at the epoch's beginning, as every sample's own last loss
+    is. Those of them that are kept weigh 1 / (1 - rate), and the loss is divided by the number
+    drawn: for given last losses the expected update is that of the whole batch. Never-visited
+    samples are always kept, so the first epoch is full; so is the end of training.
 
     Args:
         rate: Probability that a sample below the mean is dropped, in [0, 1).
@@ -36,14 +39,37 @@ class InfoBatch(Policy):
         self.rate = check_fraction("rate", rate, open_high=True)
         self.delta = check_fraction("delta", delta)
         self.max_weight = 1.0 / (1.0 - self.rate)
+        self._steps, self._per_epoch, self._mean = 0, 1, 0.0
+
+    def reset(self, seed: int, context: RunContext) -> None:
+        """Begin a run at the beginning of an epoch."""
+        self._steps, self._per_epoch, self._mean = 0, max(1, context.steps_per_epoch), 0.0
 
     def act(self, observation: Observation) -> Weights:
         """Return weights (N,): 0 for the dropped, 1 / (1 - rate) for the kept below the mean."""
         weights = (np.asarray(observation["valid"]) > 0.5).astype(np.float32)
         if float(observation["progress"][0]) >= self.delta:
             return weights
-        low = np.asarray(observation["last_losses"]) < float(observation["mean_last_loss"][0])
+        low = np.asarray(observation["last_losses"]) < self._threshold(observation)
         low &= (np.asarray(observation["visited"]) > 0.5) & (weights > 0)
         dropped = derived_uniform(observation["noise"], 0) < self.rate
         weights[low] = np.where(dropped[low], 0.0, self.max_weight)
         return weights
+
+    def _threshold(self, observation: Observation) -> float:
+        """Return the mean loss at the epoch's beginning, which may be now."""
+        begins = self._steps % self._per_epoch == 0
+        return float(observation["mean_last_loss"][0]) if begins else self._mean
+
+    def learn(self, transition: Transition) -> None:
+        """Count the step; the epoch's first tells the mean."""
+        self._mean = self._threshold(transition.observation)
+        self._steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the run, and the epoch's mean."""
+        return {"steps": self._steps, "mean": self._mean}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self._steps, self._mean = int(state["steps"]), float(state["mean"])

@@ -415,6 +415,12 @@ class Selector:
     def _teach(self, following: _Shown) -> None:
         """Hand the policy the step before, now that what came of it is known."""
         last, self._last = self._last, None
+        if self.policy.uses_reward and self._validation is None:
+            raise ValueError(
+                f"reward: policy {self.name!r} learns from one; call "
+                "selector.observe_validation(loss, accuracy) before select, and again at each "
+                "evaluation"
+            )
         if last is None:
             return
         n = len(last["weights"])

@@ -45,7 +45,8 @@ class Sharded(Policy):
             part.reset((seed + number * 0x9E3779B9) % 2**32, own)
 
     def _context(self, context: RunContext) -> RunContext:
-        return replace(context, batch_size=-(-context.batch_size // len(self.parts)))
+        count = len(self.parts)
+        return replace(context, batch_size=-(-context.batch_size // count), shards=count)
 
     def act(self, observation: Observation) -> Weights:
         """Return the weights (N,) that the parts give to their shards."""

@@ -82,7 +82,7 @@ def observation(policy, seed=0, valid=N, progress=0.4):
         "valid": np.arange(N) < valid,
         "noise": rng.permutation(N) / N + 1 / 64,
         "progress": [progress],
-        "budget_left": [1 - progress],
+        "budget_left": [1 - progress / 2],
         "keep_ratio": [0.5],
         "train_loss": [1.0],
         "mean_last_loss": [1.2],

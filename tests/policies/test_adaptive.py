@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,21 +71,34 @@ def test_a_plateau_is_told_from_half_a_window_against_the_other():
 
 def test_loss_gap_keeps_more_the_further_the_training_loss_is_below():
     policy = make("loss-gap")
-    assert ratio(policy, validation_loss=1.0) == pytest.approx(0.2)
     for _ in range(50):
         step(policy, 0.75)
+    assert ratio(policy, validation_loss=1.0) == pytest.approx(0.2)  # not evaluated yet
+    step(policy, 0.75, validation_loss=0.5)
     assert ratio(policy, validation_loss=0.5) == pytest.approx(0.2)
     assert ratio(policy, validation_loss=1.0) == pytest.approx(0.55)
     assert ratio(policy, validation_loss=9.0) == pytest.approx(0.9)
 
 
 def test_loss_gap_averages_over_an_epoch():
-    policy = make("loss-gap")
+    policy = make_policy("loss-gap")
+    policy.reset(0, replace(CONTEXT, steps_per_epoch=5))
     step(policy, 1.0)
-    step(policy, 0.5)
-    mean = (0.9 * 0.1 * 1.0 + 0.1 * 0.5) / 0.19
+    step(policy, 0.5, validation_loss=1.0)
+    mean = (0.8 * 0.2 * 1.0 + 0.2 * 0.5) / 0.36
     expected = gap_ratio(mean, 1.0, 0.5, 0.2, 0.9)
     assert ratio(policy, validation_loss=1.0) == pytest.approx(expected, rel=1e-6)
+
+
+def test_loss_gap_is_held_from_one_evaluation_to_the_next():
+    policy = make("loss-gap")
+    step(policy, 1.0, validation_loss=1.5)
+    before = ratio(policy, validation_loss=1.5)
+    for _ in range(20):
+        step(policy, 0.5)  # the training loss goes on falling, the other is an old one
+    assert ratio(policy, validation_loss=1.5) == before
+    step(policy, 0.5, validation_loss=1.4)
+    assert ratio(policy, validation_loss=1.4) > before
 
 
 # ---------------------------------------------------------------------- gradient noise
@@ -98,6 +112,15 @@ def test_gradient_noise_keeps_as_many_as_the_scale_says():
         )
     assert ratio(policy, gradient_noise=0.0) == pytest.approx(0.1)
     assert ratio(policy, gradient_noise=1.0) == 1.0
+
+
+def test_gradient_noise_keeps_as_many_of_all_shards_together():
+    one = make("gradient-noise")
+    for shards in (2, 4):
+        part = make_policy("gradient-noise")
+        part.reset(0, replace(CONTEXT, batch_size=N // shards, shards=shards))
+        told = noise_share(12)
+        assert ratio(part, gradient_noise=told) == ratio(one, gradient_noise=told)
 
 
 @given(st.floats(0, 1e7))
@@ -224,13 +247,18 @@ CHOICES = [
     {"picker": "top-score", "score": "loss"},
     {"picker": "softmax", "score": "stale-loss"},
     {"picker": "k-center"},
+    {"picker": "k-center", "learner": "small-cnn", "batch_size": 128},
+    {"picker": "divbs", "shards": 3, "batch_size": 128},
+    {"picker": "uniform", "pack": True, "batch_size": 128, "epochs": 3},
+    {"picker": "uniform", "pack": True, "shards": 4, "batch_size": 64},
+    {"picker": "top-score", "score": "loss", "shards": 4, "batch_size": 128},
 ]
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: c.get("score", c["picker"]))
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: "-".join(map(str, c.values())))
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_the_budget_is_hit_within_a_percent(tmp_path, choice, share):
-    options = small("digits", "budget", epochs=2, policy_params={"share": share}, **choice)
+    options = small("digits", "budget", policy_params={"share": share}, **{"epochs": 2} | choice)
     result = execute(options, tmp_path)
     assert result["charged_flops"] / result["full_flops"] == pytest.approx(share, rel=0.01)
 
@@ -246,6 +274,26 @@ def test_under_an_equal_budget_it_lasts_for_all_epochs(tmp_path):
     result = execute(options, tmp_path)
     assert result["charged_flops"] <= result["budget_flops"]
     assert result["mean_keep"] == pytest.approx(0.5, abs=0.03)
+
+
+def test_an_equal_budget_is_spread_over_the_draws_that_are_allowed(tmp_path):
+    options = small("digits", "budget", setting="equal-budget", budget=0.25, max_draws=40)
+    result = execute(options, tmp_path)
+    assert result["charged_flops"] / result["budget_flops"] == pytest.approx(1, abs=0.02)
+
+
+def test_a_share_below_the_lowest_ratio_is_refused_before_the_run(tmp_path):
+    for share, low in ((0.02, 0.01), (0.1, 0.2)):
+        options = small("digits", "budget", policy_params={"share": share, "low": low})
+        with pytest.raises(RuntimeError, match=rf"step 0.*share={share:g} is below .* low={low:g}"):
+            execute(options, tmp_path / str(share))
+
+
+def test_a_share_that_scoring_and_the_lowest_ratio_exceed_is_refused(tmp_path):
+    options = small("digits", "budget", picker="top-score", score="loss",
+                    policy_params={"share": 0.4, "low": 0.2})  # fmt: skip
+    with pytest.raises(RuntimeError, match=r"the lowest keep ratio, 0\.200"):
+        execute(options, tmp_path)
 
 
 def test_a_budget_that_scoring_alone_exceeds_is_refused_at_the_first_step(tmp_path):

@@ -111,6 +111,8 @@ def taught(name, *, rewards=None, losses=None, order=None, policy=None):
         now, then = (moved(observation(policy, s, progress=s / 100), rows) for s in (t, t + 1))
         # What comes of a step says it all: what was seen before it does not change.
         then["mean_last_loss"][:] = then["train_loss"][:] = told[t].mean()
+        if "validation_loss" in then:
+            then["validation_loss"][:] = 1.0 + told[t].mean()
         weights = policy.act(now)
         info = {"losses": told[t][rows], "trained": weights > 0, "evaluate": True}
         policy.learn(Transition(now, weights, float(earned[t]), then, info))
@@ -119,6 +121,11 @@ def taught(name, *, rewards=None, losses=None, order=None, policy=None):
 
 def remembered(policy):
     return str(policy.state_dict())
+
+
+def test_who_learns_nothing_asks_for_no_reward(name):
+    if name not in LEARNERS:
+        assert not make(name).uses_reward, "evaluations are charged that nothing reads"
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -154,7 +161,14 @@ def test_what_was_learned_is_in_the_state_and_decides(name):
 
 
 # What these learn from is the reward, the bill, or what they saw before the step.
-OTHER_SIGNALS = {"bandit", "best", "budget", "selective-backprop", "stale-selective-backprop"}
+OTHER_SIGNALS = {
+    "bandit",
+    "best",
+    "budget",
+    "infobatch",
+    "selective-backprop",
+    "stale-selective-backprop",
+}
 
 
 @pytest.mark.parametrize("name", sorted(set(LEARNERS) - OTHER_SIGNALS))

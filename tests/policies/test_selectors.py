@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from views import CONTEXT, N, full_view
@@ -126,6 +128,12 @@ def test_infobatch_keeps_what_is_above_the_mean_at_one_and_weighs_the_rest_up():
     below = view["last_losses"] < view["mean_last_loss"]
     assert (weights[~below] == 1).all()
     assert set(weights[below].tolist()) == {0.0, 2.0}
+
+
+def test_infobatch_keeps_what_is_at_the_mean():
+    view = infobatch_view()
+    view["last_losses"][:] = view["mean_last_loss"] = np.array([1.5], np.float32)
+    assert (policies.make_policy("infobatch").act(view) == 1).all()
 
 
 def test_infobatch_keeps_everything_first_and_last():
@@ -282,16 +290,20 @@ def test_infobatchs_expected_epoch_sum_is_the_authors_and_full_trainings():
     # An even number lies below the mean: the authors round the half of it that stays.
     scores = np.where(np.arange(4 * N) % 4 < 2, 0.5, 2.0) + 0.1 * rng.random(4 * N)
     policy = policies.make_policy("infobatch")
+    policy.reset(0, replace(CONTEXT, batch_size=N, steps_per_epoch=4))
     mine, theirs, counts = [], [], []
     for epoch in range(2000):
         weights = np.zeros(4 * N)
-        for batch in np.split(np.arange(4 * N), 4):
+        for number, batch in enumerate(np.split(np.arange(4 * N), 4)):
+            # Training lowers the mean while the epoch goes on: the epoch's first is what counts.
+            mean = scores.mean() * 0.2**number
             view = infobatch_view() | {
                 "last_losses": scores[batch].astype(np.float32),
-                "mean_last_loss": np.array([scores.mean()], np.float32),
+                "mean_last_loss": np.array([mean], np.float32),
                 "noise": keyed_uniform(9, epoch, indices=batch).astype(np.float32),
             }
             weights[batch] = policy.act(view)
+            policy.learn(policies.Transition(view, weights[batch], 0.0, view, {}))
         other = official_infobatch(scores, 0.5, rng)
         mine.append((weights * gradients).sum())
         theirs.append((other * gradients).sum())
