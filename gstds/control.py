@@ -5,9 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from gstds.validation import check_fraction, check_integer
 
-__all__ = ["PlateauWatch", "between", "check_range", "gap_ratio", "noise_ratio", "spread_ratio"]
+__all__ = [
+    "PlateauWatch",
+    "RiseWatch",
+    "between",
+    "check_range",
+    "gap_ratio",
+    "noise_ratio",
+    "spread_ratio",
+]
 
 
 def check_range(low: float, high: float) -> tuple[float, float]:
@@ -122,3 +133,68 @@ class PlateauWatch:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self._sums, self._seen = [float(s) for s in state["sums"]], int(state["seen"])
+
+
+class RiseWatch:
+    """Counts how often a training loss has risen as it does when the steps are too large.
+
+    It has risen if a batch of at least 8 samples has a mean loss above 1.5 log C, which is what a
+    learner has that is surely wrong, not one that knows nothing. Or if the mean over samples, with
+    weights that fall by 1/32 a batch, is above 1.35 times the least it has been and above that by
+    more than log C / 10: neither small losses that fluctuate nor a few hard samples count. After
+    each rise the watch begins anew, and for 8 batches only looks on.
+
+    Args:
+        classes: C.
+    """
+
+    RATIO, SHARE, BATCHES = 1.35, 0.1, 32
+    WRONG, SAMPLES, PAUSE = 1.5, 8, 8
+
+    def __init__(self, classes: int) -> None:
+        self._nothing = math.log(max(2, classes))
+        self.rises = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._loss = self._count = 0.0
+        self._batches, self._least = 0, math.inf
+
+    def take(self, losses: npt.ArrayLike) -> None:
+        """Take in the losses (k,) in nats of a batch's samples that were trained on; k may be 0."""
+        values = np.asarray(losses, dtype=np.float64)
+        if len(values) == 0 or not np.isfinite(values).all():
+            return
+        fade = 1.0 - 1.0 / self.BATCHES
+        self._loss = fade * self._loss + float(values.sum())
+        self._count = fade * self._count + len(values)
+        self._batches += 1
+        wrong = len(values) >= self.SAMPLES and values.mean() > self.WRONG * self._nothing
+        after_rise = self.rises > 0 and self._batches <= self.PAUSE
+        if (wrong and not after_rise) or self._smoothly_risen():
+            self.rises += 1
+            self._begin()
+
+    def _smoothly_risen(self) -> bool:
+        if self._batches < self.BATCHES:
+            return False
+        mean = self._loss / self._count
+        self._least = min(self._least, mean)
+        margin = self.SHARE * self._nothing
+        return mean > max(self.RATIO * self._least, self._least + margin)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was seen since the last rise, as JSON-able values."""
+        return {
+            "rises": self.rises,
+            "loss": self._loss,
+            "count": self._count,
+            "batches": self._batches,
+            "least": self._least if math.isfinite(self._least) else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.rises, self._batches = int(state["rises"]), int(state["batches"])
+        self._loss, self._count = float(state["loss"]), float(state["count"])
+        self._least = math.inf if state["least"] is None else float(state["least"])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.control import RiseWatch
 from gstds.label_noise import least_loss, wrong_label_chances, wrong_label_share
 from gstds.selection import valid_batch, weighted_sample, weights_for_ratio
 from gstds.validation import check_fraction, check_number
@@ -29,7 +30,9 @@ class Best(Policy):
     without trust come last. How many labels are wrong is estimated from the reference losses, see
     `gstds.label_noise`: on clean data nothing is distrusted.
 
-    What is kept is then worth a larger step than a random sample would be: ``weight``.
+    What is kept is then worth a larger step than a random sample would be: ``weight``. A learner
+    without normalization may not stand it: the weight is halved whenever the training loss rises as
+    it does when steps are too large, see `gstds.control.RiseWatch`.
 
     Args:
         keep: Share of each drawn batch that is kept, in (0, 1].
@@ -46,7 +49,9 @@ class Best(Policy):
     source = "this project; last losses as in InfoBatch, arXiv 2303.04947"
     cost = "nothing beside training on the kept samples; the reference's losses are cached"
     helps = "at a small budget: the kept quarter does nearly the work of the whole; wrong labels"
-    hurts = "a learning rate that is at its limit already: then set weight=1"
+    hurts = (
+        "a learning rate that is at its limit already: the loss has to rise before it is lowered"
+    )
 
     def __init__(
         self, keep: float = 0.25, floor: float = 0.1, weight: float = 2.0, doubt: float = 0.1
@@ -57,6 +62,7 @@ class Best(Policy):
         self.doubt = check_fraction("doubt", doubt)
         self.max_weight = max(1.0, self.weight)
         self._classes, self._batches, self._surest = 1, 0, 0.0
+        self._watch = RiseWatch(1)
 
     @property
     def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
@@ -66,26 +72,34 @@ class Best(Policy):
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run that has seen no batch."""
         self._classes, self._batches, self._surest = context.num_classes, 0, 0.0
+        self._watch = RiseWatch(context.num_classes)
 
     def act(self, observation: Observation) -> Weights:
-        """Return weights (N,): ``weight`` for the kept samples, 0 for the others."""
+        """Return weights (N,): the weight for the kept samples, 0 for the others."""
         kept = weights_for_ratio(observation, self.keep, self._pick)
-        return np.asarray(kept * np.float32(self.weight))
+        return np.asarray(kept * np.float32(self.weight * 0.5**self._watch.rises))
 
     def learn(self, transition: Transition) -> None:
-        """Remember how sure the reference was of the batch's surest samples."""
+        """Watch the loss; remember how sure the reference was of the batch's surest samples."""
+        trained = np.asarray(transition.info["trained"]) > 0
+        self._watch.take(np.asarray(transition.info["losses"])[trained])
         if self.doubt:
             _, batch = valid_batch(transition.observation)
             self._surest = self._mean_surest(batch["reference_losses"])
             self._batches += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was learned of the labels."""
-        return {"batches": self._batches, "surest": self._surest}
+        """Return what was learned of the labels, and of the loss."""
+        return {
+            "batches": self._batches,
+            "surest": self._surest,
+            "watch": self._watch.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self._batches, self._surest = int(state["batches"]), float(state["surest"])
+        self._watch.load_state_dict(state["watch"])
 
     def _mean_surest(self, reference_losses: npt.ArrayLike) -> float:
         """Return the mean of `least_loss` over the batches so far and this one."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from settings import CONTEXT, N, make, observation
 
-from gstds.control import PlateauWatch, gap_ratio, noise_ratio, spread_ratio
+from gstds.control import PlateauWatch, RiseWatch, gap_ratio, noise_ratio, spread_ratio
 from gstds.gradient_noise import NoiseScale, noise_samples, noise_share
 from policies import Selector, Transition, make_policy
 from tests.stops import StopAfter
@@ -64,6 +64,48 @@ def test_a_plateau_is_told_from_half_a_window_against_the_other():
     watch = PlateauWatch(5, 0.1)
     assert [watch.stalled(x) for x in (2.0, 2.0, 9.0, 1.8, 1.7)] == [False] * 5
     assert [watch.stalled(x) for x in (2.0, 2.0, 0.0, 1.8, 1.9)] == [False] * 4 + [True]
+
+
+# ---------------------------------------------------------------------- steps too large
+
+
+def seen(losses, classes=10, size=8):
+    watch, counts = RiseWatch(classes), []
+    for loss in losses:
+        watch.take(np.full(size, loss))
+        counts.append(watch.rises)
+    return counts
+
+
+def test_a_rise_is_counted_once_it_is_above_both_bounds():
+    assert seen([2.0] * 50 + [1.0] * 300)[-1] == 0
+    counts = seen([1.0] * 200 + [1.4] * 300)  # its mean ends at 1.4: above 1.35, and by over .23
+    assert counts[200] == 0
+    assert counts[-1] == 1
+    assert seen([1.0] * 200 + [1.3] * 300)[-1] == 0
+    assert seen([0.1] * 200 + [0.3] * 300)[-1] == 0  # three times, but by .2
+    assert seen([0.1] * 200 + [0.3] * 300, classes=4)[-1] == 1
+
+
+def test_a_small_batch_counts_as_little_as_it_holds():
+    watch = RiseWatch(10)
+    for _ in range(100):
+        watch.take(np.full(64, 0.5))
+    watch.take([20.0] * 7)
+    watch.take([])
+    watch.take([np.nan])
+    assert watch.rises == 0
+    watch.take(np.full(8, 20.0))
+    assert watch.rises == 1
+
+
+def test_a_learner_that_is_surely_wrong_is_seen_at_once_and_once():
+    log_classes = float(np.log(10))
+    assert seen([log_classes, 1.45 * log_classes])[-1] == 0
+    assert seen([log_classes, 1.55 * log_classes]) == [0, 1]
+    # The spike goes on for a while: one rise, and another if it has not ended after 8 batches.
+    assert seen([2.0] + [9.0] * 9 + [2.0] * 20)[-1] == 1
+    assert seen([2.0] + [9.0] * 10 + [2.0] * 20)[-1] == 2
 
 
 # ---------------------------------------------------------------------- loss gap

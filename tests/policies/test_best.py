@@ -42,9 +42,9 @@ def begun(**options):
     return policy
 
 
-def teach(policy, observation):
+def teach(policy, observation, loss=0.0):
     weights = policy.act(observation)
-    info = {"losses": np.zeros(N), "trained": weights > 0}
+    info = {"losses": np.full(N, loss), "trained": weights > 0}
     policy.learn(Transition(observation, weights, 0.0, observation, info))
 
 
@@ -109,7 +109,8 @@ def test_the_share_of_wrong_labels_is_the_mean_over_the_batches_seen():
     policy = begun(keep=0.5)
     for surest in (0.1, 0.4):
         teach(policy, view(reference_losses=np.full(N, surest)))
-    assert policy.state_dict() == {"batches": 2, "surest": pytest.approx(0.25)}
+    assert policy.state_dict()["batches"] == 2
+    assert policy.state_dict()["surest"] == pytest.approx(0.25)
     assert policy._mean_surest(np.full(N, 0.7)) == pytest.approx(0.4)
 
 
@@ -123,6 +124,33 @@ def test_a_resumed_policy_is_the_one_that_never_stopped():
         teach(policy, view(seed))
         teach(resumed, view(seed))
     assert resumed.state_dict() == policy.state_dict()
+
+
+def weight(policy):
+    return policy.act(view()).max()
+
+
+def test_the_weight_is_halved_each_time_that_the_loss_rises():
+    policy = begun()
+    for wanted in (2.0, 1.0, 0.5):
+        for _ in range(100):
+            teach(policy, view(), loss=0.5)
+        assert weight(policy) == pytest.approx(wanted)
+        for _ in range(40):
+            teach(policy, view(), loss=1.5)
+    assert weight(policy) == pytest.approx(0.25)
+
+
+def test_doubt_is_where_trust_ends():
+    """Chances of .2 are beyond a doubt of .1, not of .5."""
+    reference = np.full(N, 0.2)
+    share = 1 - np.exp(-0.2)
+    reference[:4] = np.log(0.2 * 4 / share)
+    observation = view(reference_losses=reference, last_losses=np.ones(N))
+    assert not begun(keep=0.8, doubt=0.1).act(observation)[:4].any()
+    kept = [begun(keep=0.8, doubt=0.5).act(view(seed) | {k: observation[k] for k in
+            ("reference_losses", "last_losses")})[:4].any() for seed in range(20)]  # fmt: skip
+    assert np.mean(kept) > 0.5
 
 
 def test_what_it_needs_follows_from_its_doubt():
