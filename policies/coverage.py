@@ -61,7 +61,10 @@ class FiedlerBoundary(KeepRatioPolicy):
     """
 
     source = "variant of GSTDS, arXiv 2507.04269; spectral cuts: Shi and Malik, 2000"
-    cost = "the spectral solve, about 4·n·D an iteration; no forward, cached features"
+    cost = (
+        "the spectral solve: n²·D + 4/3·n³ up to 320 samples, above that 8·n·D an iteration; "
+        "no forward, cached features"
+    )
     helps = "where the classes meet in the reference's features"
     hurts = "when the cut has little to do with the labels"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gstds.files import write_json
 from gstds.sealed import read_sealed
 from gstds.validation import check_choice
+from policies.registry import follows_schedule, policy_class
 from train.agents_command import do_learn
 from train.arguments import (
     check_places,
@@ -64,11 +66,31 @@ def do_run(arguments: Arguments) -> int:
     check_places(arguments)
     if arguments.resume:
         return _resume(arguments)
-    config = config_from(given_options(arguments))
+    given = given_options(arguments)
+    config = config_from(given)
+    _refuse_an_idle_schedule(config, given)
     folder = Path(arguments.out) if arguments.out else new_folder("run")
     if launched_rank() == 0:
         touch_folder(folder)
     return _run(arguments, config, folder, resume=False)
+
+
+def _refuse_an_idle_schedule(config: RunConfig, given: dict[str, Any]) -> None:
+    """Refuse options of a schedule for a policy that follows none: they would change nothing.
+
+    In a comparison they are for those of its policies that do.
+    """
+    usual = RunConfig()
+    names = ("keep", "schedule", "schedule_params")
+    idle = [name for name in names if name in given and given[name] != getattr(usual, name)]
+    kind = policy_class(config.policy)
+    if idle and not follows_schedule(kind):
+        own = [name for name in inspect.signature(kind).parameters if "picker" not in name]
+        advice = f"; it is set by --policy-params {' '.join(f'{n}=...' for n in own)}" if own else ""
+        raise ValueError(
+            f"{idle[0]}: policy {config.policy!r} has a keep ratio of its own and follows no "
+            f"schedule, got {given[idle[0]]!r}; leave it out{advice}"
+        )
 
 
 def _resume(arguments: Arguments) -> int:

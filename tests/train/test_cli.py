@@ -88,6 +88,8 @@ def test_compare_ends_with_a_table_a_plot_and_a_link(here, tiny_npz, capsys):
         (["run", "--learner", "resnet81", "--policy", "full"], "did you mean 'resnet18'"),
         (["run", "--keep", "1.3"], "keep must be in (0, 1], got 1.3"),
         (["run", "--keep", "0.1"], "keep must be in [0.180, 0.880]"),
+        (["run", "--policy", "best", "--keep", "0.5"], "--policy-params keep=..."),
+        (["run", "--policy", "plateau", "--schedule", "linear"], "follows no schedule"),
         (["run", "--label-noise", "1.5", "--policy", "full"], "label_noise must be in [0, 1)"),
         (["run", "--batch-size", "5000", "--policy", "full"], "batch_size must be at most"),
         (["run", "--epochs", "0", "--policy", "full"], "epochs must be at least 1"),
