@@ -91,7 +91,7 @@ def _user_model(name: str, shape: tuple[int, int, int], classes: int, seed: int)
     module_name, _, function_name = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(str(error.name))
         raise ValueError(
             f"learner {name!r} cannot be imported ({type(error).__name__}: {error}); "

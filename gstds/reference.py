@@ -284,9 +284,11 @@ def _import_function(name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     try:
         module = _import_from_here(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         advice = f"; {module_advice(name)}" if isinstance(error, ModuleNotFoundError) else ""
-        raise ImportError(f"reference {name!r}: module {module_name!r}: {error}{advice}") from error
+        raise ImportError(
+            f"reference {name!r}: module {module_name!r}: {type(error).__name__}: {error}{advice}"
+        ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
         known = near_names(attribute, [k for k, v in vars(module).items() if callable(v)])

@@ -32,7 +32,7 @@ def users_code(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{what} raised {type(error).__name__}: {error}") from error
 
 

@@ -118,7 +118,7 @@ def policy_class(name: str) -> type[Policy]:
         raise ValueError(
             f"policy {name!r}: no module {module_name!r}; {module_advice(target)}"
         ) from error
-    except Exception as error:  # whatever a user's file does when it is imported
+    except (Exception, SystemExit) as error:  # whatever a user's file does when it is imported
         raise ValueError(
             f"policy {name!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error
@@ -184,7 +184,7 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
         policy = kind(**parameters)
     except (ValueError, TypeError):
         raise
-    except Exception as error:  # whatever a user's class does when it is made
+    except (Exception, SystemExit) as error:  # whatever a user's class does when it is made
         raise ValueError(
             f"policy {name!r} cannot be made: {type(error).__name__}: {error}"
         ) from error

@@ -86,7 +86,9 @@ def _refuse_an_idle_schedule(config: RunConfig, given: dict[str, Any]) -> None:
     kind = policy_class(config.policy)
     if idle and not follows_schedule(kind):
         own = [name for name in inspect.signature(kind).parameters if "picker" not in name]
-        advice = f"; it is set by --policy-params {' '.join(f'{n}=...' for n in own)}" if own else ""
+        advice = (
+            f"; it is set by --policy-params {' '.join(f'{n}=...' for n in own)}" if own else ""
+        )
         raise ValueError(
             f"{idle[0]}: policy {config.policy!r} has a keep ratio of its own and follows no "
             f"schedule, got {given[idle[0]]!r}; leave it out{advice}"

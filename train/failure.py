@@ -16,7 +16,9 @@ class RunFailedError(RuntimeError):
         result: The run's result as far as it got, with status ``failed``.
     """
 
-    def __init__(self, config: RunConfig, result: dict[str, Any], error: Exception) -> None:
+    def __init__(
+        self, config: RunConfig, result: dict[str, Any], error: Exception | SystemExit
+    ) -> None:
         step = result["steps"]
         super().__init__(
             f"run failed at step {step} (policy {config.policy!r}, seed {config.seed}): "
@@ -25,7 +27,7 @@ class RunFailedError(RuntimeError):
         self.result = result
 
 
-def _hint(error: Exception) -> str:
+def _hint(error: Exception | SystemExit) -> str:
     """Say what to do about an observation that was read and not declared."""
     from envs.options import OPTIONAL_OBSERVATIONS
 
