@@ -120,7 +120,7 @@ def import_function(name: str) -> Any:
 def _is_there(module_name: str) -> bool:
     try:
         return module_name in sys.modules or importlib.util.find_spec(module_name) is not None
-    except (ModuleNotFoundError, ValueError):  # a package above it is not there, or no name at all
+    except (ImportError, ValueError):  # a package above it is not there, or no name at all
         return False
 
 

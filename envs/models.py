@@ -89,6 +89,8 @@ def build_model(name: str, shape: tuple[int, int, int], classes: int, seed: int)
 
 def _user_model(name: str, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
     module_name, _, function_name = name.partition(":")
+    if module_name.startswith("."):
+        raise ValueError(f"learner {name!r} is no module:function; {module_advice(name)}")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (Exception, SystemExit) as error:

@@ -282,6 +282,8 @@ def _checked_call(name: str, model: Callable[[Tensor], Any]) -> Callable[[Tensor
 
 def _import_function(name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
+    if module_name.startswith("."):
+        raise ValueError(f"reference {name!r} is no module:function; {module_advice(name)}")
     try:
         module = _import_from_here(module_name)
     except (Exception, SystemExit) as error:

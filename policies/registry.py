@@ -111,6 +111,8 @@ def policy_class(name: str) -> type[Policy]:
         near = near_names(name, {**installed_policies(), **named})
         raise ValueError(f"policy: unknown name {name!r}; {near}, or module:Class")
     module_name, _, class_name = target.partition(":")
+    if module_name.startswith("."):
+        raise ValueError(f"policy {name!r} is no module:Class; {module_advice(target)}")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

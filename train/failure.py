@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
+from gstds.views import observation_bounds
 from train.config import RunConfig
 
 __all__ = ["RunFailedError"]
@@ -28,10 +30,20 @@ class RunFailedError(RuntimeError):
 
 
 def _hint(error: Exception | SystemExit) -> str:
-    """Say what to do about an observation that was read and not declared."""
+    """Say what to do about an observation that was misspelt, or read and not declared."""
     from envs.options import OPTIONAL_OBSERVATIONS
 
     name = error.args[0] if isinstance(error, KeyError) and error.args else None
-    if name not in OPTIONAL_OBSERVATIONS:
+    if not isinstance(name, str):
         return ""
-    return f"; a policy declares what it reads beyond the usual: needs = {{{name!r}: {{}}}}"
+    misspelt = ""
+    known = observation_bounds(OPTIONAL_OBSERVATIONS, 1, 1, feature_dim=1, embedding_width=1)
+    near = [] if name in known else get_close_matches(name, known, n=1, cutoff=0.75)
+    if near:
+        name = near[0]
+        misspelt = f"; did you mean {name!r}?"
+    if name not in OPTIONAL_OBSERVATIONS:
+        return misspelt
+    return (
+        f"{misspelt}; a policy declares what it reads beyond the usual: needs = {{{name!r}: {{}}}}"
+    )

@@ -77,6 +77,31 @@ class ExitsAtOnce(Base):
 class Interrupts(Base):
     def bad(self, good): raise KeyboardInterrupt
 
+class Misspells(Base):
+    def bad(self, good): return self.observation["lasst_losses"]
+    def act(self, observation):
+        self.observation = observation
+        return super().act(observation)
+
+class MisspellsUndeclared(Misspells):
+    def bad(self, good): return self.observation["learner_loses"]
+
+class OwnKey(Base):
+    def bad(self, good): return {}["tables"]
+
+class Keeps(Base):
+    def bad(self, good): return good
+    def state_dict(self): return {"table": {"first": object()}}
+
+class Needs(Base):
+    needs = property(lambda self: self.nothing)
+
+class Counts(Base):
+    def step_flops(self, drawn, kept, context): return self.nothing
+
+class CountsNothing(Base):
+    def step_flops(self, drawn, kept, context): return None
+
 class Raises(Base):
     def bad(self, good): return good / undefined_name
 """
@@ -127,6 +152,15 @@ def run(tiny_npz, tmp_path, monkeypatch):
             r"needs = \{'learner_losses': \{\}\}",
         ),
         ("Raises", r"step 2 .*'plugins:Raises'.*undefined_name"),
+        (
+            "Misspells",
+            r"step 2 .*'plugins:Misspells'.*KeyError: 'lasst_losses'; did you mean 'last_losses'\?$",
+        ),
+        (
+            "MisspellsUndeclared",
+            r"did you mean 'learner_losses'\?; a policy declares .*\{'learner_losses': \{\}\}$",
+        ),
+        ("OwnKey", r"KeyError: 'tables'$"),
         ("Exits", r"step 2 .*'plugins:Exits'.*SystemExit: 3"),
     ],
 )
@@ -219,3 +253,35 @@ def test_a_module_that_exits_when_it_is_imported_is_bad_input(here, body, capsys
 def test_a_policy_that_exits_when_it_is_made_is_bad_input(run, here, capsys):
     error = refused(capsys, "run", "--policy", "plugins:ExitsAtOnce", "--no-tracking", "--quiet")
     assert "'plugins:ExitsAtOnce' cannot be made: SystemExit: 3" in error
+
+
+def test_a_state_that_cannot_be_saved_names_its_entry_and_leaves_no_half_checkpoint(run, tmp_path):
+    message = r"step 2 \(policy 'plugins:Keeps'.*state_dict: entry 'policy/table/first' cannot be"
+    with pytest.raises(RunFailedError, match=message):
+        run("Keeps", checkpoint_every=2)
+    assert not list((tmp_path / "run").rglob("step-*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Needs", "needs of policy 'plugins:Needs' raised AttributeError"),
+        ("Counts", "step_flops of policy 'plugins:Counts' raised AttributeError"),
+        ("CountsNothing", "step_flops of policy 'plugins:CountsNothing' must be a number, got N"),
+    ],
+)
+def test_what_a_policy_tells_before_the_run_is_bad_input(
+    run, here, tiny_npz, capsys, name, message
+):
+    words = ["--dataset", tiny_npz, "--batch-size", "32", "--no-tracking", "--quiet"]
+    more = ["--setting", "equal-budget", "--budget", ".5"]
+    assert message in refused(capsys, "run", "--policy", f"plugins:{name}", *words, *more)
+
+
+def test_the_json_of_a_failed_run_is_written(run, here, tiny_npz, capsys):
+    words = ["run", "--policy", "plugins:Raises", "--dataset", tiny_npz, "--batch-size", "32"]
+    assert main([*words, "--no-tracking", "--quiet", "--json", "failed.json"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    result = json.loads((here / "failed.json").read_text(), parse_constant=pytest.fail)["runs"][0]
+    assert result["status"] == "failed"
+    assert "undefined_name" in result["error"]
