@@ -36,14 +36,11 @@ def _hint(error: Exception | SystemExit) -> str:
     name = error.args[0] if isinstance(error, KeyError) and error.args else None
     if not isinstance(name, str):
         return ""
-    misspelt = ""
     known = observation_bounds(OPTIONAL_OBSERVATIONS, 1, 1, feature_dim=1, embedding_width=1)
     near = [] if name in known else get_close_matches(name, known, n=1, cutoff=0.75)
-    if near:
-        name = near[0]
-        misspelt = f"; did you mean {name!r}?"
+    name = near[0] if near else name
+    told = f"; did you mean {name!r}?" if near else ""
     if name not in OPTIONAL_OBSERVATIONS:
-        return misspelt
-    return (
-        f"{misspelt}; a policy declares what it reads beyond the usual: needs = {{{name!r}: {{}}}}"
-    )
+        return told
+    told += " A" if near else "; a"
+    return f"{told} policy declares what it reads beyond the usual: needs = {{{name!r}: {{}}}}"

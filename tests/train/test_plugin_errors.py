@@ -154,11 +154,11 @@ def run(tiny_npz, tmp_path, monkeypatch):
         ("Raises", r"step 2 .*'plugins:Raises'.*undefined_name"),
         (
             "Misspells",
-            r"step 2 .*'plugins:Misspells'.*KeyError: 'lasst_losses'; did you mean 'last_losses'\?$",
+            r"'plugins:Misspells'.*KeyError: 'lasst_losses'; did you mean 'last_losses'\?$",
         ),
         (
             "MisspellsUndeclared",
-            r"did you mean 'learner_losses'\?; a policy declares .*\{'learner_losses': \{\}\}$",
+            r"did you mean 'learner_losses'\? A policy declares .*\{'learner_losses': \{\}\}$",
         ),
         ("OwnKey", r"KeyError: 'tables'$"),
         ("Exits", r"step 2 .*'plugins:Exits'.*SystemExit: 3"),
