@@ -118,6 +118,8 @@ def import_function(name: str) -> Any:
 
 
 def _is_there(module_name: str) -> bool:
+    if module_name.startswith("."):  # a path, or relative to no package
+        return False
     try:
         return module_name in sys.modules or importlib.util.find_spec(module_name) is not None
     except (ModuleNotFoundError, ValueError):  # a package above it is not there, or no name at all

@@ -89,9 +89,11 @@ def build_model(name: str, shape: tuple[int, int, int], classes: int, seed: int)
 
 def _user_model(name: str, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
     module_name, _, function_name = name.partition(":")
+    if module_name.startswith("."):
+        raise ValueError(f"learner {name!r} is no module:function; {module_advice(name)}")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(str(error.name))
         raise ValueError(
             f"learner {name!r} cannot be imported ({type(error).__name__}: {error}); "

@@ -31,17 +31,17 @@ def prepare_store(
     Args:
         path: The store's folder.
         images: Training images uint8 (n, C, H, W), C 1 or 3, in the order of their indices.
-        labels: Class (n,) of each, from 0.
+        labels: Class (n,) of each, from 0; two classes at least, and two samples in each.
         reference: Frozen backbone, see `gstds.reference.make_reference`.
         groups: Samples with one number are duplicates; None for none.
-        device: Where to compute.
+        device: Where to compute, as torch names it.
 
     Returns:
         The store; its folder holds the losses too.
 
     Raises:
-        ValueError: If shapes do not fit, a class has fewer than two samples, or the reference is
-            unknown.
+        ValueError: If shapes do not fit, a label is out of range, a class has fewer than two
+            samples, or the reference or the device is unknown; before anything is computed.
         StoreError: If a store is there and is damaged or made from other images.
         OSError: If the folder cannot be written.
     """
@@ -49,6 +49,7 @@ def prepare_store(
     from gstds.reference import make_reference
 
     pixels, classes = _checked(images, labels)
+    grouped = _checked_groups(groups, classes)
     folder = Path(path)
     model = make_reference(reference, image_side=max(pixels.shape[2:]), device=device)
     store = build_store(
@@ -59,17 +60,16 @@ def prepare_store(
         backbone=dict(model.identity),
         compute=lambda start, stop: _features(model, pixels[start:stop]),
     )
-    groups = np.arange(len(classes)) if groups is None else np.asarray(groups)
     count = int(classes.max()) + 1
     made_from = {
         "num_classes": count,
-        "labels": hashlib.sha256(classes.tobytes() + groups.tobytes()).hexdigest(),
+        "labels": hashlib.sha256(classes.tobytes() + grouped.tobytes()).hexdigest(),
         "store": store.manifest["fingerprint"],
         "backbone": dict(model.identity),
     }
     if not _have_losses(folder / LOSSES_NAME, made_from):
         features = store.gather(np.arange(store.rows))
-        result = cross_fitted_losses(features, classes, groups, num_classes=count, device=device)
+        result = cross_fitted_losses(features, classes, grouped, num_classes=count, device=device)
         save_losses(folder / LOSSES_NAME, result.losses, made_from)
     return store
 
@@ -94,7 +94,40 @@ def _checked(
         raise ValueError(
             f"labels must be whole numbers ({len(pixels)},), got {classes.dtype} {classes.shape}"
         )
+    if not len(classes) or classes.min() == classes.max():
+        found = f"the class {classes[0]} alone" if len(classes) else "none"
+        raise ValueError(f"labels must name at least 2 classes, got {found}")
+    if classes.min() < 0:
+        raise ValueError(f"labels must be classes from 0, got {classes.min()}")
+    if classes.max() >= len(classes):
+        raise ValueError(
+            f"labels must be below the number of samples, {len(classes)}, got {classes.max()}; "
+            "number the classes from 0"
+        )
     return pixels, classes.astype(np.int64)
+
+
+def _checked_groups(
+    groups: npt.ArrayLike | None, classes: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int_]:
+    """Return each sample's group (n,), with which the losses can be cross-fitted."""
+    from gstds.probe import FOLDS, stratified_folds
+
+    grouped = np.arange(len(classes)) if groups is None else np.asarray(groups)
+    if grouped.shape != classes.shape or grouped.dtype.kind not in "iu":
+        raise ValueError(
+            f"groups must be whole numbers ({len(classes)},), one per image, got {grouped.dtype} "
+            f"{grouped.shape}"
+        )
+    distinct = len(np.unique(grouped))
+    if distinct < FOLDS:
+        raise ValueError(
+            f"images must be at least {FOLDS}, duplicates counted once, got {distinct}: their "
+            "losses come from heads that were trained on the others"
+        )
+    count = int(classes.max()) + 1
+    stratified_folds(classes, grouped, num_classes=count, folds=FOLDS, seed=0)
+    return grouped
 
 
 def _features(model: Any, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -24,10 +24,13 @@ from torch.nn import functional as F
 from gstds.noise import keyed_bits
 from gstds.validation import check_integer, check_number
 
-__all__ = ["MAX_LOSS", "ProbeResult", "cross_fitted_losses", "stratified_folds"]
+__all__ = ["FOLDS", "MAX_LOSS", "ProbeResult", "cross_fitted_losses", "stratified_folds"]
 
 MAX_LOSS = 20.0
 """Losses are clipped here: a probability of 2e-9, far beyond what a regularized head claims."""
+
+FOLDS = 5
+"""Folds, unless told otherwise."""
 
 _BLOCK = 8192
 _STEP = 1.0 / 8.0
@@ -59,7 +62,7 @@ def cross_fitted_losses(
     groups: npt.ArrayLike,
     *,
     num_classes: int,
-    folds: int = 5,
+    folds: int = FOLDS,
     seed: int = 0,
     l2: float = 1e-4,
     max_iterations: int = 100,

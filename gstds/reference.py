@@ -138,7 +138,7 @@ def make_reference(
         seed: Seed of ``untrained``.
 
     Raises:
-        ValueError: If the name is unknown or a checkpoint does not fit.
+        ValueError: If the name is unknown, a checkpoint does not fit or the device is not there.
         ImportError: If a package or the user's module is missing; the message says what to install.
         OSError: If a file is missing or a download fails.
     """
@@ -146,7 +146,7 @@ def make_reference(
         raise TypeError(f"reference must be a name, got {name!r}")
     side = check_integer("image_side", image_side, low=1)
     size = min(MAX_SIZE, max(MIN_SIZE, side))
-    target = torch.device(device)
+    target = _checked_device(device)
     if name == "untrained":
         network, digest = backbones.build_untrained(size, check_integer("seed", seed))
         extra = {"seed": seed, "batchnorm": "synthetic"}
@@ -157,6 +157,17 @@ def make_reference(
         return _custom(name, side, target)
     known = [*_NAMES, "checkpoint:PATH", "module:function"]
     raise ValueError(f"reference: unknown name {name!r}; {near_names(name, known)}")
+
+
+def _checked_device(device: torch.device | str) -> torch.device:
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ValueError(
+            f"device must be one that torch has here, such as 'cpu' or 'cuda:0', got {device!r}"
+        ) from error
+    return target
 
 
 def _pretrained(name: str, size: int, device: torch.device) -> Reference:
@@ -282,11 +293,15 @@ def _checked_call(name: str, model: Callable[[Tensor], Any]) -> Callable[[Tensor
 
 def _import_function(name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
+    if module_name.startswith("."):
+        raise ValueError(f"reference {name!r} is no module:function; {module_advice(name)}")
     try:
         module = _import_from_here(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         advice = f"; {module_advice(name)}" if isinstance(error, ModuleNotFoundError) else ""
-        raise ImportError(f"reference {name!r}: module {module_name!r}: {error}{advice}") from error
+        raise ImportError(
+            f"reference {name!r}: module {module_name!r}: {type(error).__name__}: {error}{advice}"
+        ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
         known = near_names(attribute, [k for k, v in vars(module).items() if callable(v)])

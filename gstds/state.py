@@ -38,7 +38,7 @@ def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         tensors[path] = value.detach().cpu().contiguous().clone()
         return {_TENSOR: path}
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         tensors[path] = torch.from_numpy(np.ascontiguousarray(value).copy())
         return {_ARRAY: path}
     if isinstance(value, dict):
@@ -46,7 +46,12 @@ def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, list | tuple):
         return [_split(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise TypeError(
+            f"state_dict: entry {path.lstrip('/')!r} cannot be saved, it must be an array of "
+            f"numbers, a tensor or a JSON value, got {value!r:.80}"
+        )
     return value
 
 
@@ -71,6 +76,7 @@ def save_state(folder: str | Path, step: int, state: dict[str, Any]) -> None:
         state: Nested dicts and lists of arrays, tensors and JSON-able values.
 
     Raises:
+        TypeError: If a value is none of these; the message names its entry. Nothing is written.
         OSError: If the disk is full or the folder is not writable; older checkpoints stay.
     """
     tensors: dict[str, torch.Tensor] = {}

@@ -40,6 +40,8 @@ __all__ = ["FeatureStore", "StoreError", "build_store", "open_losses", "save_los
 class FeatureStore:
     """A whole store, opened for reading by `FeatureStore.open`.
 
+    It can be pickled and copied, as by the workers of a data loader: every copy opens the folder.
+
     Attributes:
         path: The store's folder.
         manifest: Shapes, backbone, fingerprint and checksums, as they stand in the manifest.
@@ -95,6 +97,10 @@ class FeatureStore:
             handle.close()
             raise
         return cls(folder, manifest, handle, checks)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy by path: the copy opens the files for itself."""
+        return _reopen, (str(self.path.absolute()), self.manifest["sha256"])
 
     def close(self) -> None:
         """Close the store's files; gathering afterwards is a ValueError."""
@@ -166,6 +172,19 @@ class FeatureStore:
         if size != self.manifest["bytes"]:
             expected = self.manifest["bytes"]
             raise StoreError(self.path, f"size of {DATA_NAME} is {size} bytes, expected {expected}")
+
+
+def _reopen(path: str, digest: str) -> FeatureStore:
+    """Open a store of which another process, or another object, holds the digest.
+
+    Raises:
+        StoreError: If it is missing or damaged, or was made anew since.
+    """
+    store = FeatureStore.open(path)
+    if store.manifest["sha256"] != digest:
+        store.close()
+        raise StoreError(path, "it was made anew since this copy of it was begun", "open it again")
+    return store
 
 
 def _close(*handles: IO[bytes] | None) -> None:

@@ -47,7 +47,12 @@ CHECKS_NAME = "rows.crc32"
 MANIFEST_NAME = "manifest.json"
 DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "int8": np.dtype("|i1")}
 CHECKS_DTYPE = np.dtype("<u4")
-_MEND = "delete it, or build it anew with `gstds features --rebuild`"
+_MEND = (
+    "delete it and call gstds.prepare.prepare_store again, or, if the command line made it, build "
+    "it anew with `gstds features --rebuild`"
+)
+
+_RUN = "run `gstds features`, or gstds.prepare.prepare_store for images of your own, to {} it"
 
 
 class StoreError(ValueError):
@@ -146,8 +151,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def _absent(path: Path) -> StoreError:
     if (path / DATA_NAME).exists():
-        return StoreError(path, "its build was not finished", "run `gstds features` to resume it")
-    return StoreError(path, "there is no store", "run `gstds features` to build it")
+        return StoreError(path, "its build was not finished", _RUN.format("resume"))
+    return StoreError(path, "there is no store", _RUN.format("build"))
 
 
 def _check_manifest(path: Path, manifest: Any) -> None:

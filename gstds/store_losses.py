@@ -84,7 +84,8 @@ def _open(
     try:
         data = target.read_bytes()
     except FileNotFoundError:
-        raise StoreError(target, f"there are no {kind}", "run `gstds features`") from None
+        mend = "run `gstds features`, or gstds.prepare.prepare_store for images of your own"
+        raise StoreError(target, f"there are no {kind}", mend) from None
     values, manifest = _parse(kind, target, data)
     for key, value in (expected or {}).items():
         if key not in manifest or canonical(manifest[key]) != canonical(value):

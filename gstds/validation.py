@@ -32,7 +32,7 @@ def users_code(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{what} raised {type(error).__name__}: {error}") from error
 
 
@@ -70,10 +70,12 @@ def module_advice(name: str) -> str:
         For example ``name the module, not the file: net:make, from the folder parts``.
     """
     module, _, attribute = name.partition(":")
+    if module.startswith(".") and "/" not in module:
+        return f"name the module without leading dots: {name.lstrip('.')}"
     if not (module.endswith(".py") or "/" in module):
         return f"run from the folder that holds {module.replace('.', '/')}.py"
     folder, _, file = module.rpartition("/")
-    where = f", from the folder {folder}" if folder else ""
+    where = f", from the folder {folder}" if folder.strip("./") else ""
     return f"name the module, not the file: {file.removesuffix('.py')}:{attribute}{where}"
 
 

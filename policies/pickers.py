@@ -3,6 +3,8 @@
 A picker that goes by a score takes ``score``: a name of `policies.scores.SCORES`, or a sign rule of
 the Fiedler vector (``abs``, ``skew``, ``raw``), which is then the score. Further options that no
 picker knows are the score's, such as ``laplacian``.
+
+A picker is made of a function of this module and its first arguments: so it can be pickled.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,6 +55,10 @@ class Sizes(Protocol):
         """Width of the learner's embeddings."""
 
 
+def _no_flops(drawn: int, kept: int, sizes: Sizes) -> float:
+    return 0.0
+
+
 @dataclass(frozen=True)
 class NamedPicker:
     """A picker with the optional observations that it needs, name -> options.
@@ -68,7 +75,7 @@ class NamedPicker:
     pick: Callable[[Batch, int, Any], Positions]
     needs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     exact: bool = True
-    flops: Callable[[int, int, Sizes], float] = lambda drawn, kept, sizes: 0.0
+    flops: Callable[[int, int, Sizes], float] = _no_flops
 
     def __call__(self, batch: Batch, k: int, noise: Any) -> Positions:
         """Return k positions among the batch's rows."""
@@ -98,26 +105,31 @@ def hybrid_picker(
     check_choice("loss_weighting", loss_weighting, LOSS_WEIGHTINGS)
     check_fraction("score_share", score_share)
     chosen = _score(score, options)
-
-    def pick(batch: Batch, k: int, noise: Any) -> Positions:
-        return hybrid(
-            chosen(batch),
-            batch["reference_losses"],
-            k,
-            noise,
-            score_share=score_share,
-            loss_weighting=loss_weighting,
-        )
-
+    pick = partial(_hybrid, chosen, score_share, loss_weighting)
     return NamedPicker("hybrid", pick, {**chosen.needs, "reference_losses": {}})
+
+
+def _hybrid(
+    score: NamedScore, share: float, weighting: str, batch: Batch, k: int, noise: Any
+) -> Positions:
+    return hybrid(
+        score(batch),
+        batch["reference_losses"],
+        k,
+        noise,
+        score_share=share,
+        loss_weighting=weighting,
+    )
 
 
 def top_score_picker(score: str | NamedScore = "abs", **options: Any) -> NamedPicker:
     """The highest scores alone."""
     chosen = _score(score, options)
-    return NamedPicker(
-        "top-score", lambda batch, k, noise: top_k(chosen(batch), k, noise), chosen.needs
-    )
+    return NamedPicker("top-score", partial(_top_score, chosen), chosen.needs)
+
+
+def _top_score(score: NamedScore, batch: Batch, k: int, noise: Any) -> Positions:
+    return top_k(score(batch), k, noise)
 
 
 def softmax_picker(
@@ -129,12 +141,14 @@ def softmax_picker(
     """Drawn without replacement from the softmax of the scores over a temperature."""
     chosen = _score(score, options)
     check_number("temperature", temperature, low=0, open_low=True)
+    return NamedPicker("softmax", partial(_softmax, chosen, temperature, standardize), chosen.needs)
 
-    def pick(batch: Batch, k: int, noise: Any) -> Positions:
-        values = _standardized(chosen(batch)) if standardize else chosen(batch)
-        return softmax_sample(values, k, noise, temperature=temperature)
 
-    return NamedPicker("softmax", pick, chosen.needs)
+def _softmax(
+    score: NamedScore, temperature: float, standardize: bool, batch: Batch, k: int, noise: Any
+) -> Positions:
+    values = _standardized(score(batch)) if standardize else score(batch)
+    return softmax_sample(values, k, noise, temperature=temperature)
 
 
 def chunked_picker(
@@ -147,65 +161,71 @@ def chunked_picker(
     chosen = _score(score, options)
     check_integer("chunks", chunks, low=1)
     check_number("temperature", temperature, low=0, open_low=True)
+    return NamedPicker("chunked", partial(_chunked, chosen, chunks, temperature), chosen.needs)
 
-    def pick(batch: Batch, k: int, noise: Any) -> Positions:
-        return chunked_softmax(chosen(batch), k, noise, chunks=chunks, temperature=temperature)
 
-    return NamedPicker("chunked", pick, chosen.needs)
+def _chunked(
+    score: NamedScore, chunks: int, temperature: float, batch: Batch, k: int, noise: Any
+) -> Positions:
+    return chunked_softmax(score(batch), k, noise, chunks=chunks, temperature=temperature)
 
 
 def weighted_picker(score: str | NamedScore = "abs", **options: Any) -> NamedPicker:
     """Drawn with odds in proportion to the score; what scores 0 or less comes last."""
     chosen = _score(score, options)
+    return NamedPicker("weighted", partial(_weighted, chosen), chosen.needs)
 
-    def pick(batch: Batch, k: int, noise: Any) -> Positions:
-        return weighted_sample(np.maximum(chosen(batch), 0.0), k, noise)
 
-    return NamedPicker("weighted", pick, chosen.needs)
+def _weighted(score: NamedScore, batch: Batch, k: int, noise: Any) -> Positions:
+    return weighted_sample(np.maximum(score(batch), 0.0), k, noise)
 
 
 def bernoulli_picker(score: str | NamedScore = "loss", **options: Any) -> NamedPicker:
     """A coin for each sample; its odds rise with the score's rank in the batch."""
     chosen = _score(score, options)
-    return NamedPicker(
-        "bernoulli",
-        lambda batch, k, noise: bernoulli_by_percentile(chosen(batch), k, noise),
-        chosen.needs,
-        exact=False,
-    )
+    return NamedPicker("bernoulli", partial(_bernoulli, chosen), chosen.needs, exact=False)
+
+
+def _bernoulli(score: NamedScore, batch: Batch, k: int, noise: Any) -> Positions:
+    return bernoulli_by_percentile(score(batch), k, noise)
 
 
 def uniform_picker() -> NamedPicker:
     """Any, with equal chances."""
-    return NamedPicker("uniform", lambda batch, k, noise: uniform(k, noise))
+    return NamedPicker("uniform", _uniform)
+
+
+def _uniform(batch: Batch, k: int, noise: Any) -> Positions:
+    return uniform(k, noise)
 
 
 def k_center_picker() -> NamedPicker:
     """Each the farthest from those picked before, by the reference's features."""
-    return NamedPicker(
-        "k-center",
-        lambda batch, k, noise: k_center(batch["features"], k, noise),
-        {"features": {}},
-        flops=lambda drawn, kept, sizes: k_center_flops(drawn, kept, sizes.feature_dim),
-    )
+    return NamedPicker("k-center", _k_center, {"features": {}}, flops=_k_center_flops)
+
+
+def _k_center(batch: Batch, k: int, noise: Any) -> Positions:
+    return k_center(batch["features"], k, noise)
+
+
+def _k_center_flops(drawn: int, kept: int, sizes: Sizes) -> float:
+    return k_center_flops(drawn, kept, sizes.feature_dim)
 
 
 def divbs_picker() -> NamedPicker:
     """Greedy orthogonal pick on the last layer's gradients (DivBS's)."""
+    needs: dict[str, dict[str, Any]] = {"learner_probabilities": {}, "learner_embeddings": {}}
+    return NamedPicker("divbs", _divbs, needs, flops=_divbs_flops)
 
-    def pick(batch: Batch, k: int, noise: Any) -> Positions:
-        residuals = np.array(batch["learner_probabilities"], dtype=np.float64)
-        residuals[np.arange(len(residuals)), np.asarray(batch["labels"]).astype(np.int64)] -= 1.0
-        return divbs(residuals, batch["learner_embeddings"], k, noise)
 
-    return NamedPicker(
-        "divbs",
-        pick,
-        {"learner_probabilities": {}, "learner_embeddings": {}},
-        flops=lambda drawn, kept, sizes: divbs_flops(
-            drawn, kept, sizes.num_classes, sizes.embedding_dim
-        ),
-    )
+def _divbs(batch: Batch, k: int, noise: Any) -> Positions:
+    residuals = np.array(batch["learner_probabilities"], dtype=np.float64)
+    residuals[np.arange(len(residuals)), np.asarray(batch["labels"]).astype(np.int64)] -= 1.0
+    return divbs(residuals, batch["learner_embeddings"], k, noise)
+
+
+def _divbs_flops(drawn: int, kept: int, sizes: Sizes) -> float:
+    return divbs_flops(drawn, kept, sizes.num_classes, sizes.embedding_dim)
 
 
 PICKERS: dict[str, Callable[..., NamedPicker]] = {

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gstds.schedules import Schedule
-from gstds.validation import check_choice, check_number, module_advice, near_names
+from gstds.validation import check_choice, check_number, module_advice, near_names, users_code
+from policies._misspelt import refuse_misspelt
 from policies.base import KeepRatioPolicy, Policy
 
 __all__ = [
@@ -110,6 +111,8 @@ def policy_class(name: str) -> type[Policy]:
         near = near_names(name, {**installed_policies(), **named})
         raise ValueError(f"policy: unknown name {name!r}; {near}, or module:Class")
     module_name, _, class_name = target.partition(":")
+    if module_name.startswith("."):
+        raise ValueError(f"policy {name!r} is no module:Class; {module_advice(target)}")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -118,7 +121,7 @@ def policy_class(name: str) -> type[Policy]:
         raise ValueError(
             f"policy {name!r}: no module {module_name!r}; {module_advice(target)}"
         ) from error
-    except Exception as error:  # whatever a user's file does when it is imported
+    except (Exception, SystemExit) as error:  # whatever a user's file does when it is imported
         raise ValueError(
             f"policy {name!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error
@@ -161,7 +164,8 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
         **parameters: The policy's parameters.
 
     Raises:
-        ValueError: If the name or a parameter is unknown.
+        ValueError: If the name or a parameter is unknown, or the policy defines what looks like a
+            misspelt name of the interface.
         TypeError: If what the name stands for is no policy.
     """
     kind = policy_class(name)
@@ -184,7 +188,7 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
         policy = kind(**parameters)
     except (ValueError, TypeError):
         raise
-    except Exception as error:  # whatever a user's class does when it is made
+    except (Exception, SystemExit) as error:  # whatever a user's class does when it is made
         raise ValueError(
             f"policy {name!r} cannot be made: {type(error).__name__}: {error}"
         ) from error
@@ -193,12 +197,17 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
 
 
 def _check_declarations(name: str, policy: Policy) -> None:
-    needs = policy.needs
+    declared = {}
+    for attribute in ("needs", "max_weight", "normalizer", "uses_reward"):
+        with users_code(f"{attribute} of policy {name!r}"):  # each may be a property
+            declared[attribute] = getattr(policy, attribute)
+    needs = declared["needs"]
     if not isinstance(needs, Mapping) or not all(isinstance(o, Mapping) for o in needs.values()):
         raise TypeError(
             f"needs of policy {name!r} must map names to options, such as "
             f"{{'reference_losses': {{}}}}, got {needs!r}"
         )
     who = f"of policy {name!r}"
-    check_number(f"max_weight {who}", policy.max_weight, low=0, high=1e6, open_low=True)
-    check_choice(f"normalizer {who}", policy.normalizer, ("kept", "drawn"))
+    check_number(f"max_weight {who}", declared["max_weight"], low=0, high=1e6, open_low=True)
+    check_choice(f"normalizer {who}", declared["normalizer"], ("kept", "drawn"))
+    refuse_misspelt(name, policy)

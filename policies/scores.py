@@ -1,10 +1,14 @@
-"""Scores by name: pure functions of a drawn batch's observation; a picker keeps the high ones."""
+"""Scores by name: pure functions of a drawn batch's observation; a picker keeps the high ones.
+
+A score is made of a function of this module and its first arguments: so it can be pickled.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,7 +62,11 @@ def spectral_score(
 
 
 def _row(name: str, sign: float = 1.0) -> Callable[[Batch], Floats]:
-    return lambda batch: np.asarray(sign * np.asarray(batch[name], dtype=np.float64))
+    return partial(_signed_row, name, sign)
+
+
+def _signed_row(name: str, sign: float, batch: Batch) -> Floats:
+    return np.asarray(sign * np.asarray(batch[name], dtype=np.float64))
 
 
 def fiedler_normalized(**options: Any) -> NamedScore:
@@ -69,8 +77,11 @@ def fiedler_normalized(**options: Any) -> NamedScore:
 def fiedler_boundary(**options: Any) -> NamedScore:
     """Near zero in the normalized Fiedler vector: between the two sides of the cut."""
     base = spectral_score(**{"laplacian": "normalized", "sign": "abs", **options})
-    near_zero = _row("spectral_scores", -1.0)
-    return NamedScore("fiedler-boundary", lambda batch: -np.abs(near_zero(batch)), base.needs)
+    return NamedScore("fiedler-boundary", _near_zero, base.needs)
+
+
+def _near_zero(batch: Batch) -> Floats:
+    return np.asarray(-np.abs(_signed_row("spectral_scores", -1.0, batch)))
 
 
 def lowest_degree(affinity: str = "auto") -> NamedScore:
@@ -97,9 +108,11 @@ def _learnability(name: str, losses: str) -> NamedScore:
     needs: dict[str, dict[str, Any]] = {"reference_losses": {}}
     if losses == "learner_losses":
         needs[losses] = {}
-    return NamedScore(
-        name, lambda batch: learnability(batch[losses], batch["reference_losses"]), needs
-    )
+    return NamedScore(name, partial(_above_reference, losses), needs)
+
+
+def _above_reference(losses: str, batch: Batch) -> Floats:
+    return learnability(batch[losses], batch["reference_losses"])
 
 
 def loss_score() -> NamedScore:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ __all__ = [
 if TYPE_CHECKING:
     from envs.parallel import Group
 
+_log = logging.getLogger(__name__)
 Arguments = argparse.Namespace
 _EXIT_CODES = {"finished": EXIT_DONE, "interrupted": EXIT_INTERRUPTED}
 
@@ -86,7 +88,9 @@ def _refuse_an_idle_schedule(config: RunConfig, given: dict[str, Any]) -> None:
     kind = policy_class(config.policy)
     if idle and not follows_schedule(kind):
         own = [name for name in inspect.signature(kind).parameters if "picker" not in name]
-        advice = f"; it is set by --policy-params {' '.join(f'{n}=...' for n in own)}" if own else ""
+        advice = (
+            f"; it is set by --policy-params {' '.join(f'{n}=...' for n in own)}" if own else ""
+        )
         raise ValueError(
             f"{idle[0]}: policy {config.policy!r} has a keep ratio of its own and follows no "
             f"schedule, got {given[idle[0]]!r}; leave it out{advice}"
@@ -175,7 +179,7 @@ def _run(arguments: Arguments, config: RunConfig, folder: Path, *, resume: bool)
 def _lead(
     arguments: Arguments, config: RunConfig, folder: Path, group: Group, *, resume: bool
 ) -> int:
-    from train.run import StopFlag, execute, finished_result
+    from train.run import RunFailedError, StopFlag, execute, finished_result
     from train.setup import make_run_policy
 
     make_run_policy(config)
@@ -187,19 +191,32 @@ def _lead(
 
             spool, patient = folder / "spool", arguments.offline
             tracker = MlflowTracker(uri, arguments.experiment, spool, patient=patient)
-    with Console(quiet=arguments.quiet) as console:
-        result = execute(
-            config,
-            folder,
-            tracker=tracker,
-            stop=StopFlag(),
-            resume=resume,
-            checkpoint_every=arguments.checkpoint_every,
-            progress=console,
-            command=command_line(),
-            group=group,
-        )
+    try:
+        with Console(quiet=arguments.quiet) as console:
+            result = execute(
+                config,
+                folder,
+                tracker=tracker,
+                stop=StopFlag(),
+                resume=resume,
+                checkpoint_every=arguments.checkpoint_every,
+                progress=console,
+                command=command_line(),
+                group=group,
+            )
+    except RunFailedError as failure:
+        _write_failed(arguments, failure.result)
+        raise
     return _show_run(arguments, result, folder)
+
+
+def _write_failed(arguments: Arguments, result: dict[str, Any]) -> None:
+    if not arguments.json:
+        return
+    try:
+        write_json(arguments.json, _run_json(result))
+    except OSError as error:  # what the run died of is the message
+        _log.warning("--json %r was not written: %s", arguments.json, error)
 
 
 def _show_run(arguments: Arguments, result: dict[str, Any], folder: Path) -> int:

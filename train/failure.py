@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
+from gstds.views import observation_bounds
 from train.config import RunConfig
 
 __all__ = ["RunFailedError"]
@@ -16,7 +18,9 @@ class RunFailedError(RuntimeError):
         result: The run's result as far as it got, with status ``failed``.
     """
 
-    def __init__(self, config: RunConfig, result: dict[str, Any], error: Exception) -> None:
+    def __init__(
+        self, config: RunConfig, result: dict[str, Any], error: Exception | SystemExit
+    ) -> None:
         step = result["steps"]
         super().__init__(
             f"run failed at step {step} (policy {config.policy!r}, seed {config.seed}): "
@@ -25,11 +29,18 @@ class RunFailedError(RuntimeError):
         self.result = result
 
 
-def _hint(error: Exception) -> str:
-    """Say what to do about an observation that was read and not declared."""
+def _hint(error: Exception | SystemExit) -> str:
+    """Say what to do about an observation that was misspelt, or read and not declared."""
     from envs.options import OPTIONAL_OBSERVATIONS
 
     name = error.args[0] if isinstance(error, KeyError) and error.args else None
-    if name not in OPTIONAL_OBSERVATIONS:
+    if not isinstance(name, str):
         return ""
-    return f"; a policy declares what it reads beyond the usual: needs = {{{name!r}: {{}}}}"
+    known = observation_bounds(OPTIONAL_OBSERVATIONS, 1, 1, feature_dim=1, embedding_width=1)
+    near = [] if name in known else get_close_matches(name, known, n=1, cutoff=0.75)
+    name = near[0] if near else name
+    told = f"; did you mean {name!r}?" if near else ""
+    if name not in OPTIONAL_OBSERVATIONS:
+        return told
+    told += " A" if near else "; a"
+    return f"{told} policy declares what it reads beyond the usual: needs = {{{name!r}: {{}}}}"

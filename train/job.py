@@ -99,7 +99,7 @@ def _run_alone(
             command=job.command,
             stop=stop,
         )
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # users' code may end itself
         with contextlib.suppress(OSError, ValueError):
             return read_sealed(job.folder / "result.json")
         return failed_result(job.config, f"{type(error).__name__}: {error}")

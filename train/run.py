@@ -89,7 +89,7 @@ class Runner:
             self.env.options.batch_size, self.env.data.train.labels, self.env.data.num_classes
         )
         self._elapsed = 0.0
-        self._failure: Exception | None = None
+        self._failure: Exception | SystemExit | None = None
         self._intact = False
         self._total = min(self.env.total_steps, self.env.max_draws)
         self._log_every = max(1, math.ceil(self._total / MAX_LOGGED_STEPS))
@@ -122,7 +122,7 @@ class Runner:
             status = self._loop(observation, stop, start)
         except KeyboardInterrupt:
             status = "interrupted"
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:  # sys.exit in a plug-in
             status, error = "failed", traceback.format_exc()
             self._failure = problem
             self._keep_what_was_trained()
@@ -199,7 +199,7 @@ class Runner:
             self._elapsed = float(state["elapsed"])
             self._warn_of_processes(int(state.get("processes", 1)))
         # Whole, but of another run or release: what then is missing can be anything.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise StateError(
                 f"the checkpoint in {self._checkpoints} does not fit this run "
                 f"({type(error).__name__}: {error}); delete the folder to start over"
@@ -299,7 +299,7 @@ class Runner:
             return
         try:
             self._save_checkpoint()
-        except Exception as error:  # the policy failed before; that it fails again is no news
+        except (Exception, SystemExit) as error:  # it failed before; that it fails again is no news
             _log.warning("no checkpoint of the failed run: %s", error)
 
     def _save_checkpoint(self) -> None:

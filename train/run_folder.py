@@ -103,7 +103,7 @@ def configured(
         open_folder(folder, config, command=command, tracking=tracking)
     try:
         yield
-    except Exception:
+    except (Exception, SystemExit):
         if made:
             shutil.rmtree(made[-1], ignore_errors=True)
         raise

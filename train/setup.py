@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import policies
 from gstds.schedules import Schedule, make_schedule
-from gstds.validation import check_integer
+from gstds.validation import check_integer, check_number, users_code
 from policies.registry import follows_schedule, policy_class
 from policies.sharded import Sharded
 from train.config import RunConfig
@@ -64,6 +64,7 @@ def make_run_policy(config: RunConfig) -> policies.Policy:
     free = not follows_schedule(kind) or not kind.__module__.startswith("policies.")
     if config.picker is not None and (free or config.policy == "custom"):
         parameters["picker"] = config.picker
+    _refuse_two_values(config)
     for name in ("score", "weighting"):
         if getattr(config, name) is not None:
             parameters[name] = getattr(config, name)
@@ -77,6 +78,17 @@ def make_run_policy(config: RunConfig) -> policies.Policy:
     # A batch size that cannot be is refused, by its name, with the environment's options.
     shards = check_integer("shards", config.shards, low=1, high=max(1, config.batch_size))
     return Sharded([policy, *(make() for _ in range(1, shards))]) if shards > 1 else policy
+
+
+def _refuse_two_values(config: RunConfig) -> None:
+    """Refuse an option that a parameter of the policy contradicts."""
+    for name in ("picker", "score", "weighting"):
+        option, parameter = getattr(config, name), config.policy_params.get(name)
+        if None not in (option, parameter) and option != parameter:
+            raise ValueError(
+                f"{name}: --{name} says {option!r} and --policy-params {name}={parameter!r}; "
+                "leave one out"
+            )
 
 
 def _refuse_another_picker(config: RunConfig, policy: policies.Policy) -> None:
@@ -114,7 +126,16 @@ def make_env(
         progress=progress,
         group=group,
         shards=config.shards,
-        policy_flops=lambda drawn, kept, context: policy.step_flops(
-            drawn, kept, policies.RunContext(**context)
-        ),
+        policy_flops=_policy_flops(config.policy, policy),
     )
+
+
+def _policy_flops(name: str, policy: policies.Policy) -> Callable[..., float]:
+    """Return the policy's ``step_flops``, whose errors name it."""
+
+    def flops(drawn: int, kept: int, context: Mapping[str, Any]) -> float:
+        with users_code(f"step_flops of policy {name!r}"):
+            value = policy.step_flops(drawn, kept, policies.RunContext(**context))
+        return check_number(f"step_flops of policy {name!r}", value, low=0)
+
+    return flops

@@ -58,6 +58,13 @@ def test_the_json_is_strict(tmp_path):
     json.loads((tmp_path / "step-000000001.json").read_text())
 
 
+@pytest.mark.parametrize("value", [object(), {1}, np.array([None]), np.array(["text"])])
+def test_what_cannot_be_saved_is_named_and_nothing_is_written(tmp_path, value):
+    with pytest.raises(TypeError, match="state_dict: entry 'policy/parts/1' cannot be saved"):
+        save_state(tmp_path, 1, {"policy": {"parts": [1, value]}})
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_digest_depends_on_names_shapes_and_bytes():
     base = {"a": torch.zeros(2, 2)}
     digests = {

@@ -1,8 +1,11 @@
 import contextlib
+import copy
 import gc
 import json
 import os
+import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,6 +47,10 @@ def build(path, compute=features, **changes):
 
 def contents(path):
     return {p.name: p.read_bytes() for p in Path(path).iterdir()}
+
+
+def reopened(text):
+    return pickle.loads(text)  # noqa: S301
 
 
 def flip(path, offset):
@@ -411,6 +418,32 @@ def test_bad_losses_are_not_written(tmp_path, losses):
     with pytest.raises(ValueError, match="losses"):
         save_losses(tmp_path / "l", losses, {})
     assert not (tmp_path / "l").exists()
+
+
+@pytest.mark.parametrize("copied", [lambda s: reopened(pickle.dumps(s)), copy.deepcopy])
+def test_a_copy_opens_the_store_for_itself_from_any_folder(tmp_path, monkeypatch, copied):
+    monkeypatch.chdir(tmp_path)
+    store = build("s")
+    text = pickle.dumps(store)
+    assert len(text) < 500  # its path, no features
+    twin = copied(store)
+    store.close()
+    np.testing.assert_array_equal(twin.gather([3, 99, 3]), unit(features())[[3, 99, 3]].astype("e"))
+    twin.close()
+    monkeypatch.chdir("/")
+    assert reopened(text).rows == ROWS
+
+
+def test_a_copy_of_a_store_that_was_made_anew_or_is_gone_is_refused(tmp_path):
+    text = pickle.dumps(build(tmp_path / "s"))
+    build(tmp_path / "s", fingerprint="data-2", rebuild=True)
+    with pytest.raises(
+        StoreError, match="made anew since this copy of it was begun; open it again"
+    ):
+        reopened(text)
+    shutil.rmtree(tmp_path / "s")
+    with pytest.raises(StoreError, match="there is no store"):
+        reopened(text)
 
 
 def test_a_forgotten_store_leaves_no_file_open_and_a_closed_one_says_so(tmp_path):

@@ -75,7 +75,9 @@ def course(name, **options):
     for t in range(90):
         now, then = (observation(policy, s, progress=s / 100) for s in (t, t + 1))
         wrong = np.arange(N) % 5 == t % 5
-        now["reference_losses"] = np.where(wrong, 2.5, 0.05 + 0.2 * rng.random(N)).astype(np.float32)
+        now["reference_losses"] = np.where(wrong, 2.5, 0.05 + 0.2 * rng.random(N)).astype(
+            np.float32
+        )
         then["train_loss"][:] = max(0.4, np.exp(-0.02 * t))  # falls, then stalls
         now["mean_last_loss"][:] = 1.2 - 0.01 * t
         then["mean_last_loss"][:] = 1.2 - 0.01 * t - 0.02 * rng.random()

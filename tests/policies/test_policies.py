@@ -8,7 +8,8 @@ import pytest
 from views import CONTEXT, N, full_view, permuted
 
 import policies
-from gstds.schedules import make_schedule
+from gstds.schedules import Constant, make_schedule
+from policies._misspelt import refuse_misspelt
 from policies.registry import POLICIES, follows_schedule, policy_class
 
 
@@ -179,6 +180,11 @@ def test_a_plug_in_of_ten_lines_works_even_without_super(tmp_path, monkeypatch):
         ("max_weight = 'x'", "max_weight of policy 'mine:Mine' must be a number, got 'x'"),
         ("max_weight = 0", r"max_weight of policy 'mine:Mine' must be in \(0"),
         ("normalizer = 'mean'", "normalizer of policy 'mine:Mine': unknown name 'mean'"),
+        (
+            "needs = property(lambda self: self.nothing)",
+            "needs of policy 'mine:Mine' raised AttributeError: .*'nothing'",
+        ),
+        ("normaliser = 'drawn'", "'mine:Mine' defines 'normaliser'; did you mean 'normalizer'"),
         ("def __init__(self): raise KeyError('k')", "'mine:Mine' cannot be made: KeyError: 'k'"),
         ("def (", "'mine:Mine' cannot be imported: SyntaxError"),
         ("table = open('/nowhere/x')", "'mine:Mine' cannot be imported: FileNotFoundError"),
@@ -195,6 +201,62 @@ def test_a_plug_in_that_declares_nonsense_is_told_before_the_run(
     with pytest.raises((ValueError, TypeError), match=message):
         policies.make_policy("mine:Mine")
     monkeypatch.delitem(sys.modules, "mine", raising=False)
+
+
+def a_user(base, **members):
+    """A policy of a class outside the package."""
+    return type("Mine", (base,), {"__module__": "mine", **members})()
+
+
+@pytest.mark.parametrize(
+    ("found", "value", "meant"),
+    [
+        ("keep_ration", lambda self, observation: 0.5, "keep_ratio"),
+        ("keepratio", lambda self, observation: 0.5, "keep_ratio"),
+        ("Keep_Ratio", lambda self, observation: 0.5, "keep_ratio"),
+        ("keep_ratoi", staticmethod(lambda observation: 0.5), "keep_ratio"),
+        ("lern", lambda self, transition: None, "learn"),
+        ("step_flop", lambda self, drawn, kept, context: 1.0, "step_flops"),
+        ("load_statedict", lambda self, state: None, "load_state_dict"),
+        ("normaliser", "drawn", "normalizer"),
+        ("max_wieght", 2.0, "max_weight"),
+        ("need", {"features": {}}, "needs"),
+        ("use_reward", True, "uses_reward"),
+        ("shedule", Constant(0.3), "schedule"),
+    ],
+)
+def test_a_misspelt_name_of_the_interface_is_refused(found, value, meant):
+    policy = a_user(policies.KeepRatioPolicy, **{found: value})
+    with pytest.raises(ValueError, match=f"'mine' defines '{found}'; did you mean '{meant}'"):
+        refuse_misspelt("mine", policy)
+
+
+def test_a_misspelt_attribute_that_the_constructor_sets_is_refused():
+    def init(self):
+        self.normaliser = "drawn"
+
+    with pytest.raises(ValueError, match="did you mean 'normalizer'"):
+        refuse_misspelt("mine", a_user(policies.Policy, __init__=init))
+
+
+ORDINARY = "keep keep_ratios keep_rate ratio schedule_ scheduler schedules scheduled schedule2 "
+ORDINARY += "weights weight acts action fact learning learned learner learns needed seeds preset "
+ORDINARY += "resets resource sources costs helped predictions states state max_weights min_weight "
+ORDINARY += "steps step_count flops reward rewards observe progress epochs picker temperature"
+
+
+@pytest.mark.parametrize("name", ORDINARY.split())
+@pytest.mark.parametrize("value", [0.3, "drawn", [1, 2], {}, lambda self: 1, lambda self, x: x])
+def test_an_ordinary_name_is_no_misspelling(name, value):
+    for base in (policies.Policy, policies.KeepRatioPolicy):
+        refuse_misspelt("mine", a_user(base, **{name: value}))
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_whoever_inherits_from_a_built_in_policy_is_not_refused(name):
+    members = {"act": lambda self, observation: None, "keep_ratio": lambda self, observation: 0.5}
+    refuse_misspelt("mine", a_user(policy_class(name)))
+    refuse_misspelt("mine", a_user(policy_class(name), **members, keep_ratoi=lambda self, o: 0.5))
 
 
 def test_predict_answers_as_a_stable_baselines_model():

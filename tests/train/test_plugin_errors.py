@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 
 import pytest
 
 from gstds.state import latest_state
+from train.cli import main
+from train.compare import compare
+from train.comparison import Comparison
 from train.config import config_from
+from train.mlflow_store import client
 from train.run import RunFailedError, execute
+from train.tracking import MlflowTracker
 
 PLUGINS = """
 import numpy as np
@@ -62,9 +68,60 @@ class Saves(Base):
     def bad(self, good): return good[:-1]
     def state_dict(self): raise RuntimeError("cannot be saved")
 
+class Exits(Base):
+    def bad(self, good): raise SystemExit(3)
+
+class ExitsAtOnce(Base):
+    def __init__(self): raise SystemExit(3)
+
+class Interrupts(Base):
+    def bad(self, good): raise KeyboardInterrupt
+
+class Misspells(Base):
+    def bad(self, good): return self.observation["lasst_losses"]
+    def act(self, observation):
+        self.observation = observation
+        return super().act(observation)
+
+class MisspellsUndeclared(Misspells):
+    def bad(self, good): return self.observation["learner_loses"]
+
+class OwnKey(Base):
+    def bad(self, good): return {}["tables"]
+
+class Keeps(Base):
+    def bad(self, good): return good
+    def state_dict(self): return {"table": {"first": object()}}
+
+class Needs(Base):
+    needs = property(lambda self: self.nothing)
+
+class Counts(Base):
+    def step_flops(self, drawn, kept, context): return self.nothing
+
+class CountsNothing(Base):
+    def step_flops(self, drawn, kept, context): return None
+
 class Raises(Base):
     def bad(self, good): return good / undefined_name
 """
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("leaves", "plugins"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+def refused(capsys, *words):
+    """Run a command that must be refused; return its one line."""
+    assert main(list(words)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    return error
 
 
 @pytest.fixture
@@ -72,9 +129,10 @@ def run(tiny_npz, tmp_path, monkeypatch):
     (tmp_path / "plugins.py").write_text(textwrap.dedent(PLUGINS))
     monkeypatch.syspath_prepend(tmp_path)
 
-    def run(name):
+    def run(name, **more):
         options = {"dataset": tiny_npz, "epochs": 4, "batch_size": 32, "learner": "mlp"}
-        return execute(config_from(options | {"policy": f"plugins:{name}"}), tmp_path / "run")
+        config = config_from(options | {"policy": f"plugins:{name}"})
+        return execute(config, tmp_path / "run", **more)
 
     return run
 
@@ -94,6 +152,16 @@ def run(tiny_npz, tmp_path, monkeypatch):
             r"needs = \{'learner_losses': \{\}\}",
         ),
         ("Raises", r"step 2 .*'plugins:Raises'.*undefined_name"),
+        (
+            "Misspells",
+            r"'plugins:Misspells'.*KeyError: 'lasst_losses'; did you mean 'last_losses'\?$",
+        ),
+        (
+            "MisspellsUndeclared",
+            r"did you mean 'learner_losses'\? A policy declares .*\{'learner_losses': \{\}\}$",
+        ),
+        ("OwnKey", r"KeyError: 'tables'$"),
+        ("Exits", r"step 2 .*'plugins:Exits'.*SystemExit: 3"),
     ],
 )
 def test_a_plug_in_that_errs_is_told_by_name_with_step_and_policy(run, tmp_path, name, message):
@@ -138,3 +206,82 @@ def last_config(tmp_path):
 
 def test_skipping_batches_now_and_then_is_legal(run):
     assert run("OneEmptyBatch")["status"] == "finished"
+
+
+def test_a_plug_in_that_exits_is_a_failed_run_in_mlflow_too(run, store_uri):
+    with pytest.raises(RunFailedError, match="SystemExit") as failed:
+        run("Exits", tracker=MlflowTracker(store_uri))
+    record = client(store_uri).get_run(failed.value.result["run_id"])
+    assert record.info.status == "FAILED"
+    names = [file.path for file in client(store_uri).list_artifacts(record.info.run_id)]
+    assert "traceback.txt" in names
+
+
+def test_an_interruption_from_the_keyboard_is_no_failure(run):
+    assert run("Interrupts")["status"] == "interrupted"
+
+
+def test_a_plug_in_that_exits_does_not_end_its_comparison(run, tiny_npz, tmp_path):
+    base = config_from({"dataset": tiny_npz, "epochs": 1, "batch_size": 32, "learner": "mlp"})
+    comparison = Comparison(
+        base=base,
+        policies=("plugins:Exits", "random"),
+        seeds=1,
+        baseline="random",
+        name="test",
+        folder=tmp_path / "comparison",
+        tracking=None,
+        experiment="gstds",
+        controls=False,
+    )
+    runs = {row["policy"]: row for row in compare(comparison)["runs"]}
+    assert runs["plugins:Exits"]["status"] == "failed"
+    assert "SystemExit: 3" in runs["plugins:Exits"]["error"]
+    assert runs["random"]["status"] == "finished"
+
+
+@pytest.mark.parametrize("body", ["raise SystemExit(3)", "import sys; sys.exit()"])
+def test_a_module_that_exits_when_it_is_imported_is_bad_input(here, body, capsys):
+    (here / "leaves.py").write_text(body)
+    for option in ("--policy", "--learner", "--dataset", "--reference"):
+        words = ["run", option, "leaves:Thing", "--no-tracking", "--quiet"]
+        error = refused(capsys, *words)
+        assert "'leaves" in error
+        assert "SystemExit" in error
+
+
+def test_a_policy_that_exits_when_it_is_made_is_bad_input(run, here, capsys):
+    error = refused(capsys, "run", "--policy", "plugins:ExitsAtOnce", "--no-tracking", "--quiet")
+    assert "'plugins:ExitsAtOnce' cannot be made: SystemExit: 3" in error
+
+
+def test_a_state_that_cannot_be_saved_names_its_entry_and_leaves_no_half_checkpoint(run, tmp_path):
+    message = r"step 2 \(policy 'plugins:Keeps'.*state_dict: entry 'policy/table/first' cannot be"
+    with pytest.raises(RunFailedError, match=message):
+        run("Keeps", checkpoint_every=2)
+    assert not list((tmp_path / "run").rglob("step-*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Needs", "needs of policy 'plugins:Needs' raised AttributeError"),
+        ("Counts", "step_flops of policy 'plugins:Counts' raised AttributeError"),
+        ("CountsNothing", "step_flops of policy 'plugins:CountsNothing' must be a number, got N"),
+    ],
+)
+def test_what_a_policy_tells_before_the_run_is_bad_input(
+    run, here, tiny_npz, capsys, name, message
+):
+    words = ["--dataset", tiny_npz, "--batch-size", "32", "--no-tracking", "--quiet"]
+    more = ["--setting", "equal-budget", "--budget", ".5"]
+    assert message in refused(capsys, "run", "--policy", f"plugins:{name}", *words, *more)
+
+
+def test_the_json_of_a_failed_run_is_written(run, here, tiny_npz, capsys):
+    words = ["run", "--policy", "plugins:Raises", "--dataset", tiny_npz, "--batch-size", "32"]
+    assert main([*words, "--no-tracking", "--quiet", "--json", "failed.json"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    result = json.loads((here / "failed.json").read_text(), parse_constant=pytest.fail)["runs"][0]
+    assert result["status"] == "failed"
+    assert "undefined_name" in result["error"]
