@@ -14,7 +14,7 @@ from gstds.store import FeatureStore, open_losses
 from gstds.validation import check_integer
 from gstds.views import spectral_view
 from policies._selector_checks import agreed_classes, agreed_samples, checked_store, checked_whole
-from policies._selector_view import numbers
+from policies._selector_view import floats
 
 __all__ = ["ReferenceView"]
 
@@ -83,7 +83,7 @@ class ReferenceView:
             losses = self.store.path / LOSSES_NAME
         if isinstance(losses, str | Path):
             return self._read_losses(losses)
-        values = numbers(losses).astype(np.float32)
+        values = floats("reference_losses", losses)
         if values.ndim != 1 or not np.isfinite(values).all():
             raise ValueError(f"reference_losses must be finite (n,), got shape {values.shape}")
         self._given = len(values)
@@ -112,7 +112,7 @@ class ReferenceView:
             ValueError: If nothing says a number, or two things disagree.
             StoreError: If the store's file of losses is damaged.
         """
-        exact = {
+        exact: dict[str, int | None] = {
             "num_samples": None
             if samples is None
             else check_integer("num_samples", samples, low=1),
@@ -121,9 +121,9 @@ class ReferenceView:
             "rows": None if self._rows is None else len(self._rows),
         }
         rows = None if self.store is None or self._rows is not None else self.store.rows
-        covered = {"the file of reference losses": self._from_file, "the store": rows}
+        exact |= {"the file of losses": self._from_file, "store": rows}
         noted = self._noted_classes() if classes is None and labels is None else None
-        return agreed_samples(exact, covered), agreed_classes(classes, labels, noted)
+        return agreed_samples(exact), agreed_classes(classes, labels, noted)
 
     def _noted_classes(self) -> int | None:
         """Return what the store's losses say, though nothing else of them may be needed."""

@@ -110,7 +110,8 @@ def _refuse_an_idle_schedule(name: str, schedule: Any, keep: float | None) -> No
     idle = [parameter for parameter, value in given.items() if value is not None]
     kind = policy_class(name)
     if idle and not follows_schedule(kind):
-        own = [p for p in inspect.signature(kind).parameters if "picker" not in p]
+        named = inspect.signature(kind).parameters
+        own = [p for p in named if "picker" not in p and p != "path"]
         call = ", ".join([repr(name), *(f"{p}=..." for p in own)])
         advice = f"; it is set by make_policy({call})" if own else ""
         raise ValueError(
@@ -210,33 +211,26 @@ def checked_labels(labels: Any) -> Indices | None:
     return checked_whole("labels", values, mend)
 
 
-def agreed_samples(exact: Mapping[str, int | None], covered: Mapping[str, int | None]) -> int:
+def agreed_samples(counts: Mapping[str, int | None]) -> int:
     """Return the number of training samples on which everything given agrees.
 
     Args:
-        exact: What has one entry for each sample, by name; None where it is not given.
-        covered: What must hold at least as many, by name.
+        counts: Numbers of entries, one for each sample, by name; None where it is not given.
 
     Raises:
         ValueError: If nothing says the number, or two disagree.
     """
-    said = {name: count for name, count in exact.items() if count is not None}
-    most = {name: count for name, count in covered.items() if count is not None}
-    if not said and not most:
+    said = {name: count for name, count in counts.items() if count is not None}
+    if not said:
         raise ValueError("num_samples is not known; pass num_samples=, or labels= of all samples")
-    first, samples = next(iter((said or most).items()))
+    first, samples = next(iter(said.items()))
     for name, count in said.items():
         if count != samples:
             raise ValueError(
-                f"{name} must be of all training samples: {first} says {samples}, {name} {count}"
+                f"{name} must be of all training samples, and no others: {first} says {samples}, "
+                f"{name} {count}; where the store has others too, pass rows=, each sample's row"
             )
-    for name, count in most.items():
-        if count < samples:
-            raise ValueError(
-                f"{first} says {samples} training samples, and {name} has {count} rows; pass the "
-                "store of all of them, or rows=, the store's row of each sample"
-            )
-    return check_integer("num_samples", samples, low=1)
+    return samples
 
 
 def agreed_classes(given: int | None, labels: Indices | None, noted: int | None) -> int:

@@ -18,6 +18,7 @@ __all__ = [
     "NotShownError",
     "Shown",
     "checked_indices",
+    "floats",
     "learner_views",
     "numbers",
     "refusals",
@@ -106,6 +107,18 @@ def numbers(values: Any) -> npt.NDArray[Any]:
     return np.asarray(values)
 
 
+def floats(name: str, values: Any) -> npt.NDArray[np.float32]:
+    """Return numbers as float32.
+
+    Raises:
+        TypeError: If they are something else.
+    """
+    array = numbers(values)
+    if array.dtype.kind not in "fiub" and array.size:
+        raise TypeError(f"{name} must be numbers, got {array.dtype}")
+    return array.astype(np.float32)
+
+
 def checked_indices(
     indices: Any, samples: int, *, allow_empty: bool = False
 ) -> npt.NDArray[np.int64]:
@@ -171,7 +184,7 @@ def learner_views(
                 f"{name}: policy {policy!r} needs it; call "
                 f"selector.select(indices, {name}=...) with the learner's on this batch"
             )
-        views[name] = numbers(given[name])
+        views[name] = floats(name, given[name])
         _check_shape(name, views[name], n, classes, width)
         _check_values(name, views[name])
     return views
@@ -189,8 +202,6 @@ def _check_shape(name: str, values: npt.NDArray[Any], n: int, classes: int, widt
 
 
 def _check_values(name: str, values: npt.NDArray[Any]) -> None:
-    if values.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must be numbers, got {values.dtype}")
     low, high = LEARNER_VIEWS[name]
     wrong = ~np.isfinite(values) | (values < low - _ROUNDING) | (values > high + _ROUNDING)
     if wrong.any():

@@ -32,8 +32,8 @@ from policies._selector_view import (
     VALIDATION,
     Shown,
     checked_indices,
+    floats,
     learner_views,
-    numbers,
     refusals,
 )
 from policies.base import Policy, RunContext, Transition
@@ -208,10 +208,12 @@ class Selector:
             losses: Its loss (k,), as training computed it, not weighted.
 
         Raises:
+            TypeError: If an argument has the wrong type.
             ValueError: If the lengths differ or an index lies outside the data.
+            RuntimeError: If ``torch.distributed`` was initialized or left since the first batch.
         """
         batch = checked_indices(indices, self._samples, allow_empty=True)
-        values = np.atleast_1d(numbers(losses)).astype(np.float32)
+        values = np.atleast_1d(floats("losses", losses))
         if values.shape != batch.shape:
             raise ValueError(
                 f"losses must have one number for each of the {len(batch)} indices, got shape "

@@ -95,10 +95,13 @@ def test_sizes_that_disagree_are_refused_when_it_is_made(store, options, message
         selector(store, policy=Looking(), **options)
 
 
-def test_a_store_with_too_few_rows_is_refused(store):  # noqa: F811
-    with pytest.raises(ValueError, match=r"labels says 70 .*the store has 60 rows; .*rows="):
+def test_a_store_of_other_samples_is_refused(store):  # noqa: F811
+    with pytest.raises(ValueError, match=r"labels says 70, store 60; .*pass rows="):
         Selector("random", store, 9, labels=np.zeros(70, int))
-    assert Selector("random", store, 9, labels=np.zeros(50, int))._samples == 50
+    with pytest.raises(ValueError, match=r"labels says 50, store 60; .*pass rows="):
+        Selector("random", store, 9, labels=np.zeros(50, int))
+    half = np.arange(50)
+    assert Selector("random", store, 9, labels=half % 4, rows=half)._samples == 50
 
 
 @pytest.mark.parametrize(
@@ -108,6 +111,7 @@ def test_a_store_with_too_few_rows_is_refused(store):  # noqa: F811
         ({"labels": np.arange(N) + 0.5}, "labels must be whole numbers"),
         ({"labels": ["cat"] * N}, "labels must be whole numbers"),
         ({"schedule": 0.5, "policy": "random"}, r"schedule must be .*got 0\.5"),
+        ({"reference_losses": ["a"] * N}, "reference_losses must be numbers, got <U1"),
         ({"price": "x"}, "price must be a number, got 'x'"),
         ({"policy": Looking}, r"policy must be made already, got a class; pass Looking\(\.\.\.\)"),
         ({"policy": 7}, "policy must be a policies.Policy or the name of one, got 7"),
