@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from gstds.validation import check_integer
-from policies.selector import LEARNER_VIEWS, Selector
+from policies._selector_view import LEARNER_VIEWS, VALIDATION
+from policies.selector import Selector
 
 __all__ = ["IndexedDataset", "SelectionSampler"]
 
@@ -29,7 +30,16 @@ class IndexedDataset:
         return len(self.dataset)
 
     def __getitem__(self, key: tuple[int, float]) -> tuple[Any, ...]:
-        """Return the sample's own parts, then its index and its weight."""
+        """Return the sample's own parts, then its index and its weight.
+
+        Raises:
+            TypeError: If it is asked for an index alone, as an ordinary sampler does.
+        """
+        if not isinstance(key, tuple | list) or len(key) != 2:
+            raise TypeError(
+                f"an IndexedDataset is asked for (index, weight), got {key!r}; give its DataLoader "
+                "batch_sampler=SelectionSampler(selector, batches), and no other sampler"
+            )
         index, weight = key
         sample = self.dataset[index]
         parts = tuple(sample) if isinstance(sample, tuple | list) else (sample,)
@@ -40,24 +50,26 @@ class SelectionSampler:
     """The ``batch_sampler`` of a DataLoader: draws batches, and yields what is kept of each.
 
     Batches are selected ahead of training by as many as the loader prefetches. So the policy must
-    not look at the learner, and one that reads stale losses is refused: what it saw would depend on
-    the number of workers. Which batches come does not.
+    look neither at the learner nor at what training made of the batches before: what it saw would
+    depend on the number of workers. Which batches come does not.
+
+    Where several processes train together and this one keeps nothing of a batch, it yields a single
+    sample of weight 0: the others would wait for its gradient.
 
     Args:
         selector: Selects; its losses need not be told.
         batches: The drawn batches of an epoch, as lists of indices: a ``BatchSampler``, for one.
 
     Raises:
-        ValueError: If the policy needs to look at the learner.
+        TypeError: If an argument has the wrong type, or the batches could be drawn only once.
+        ValueError: If the policy needs to look at the learner, or learns while training goes on.
     """
 
     def __init__(self, selector: Selector, batches: Iterable[Sequence[int]]) -> None:
-        needed = [name for name in LEARNER_VIEWS if name in selector.policy.needs]
-        if needed:
-            raise ValueError(
-                f"selector: policy {selector.name!r} needs {', '.join(needed)}, which are not "
-                "known before the images are loaded; call selector.select inside the loop instead"
-            )
+        if not isinstance(selector, Selector):
+            raise TypeError(f"selector must be a policies.Selector, got {selector!r}")
+        _refuse_what_is_known_later(selector)
+        _check_batches(batches)
         selector.ahead = True
         self.selector, self.batches = selector, batches
         self._start = 0
@@ -71,15 +83,78 @@ class SelectionSampler:
         self._start = check_integer("batch", batch)
 
     def __iter__(self) -> Iterator[Kept]:
-        """Yield the (index, weight) pairs of each batch of which something is kept."""
+        """Yield the (index, weight) pairs of each batch of which something is kept.
+
+        Raises:
+            TypeError: If a drawn batch is no list of indices.
+        """
         start, self._start = self._start, 0
-        for at, indices in enumerate(self.batches):
-            kept, weights = self.selector.select(np.asarray(list(indices), dtype=np.int64))
-            if at >= start and len(kept):
-                yield [
-                    (int(indices[i]), float(w))
-                    for i, w in zip(kept.tolist(), weights.tolist(), strict=True)
-                ]
+        for at, drawn in enumerate(self.batches):
+            if np.ndim(drawn) == 0:
+                raise TypeError(_NO_BATCH.format(f"{drawn!r} as batch {at}"))
+            indices = [int(index) for index in drawn]
+            kept, weights = self.selector.select(np.asarray(indices, dtype=np.int64))
+            if at < start:
+                continue
+            pairs = zip(kept.tolist(), weights.tolist(), strict=True)
+            chosen = [(indices[i], float(w)) for i, w in pairs]
+            if not chosen and self.selector.kept_elsewhere:
+                chosen = [(indices[0], 0.0)]
+            if chosen:
+                yield chosen
 
     def __len__(self) -> int:
         return len(self.batches)  # type: ignore[arg-type]  # a BatchSampler has a length
+
+
+_NO_BATCH = (
+    "batches must be lists of indices, got {}; pass "
+    "torch.utils.data.BatchSampler(sampler, batch_size, drop_last)"
+)
+
+
+def _refuse_what_is_known_later(selector: Selector) -> None:
+    needs, who = selector.policy.needs, f"selector: policy {selector.name!r}"
+    mend = "call selector.select inside the loop instead"
+    needed = [name for name in LEARNER_VIEWS if name in needs]
+    if needed:
+        raise ValueError(
+            f"{who} needs {', '.join(needed)}, which are not "
+            f"known before the images are loaded; {mend}"
+        )
+    needed = [name for name in (*VALIDATION, "gradient_noise") if name in needs]
+    if needed:
+        raise ValueError(
+            f"{who} needs {', '.join(needed)}, which at a batch selected ahead of training would "
+            f"depend on the number of workers; {mend}"
+        )
+    if selector.learns:
+        raise ValueError(
+            f"{who} learns from each step, and batches are selected ahead of training; {mend}"
+        )
+
+
+def _check_batches(batches: Any) -> None:
+    """Refuse what is no collection of batches, as far as it can be told without drawing one."""
+    if not isinstance(batches, Iterable):
+        raise TypeError(_NO_BATCH.format(repr(batches)))
+    if isinstance(batches, Iterator):
+        raise TypeError(
+            f"batches must begin anew in each epoch, got a {type(batches).__name__}, which can be "
+            "gone through once; pass a list, or a torch.utils.data.BatchSampler"
+        )
+    first = batches[0] if isinstance(batches, Sequence) and len(batches) else ()
+    if np.ndim(first) == 0 or isinstance(batches, _samplers()):
+        raise TypeError(_NO_BATCH.format(f"{type(batches).__name__} of single indices"))
+
+
+def _samplers() -> tuple[type, ...]:
+    from torch.utils import data
+
+    return (
+        data.RandomSampler,
+        data.SequentialSampler,
+        data.SubsetRandomSampler,
+        data.WeightedRandomSampler,
+        data.DistributedSampler,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,30 @@ import numpy.typing as npt
 from gstds.gradient_noise import noise_share
 from gstds.memory import SampleMemory
 from gstds.noise import STREAMS, fan_out, policy_seed
-from gstds.schedules import Schedule, make_schedule
+from gstds.schedules import Schedule
 from gstds.store import FeatureStore
 from gstds.validation import check_integer, check_number
 from gstds.views import checked_weights, fitted, observation_bounds, padded, step_noise
 from policies._ranks import Ranks
 from policies._reference_view import ReferenceView
+from policies._selector_checks import (
+    check_device,
+    check_needs,
+    checked_labels,
+    policy_code,
+    resolve_policy,
+)
+from policies._selector_state import check_same_run, note_losses, portable, restored
+from policies._selector_view import (
+    TELL,
+    VALIDATION,
+    Shown,
+    checked_indices,
+    floats,
+    learner_views,
+    refusals,
+)
 from policies.base import Policy, RunContext, Transition
-from policies.registry import make_policy
 
 if TYPE_CHECKING:
     import torch
@@ -27,40 +44,12 @@ if TYPE_CHECKING:
 __all__ = ["Selector"]
 
 Indices = npt.NDArray[np.int64]
-HISTORY = ("last_losses", "visited", "age", "train_loss", "mean_last_loss")
-LEARNER_VIEWS = (
-    "learner_losses",
-    "learner_margin",
-    "learner_entropy",
-    "learner_probabilities",
-    "learner_embeddings",
+_COUNTS = ("drawn", "kept", "untold", "empty", "width")
+_NUMBERS = ("spent", "keep_ratio", "spent_at_validation", "reward")
+_ENTRIES = (
+    "step batch_size begun validation gradient_noise memory policy last "
+    f"{' '.join(_COUNTS)} {' '.join(_NUMBERS)}"
 )
-_STATE = (
-    "step",
-    "_spent",
-    "_keep_ratio",
-    "_drawn",
-    "_kept",
-    "_updates",
-    "_batch_size",
-    "_begun",
-    "_spent_at_validation",
-    "_reward",
-    "_width",
-)
-
-
-class _Shown(dict[str, npt.NDArray[np.float32]]):
-    """An observation that says what to do about what it cannot show."""
-
-    refused: dict[str, str] = {}  # noqa: RUF012  (replaced, never changed)
-
-    def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
-        if name in self.refused:
-            raise ValueError(self.refused[name])
-        if name not in self:
-            raise KeyError(f"{name!r} is not shown: a policy declares what it reads in `needs`")
-        return super().__getitem__(name)
 
 
 class Selector:
@@ -82,14 +71,15 @@ class Selector:
         rows: Row of the store (n,) for each sample, where it is not the sample's own index.
         num_samples: Number of training samples, where neither store nor labels say it.
         num_classes: Number of classes, where neither store nor labels say it.
-        batch_size: Samples of a drawn batch; None for the first one's.
+        batch_size: Samples of a drawn batch, what an epoch's steps are counted with; None for the
+            first one's. Where batch sizes differ, give their mean.
         sample_flops: Operations of a forward and backward of one sample; None counts a forward as
             one, a forward and backward as three, and nothing for spectral solves or the policy's
             own arithmetic.
         forward_flops: Operations of a forward of one sample; None for a third of the above.
         price: What full training's compute costs, in nats of validation loss, in the reward.
         distributed: Whether to agree with the other processes on what the loss is divided by; None
-            if ``torch.distributed`` is initialized.
+            if ``torch.distributed`` is initialized when the first batch is selected.
         device: Where the tensors returned are; also where processes exchange counts.
 
     Raises:
@@ -101,6 +91,8 @@ class Selector:
         policy: The policy.
         step: Batches drawn so far.
         ahead: True if batches are selected before the ones drawn earlier were trained on.
+        learns: True if the policy learns from each step.
+        kept_elsewhere: Samples of the last batch that other processes kept.
         mean_keep: Samples kept by samples drawn, so far.
     """
 
@@ -125,29 +117,40 @@ class Selector:
         distributed: bool | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.policy, self.name = _resolve(policy, schedule, keep)
+        self.policy, self.name = resolve_policy(policy, schedule, keep)
         self.total_steps = check_integer("total_steps", total_steps, low=1)
         self._seed = check_integer("seed", seed)
         self._selection_seed = fan_out(self._seed, STREAMS)["selection"]
-        self._needs = {name: dict(options) for name, options in self.policy.needs.items()}
+        self._needs = check_needs(self.name, self.policy)
         self._reference = ReferenceView(self._needs, store, reference_losses, rows, self.name)
-        self._labels = None if labels is None else _numbers(labels).astype(np.int64)
-        self._samples, self._classes = self._sizes(num_samples, num_classes)
+        self._labels = checked_labels(labels)
+        sizes = self._reference.sizes(num_samples, num_classes, self._labels)
+        self._samples, self._classes = sizes
         self._memory = SampleMemory(self._samples, self._classes)
-        self._batch_size = batch_size and check_integer("batch_size", batch_size, low=1)
-        self._free_solves = sample_flops is None
-        self._sample_flops = check_number("sample_flops", sample_flops or 3.0, low=0)
-        self._forward_flops = float(forward_flops or self._sample_flops / 3)
-        self._price, self._device = price, device
+        self._batch_size = batch_size
+        if batch_size is not None:
+            self._batch_size = check_integer("batch_size", batch_size, low=1)
+        self._take_costs(sample_flops, forward_flops)
+        self._price = check_number("price", price, low=0)
+        self._device = check_device(device)
         self._ranks = Ranks(distributed, device)
-        self._learns = type(self.policy).learn is not Policy.learn
-        self._begun, self.ahead = False, False
+        self.learns = type(self.policy).learn is not Policy.learn
+        self._begun, self.ahead, self._warned = False, False, False
+        self._begun_with = 1
         self.step, self._spent, self._keep_ratio = 0, 0.0, 1.0
-        self._drawn = self._kept = self._updates = self._width = 0
+        self._drawn = self._kept = self._width = 0
+        self._untold = self._empty = self.kept_elsewhere = 0
         self._validation: tuple[float, float] | None = None
         self._gradient_noise: float | None = None
         self._spent_at_validation, self._reward = 0.0, 0.0
         self._last: dict[str, Any] | None = None
+
+    def _take_costs(self, sample: float | None, forward: float | None) -> None:
+        self._free_solves = sample is None
+        sample = 3.0 if sample is None else sample
+        self._sample_flops = check_number("sample_flops", sample, low=0, open_low=True)
+        forward = self._sample_flops / 3 if forward is None else forward
+        self._forward_flops = check_number("forward_flops", forward, low=0)
 
     # ------------------------------------------------------------------ what is called
 
@@ -169,26 +172,33 @@ class Selector:
             in the weights already, over all processes if there are several.
 
         Raises:
+            TypeError: If an argument has the wrong type.
             ValueError: If an index lies outside the data, if losses that the policy needs are
-                missing, or if the policy returns something that are no weights.
+                missing or no losses, if the policy raises or returns something that are no weights,
+                or if it kept nothing for a whole epoch.
+            RuntimeError: If ``torch.distributed`` was initialized or left since the first batch.
         """
-        batch = self._checked_indices(indices)
-        views = self._learner_views(len(batch), {"learner_losses": learner_losses, **learner})
+        batch = checked_indices(indices, self._samples)
+        told = {"learner_losses": learner_losses, **learner}
+        n, width = len(batch), self._width
+        views = learner_views(self.name, self._needs, told, n, self._classes, width)
         if "learner_embeddings" in views:
             self._width = views["learner_embeddings"].shape[1]
-        self._begin(len(batch))
+        self._begin(n, self._ranks.settle())
+        self._warn_of_the_end()
         observation = self._look(batch, views)
         self._teach(observation)
-        size = len(observation["valid"])
+        with policy_code(self.name, self.step):
+            answer = self.policy.act(observation)
         weights = checked_weights(
-            self.policy.act(observation),
-            size,
+            answer,
+            len(observation["valid"]),
             self.policy.max_weight,
             where=f"(policy {self.name!r}, step {self.step})",
             name="weights",
         )
         self._remember(batch, observation, weights)
-        return self._answer(weights[: len(batch)])
+        return self._answer(weights[:n])
 
     def observe_losses(self, indices: Any, losses: Any) -> None:
         """Tell the losses of the samples just trained on: what stale losses are made of.
@@ -198,18 +208,22 @@ class Selector:
             losses: Its loss (k,), as training computed it, not weighted.
 
         Raises:
+            TypeError: If an argument has the wrong type.
             ValueError: If the lengths differ or an index lies outside the data.
+            RuntimeError: If ``torch.distributed`` was initialized or left since the first batch.
         """
-        batch = self._checked_indices(indices, allow_empty=True)
-        values = _numbers(losses).astype(np.float32)
+        batch = checked_indices(indices, self._samples, allow_empty=True)
+        values = np.atleast_1d(floats("losses", losses))
         if values.shape != batch.shape:
             raise ValueError(
                 f"losses must have one number for each of the {len(batch)} indices, got shape "
                 f"{values.shape}; use reduction='none'"
             )
-        self._note_trained(batch, values)
+        self._ranks.settle()
+        if self._last is not None:
+            note_losses(self._last, batch, values)
+        self._untold = 0
         batch, values = self._ranks.gather(batch, values)
-        self._updates += 1
         if len(batch):
             self._memory.remember(batch, values, max(0, self.step - 1) / self.total_steps)
 
@@ -242,27 +256,15 @@ class Selector:
 
     # ------------------------------------------------------------------ begin
 
-    def _sizes(self, samples: int | None, classes: int | None) -> tuple[int, int]:
-        if samples is None:
-            known = None if self._labels is None else len(self._labels)
-            samples = known or self._reference.samples
-        if classes is None:
-            highest = None if self._labels is None else int(self._labels.max()) + 1
-            classes = highest or self._reference.classes
-        for name, value in (("num_samples", samples), ("num_classes", classes)):
-            if value is None:
-                raise ValueError(f"{name} is not known; pass {name}=, or labels= of all samples")
-        return check_integer("num_samples", samples, low=1), check_integer(
-            "num_classes", classes, low=1
-        )
-
-    def _begin(self, drawn: int) -> None:
-        if self._begun:
+    def _begin(self, drawn: int, ranks: int) -> None:
+        if self._begun and ranks == self._begun_with:
             return
+        # A state may be taken up before the process group is made: then it outlives this.
+        learned = self.policy.state_dict() if self._begun else None
         n = self._batch_size = self._batch_size or drawn
-        per_epoch = max(1, math.ceil(self._samples / (n * self._ranks.count)))
+        per_epoch = max(1, math.ceil(self._samples / (n * ranks)))
         epochs = max(1, round(self.total_steps / per_epoch))
-        self._full_flops = epochs * self._samples * self._sample_flops / self._ranks.count
+        self._full_flops = epochs * self._samples * self._sample_flops / ranks
         self._context = RunContext(
             batch_size=n,
             budget_flops=self._full_flops,
@@ -278,12 +280,25 @@ class Selector:
             steps_per_epoch=per_epoch,
             total_steps=self.total_steps,
         )
-        self.policy.reset(policy_seed(self._seed), self._context)
-        self._begun = True
+        with policy_code(self.name, self.step):
+            self.policy.reset(policy_seed(self._seed), self._context)
+            if learned is not None:
+                self.policy.load_state_dict(learned)
+        self._begun, self._begun_with = True, ranks
+
+    def _warn_of_the_end(self) -> None:
+        if self.step < self.total_steps or self._warned:
+            return
+        self._warned = True
+        warnings.warn(
+            f"total_steps={self.total_steps} batches are drawn, and more follow: schedules stay "
+            "where they ended; make the Selector with the number of batches of the whole run",
+            stacklevel=3,
+        )
 
     # ------------------------------------------------------------------ what the policy sees
 
-    def _look(self, batch: Indices, views: dict[str, Any]) -> _Shown:
+    def _look(self, batch: Indices, views: dict[str, Any]) -> Shown:
         raw, flops = self._reference.view(batch)
         self._spent += 0.0 if self._free_solves else flops
         self._spent += len(batch) * self._forward_flops if views else 0.0
@@ -305,82 +320,41 @@ class Selector:
         }
         return self._shown(raw, max(len(batch), self._batch_size or 0))
 
-    def _shown(self, raw: dict[str, Any], n: int) -> _Shown:
+    def _shown(self, raw: dict[str, Any], n: int) -> Shown:
         embeddings = raw.get("learner_embeddings")
         width = None if embeddings is None else np.shape(embeddings)[1]
         dim = self._reference.dim
         bounds = observation_bounds(self._needs, n, self._classes, dim, width)
-        shown = _Shown(
+        shown = Shown(
             {
                 name: fitted(raw[name], low, high, shape[0])
                 for name, (low, high, shape) in bounds.items()
             }
         )
-        shown.refused = self._refused()
+        shown.refused = refusals(
+            self.name,
+            labels=self._labels is not None,
+            history=not (self.ahead and self._kept) and not self._untold,
+            ahead=self.ahead,
+            validation=self._validation is not None or not set(VALIDATION) & set(self._needs),
+            noise=self._gradient_noise is not None,
+        )
         return shown
-
-    def _refused(self) -> dict[str, str]:
-        who = f"policy {self.name!r} reads"
-        refused = {}
-        if self._labels is None:
-            refused["labels"] = f"labels: {who} them; pass labels= to Selector"
-        if self._kept and (self.ahead or not self._updates):
-            mend = "call selector.observe_losses(indices[kept], losses) after each update"
-            if self.ahead:
-                mend = "it is not known ahead of training: call selector.select inside the loop"
-            refused |= {name: f"{name}: {who} it; {mend}" for name in HISTORY}
-        if {"validation_loss", "validation_accuracy"} & set(self._needs) and not self._validation:
-            mend = "call selector.observe_validation(loss, accuracy) before select"
-            for name in ("validation_loss", "validation_accuracy"):
-                refused[name] = f"{name}: {who} it; {mend}"
-        if self._gradient_noise is None:
-            mend = "call selector.observe_gradient_noise(samples) before select"
-            refused["gradient_noise"] = f"gradient_noise: {who} it; {mend}"
-        return refused
-
-    def _learner_views(self, n: int, given: dict[str, Any]) -> dict[str, Any]:
-        views = {}
-        for name in given:
-            if name not in LEARNER_VIEWS:
-                raise TypeError(f"select has no argument {name!r}; it knows {LEARNER_VIEWS}")
-        for name in LEARNER_VIEWS:
-            if name not in self._needs:
-                continue
-            if given.get(name) is None:
-                raise ValueError(
-                    f"{name}: policy {self.name!r} needs it; call "
-                    f"selector.select(indices, {name}=...) with the learner's on this batch"
-                )
-            views[name] = _numbers(given[name])
-            if len(views[name]) != n:
-                raise ValueError(f"{name} must have {n} rows, got shape {views[name].shape}")
-        return views
-
-    def _checked_indices(self, indices: Any, *, allow_empty: bool = False) -> Indices:
-        batch = _numbers(indices)
-        if batch.ndim != 1 or (len(batch) == 0 and not allow_empty):
-            raise ValueError(f"indices must have shape (n,), n > 0, got {batch.shape}")
-        if len(batch) and batch.dtype.kind not in "iu":
-            raise TypeError(f"indices must be whole numbers, got {batch.dtype}")
-        if len(batch) and (batch.min() < 0 or batch.max() >= self._samples):
-            raise ValueError(
-                f"indices must lie in [0, {self._samples - 1}], got {batch.min()} to {batch.max()};"
-                " the store, the labels or num_samples must cover all training samples"
-            )
-        return batch.astype(np.int64)
 
     # ------------------------------------------------------------------ what it answers
 
-    def _remember(self, batch: Indices, shown: _Shown, weights: npt.NDArray[np.float32]) -> None:
+    def _remember(self, batch: Indices, shown: Shown, weights: npt.NDArray[np.float32]) -> None:
         kept = int((weights[: len(batch)] > 0).sum())
         self._spent += kept * self._sample_flops
         if not self._free_solves:
-            self._spent += self.policy.step_flops(len(batch), kept, self._context)
+            with policy_code(self.name, self.step):
+                self._spent += self.policy.step_flops(len(batch), kept, self._context)
         self._keep_ratio = kept / len(batch)
         self._drawn += len(batch)
         self._kept += kept
+        self._untold += kept > 0
         self.step += 1
-        if self._learns:
+        if self.learns:
             self._last = {
                 "observation": dict(shown),
                 "weights": weights,
@@ -394,27 +368,31 @@ class Selector:
 
         kept = np.flatnonzero(weights > 0)
         own = len(kept) if self.policy.normalizer == "kept" else len(weights)
+        divisor, together = self._ranks.totals(own, len(kept))
+        self.kept_elsewhere = together - len(kept)
+        self._empty = 0 if together else self._empty + 1
+        self._refuse_an_empty_epoch()
         # Averaging gradients over processes divides by their count: take that back.
-        scale = self._ranks.count / max(1, self._ranks.total(own))
+        scale = self._ranks.count / max(1, divisor)
         return (
             torch.as_tensor(kept, dtype=torch.int64, device=self._device),
             torch.as_tensor(weights[kept] * scale, dtype=torch.float32, device=self._device),
         )
 
+    def _refuse_an_empty_epoch(self) -> None:
+        """Raise if nothing was kept for a whole epoch: skipping is legal, this is a mistake."""
+        steps = self._context.steps_per_epoch
+        if self._empty >= steps:
+            raise ValueError(
+                f"the policy kept nothing for a whole epoch, {steps} batches; its weights must not "
+                f"all be zero (policy {self.name!r}, step {self.step - 1})"
+            )
+
     # ------------------------------------------------------------------ what it learns
 
-    def _note_trained(self, batch: Indices, losses: npt.NDArray[np.float32]) -> None:
-        if self._last is None:
-            return
-        place = {int(index): at for at, index in enumerate(self._last["indices"])}
-        for index, loss in zip(batch, losses, strict=True):
-            if int(index) in place:
-                self._last["losses"][place[int(index)]] = loss
-                self._last["trained"][place[int(index)]] = 1.0
-
-    def _teach(self, following: _Shown) -> None:
+    def _teach(self, following: Shown) -> None:
         """Hand the policy the step before, now that what came of it is known."""
-        last, self._last = self._last, None
+        last = self._last
         if self.policy.uses_reward and self._validation is None:
             raise ValueError(
                 f"reward: policy {self.name!r} learns from one; call "
@@ -423,12 +401,10 @@ class Selector:
             )
         if last is None:
             return
+        if self._untold:
+            raise ValueError(f"losses: policy {self.name!r} learns from them; {TELL}")
+        self._last = None
         n = len(last["weights"])
-        if self._kept and not self._updates:
-            raise ValueError(
-                f"losses: policy {self.name!r} learns from them; "
-                "call selector.observe_losses(indices[kept], losses) after each update"
-            )
         info = {
             "losses": padded(last["losses"], n),
             "trained": padded(last["trained"], n) > 0,
@@ -442,59 +418,79 @@ class Selector:
             "charged_flops": self._spent,
         }
         reward, self._reward = self._reward, 0.0
-        self.policy.learn(Transition(last["observation"], last["weights"], reward, following, info))
+        step = Transition(last["observation"], last["weights"], reward, following, info)
+        with policy_code(self.name, self.step):
+            self.policy.learn(step)
 
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything, as arrays and JSON-able values."""
-        state = {name.strip("_"): getattr(self, name) for name in _STATE}
-        return state | {
+        """Return a snapshot of everything: tensors and JSON-able values, for any checkpoint.
+
+        Raises:
+            TypeError: If the policy's own state holds something else.
+        """
+        state = {name: getattr(self, f"_{name}") for name in (*_COUNTS, *_NUMBERS)}
+        with policy_code(self.name, self.step):
+            learned = self.policy.state_dict()
+        return self._made_with() | {
+            "step": self.step,
+            "batch_size": self._batch_size,
+            "begun": self._begun,
             "validation": list(self._validation) if self._validation else None,
             "gradient_noise": self._gradient_noise,
-            "memory": self._memory.state_dict(),
-            "policy": self.policy.state_dict(),
-            "last": self._last,
+            "memory": portable(self._memory.state_dict()),
+            "policy": portable(learned, f"state of policy {self.name!r}"),
+            "last": portable(self._last),
+            **state,
+        }
+
+    def _made_with(self) -> dict[str, Any]:
+        return {
+            "policy_class": type(self.policy).__qualname__,
+            "num_samples": self._samples,
+            "num_classes": self._classes,
+            "seed": self._seed,
+            "total_steps": self.total_steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned, in a selector made with the same arguments."""
+        """Take up what `state_dict` returned, in a selector made with the same arguments.
+
+        Arrays may stand for tensors. What is refused changes nothing.
+
+        Raises:
+            TypeError: If it is no such state.
+            ValueError: If an entry is missing, or is of another run; the message names it.
+        """
+        check_same_run(state, _ENTRIES, self._made_with())
+        before = dict(vars(self))
+        learned = restored(self.state_dict()["policy"]) if self._begun else None
+        try:
+            self._take_up(restored(state))
+        except Exception as error:
+            vars(self).update(before)
+            if learned is not None:
+                self.policy.load_state_dict(learned)
+            raise ValueError(
+                f"the state cannot be taken up by policy {self.name!r}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _take_up(self, state: dict[str, Any]) -> None:
         self._begun = False
         self._batch_size = state["batch_size"]
-        self._width = int(state.get("width", 0))
-        if state["begun"]:
-            self._begin(int(state["batch_size"]))
-        for name in ("spent", "keep_ratio", "spent_at_validation", "reward"):
-            setattr(self, f"_{name}", float(state[name]))
-        for name in ("drawn", "kept", "updates"):
+        for name in _COUNTS:
             setattr(self, f"_{name}", int(state[name]))
+        for name in _NUMBERS:
+            setattr(self, f"_{name}", float(state[name]))
         self.step = int(state["step"])
-        told = state["validation"]
+        told, noise = state["validation"], state["gradient_noise"]
         self._validation = (float(told[0]), float(told[1])) if told else None
-        noise = state.get("gradient_noise")
         self._gradient_noise = None if noise is None else float(noise)
+        self._memory = SampleMemory(self._samples, self._classes)
         self._memory.load_state_dict(state["memory"])
-        self.policy.load_state_dict(state["policy"])
         self._last = state["last"]
-
-
-def _numbers(values: Any) -> npt.NDArray[Any]:
-    """Return an array of whatever holds numbers, tensors on any device included."""
-    if hasattr(values, "detach"):
-        values = values.detach().float().cpu() if values.is_floating_point() else values.cpu()
-    return np.asarray(values)
-
-
-def _resolve(
-    policy: Policy | str, schedule: Schedule | str | None, keep: float | None
-) -> tuple[Policy, str]:
-    if isinstance(policy, Policy):
-        if schedule is not None or keep is not None:
-            raise ValueError(
-                f"schedule must be None for a policy that is made already, got {schedule!r}, "
-                f"keep {keep!r}; give the schedule to {type(policy).__name__}(...)"
-            )
-        return policy, type(policy).__name__
-    if isinstance(schedule, str) or (schedule is None and keep is not None):
-        schedule = make_schedule(schedule or "sigmoid", keep=keep)
-    return make_policy(policy, schedule=schedule), policy
+        if state["begun"]:
+            self._begin(int(state["batch_size"]), self._ranks.count)
+        self.policy.load_state_dict(state["policy"])

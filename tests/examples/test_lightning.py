@@ -87,9 +87,6 @@ def test_it_trains_as_the_plain_loop_and_goes_on_from_lightnings_checkpoint(exam
     half.fit(part, loader())
     half.save_checkpoint(tmp_path / "half.ckpt")
     resumed = module(example)
-    # Lightning's checkpoints hold objects of its own; this one was written two lines above.
-    trainer(example, EPOCHS, tmp_path).fit(
-        resumed, loader(), ckpt_path=tmp_path / "half.ckpt", weights_only=False
-    )
+    trainer(example, EPOCHS, tmp_path).fit(resumed, loader(), ckpt_path=tmp_path / "half.ckpt")
     assert resumed.selector.step == whole.selector.step == EPOCHS * N // BATCH
     assert torch.equal(weights(resumed), weights(whole))

@@ -200,10 +200,10 @@ def _leave():
 
 def _rank(rank, address, out):
     torch.set_num_threads(1)
+    chooser = selector(num_samples=N, schedule="constant", keep=0.3 + 0.4 * rank)
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     torch.manual_seed(0)  # the process is this test's own
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(3, 1))
-    chooser = selector(num_samples=N, schedule="constant", keep=0.3 + 0.4 * rank)
     shard = np.arange(rank, N, 2)[:10]
     kept, weights = chooser.select(shard)
     x = torch.arange(N * 3).reshape(N, 3).float().cos()
