@@ -107,5 +107,7 @@ def test_a_plug_in_whose_cost_fails_later_is_told_by_name(tiny_npz, tmp_path, mo
     config = config_from(
         {"dataset": tiny_npz, "learner": "mlp", "batch_size": 32, "policy": "costly:Costly"}
     )
-    with pytest.raises(RunFailedError, match=r"step_flops of policy 'costly:Costly' must be in .*got -32"):
+    with pytest.raises(
+        RunFailedError, match=r"step_flops of policy 'costly:Costly' must be in .*got -32"
+    ):
         execute(config, tmp_path / "run")
