@@ -17,9 +17,9 @@ from gstds.validation import (
     check_number,
     near_names,
 )
+from gstds.views import OPTIONAL_OBSERVATIONS
 
 __all__ = [
-    "OPTIONAL_OBSERVATIONS",
     "EnvOptions",
     "normalize_observe",
     "scores_with_learner",
@@ -27,22 +27,7 @@ __all__ = [
 
 SETTINGS = ("equal-epochs", "equal-budget")
 NORMALIZERS = ("kept", "drawn")
-_SPECTRAL = ("laplacian", "sign", "affinity", "embedding", "solver")
 
-OPTIONAL_OBSERVATIONS: dict[str, tuple[str, ...]] = {
-    "spectral_scores": _SPECTRAL,
-    "reference_losses": (),
-    "learner_losses": (),
-    "learner_margin": (),
-    "learner_entropy": (),
-    "learner_probabilities": (),
-    "learner_embeddings": (),
-    "features": (),
-    "degrees": ("affinity",),
-    "validation_loss": (),
-    "validation_accuracy": (),
-    "gradient_noise": (),
-}
 LEARNER_OBSERVATIONS = (
     "learner_losses",
     "learner_margin",

@@ -14,6 +14,7 @@ from gstds.spectral import degrees, fiedler_vector, spectral_flops
 __all__ = [
     "EMBEDDING_BOUND",
     "LOSS_BOUND",
+    "OPTIONAL_OBSERVATIONS",
     "Bounds",
     "checked_weights",
     "fitted",
@@ -29,6 +30,22 @@ LOSS_BOUND = 100.0
 
 EMBEDDING_BOUND = 1000.0
 """The learner's embeddings are clipped here, either side of 0."""
+
+OPTIONAL_OBSERVATIONS: dict[str, tuple[str, ...]] = {
+    "spectral_scores": ("laplacian", "sign", "affinity", "embedding", "solver"),
+    "reference_losses": (),
+    "learner_losses": (),
+    "learner_margin": (),
+    "learner_entropy": (),
+    "learner_probabilities": (),
+    "learner_embeddings": (),
+    "features": (),
+    "degrees": ("affinity",),
+    "validation_loss": (),
+    "validation_accuracy": (),
+    "gradient_noise": (),
+}
+"""What a policy may declare in ``needs``, with the options of each."""
 
 Array = npt.NDArray[np.float32]
 Bounds = dict[str, tuple[float, float, tuple[int, ...]]]

@@ -15,12 +15,12 @@ from gstds.schedules import Schedule, make_schedule
 from gstds.spectral import degrees, fiedler_vector
 from gstds.store import FeatureStore
 from gstds.validation import check_choice, check_integer, near_names, users_code
+from gstds.views import OPTIONAL_OBSERVATIONS
 from policies._selector_view import NotShownError, numbers
 from policies.base import Policy
 from policies.registry import _check_declarations, follows_schedule, make_policy, policy_class
 
 __all__ = [
-    "OBSERVATIONS",
     "agreed_classes",
     "agreed_samples",
     "check_device",
@@ -33,22 +33,6 @@ __all__ = [
 ]
 
 Indices = npt.NDArray[np.int64]
-
-OBSERVATIONS: dict[str, tuple[str, ...]] = {
-    "spectral_scores": ("laplacian", "sign", "affinity", "embedding", "solver"),
-    "reference_losses": (),
-    "learner_losses": (),
-    "learner_margin": (),
-    "learner_entropy": (),
-    "learner_probabilities": (),
-    "learner_embeddings": (),
-    "features": (),
-    "degrees": ("affinity",),
-    "validation_loss": (),
-    "validation_accuracy": (),
-    "gradient_noise": (),
-}
-"""What a policy may declare in ``needs``, with the options of each; as in the environment."""
 
 _SAMPLE = np.array([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]], dtype=np.float32)
 
@@ -138,10 +122,10 @@ def check_needs(name: str, policy: Policy) -> dict[str, dict[str, Any]]:
     needs = {need: dict(options) for need, options in declared.items()}
     for need, options in needs.items():
         who = f"needs of policy {name!r}"
-        check_choice(who, need, OBSERVATIONS)
+        check_choice(who, need, OPTIONAL_OBSERVATIONS)
         for option in options:
-            if option not in OBSERVATIONS[need]:
-                hint = near_names(option, OBSERVATIONS[need])
+            if option not in OPTIONAL_OBSERVATIONS[need]:
+                hint = near_names(option, OPTIONAL_OBSERVATIONS[need])
                 raise ValueError(f"{who}: {need!r} has no option {option!r}; {hint}")
         _try_options(f"{who}: {need!r}", need, options)
     return needs

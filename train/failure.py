@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
-from gstds.views import observation_bounds
+from gstds.views import OPTIONAL_OBSERVATIONS, observation_bounds
 from train.config import RunConfig
 
 __all__ = ["RunFailedError"]
@@ -31,8 +31,6 @@ class RunFailedError(RuntimeError):
 
 def _hint(error: Exception | SystemExit) -> str:
     """Say what to do about an observation that was misspelt, or read and not declared."""
-    from envs.options import OPTIONAL_OBSERVATIONS
-
     name = error.args[0] if isinstance(error, KeyError) and error.args else None
     if not isinstance(name, str):
         return ""

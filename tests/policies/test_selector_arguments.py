@@ -7,12 +7,10 @@ import pytest
 import torch
 from test_selector import CLASSES, N, selector, store  # noqa: F401  (store is a fixture)
 
-from envs.options import OPTIONAL_OBSERVATIONS
 from gstds.prepare import LOSSES_NAME
 from gstds.schedules import make_schedule
 from gstds.store import save_losses
 from policies import Policy, Selector, make_policy
-from policies._selector_checks import OBSERVATIONS
 
 LOSSES = np.arange(N) / N
 
@@ -171,10 +169,6 @@ def declaring(**declared):
 def test_a_made_policy_is_checked_as_a_named_one(store, declared, kind, message):  # noqa: F811
     with pytest.raises(kind, match=message):
         selector(store, policy=declaring(**declared))
-
-
-def test_the_observations_are_those_of_the_environment():
-    assert OBSERVATIONS == OPTIONAL_OBSERVATIONS
 
 
 @pytest.mark.parametrize("method", ["reset", "act", "learn"])
