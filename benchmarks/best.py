@@ -1,7 +1,7 @@
 """Compare `best` at a share of the compute with full training at all of it, seed by seed.
 
     python benchmarks/best.py --out DIR --dataset digits [--seeds 10] [--budget .25] [--epochs 32]
-        [--limit N] [--label-noise P] [--duplicates P] [--imbalance P] [--no-augment]
+        [--limit N] [--label-noise P] [--duplicates P] [--imbalance P] [--augment | --no-augment]
         [--rows full best random ...] [--workers 2]
 
 Rows: `full` trains on everything for all its epochs; all others stop at the budget: `best`,
@@ -55,7 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--label-noise", type=float, default=0.0)
     parser.add_argument("--duplicates", type=float, default=0.0)
     parser.add_argument("--imbalance", type=float, default=0.0)
-    parser.add_argument("--augment", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--augment", action=argparse.BooleanOptionalAction)
     parser.add_argument("--epochs", type=int, default=32)
     parser.add_argument("--budget", type=float, default=0.25)
     parser.add_argument("--seeds", type=int, default=10)
