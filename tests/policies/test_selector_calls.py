@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from test_selector import N, run, selector
 
-from policies import Policy, SelectionSampler
+from policies import Policy, SelectionSampler, make_policy
 
 
 class Asking(Policy):
@@ -218,3 +218,11 @@ def test_where_others_keep_something_a_process_that_keeps_nothing_yields_a_sampl
     assert list(sampler) == []
     chooser._ranks.totals = lambda own, kept: (own + 2, kept + 2)
     assert list(sampler) == [[(5, 0.0)]]
+
+
+def test_a_policy_that_learns_from_a_reward_asks_for_the_validation_loss_first():
+    choosing = selector(policy=make_policy("bandit", picker="uniform"))
+    with pytest.raises(ValueError, match=r"'KeepRatioBandit' learns from one; call .*observe_validation"):
+        choosing.select(np.arange(4))
+    choosing.observe_validation(2.0)
+    choosing.select(np.arange(4))
