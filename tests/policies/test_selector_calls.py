@@ -222,7 +222,9 @@ def test_where_others_keep_something_a_process_that_keeps_nothing_yields_a_sampl
 
 def test_a_policy_that_learns_from_a_reward_asks_for_the_validation_loss_first():
     choosing = selector(policy=make_policy("bandit", picker="uniform"))
-    with pytest.raises(ValueError, match=r"'KeepRatioBandit' learns from one; call .*observe_validation"):
+    with pytest.raises(
+        ValueError, match=r"'KeepRatioBandit' learns from one; call .*observe_validation"
+    ):
         choosing.select(np.arange(4))
     choosing.observe_validation(2.0)
     choosing.select(np.arange(4))
