@@ -45,8 +45,9 @@ test-soak: setup ## the full counts of the slow tests: up to hours
 lint: setup ## style, types and which package imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/python .ci/typed-tree
+	MYPYPATH=build/typed $(BIN)/mypy
+	cd build/typed && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
 
 audit: setup ## ask what is known against the installed packages, or check their hashes
 	$(BIN)/python .ci/audit $(VENV)

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from interleaved import Figure, arguments, figure, interleave, publish, ratio, rounds_of
 
-import envs  # noqa: F401  (registers the environments)
+from gstds import envs  # noqa: F401  (registers the environments)
 
 KEEP_A_QUARTER = 4
-SETS = {"digits": "digits", "Fashion-MNIST, 2,400": "envs.small_sets:fashion_0"}
+SETS = {"digits": "digits", "Fashion-MNIST, 2,400": "gstds.envs.small_sets:fashion_0"}
 DECISIONS = 60
 MOST_RESET, MOST_EPISODE = 0.050, 1.0
 
@@ -33,7 +33,7 @@ MOST_RESET, MOST_EPISODE = 0.050, 1.0
 def alone(name: str, data: str, rounds: int) -> Iterator[Figure]:
     """Yield what one environment's resets and episodes take."""
     torch.set_num_threads(1)
-    env = gymnasium.make("envs:gstds/KeepRatio-v0", dataset=data)
+    env = gymnasium.make("gstds.envs:gstds/KeepRatio-v0", dataset=data)
     env.reset(seed=0)
     resets, episodes = [], []
     for number in range(rounds):
@@ -68,7 +68,7 @@ def together(picker: str, rounds: int) -> Iterator[Figure]:
     """
     vectors = {
         number: gymnasium.make_vec(
-            "envs:gstds/KeepRatio-v0",
+            "gstds.envs:gstds/KeepRatio-v0",
             num_envs=number,
             vectorization_mode="async",
             dataset=SETS["Fashion-MNIST, 2,400"],

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from envs import DataSelectionEnv
+from gstds.envs import DataSelectionEnv
 from gstds.files import write_json, write_text
 from gstds.noise import policy_seed
+from gstds.policies import Policy, RunContext, make_policy
+from gstds.policies.agent_base import SummaryPolicy
+from gstds.policies.learned import Learned, OpenLoop
 from gstds.schedules import make_schedule
 from gstds.sealed import read_json
-from policies import Policy, RunContext, make_policy
-from policies.agent_base import SummaryPolicy
-from policies.learned import Learned, OpenLoop
 
 ROWS = ("agent", "sigmoid, same picker", "gstds", "random", "RandTeach", "open loop", "best")
 
@@ -181,7 +181,7 @@ def learning(folder: Path, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--agent", required=True)
-    parser.add_argument("--dataset", default="envs.small_sets:fashion_2")
+    parser.add_argument("--dataset", default="gstds.envs.small_sets:fashion_2")
     parser.add_argument("--learner", default="mlp")
     parser.add_argument("--learning-rate", type=float, default=0.1)
     parser.add_argument("--epochs", type=int, default=8)

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from gstds.files import write_text
-from policies.registry import policy_names
-from train.cli import main as gstds
+from gstds.policies.registry import policy_names
+from gstds.train.cli import main as gstds
 
 DATA = {
     "digits": ["--dataset", "digits"],

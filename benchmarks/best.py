@@ -25,11 +25,11 @@ import numpy as np
 import torch
 
 from gstds.files import write_text
-from train.config import RunConfig
-from train.plots import plot_accuracy_against_compute
-from train.run import execute, finished_result
-from train.setup import make_env, make_run_policy
-from train.statistics import confidence_half_width, paired_t, sign_flip_p, summarize
+from gstds.train.config import RunConfig
+from gstds.train.plots import plot_accuracy_against_compute
+from gstds.train.run import execute, finished_result
+from gstds.train.setup import make_env, make_run_policy
+from gstds.train.statistics import confidence_half_width, paired_t, sign_flip_p, summarize
 
 QUARTER = {"policy": "random", "schedule": "constant", "keep": 0.25}
 ROWS: dict[str, dict[str, Any]] = {

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from interleaved import Figure, arguments, figure, interleave, publish, ratio, rounds_of
 from stepping import CLASSES, SHAPES
 
-from envs.learner import has_bfloat16, resolve_device
-from envs.models import build_model
+from gstds.envs.learner import has_bfloat16, resolve_device
+from gstds.envs.models import build_model
 
 SIZES = (128, 64)
 

@@ -36,7 +36,15 @@ def arguments() -> argparse.Namespace:
 
 
 def command(options: argparse.Namespace, folder: Path, workers: int) -> list[str]:
-    words = [sys.executable, "-m", "train.cli", "compare", "--policies", *POLICIES, "--no-controls"]
+    words = [
+        sys.executable,
+        "-m",
+        "gstds.train.cli",
+        "compare",
+        "--policies",
+        *POLICIES,
+        "--no-controls",
+    ]
     words += ["--seeds", str(options.seeds), "--workers", str(workers), "--threads", "1"]
     words += ["--dataset", options.dataset, "--limit", options.limit, "--epochs", options.epochs]
     return [*words, "--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}", "--out", str(folder)]

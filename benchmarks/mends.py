@@ -19,9 +19,9 @@ import torch
 from interleaved import Figure, arguments, figure, interleave, publish, ratio, rounds_of
 from stepping import SHAPES
 
-import envs.learner
-from envs.learner import Learner, LearnerOptions
-from envs.threads import threads_for
+import gstds.envs.learner
+from gstds.envs.learner import Learner, LearnerOptions
+from gstds.envs.threads import threads_for
 from gstds.selection_diverse import k_center
 
 CPU = torch.device("cpu")
@@ -58,17 +58,17 @@ def one_pass(name: str, count: int, times: int, rounds: int) -> Figure:
 
 
 def few_threads(name: str, count: int, times: int, rounds: int) -> Figure:
-    """Compare all of torch's threads with as many as `envs.threads` finds the update worth."""
+    """Compare all of torch's threads with as many as `gstds.envs.threads` finds it worth."""
     one = learner(name)
     update = updating(one, count, times)
 
     def with_all() -> None:
-        wise = envs.learner.limited_threads
-        envs.learner.limited_threads = lambda *_: contextlib.nullcontext()  # type: ignore[assignment]
+        wise = gstds.envs.learner.limited_threads
+        gstds.envs.learner.limited_threads = lambda *_: contextlib.nullcontext()  # type: ignore[assignment]
         try:
             update()
         finally:
-            envs.learner.limited_threads = wise
+            gstds.envs.learner.limited_threads = wise
 
     seconds = interleave({"all": with_all, "few": update}, rounds, warm=2)
     taken = threads_for(count * one.train_flops, torch.get_num_threads())

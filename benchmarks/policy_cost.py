@@ -6,7 +6,7 @@ Batches of 128 random images of 28 by 28 (fashion-mnist's shape, 10 classes), sm
 Lite0 as the reference. Each policy trains on its own copy of the same run: a few steps to warm up,
 then one step each in turn, round after round, so that what else the machine does hits all alike.
 The ratio is of a policy's step to `full`'s step in the same round; the figure is its median. Cards
-read the file: `python -m policies.cards docs/policies`.
+read the file: `python -m gstds.policies.cards docs/policies`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import torch
 
 from gstds.files import write_json
 from gstds.noise import policy_seed
-from policies import RunContext, Transition
-from policies.registry import POLICIES
-from train.compare import hardware
-from train.config import config_from
-from train.setup import make_env, make_run_policy
+from gstds.policies import RunContext, Transition
+from gstds.policies.registry import POLICIES
+from gstds.train.compare import hardware
+from gstds.train.config import config_from
+from gstds.train.setup import make_env, make_run_policy
 
 N, SAMPLES, WARM = 128, 2048, 20
 PHASES = ("train", "score", "spectral", "policy")

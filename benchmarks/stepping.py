@@ -14,13 +14,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from envs.augment import augment, normalize
-from envs.learner import has_bfloat16
-from envs.models import build_model
+from gstds.envs.augment import augment, normalize
+from gstds.envs.learner import has_bfloat16
+from gstds.envs.models import build_model
 from gstds.noise import policy_seed
-from policies import KeepRatioPolicy, RunContext, Transition
-from train.config import config_from
-from train.setup import make_env, make_run_policy
+from gstds.policies import KeepRatioPolicy, RunContext, Transition
+from gstds.train.config import config_from
+from gstds.train.setup import make_env, make_run_policy
 
 CLASSES = 10
 RECORDED = 20

@@ -27,9 +27,9 @@ import numpy as np
 from interleaved import arguments, figure, interleave, publish, ratio, rounds_of
 from stepping import random_images
 
-from train.config import config_from
-from train.run import execute
-from train.tracking import MlflowTracker, NullTracker
+from gstds.train.config import config_from
+from gstds.train.run import execute
+from gstds.train.tracking import MlflowTracker, NullTracker
 
 UP_SECONDS = 90
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.content import Content, check_labels, make_content
-from envs.images import ArrayImages, ImageSource, SequenceImages
+from gstds.envs.content import Content, check_labels, make_content
+from gstds.envs.images import ArrayImages, ImageSource, SequenceImages
 from gstds.npz import NpzError, array_names, read_arrays
 from gstds.validation import module_advice, near_names, users_code
 

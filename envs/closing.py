@@ -7,8 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from envs.draws import Draws
-from envs.trainer import Trainer
+from gstds.envs.draws import Draws
+from gstds.envs.trainer import Trainer
 from gstds.selection import uniform
 from gstds.views import step_noise
 

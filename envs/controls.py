@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from envs.options import EnvOptions
-from envs.rewards import Curve
-from envs.selection_env import DataSelectionEnv
+from gstds.envs.options import EnvOptions
+from gstds.envs.rewards import Curve
+from gstds.envs.selection_env import DataSelectionEnv
 from gstds.selection import uniform, weights_for_ratio
 
 __all__ = ["random_curve"]

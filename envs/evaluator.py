@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from envs.budget import Budget
-from envs.datasets import Data, Split
-from envs.learner import Evaluation, Learner
-from envs.loader import Loader
-from envs.observation import LOSS_BOUND
-from envs.options import EnvOptions
-from envs.rewards import Interval, reward_function
 from gstds.cost import Ledger
+from gstds.envs.budget import Budget
+from gstds.envs.datasets import Data, Split
+from gstds.envs.learner import Evaluation, Learner
+from gstds.envs.loader import Loader
+from gstds.envs.observation import LOSS_BOUND
+from gstds.envs.options import EnvOptions
+from gstds.envs.rewards import Interval, reward_function
 
 __all__ = ["Evaluator"]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.network import exclusive, quick_downloads, require_answer
+from gstds.envs.network import exclusive, quick_downloads, require_answer
 from gstds.files import cache_root, write_bytes
 from gstds.vision import import_torchvision
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.content import Content, make_content
-from envs.images import FileImages, open_image
+from gstds.envs.content import Content, make_content
+from gstds.envs.images import FileImages, open_image
 
 __all__ = ["read_folder"]
 

@@ -1,6 +1,6 @@
 """A reference network of another domain: what is lost when the reference knows other images.
 
-As a reference it is named ``envs.foreign:digits_network``.
+As a reference it is named ``gstds.envs.foreign:digits_network``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from envs.eager import SGD
-from envs.models import build_model
+from gstds.envs.eager import SGD
+from gstds.envs.models import build_model
 from gstds.files import cache_root, write_bytes
 
 __all__ = ["digits_network"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from envs.parallel import Group
+from gstds.envs.parallel import Group
 
 __all__ = ["normalize_globally"]
 

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from envs.controls import random_curve
-from envs.instances import find_instance, make_instances
-from envs.options import normalize_observe
-from envs.ratio_actions import RatioActions
-from envs.rewards import Curve, RewardMeter, evaluates
-from envs.selection_env import DataSelectionEnv
-from envs.world import Progress
+from gstds.envs.controls import random_curve
+from gstds.envs.instances import find_instance, make_instances
+from gstds.envs.options import normalize_observe
+from gstds.envs.ratio_actions import RatioActions
+from gstds.envs.rewards import Curve, RewardMeter, evaluates
+from gstds.envs.selection_env import DataSelectionEnv
+from gstds.envs.world import Progress
 from gstds.ratio_pickers import ratio_picker
 from gstds.selection import weights_for_ratio
 from gstds.summary import SUMMARY_HIGH, SUMMARY_LOW, RunFacts, Trend, summarize
@@ -45,9 +45,9 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
     ``validation_loss`` is 0 unless ``observe`` names it.
 
     ## Rewards
-    By name, see `envs.rewards.RewardMeter`; by default the drop of the reward-validation loss minus
-    ``price`` times the share of the budget spent meanwhile. ``centered`` subtracts what random keep
-    of ``control_keep`` earns with the same instance and the same spending.
+    By name, see `gstds.envs.rewards.RewardMeter`; by default the drop of the reward-validation loss
+    minus ``price`` times the share of the budget spent meanwhile. ``centered`` subtracts what
+    random keep of ``control_keep`` earns with the same instance and the same spending.
 
     ## Starting state
     A freshly initialized learner on one of ``instances``: drawn, or the one that
@@ -58,14 +58,15 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
     ``max_draws`` drawn batches.
 
     ## Arguments
-    Those of `envs.options.EnvOptions`, with equal budgets of 0.25 of 8 epochs by default, and:
+    Those of `gstds.envs.options.EnvOptions`, with equal budgets of 0.25 of 8 epochs by default,
+    and:
 
     Args:
         action: ``discrete`` or ``box``.
         ratios: The keep ratios that a discrete action names.
         interval: Drawn batches of a step.
         picker: Which samples are kept: a name of `gstds.ratio_pickers.RATIO_PICKERS`.
-        instances: A name of `envs.instances.INSTANCE_SETS`, or mappings of options.
+        instances: A name of `gstds.envs.instances.INSTANCE_SETS`, or mappings of options.
         centered: Subtract the random-keep control from the reward.
         control_keep: Keep ratio of that control in (0, 1].
         target_accuracy: What ``time-to-accuracy`` is the time to.

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from envs.captured import CapturedUpdates
-from envs.eager import SGD, AdamW
-from envs.global_norm import normalize_globally
-from envs.gradient_meter import GradientMeter
-from envs.models import build_model
-from envs.parallel import Group
-from envs.threads import limited_threads
 from gstds.cost import count_flops, count_layers
+from gstds.envs.captured import CapturedUpdates
+from gstds.envs.eager import SGD, AdamW
+from gstds.envs.global_norm import normalize_globally
+from gstds.envs.gradient_meter import GradientMeter
+from gstds.envs.models import build_model
+from gstds.envs.parallel import Group
+from gstds.envs.threads import limited_threads
 from gstds.validation import check_choice, check_fraction, check_number, users_code
 
 __all__ = ["Evaluation", "Learner", "LearnerOptions", "has_bfloat16", "resolve_device"]
@@ -77,7 +77,7 @@ class LearnerOptions:
     """How the learner is trained.
 
     Args:
-        name: One of `envs.models.LEARNERS`, or ``module:function``.
+        name: One of `gstds.envs.models.LEARNERS`, or ``module:function``.
         optimizer: ``sgd`` (Nesterov momentum) or ``adamw``.
         learning_rate: Peak rate; None is .1 for SGD, .002 for AdamW. It falls to zero over the
             run's progress along a cosine.

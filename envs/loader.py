@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from envs.augment import augment, normalize
-from envs.datasets import Data, Split
-from envs.images import ArrayImages
+from gstds.envs.augment import augment, normalize
+from gstds.envs.datasets import Data, Split
+from gstds.envs.images import ArrayImages
 
 __all__ = ["Loader"]
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from envs.learner import LearnerOptions
-from envs.rewards import REWARDS
 from gstds.compression import parse_compression
+from gstds.envs.learner import LearnerOptions
+from gstds.envs.rewards import REWARDS
 from gstds.validation import (
     check_choice,
     check_fraction,

@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from envs.ahead import Ahead
-from envs.draws import Draws
-from envs.learner import Learner
-from envs.learner_view import learner_view
-from envs.loader import Loader
-from envs.options import LEARNER_OBSERVATIONS, scores_with_learner
-from envs.parallel import Group
-from envs.world import World, needs_reference
 from gstds.cost import Ledger
+from gstds.envs.ahead import Ahead
+from gstds.envs.draws import Draws
+from gstds.envs.learner import Learner
+from gstds.envs.learner_view import learner_view
+from gstds.envs.loader import Loader
+from gstds.envs.options import LEARNER_OBSERVATIONS, scores_with_learner
+from gstds.envs.parallel import Group
+from gstds.envs.world import World, needs_reference
 from gstds.views import shard_slices, spectral_view
 
 __all__ = ["Scorer"]

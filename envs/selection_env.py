@@ -12,16 +12,17 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from envs.budget import charge_reference, check_pays_a_batch, make_budget
-from envs.closing import spend_remainder
-from envs.distillation import make_teacher
-from envs.draws import Draws
-from envs.evaluator import Evaluator
-from envs.gradients import with_gradients
-from envs.learner import Evaluation, Learner, resolve_device
-from envs.learner_view import embedding_width
-from envs.loader import Loader
-from envs.observation import (
+from gstds.cost import Ledger
+from gstds.envs.budget import charge_reference, check_pays_a_batch, make_budget
+from gstds.envs.closing import spend_remainder
+from gstds.envs.distillation import make_teacher
+from gstds.envs.draws import Draws
+from gstds.envs.evaluator import Evaluator
+from gstds.envs.gradients import with_gradients
+from gstds.envs.learner import Evaluation, Learner, resolve_device
+from gstds.envs.learner_view import embedding_width
+from gstds.envs.loader import Loader
+from gstds.envs.observation import (
     batch_space,
     checked_action,
     fit_to_space,
@@ -29,12 +30,11 @@ from envs.observation import (
     padded,
     padded_indices,
 )
-from envs.options import RUN_ENTRIES, EnvOptions
-from envs.parallel import Group
-from envs.scoring import Scorer
-from envs.trainer import Trainer
-from envs.world import Progress, World, load_world
-from gstds.cost import Ledger
+from gstds.envs.options import RUN_ENTRIES, EnvOptions
+from gstds.envs.parallel import Group
+from gstds.envs.scoring import Scorer
+from gstds.envs.trainer import Trainer
+from gstds.envs.world import Progress, World, load_world
 from gstds.noise import STREAMS, fan_out
 from gstds.validation import check_integer, check_number, require_entries
 from gstds.views import step_noise
@@ -94,8 +94,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     then trained on: one forward of all N, charged once however many of its rows are named.
 
     ## Rewards
-    By name, see `envs.rewards`; by default, at evaluations, the drop of the reward-validation loss
-    minus ``price`` times the share of the budget spent meanwhile; 0 in between.
+    By name, see `gstds.envs.rewards`; by default, at evaluations, the drop of the reward-validation
+    loss minus ``price`` times the share of the budget spent meanwhile; 0 in between.
 
     ## Starting state
     A freshly initialized learner. ``reset(seed=)`` fans out into order, augmentation,
@@ -107,7 +107,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     uniform subset of the next one, without asking.
 
     ## Arguments
-    See `envs.options.EnvOptions`; and ``policy_flops``, which says what a policy's own arithmetic
+    See `gstds.envs.options.EnvOptions`; and ``policy_flops``, which says what a policy's own
+    arithmetic
     takes: samples drawn, samples kept, `context()` -> operations, charged as ``policy``;
     ``group``: the processes that train one learner together; ``shards``: parts of the batch that
     are scored each by itself, for a policy that selects within them; and ``ahead=False``, which

@@ -1,7 +1,7 @@
 """Small parts of Fashion-MNIST that share no image: some for agents to learn on, some to test on.
 
-As data sets they are named ``envs.small_sets:fashion_0`` and so on. Each holds 2,400 images of the
-published training part, so that a run of an agent's training takes about a second.
+As data sets they are named ``gstds.envs.small_sets:fashion_0`` and so on. Each holds 2,400 images
+of the published training part, so that a run of an agent's training takes about a second.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def fashion_part(number: int) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)
 def _fashion() -> tuple[Any, Any]:
-    from envs.fashion import read_fashion
+    from gstds.envs.fashion import read_fashion
 
     files = read_fashion()
     return files["train-images-idx3-ubyte"], files["train-labels-idx1-ubyte"].astype(np.int64)

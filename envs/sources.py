@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from envs.content import Content, crop_padding, make_content
-from envs.fashion import CLASS_NAMES, DIGESTS, fetch_fashion, probe_fashion, read_fashion
-from envs.images import ArrayImages, FileImages
-from envs.network import exclusive, quick_downloads, require_answer
+from gstds.envs.content import Content, crop_padding, make_content
+from gstds.envs.fashion import CLASS_NAMES, DIGESTS, fetch_fashion, probe_fashion, read_fashion
+from gstds.envs.images import ArrayImages, FileImages
+from gstds.envs.network import exclusive, quick_downloads, require_answer
 from gstds.files import cache_root
 from gstds.vision import import_torchvision
 

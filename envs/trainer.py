@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from envs.distillation import Teacher
-from envs.learner import Learner, Objective
-from envs.loader import Loader
-from envs.parallel import Group
 from gstds.cost import Ledger
+from gstds.envs.distillation import Teacher
+from gstds.envs.learner import Learner, Objective
+from gstds.envs.loader import Loader
+from gstds.envs.parallel import Group
 from gstds.memory import SampleMemory
 
 __all__ = ["Trainer"]

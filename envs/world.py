@@ -12,9 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from envs.datasets import Data, check_files, load_data
-from envs.features import Extractor, build_features, digest_of, make_extractor, reference_store_path
-from envs.options import EnvOptions
+from gstds.envs.datasets import Data, check_files, load_data
+from gstds.envs.features import (
+    Extractor,
+    build_features,
+    digest_of,
+    make_extractor,
+    reference_store_path,
+)
+from gstds.envs.options import EnvOptions
 from gstds.files import cache_root
 from gstds.probe import ProbeResult, cross_fitted_losses
 from gstds.store import FeatureStore, open_losses, save_losses
@@ -187,7 +193,7 @@ def _build_reference(
     with_logits: bool,
     compress: str | None,
 ) -> ReferenceData:
-    from envs.learner import resolve_device
+    from gstds.envs.learner import resolve_device
 
     reference = make_extractor(data, name, compress, resolve_device(device))
     start = time.perf_counter()

@@ -54,7 +54,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)  # the process is this example's own
     envs = gymnasium.make_vec(
-        "envs:gstds/KeepRatio-v0",
+        "gstds.envs:gstds/KeepRatio-v0",
         num_envs=args.envs,
         vectorization_mode="sync",
         vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP},

@@ -42,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)  # the process is this example's own
     world = gymnasium.make(
-        "envs:gstds/KeepRatio-v0",
+        "gstds.envs:gstds/KeepRatio-v0",
         dataset=args.dataset,
         learner=args.learner,
         batch_size=args.batch_size,

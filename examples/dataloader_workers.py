@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from gstds.files import cache_root
+from gstds.policies import IndexedDataset, SelectionSampler, Selector
 from gstds.prepare import prepare_store
-from policies import IndexedDataset, SelectionSampler, Selector
 
 
 class Digits(Dataset):

@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from gstds.files import cache_root
+from gstds.policies import Selector
 from gstds.prepare import prepare_store
-from policies import Selector
 
 
 def train(rank: int, address: str, folder: str, policy: str, epochs: int) -> None:

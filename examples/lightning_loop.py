@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gstds.files import cache_root
+from gstds.policies import Selector
 from gstds.prepare import prepare_store
 from gstds.vision import import_torchvision
-from policies import Selector
 
 import_torchvision()  # beside a CPU torch it may need a hand, and lightning imports it
 import lightning  # noqa: E402

@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gstds.files import cache_root
+from gstds.policies import Selector
 from gstds.prepare import prepare_store
-from policies import Selector
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:

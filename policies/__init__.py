@@ -1,9 +1,9 @@
 """Who decides: one idea per file, all behind one interface."""
 
-from policies.base import KeepRatioPolicy, Policy, RunContext, Transition
-from policies.loading import IndexedDataset, SelectionSampler
-from policies.registry import make_policy, policy_names
-from policies.selector import Selector
+from gstds.policies.base import KeepRatioPolicy, Policy, RunContext, Transition
+from gstds.policies.loading import IndexedDataset, SelectionSampler
+from gstds.policies.registry import make_policy, policy_names
+from gstds.policies.selector import Selector
 
 __all__ = [
     "IndexedDataset",

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from policies.base import Policy
+from gstds.policies.base import Policy
 
 __all__ = ["refuse_misspelt"]
 

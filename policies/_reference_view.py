@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.policies._selector_checks import (
+    agreed_classes,
+    agreed_samples,
+    checked_store,
+    checked_whole,
+)
+from gstds.policies._selector_view import floats
 from gstds.prepare import LOSSES_NAME
 from gstds.store import FeatureStore, open_losses
 from gstds.validation import check_integer
 from gstds.views import spectral_view
-from policies._selector_checks import agreed_classes, agreed_samples, checked_store, checked_whole
-from policies._selector_view import floats
 
 __all__ = ["ReferenceView"]
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.policies._selector_view import NotShownError, numbers
+from gstds.policies.base import Policy
+from gstds.policies.registry import _check_declarations, follows_schedule, make_policy, policy_class
 from gstds.schedules import Schedule, make_schedule
 from gstds.spectral import degrees, fiedler_vector
 from gstds.store import FeatureStore
 from gstds.validation import check_choice, check_integer, near_names, users_code
 from gstds.views import OPTIONAL_OBSERVATIONS
-from policies._selector_view import NotShownError, numbers
-from policies.base import Policy
-from policies.registry import _check_declarations, follows_schedule, make_policy, policy_class
 
 __all__ = [
     "agreed_classes",
@@ -69,7 +69,7 @@ def resolve_policy(
     if inspect.isclass(policy):
         raise TypeError(f"policy must be made already, got a class; pass {policy.__name__}(...)")
     if not isinstance(policy, Policy | str):
-        raise TypeError(f"policy must be a policies.Policy or the name of one, got {policy!r}")
+        raise TypeError(f"policy must be a gstds.Policy or the name of one, got {policy!r}")
     if schedule is not None and not isinstance(schedule, str) and not callable(schedule):
         raise TypeError(
             f"schedule must be a Schedule or the name of one, got {schedule!r}; "

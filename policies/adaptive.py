@@ -10,8 +10,8 @@ from typing import Any
 
 from gstds.control import PlateauWatch, between, check_range, gap_ratio, noise_ratio
 from gstds.gradient_noise import noise_samples
+from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition
 from gstds.validation import check_fraction, check_number
-from policies.base import KeepRatioPolicy, Observation, RunContext, Transition
 
 __all__ = ["GradientNoise", "LossGap", "Plateau"]
 

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from gstds.control import RiseWatch
 from gstds.label_noise import least_loss, wrong_label_chances, wrong_label_share
+from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
 from gstds.selection import valid_batch, weighted_sample, weights_for_ratio
 from gstds.validation import check_fraction, check_number
-from policies.base import Observation, Policy, RunContext, Transition, Weights
 
 __all__ = ["Best"]
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from gstds.control import check_range, spread_ratio
+from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition
 from gstds.selection import kept_count
 from gstds.validation import check_fraction
-from policies.base import KeepRatioPolicy, Observation, RunContext, Transition
 
 __all__ = ["BudgetControl"]
 

@@ -1,7 +1,8 @@
 """Method cards: one page per policy, made from its class, and a table of all.
 
-``python -m policies.cards docs/policies`` writes them; ``--check`` says which are out of date. What
-was measured comes from the folder's ``measured.json``: ``benchmarks/policy_cost.py`` writes it.
+``python -m gstds.policies.cards docs/policies`` writes them; ``--check`` says which are out of
+date. What was measured comes from the folder's ``measured.json``: ``benchmarks/policy_cost.py``
+writes it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gstds.files import write_text
-from policies.base import Policy
-from policies.registry import POLICIES, make_policy, policy_class
+from gstds.policies.base import Policy
+from gstds.policies.registry import POLICIES, make_policy, policy_class
 
 __all__ = ["card", "cards", "main"]
 
@@ -103,7 +104,7 @@ def cards(measured: Measured | None = None) -> dict[str, str]:
         "| --- | --- | --- | --- | --: | --: |",
     ]
     rows = [_table_row(name, measured) for name in sorted(POLICIES)]
-    note = "Made from the classes by `python -m policies.cards docs/policies`."
+    note = "Made from the classes by `python -m gstds.policies.cards docs/policies`."
     return pages | {"README.md": "\n".join([*head, *rows, "", note, "", *_how(measured)])}
 
 
@@ -139,7 +140,7 @@ def _line(kind: type[Policy]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the pages, or check them; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m policies.cards", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m gstds.policies.cards", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if out of date")
     given = parser.parse_args(arguments)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from gstds.policies.base import KeepRatioPolicy
 from gstds.schedules import Schedule
-from policies.base import KeepRatioPolicy
 
 __all__ = ["DivBS"]
 

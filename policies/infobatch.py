@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from gstds.noise import derived_uniform
+from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
 from gstds.validation import check_fraction
-from policies.base import Observation, Policy, RunContext, Transition, Weights
 
 __all__ = ["InfoBatch"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from gstds.policies._selector_view import LEARNER_VIEWS, VALIDATION
+from gstds.policies.selector import Selector
 from gstds.validation import check_integer
-from policies._selector_view import LEARNER_VIEWS, VALIDATION
-from policies.selector import Selector
 
 __all__ = ["IndexedDataset", "SelectionSampler"]
 
@@ -67,7 +67,7 @@ class SelectionSampler:
 
     def __init__(self, selector: Selector, batches: Iterable[Sequence[int]]) -> None:
         if not isinstance(selector, Selector):
-            raise TypeError(f"selector must be a policies.Selector, got {selector!r}")
+            raise TypeError(f"selector must be a gstds.Selector, got {selector!r}")
         _refuse_what_is_known_later(selector)
         _check_batches(batches)
         selector.ahead = True

@@ -1,8 +1,8 @@
 """Pickers by name: a pure function of `gstds.selection` and the observations that it reads.
 
-A picker that goes by a score takes ``score``: a name of `policies.scores.SCORES`, or a sign rule of
-the Fiedler vector (``abs``, ``skew``, ``raw``), which is then the score. Further options that no
-picker knows are the score's, such as ``laplacian``.
+A picker that goes by a score takes ``score``: a name of `gstds.policies.scores.SCORES`, or a sign
+rule of the Fiedler vector (``abs``, ``skew``, ``raw``), which is then the score. Further options
+that no picker knows are the score's, such as ``laplacian``.
 
 A picker is made of a function of this module and its first arguments: so it can be pickled.
 """
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from gstds.policies.scores import NamedScore, make_score, spectral_score
 from gstds.selection import LOSS_WEIGHTINGS, hybrid, top_k, uniform, weighted_sample
 from gstds.selection_diverse import divbs, divbs_flops, k_center, k_center_flops
 from gstds.selection_random import bernoulli_by_percentile, chunked_softmax, softmax_sample
@@ -28,7 +29,6 @@ from gstds.validation import (
     check_number,
     near_names,
 )
-from policies.scores import NamedScore, make_score, spectral_score
 
 __all__ = ["PICKERS", "NamedPicker", "Sizes", "make_picker", "picker_names"]
 

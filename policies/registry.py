@@ -8,10 +8,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from gstds.policies._misspelt import refuse_misspelt
+from gstds.policies.base import KeepRatioPolicy, Policy
 from gstds.schedules import Schedule
 from gstds.validation import check_choice, check_number, module_advice, near_names, users_code
-from policies._misspelt import refuse_misspelt
-from policies.base import KeepRatioPolicy, Policy
 
 __all__ = [
     "ENTRY_POINTS",
@@ -26,8 +26,8 @@ __all__ = [
 ENTRY_POINTS = "gstds.policies"
 
 UNLISTED: dict[str, str] = {
-    "custom": "policies.custom:Custom",
-    "short-full": "policies.uniform:Full",
+    "custom": "gstds.policies.custom:Custom",
+    "short-full": "gstds.policies.uniform:Full",
 }
 """Names that say nothing without an argument: understood, not listed. ``short-full`` is what a
 comparison calls full training at the compute of another policy."""
@@ -39,31 +39,31 @@ REPLAY = "random:"
 """Before the name of the policy whose keep sequence random samples are drawn to."""
 
 POLICIES: dict[str, str] = {
-    "best": "policies.best:Best",
-    "gstds": "policies.paper:GSTDS",
-    "random": "policies.uniform:Random",
-    "full": "policies.uniform:Full",
-    "bandit": "policies.bandit:KeepRatioBandit",
-    "big-loss": "policies.loss:BigLoss",
-    "budget": "policies.budget_control:BudgetControl",
-    "divbs": "policies.divbs:DivBS",
-    "easy-reference": "policies.easy_reference:EasyReference",
-    "fiedler-boundary": "policies.coverage:FiedlerBoundary",
-    "gradient-noise": "policies.adaptive:GradientNoise",
-    "infobatch": "policies.infobatch:InfoBatch",
-    "jest": "policies.learnability:Jest",
-    "k-center": "policies.coverage:KCenter",
-    "loss-gap": "policies.adaptive:LossGap",
-    "linucb": "policies.linucb:LinUCB",
-    "lowest-degree": "policies.coverage:LowestDegree",
-    "plateau": "policies.adaptive:Plateau",
-    "rho-loss": "policies.learnability:RhoLoss",
-    "selective-backprop": "policies.selective_backprop:SelectiveBackprop",
-    "stale-big-loss": "policies.loss:StaleBigLoss",
-    "stale-jest": "policies.learnability:StaleJest",
-    "stale-rho-loss": "policies.learnability:StaleRhoLoss",
-    "stale-selective-backprop": "policies.selective_backprop:StaleSelectiveBackprop",
-    "uncertainty": "policies.uncertainty:Uncertainty",
+    "best": "gstds.policies.best:Best",
+    "gstds": "gstds.policies.paper:GSTDS",
+    "random": "gstds.policies.uniform:Random",
+    "full": "gstds.policies.uniform:Full",
+    "bandit": "gstds.policies.bandit:KeepRatioBandit",
+    "big-loss": "gstds.policies.loss:BigLoss",
+    "budget": "gstds.policies.budget_control:BudgetControl",
+    "divbs": "gstds.policies.divbs:DivBS",
+    "easy-reference": "gstds.policies.easy_reference:EasyReference",
+    "fiedler-boundary": "gstds.policies.coverage:FiedlerBoundary",
+    "gradient-noise": "gstds.policies.adaptive:GradientNoise",
+    "infobatch": "gstds.policies.infobatch:InfoBatch",
+    "jest": "gstds.policies.learnability:Jest",
+    "k-center": "gstds.policies.coverage:KCenter",
+    "loss-gap": "gstds.policies.adaptive:LossGap",
+    "linucb": "gstds.policies.linucb:LinUCB",
+    "lowest-degree": "gstds.policies.coverage:LowestDegree",
+    "plateau": "gstds.policies.adaptive:Plateau",
+    "rho-loss": "gstds.policies.learnability:RhoLoss",
+    "selective-backprop": "gstds.policies.selective_backprop:SelectiveBackprop",
+    "stale-big-loss": "gstds.policies.loss:StaleBigLoss",
+    "stale-jest": "gstds.policies.learnability:StaleJest",
+    "stale-rho-loss": "gstds.policies.learnability:StaleRhoLoss",
+    "stale-selective-backprop": "gstds.policies.selective_backprop:StaleSelectiveBackprop",
+    "uncertainty": "gstds.policies.uncertainty:Uncertainty",
 }
 
 
@@ -102,9 +102,9 @@ def policy_class(name: str) -> type[Policy]:
     if not isinstance(name, str):
         raise TypeError(f"policy must be a name, got {name!r}")
     if name.startswith(LEARNED):
-        return policy_class("policies.learned:Learned")
+        return policy_class("gstds.policies.learned:Learned")
     if name.startswith(REPLAY):
-        return policy_class("policies.replay:Replay")
+        return policy_class("gstds.policies.replay:Replay")
     named = POLICIES | UNLISTED
     target = name if ":" in name else named.get(name) or installed_policies().get(name)
     if target is None:
@@ -133,7 +133,7 @@ def policy_class(name: str) -> type[Policy]:
             f"{near_names(class_name, found)}"
         )
     if not _is_policy(kind):
-        raise TypeError(f"policy {name!r} must be a subclass of policies.Policy, got {kind!r}")
+        raise TypeError(f"policy {name!r} must be a subclass of gstds.Policy, got {kind!r}")
     return kind  # type: ignore[no-any-return]
 
 

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
-from policies.base import KeepRatioPolicy, Observation, RunContext
+from gstds.policies.base import KeepRatioPolicy, Observation, RunContext
 
 __all__ = ["Replay", "decode_sequence", "encode_sequence"]
 

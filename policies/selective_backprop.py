@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from gstds.noise import derived_uniform
+from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition, Weights
 from gstds.schedules import Schedule
 from gstds.selection_random import keep_probabilities, percentiles
 from gstds.validation import check_integer, check_number
-from policies.base import KeepRatioPolicy, Observation, RunContext, Transition, Weights
 
 __all__ = ["SelectiveBackprop", "StaleSelectiveBackprop"]
 

@@ -13,21 +13,17 @@ import numpy.typing as npt
 from gstds.gradient_noise import noise_share
 from gstds.memory import SampleMemory
 from gstds.noise import STREAMS, fan_out, policy_seed
-from gstds.schedules import Schedule
-from gstds.store import FeatureStore
-from gstds.validation import check_integer, check_number
-from gstds.views import checked_weights, fitted, observation_bounds, padded, step_noise
-from policies._ranks import Ranks
-from policies._reference_view import ReferenceView
-from policies._selector_checks import (
+from gstds.policies._ranks import Ranks
+from gstds.policies._reference_view import ReferenceView
+from gstds.policies._selector_checks import (
     check_device,
     check_needs,
     checked_labels,
     policy_code,
     resolve_policy,
 )
-from policies._selector_state import check_same_run, note_losses, portable, restored
-from policies._selector_view import (
+from gstds.policies._selector_state import check_same_run, note_losses, portable, restored
+from gstds.policies._selector_view import (
     TELL,
     VALIDATION,
     Shown,
@@ -36,7 +32,11 @@ from policies._selector_view import (
     learner_views,
     refusals,
 )
-from policies.base import Policy, RunContext, Transition
+from gstds.policies.base import Policy, RunContext, Transition
+from gstds.schedules import Schedule
+from gstds.store import FeatureStore
+from gstds.validation import check_integer, check_number
+from gstds.views import checked_weights, fitted, observation_bounds, padded, step_noise
 
 if TYPE_CHECKING:
     import torch

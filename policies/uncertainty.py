@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from gstds.policies.base import KeepRatioPolicy
 from gstds.schedules import Schedule
 from gstds.validation import check_choice
-from policies.base import KeepRatioPolicy
 
 __all__ = ["Uncertainty"]
 

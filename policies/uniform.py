@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from gstds.policies.base import KeepRatioPolicy, Observation, Policy, Weights
 from gstds.schedules import Schedule
-from policies.base import KeepRatioPolicy, Observation, Policy, Weights
 
 __all__ = ["Full", "Random"]
 

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from envs.datasets import load_data
+from gstds.envs.datasets import load_data
+from gstds.policies.agent_file import load_agent, save_agent
 from gstds.sealed import read_sealed
 from gstds.state import latest_state, save_state
 from gstds.store import FeatureStore, build_store, open_losses, save_losses
-from policies.agent_file import load_agent, save_agent
+from gstds.train.cli import build_parser
+from gstds.train.commands import _read_configuration
+from gstds.train.config import RunConfig
+from gstds.train.config_file import take_defaults
+from gstds.train.record import KeptRecord, read_kept
+from gstds.train.run_folder import finished_result, open_folder
+from gstds.train.spool import Item, Point, Spool
 from tests.policies.test_learned import agent
-from train.cli import build_parser
-from train.commands import _read_configuration
-from train.config import RunConfig
-from train.config_file import take_defaults
-from train.record import KeptRecord, read_kept
-from train.run_folder import finished_result, open_folder
-from train.spool import Item, Point, Spool
 
 RUN = "0" * 32
 Case = tuple[Path, Callable[[], Any]]
@@ -119,7 +119,7 @@ def configuration(folder: Path) -> Case:
 
 
 def comparison(folder: Path) -> Case:
-    from train.compare import Comparison, finish
+    from gstds.train.compare import Comparison, finish
 
     options = {"baseline": "random", "name": "c", "tracking": None, "experiment": "e"}
     finish(Comparison(RunConfig(), ("random",), 1, folder=folder, **options), [], 1)

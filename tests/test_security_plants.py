@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 import torch
 
-from envs import fashion
-from envs.datasets import check_files, load_data
-from envs.network import quick_downloads
 from gstds import npz
 from gstds.backbones import read_checkpoint
+from gstds.envs import fashion
+from gstds.envs.datasets import check_files, load_data
+from gstds.envs.network import quick_downloads
+from gstds.policies.agent_file import AgentFileError, load_agent
 from gstds.sealed import sealed
 from gstds.state import StateError, latest_state, save_state
 from gstds.store import FeatureStore, StoreError, build_store, open_losses
 from gstds.vision import import_torchvision
-from policies.agent_file import AgentFileError, load_agent
 from tests.plants import DEEP, Plant
 
 
@@ -296,7 +296,7 @@ def test_a_hostile_agent_is_refused(tmp_path, content, pickled):
 def test_an_agents_tensors_cannot_be_a_pickle(tmp_path, pickled):
     from hashlib import sha256
 
-    from policies.agent_file import save_agent
+    from gstds.policies.agent_file import save_agent
     from tests.policies.test_learned import agent
 
     for data in (pickled, huge_header()):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs import DataSelectionEnv
+from gstds.envs import DataSelectionEnv
 from gstds.state import save_state
 from tests.counts import counts
 
@@ -113,8 +113,8 @@ def test_memory_and_files_stay_flat_over_many_steps(cases, tiny_npz, tmp_path):
 RUNS = """
 import gc, json, os, sys
 import torch
-from train.config import config_from
-from train.run import execute
+from gstds.train.config import config_from
+from gstds.train.run import execute
 
 torch.set_num_threads(1)
 data, folder, cases = sys.argv[1], sys.argv[2], int(sys.argv[3])

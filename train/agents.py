@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from gstds.files import write_json
+from gstds.policies.agent_file import AgentFile, save_agent, shipped_agents
 from gstds.sealed import read_sealed, write_sealed
 from gstds.state import latest_state, save_state
+from gstds.train.agents_episodes import Episodes, ShuffledReward, judge
+from gstds.train.agents_models import AGENTS, actor_tensors, make_model, model_state, restore_model
+from gstds.train.run import StopFlag
+from gstds.train.tracking import NullTracker, Tracker
 from gstds.validation import check_choice, check_integer
-from policies.agent_file import AgentFile, save_agent, shipped_agents
-from train.agents_episodes import Episodes, ShuffledReward, judge
-from train.agents_models import AGENTS, actor_tensors, make_model, model_state, restore_model
-from train.run import StopFlag
-from train.tracking import NullTracker, Tracker
 
 __all__ = ["AgentConfig", "Teacher", "agent_names", "learn", "load_agent_config"]
 
@@ -30,11 +30,11 @@ class AgentConfig:
     """Everything that decides what an agent learns.
 
     Args:
-        agent: One of `train.agents_models.AGENTS`.
+        agent: One of `gstds.train.agents_models.AGENTS`.
         agent_params: Parameters of the library's class.
         steps: Decisions to learn from.
         seed: Seed of the agent and of its episodes.
-        instances: A name of `envs.instances.INSTANCE_SETS`, or mappings of options.
+        instances: A name of `gstds.envs.instances.INSTANCE_SETS`, or mappings of options.
         held_out: The same, for choosing among the agents that it becomes.
         action: ``discrete`` or ``box``; None is what suits the algorithm.
         evaluate_every: Decisions between looks at the held-out instances.
@@ -123,7 +123,7 @@ class Teacher:
     ) -> None:
         from stable_baselines3.common.vec_env import DummyVecEnv
 
-        from envs import KeepRatioEnv
+        from gstds.envs import KeepRatioEnv
 
         self.config, self.folder, self.command = config, Path(folder), command
         self.tracker: Tracker = tracker or NullTracker()

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from gstds.files import write_json
-from gstds.validation import check_integer
-from train.arguments import (
+from gstds.train.arguments import (
     command_line,
     new_folder,
     open_tracking,
     touch_folder,
     user_folder_on_path,
 )
+from gstds.validation import check_integer
 
 __all__ = ["add_learn", "do_learn"]
 
@@ -36,7 +36,7 @@ def add_learn(commands: Any, key_value: Any, add_options: Any) -> None:
     """
     from dataclasses import fields
 
-    from train.config import RunConfig
+    from gstds.train.config import RunConfig
 
     parser = commands.add_parser(
         "learn",
@@ -58,7 +58,11 @@ def add_learn(commands: Any, key_value: Any, add_options: Any) -> None:
     add("--ratios", nargs="+", type=float, metavar="R", help="keep ratios to choose from", **gone)
     add("--interval", type=int, help="drawn batches between decisions (default: 4)", **gone)
     add("--picker", help="hybrid, uniform or learnability (default: hybrid)", **gone)
-    add("--reward", help="a name of envs.rewards.AGENT_REWARDS (default: validation-loss)", **gone)
+    add(
+        "--reward",
+        help="a name of gstds.envs.rewards.AGENT_REWARDS (default: validation-loss)",
+        **gone,
+    )
     add("--price", type=float, help="nats that a whole budget costs (default: 0.1)", **gone)
     add("--centered", action="store_true", help="reward what is better than random keep", **gone)
     add("--target-accuracy", type=float, help="for time-to-accuracy (default: 0.7)", **gone)
@@ -77,10 +81,10 @@ def add_learn(commands: Any, key_value: Any, add_options: Any) -> None:
 
 def do_learn(arguments: argparse.Namespace) -> int:
     """Teach an agent."""
-    from train.agents import AgentConfig, learn, load_agent_config
-    from train.console import Console, say
-    from train.run import StopFlag, interruptible
-    from train.terms import EXIT_DONE, EXIT_INTERRUPTED
+    from gstds.train.agents import AgentConfig, learn, load_agent_config
+    from gstds.train.console import Console, say
+    from gstds.train.run import StopFlag, interruptible
+    from gstds.train.terms import EXIT_DONE, EXIT_INTERRUPTED
 
     user_folder_on_path()
     if arguments.resume:
@@ -94,7 +98,7 @@ def do_learn(arguments: argparse.Namespace) -> int:
         raise ValueError("--register needs the MLflow store that --no-tracking leaves out")
     tracker = None
     if uri:
-        from train.tracking import MlflowTracker
+        from gstds.train.tracking import MlflowTracker
 
         tracker = MlflowTracker(uri, arguments.experiment, spool=folder / "spool")
     stop = StopFlag()
@@ -113,7 +117,7 @@ def do_learn(arguments: argparse.Namespace) -> int:
         write_json(arguments.json, result)
     _show(result, folder)
     if arguments.register and uri and result["status"] == "finished":
-        from train.agents_registry import register_agent
+        from gstds.train.agents_registry import register_agent
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that no example of an input goes with it

@@ -9,9 +9,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from gstds.policies.actor import Actor
+from gstds.policies.agent_file import AgentFile
 from gstds.views import LOSS_BOUND
-from policies.actor import Actor
-from policies.agent_file import AgentFile
 
 __all__ = ["Episodes", "ShuffledReward", "judge", "play"]
 

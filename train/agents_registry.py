@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.policies.actor import Actor
+from gstds.policies.agent_file import AgentFile, load_agent
 from gstds.summary import SUMMARY_NAMES
-from policies.actor import Actor
-from policies.agent_file import AgentFile, load_agent
 
 __all__ = ["RegisteredAgent", "register_agent"]
 
@@ -58,7 +58,7 @@ def register_agent(folder: str | Path, name: str, uri: str) -> str:
         mlflow.exceptions.MlflowException: If the store has no registry, or refuses.
     """
     load_agent(str(folder))
-    from train.mlflow_store import prepare_environment
+    from gstds.train.mlflow_store import prepare_environment
 
     prepare_environment()
     import mlflow

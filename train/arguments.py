@@ -13,9 +13,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from gstds.train.config import RunConfig
+from gstds.train.mlflow_store import mask_secrets
 from gstds.validation import check_integer
-from train.config import RunConfig
-from train.mlflow_store import mask_secrets
 
 __all__ = [
     "check_places",
@@ -37,9 +37,9 @@ def command_line() -> str:
 
 def user_folder_on_path() -> None:
     """Let ``module:Class`` name files of the working folder, without shadowing the packages."""
-    from train.shadowing import check_shadowing
+    from gstds.train.shadowing import check_mlflow
 
-    for problem in check_shadowing():
+    for problem in check_mlflow():
         raise ValueError(problem)
     here = str(Path.cwd())
     if here not in sys.path:
@@ -107,7 +107,7 @@ def open_tracking(arguments: Arguments) -> str | None:
     """
     if arguments.no_tracking:
         return None
-    from train.mlflow_store import probe_store, tracking_uri
+    from gstds.train.mlflow_store import probe_store, tracking_uri
 
     uri = tracking_uri(arguments.tracking_uri)
     try:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from train.console import SECONDS_BETWEEN_LINES, Console, say
-from train.job import Job
-from train.watch import run_name
+from gstds.train.console import SECONDS_BETWEEN_LINES, Console, say
+from gstds.train.job import Job
+from gstds.train.watch import run_name
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -16,18 +16,18 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any, NoReturn
 
-from gstds.validation import near_names
-from train.agents_command import add_learn
-from train.config import RunConfig
-from train.fanout_options import (
+from gstds.train.agents_command import add_learn
+from gstds.train.config import RunConfig
+from gstds.train.fanout_options import (
     add_datasets_option,
     add_experiment,
     add_fanout_options,
     add_ray_option,
     add_sweep_options,
 )
-from train.launched import launched_rank, refuse_launcher
-from train.terms import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, LIST_KINDS
+from gstds.train.launched import launched_rank, refuse_launcher
+from gstds.train.terms import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, LIST_KINDS
+from gstds.validation import near_names
 
 __all__ = ["build_parser", "main"]
 
@@ -70,7 +70,7 @@ class _Help(argparse.HelpFormatter):
 def _key_value(text: str) -> tuple[str, Any]:
     import yaml
 
-    from train.config_file import read_yaml
+    from gstds.train.config_file import read_yaml
 
     key, equals, value = text.partition("=")
     if not equals or not key:
@@ -334,7 +334,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser: Any = build_parser()
     arguments: argparse.Namespace = parser.parse_args(words)
     if getattr(arguments, "config", None):
-        from train.config_file import take_defaults
+        from gstds.train.config_file import take_defaults
 
         take_defaults(parser._commands[arguments.command], arguments.config)
         arguments = parser.parse_args(words)
@@ -362,7 +362,7 @@ def _complain(error: Exception, debug: bool) -> int:
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
-    from train import commands
+    from gstds.train import commands
 
     if arguments.command != "run":
         refuse_launcher(arguments.command)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.files import write_json
+from gstds.policies.registry import follows_schedule, policy_class
 from gstds.sealed import read_sealed
-from gstds.validation import check_choice
-from policies.registry import follows_schedule, policy_class
-from train.agents_command import do_learn
-from train.arguments import (
+from gstds.train.agents_command import do_learn
+from gstds.train.arguments import (
     check_places,
     command_line,
     given_options,
@@ -23,19 +22,20 @@ from train.arguments import (
     touch_folder,
     user_folder_on_path,
 )
-from train.compare_command import do_compare
-from train.config import RunConfig, config_from
-from train.console import Console, out, out_now
-from train.experiment_command import do_experiment
-from train.launched import launched_rank
-from train.report_command import do_report
-from train.terms import (
+from gstds.train.compare_command import do_compare
+from gstds.train.config import RunConfig, config_from
+from gstds.train.console import Console, out, out_now
+from gstds.train.experiment_command import do_experiment
+from gstds.train.launched import launched_rank
+from gstds.train.report_command import do_report
+from gstds.train.terms import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     LIST_KINDS,
 )
+from gstds.validation import check_choice
 
 __all__ = [
     "do_compare",
@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from envs.parallel import Group
+    from gstds.envs.parallel import Group
 
 _log = logging.getLogger(__name__)
 Arguments = argparse.Namespace
@@ -153,7 +153,7 @@ def _text(value: Any, *, or_none: bool = False) -> Any:
 def _find_run(name: str, arguments: Arguments) -> Path:
     if Path(name).is_dir():
         return Path(name)
-    from train.mlflow_store import client, store_exists, tracking_uri
+    from gstds.train.mlflow_store import client, store_exists, tracking_uri
 
     uri = tracking_uri(arguments.tracking_uri)
     try:
@@ -167,7 +167,7 @@ def _find_run(name: str, arguments: Arguments) -> Path:
 
 
 def _run(arguments: Arguments, config: RunConfig, folder: Path, *, resume: bool) -> int:
-    from train.parallel import follow, process_group
+    from gstds.train.parallel import follow, process_group
 
     with process_group(config, arguments.backend) as group:
         if group.leads:
@@ -179,15 +179,15 @@ def _run(arguments: Arguments, config: RunConfig, folder: Path, *, resume: bool)
 def _lead(
     arguments: Arguments, config: RunConfig, folder: Path, group: Group, *, resume: bool
 ) -> int:
-    from train.run import RunFailedError, StopFlag, execute, finished_result
-    from train.setup import make_run_policy
+    from gstds.train.run import RunFailedError, StopFlag, execute, finished_result
+    from gstds.train.setup import make_run_policy
 
     make_run_policy(config)
     tracker = None
     if not (resume and finished_result(folder)):
         uri = open_tracking(arguments)
         if uri:
-            from train.tracking import MlflowTracker
+            from gstds.train.tracking import MlflowTracker
 
             spool, patient = folder / "spool", arguments.offline
             tracker = MlflowTracker(uri, arguments.experiment, spool, patient=patient)
@@ -220,7 +220,7 @@ def _write_failed(arguments: Arguments, result: dict[str, Any]) -> None:
 
 
 def _show_run(arguments: Arguments, result: dict[str, Any], folder: Path) -> int:
-    from train.report import runs_table
+    from gstds.train.report import runs_table
 
     if arguments.json:
         write_json(arguments.json, _run_json(result))
@@ -237,7 +237,7 @@ def _show_run(arguments: Arguments, result: dict[str, Any], folder: Path) -> int
 
 
 def _run_json(result: dict[str, Any]) -> dict[str, Any]:
-    from train.statistics import summarize
+    from gstds.train.statistics import summarize
 
     name = result["policy"]
     return {
@@ -255,8 +255,8 @@ def _run_json(result: dict[str, Any]) -> dict[str, Any]:
 
 def do_ui(arguments: Arguments) -> int:
     """Serve the MLflow UI on the tracking store."""
-    from train.mlflow_store import mask_secrets, store_exists, tracking_uri
-    from train.ui import open_ui
+    from gstds.train.mlflow_store import mask_secrets, store_exists, tracking_uri
+    from gstds.train.ui import open_ui
 
     uri = tracking_uri(arguments.tracking_uri)
     if not store_exists(uri):
@@ -276,7 +276,7 @@ def do_ui(arguments: Arguments) -> int:
 
 def do_sync(arguments: Arguments) -> int:
     """Deliver spooled records."""
-    from train.tracking import sync_spool
+    from gstds.train.tracking import sync_spool
 
     counts = sync_spool(arguments.folder, arguments.tracking_uri)
     out(f"{sum(counts.values())} records of {len(counts)} runs delivered")
@@ -301,7 +301,7 @@ def do_list(arguments: Arguments) -> int:
 
 def _names(kind: str) -> dict[str, str]:
     if kind == "policies":
-        from policies import policy_names
+        from gstds.policies import policy_names
 
         return policy_names()
     if kind == "schedules":
@@ -309,19 +309,19 @@ def _names(kind: str) -> dict[str, str]:
 
         return {n: (c.__doc__ or "").strip().split("\n")[0] for n, c in SCHEDULES.items()}
     if kind == "scores":
-        from policies.scores import score_names
+        from gstds.policies.scores import score_names
 
         return score_names()
     if kind == "pickers":
-        from policies.pickers import picker_names
+        from gstds.policies.pickers import picker_names
 
         return picker_names()
     if kind == "datasets":
-        from envs.datasets import dataset_names
+        from gstds.envs.datasets import dataset_names
 
         return dataset_names()
     if kind == "learners":
-        from envs.models import LEARNERS
+        from gstds.envs.models import LEARNERS
 
         return {name: text for name, (_, text) in LEARNERS.items()}
     if kind == "references":
@@ -329,7 +329,7 @@ def _names(kind: str) -> dict[str, str]:
 
         return reference_names()
     if kind == "agents":
-        from train.agents import agent_names
+        from gstds.train.agents import agent_names
 
         return agent_names()
     return {}
@@ -337,7 +337,7 @@ def _names(kind: str) -> dict[str, str]:
 
 def do_data(arguments: Arguments) -> int:
     """Bring a data set here."""
-    from envs.datasets import fetch_data
+    from gstds.envs.datasets import fetch_data
 
     path = fetch_data(arguments.name)
     out(f"{arguments.name}: {path if path else 'needs no download'}")
@@ -347,7 +347,7 @@ def do_data(arguments: Arguments) -> int:
 def do_features(arguments: Arguments) -> int:
     """Compute the reference's features and losses, or check them."""
     user_folder_on_path()
-    from train.features import prepare_features
+    from gstds.train.features import prepare_features
 
     config = config_from(given_options(arguments))
     with Console(quiet=arguments.quiet) as console:
@@ -365,7 +365,7 @@ def do_features(arguments: Arguments) -> int:
 
 def do_doctor(arguments: Arguments) -> int:
     """Say what is installed, and what can be had."""
-    from train.doctor import diagnose
+    from gstds.train.doctor import diagnose
 
     checks = diagnose()
     width = max(len(check.name) for check in checks)

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from gstds.sealed import write_sealed
+from gstds.train.comparison import Comparison
+from gstds.train.config import identity, run_folder
+from gstds.train.controls import SHORT_FULL, Controls, plan_controls
+from gstds.train.fanout import Report, check_place, prepare, run_all
+from gstds.train.job import Job, Progress, run_job
+from gstds.train.run import StopFlag, finished_result
+from gstds.train.setup import make_run_policy, with_paper_defaults
+from gstds.train.statistics import paired_rows, summarize, summarize_controls
+from gstds.train.variants import split_name, variant_config
+from gstds.train.watch import Watch
+from gstds.train.workers import warm_up
 from gstds.validation import check_integer
-from train.comparison import Comparison
-from train.config import identity, run_folder
-from train.controls import SHORT_FULL, Controls, plan_controls
-from train.fanout import Report, check_place, prepare, run_all
-from train.job import Job, Progress, run_job
-from train.run import StopFlag, finished_result
-from train.setup import make_run_policy, with_paper_defaults
-from train.statistics import paired_rows, summarize, summarize_controls
-from train.variants import split_name, variant_config
-from train.watch import Watch
-from train.workers import warm_up
 
 __all__ = ["Comparison", "Job", "compare", "hardware", "plan", "plan_run", "run_job", "versions"]
 

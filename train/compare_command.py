@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.files import write_json
-from train.arguments import (
+from gstds.train.arguments import (
     check_places,
     user_folder_on_path,
 )
-from train.comparison_arguments import comparison_from, ui_line, with_tracking
-from train.console import out
-from train.report_command import print_tables
-from train.sweep_command import do_sweep
-from train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
+from gstds.train.console import out
+from gstds.train.report_command import print_tables
+from gstds.train.sweep_command import do_sweep
+from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
     pass
@@ -34,16 +34,16 @@ def do_compare(arguments: Arguments) -> int:
         raise ValueError("--datasets goes without --dataset and without --sweep")
     if arguments.sweep or arguments.sweep_optuna:
         return do_sweep(arguments)
-    from train.board import Board
-    from train.compare import compare, plan
-    from train.ray_runs import ray_cluster
-    from train.stopping import StopFlag, interruptible
+    from gstds.train.board import Board
+    from gstds.train.compare import compare, plan
+    from gstds.train.ray_runs import ray_cluster
+    from gstds.train.stopping import StopFlag, interruptible
 
     comparison = comparison_from(arguments, tuple(arguments.policies or _POLICIES), "compare")
     plan(comparison)
     comparison = with_tracking(arguments, comparison)
     if arguments.datasets:
-        from train.datasets_command import compare_datasets
+        from gstds.train.datasets_command import compare_datasets
 
         return compare_datasets(arguments, comparison, arguments.datasets, show_comparison)
     stop = StopFlag()
@@ -56,7 +56,7 @@ def show_comparison(
     arguments: Arguments, content: dict[str, Any], folder: Path, uri: str | None
 ) -> int:
     """Write a comparison's report, print it and put it into MLflow; return the exit code."""
-    from train.report import write_report
+    from gstds.train.report import write_report
 
     if arguments.json:
         write_json(arguments.json, content)
@@ -66,7 +66,7 @@ def show_comparison(
     if "accuracy" in paths:
         out(f"plot (accuracy): {paths['accuracy']}")
     if uri:
-        from train.publish import publish
+        from gstds.train.publish import publish
 
         publish(uri, arguments.experiment, content, paths)
         if any(folder.glob("runs/*/spool/*.jsonl")):

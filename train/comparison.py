@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.config import RunConfig
-from train.mlflow_store import prepare_store
+from gstds.train.config import RunConfig
+from gstds.train.mlflow_store import prepare_store
 
 __all__ = ["Comparison"]
 

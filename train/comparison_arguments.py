@@ -8,18 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.arguments import (
+from gstds.train.arguments import (
     command_line,
     given_options,
     new_folder,
     open_tracking,
     touch_folder,
 )
-from train.config import config_from
-from train.mlflow_store import mask_secrets
+from gstds.train.config import config_from
+from gstds.train.mlflow_store import mask_secrets
 
 if TYPE_CHECKING:
-    from train.comparison import Comparison
+    from gstds.train.comparison import Comparison
 
 __all__ = ["comparison_from", "ui_line", "with_tracking"]
 
@@ -44,7 +44,7 @@ def comparison_from(
         ValueError: If an option is unknown or out of range.
         OSError: If the folder cannot be written.
     """
-    from train.comparison import Comparison
+    from gstds.train.comparison import Comparison
 
     folder = Path(arguments.out) if arguments.out else new_folder(kind)
     touch_folder(folder)

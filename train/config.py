@@ -6,6 +6,7 @@ This module imports nothing heavy, so that ``gstds --help`` is quick.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import math
 from collections.abc import Mapping
@@ -216,12 +217,18 @@ def run_folder(comparison: Path, config: RunConfig, row: str | None = None) -> P
     return comparison / "runs" / name
 
 
+_PARTS = ("gstds.envs", "gstds.policies", "gstds.train")
+
+
 def _sources() -> str:
-    root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
-    for package in ("gstds", "envs", "policies", "train"):
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    for package in ("gstds", *_PARTS):
+        spec = importlib.util.find_spec(package)
+        root = Path(str(spec and spec.origin)).resolve().parent
+        for path in sorted(root.rglob("*.py")):
+            name = ".".join([package, *path.relative_to(root).parts])
+            if package != "gstds" or not name.startswith(_PARTS):  # a wheel has these inside
+                digest.update(name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gstds.policies.registry import REPLAY
+from gstds.policies.replay import encode_sequence
 from gstds.schedules import Schedule
 from gstds.selection import kept_count
-from policies.registry import REPLAY
-from policies.replay import encode_sequence
-from train.config import RunConfig, run_folder
-from train.record import Kept, read_kept
-from train.setup import make_run_schedule
-from train.variants import split_name
+from gstds.train.config import RunConfig, run_folder
+from gstds.train.record import Kept, read_kept
+from gstds.train.setup import make_run_schedule
+from gstds.train.variants import split_name
 
 if TYPE_CHECKING:
-    from train.job import Job
+    from gstds.train.job import Job
 
 __all__ = ["SHORT_FULL", "Controls", "follows", "plan_controls", "replayed"]
 

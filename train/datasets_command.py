@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from gstds.files import write_json, write_text
-from train.arguments import Arguments
-from train.compare import compare, plan_run
-from train.comparison import Comparison
-from train.console import out, print_table
-from train.fanout import prepare
-from train.tables import Table, judged_on
-from train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from gstds.train.arguments import Arguments
+from gstds.train.compare import compare, plan_run
+from gstds.train.comparison import Comparison
+from gstds.train.console import out, print_table
+from gstds.train.fanout import prepare
+from gstds.train.tables import Table, judged_on
+from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 
 __all__ = ["check_data", "compare_datasets", "dataset_folder", "on_dataset", "overview_table"]
 
@@ -50,9 +50,9 @@ def compare_datasets(
         ValueError: If a data set is named twice, or an option is unknown or out of range.
         OSError: If a file cannot be read or written.
     """
-    from train.board import Board
-    from train.ray_runs import ray_cluster
-    from train.stopping import StopFlag, interruptible
+    from gstds.train.board import Board
+    from gstds.train.ray_runs import ray_cluster
+    from gstds.train.stopping import StopFlag, interruptible
 
     every = [on_dataset(comparison, dataset) for dataset in datasets]
     _check_once(datasets, [one.folder for one in every])

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from gstds.files import cache_root
-from train.mlflow_store import mask_secrets, probe_store, tracking_uri
-from train.shadowing import check_shadowing
+from gstds.train.mlflow_store import mask_secrets, probe_store, tracking_uri
+from gstds.train.shadowing import check_shadowing
 
 __all__ = ["Check", "check_shadowing", "diagnose"]
 
@@ -128,7 +128,7 @@ def _torchvision() -> Iterator[Check]:
 
 
 def _data() -> Iterator[Check]:
-    from envs.datasets import dataset_names, probe_data
+    from gstds.envs.datasets import dataset_names, probe_data
 
     for name in dataset_names():
         answer = probe_data(name)
@@ -150,8 +150,8 @@ def _references() -> Iterator[Check]:
 
 
 def _resnet50() -> Check:
-    from envs.network import require_answer
     from gstds.backbones import IMAGENET_RESNET50, cached_resnet50
+    from gstds.envs.network import require_answer
 
     cached = cached_resnet50()
     if cached.is_file():

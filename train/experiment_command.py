@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gstds.validation import check_choice
-from train.arguments import (
+from gstds.train.arguments import (
     check_places,
     command_line,
     given_options,
@@ -15,12 +14,13 @@ from train.arguments import (
     touch_folder,
     user_folder_on_path,
 )
-from train.comparison_arguments import comparison_from, ui_line, with_tracking
-from train.console import Console, out, print_table
-from train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
+from gstds.train.console import Console, out, print_table
+from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from gstds.validation import check_choice
 
 if TYPE_CHECKING:
-    from train.comparison import Comparison
+    from gstds.train.comparison import Comparison
 
 __all__ = ["do_experiment"]
 
@@ -29,7 +29,7 @@ Arguments = argparse.Namespace
 
 def do_experiment(arguments: Arguments) -> int:
     """Run one of the paper's open checks."""
-    from train.experiments import OVERHEAD, experiment_names
+    from gstds.train.experiments import OVERHEAD, experiment_names
 
     user_folder_on_path()
     check_places(arguments)
@@ -38,8 +38,8 @@ def do_experiment(arguments: Arguments) -> int:
 
 
 def _overhead(arguments: Arguments) -> int:
-    from train.experiments import OVERHEAD, experiment_names
-    from train.overhead import measure_overhead, write_overhead
+    from gstds.train.experiments import OVERHEAD, experiment_names
+    from gstds.train.overhead import measure_overhead, write_overhead
 
     for name in given_options(arguments):
         if arguments.dataset or name != "dataset":
@@ -56,11 +56,11 @@ def _overhead(arguments: Arguments) -> int:
 
 
 def _comparisons(arguments: Arguments) -> int:
-    from train.board import Board
-    from train.experiment_report import write_experiment
-    from train.experiments import EXPERIMENTS, ORIGINAL_DATASETS, run_experiment
-    from train.ray_runs import ray_cluster
-    from train.stopping import StopFlag, interruptible
+    from gstds.train.board import Board
+    from gstds.train.experiment_report import write_experiment
+    from gstds.train.experiments import EXPERIMENTS, ORIGINAL_DATASETS, run_experiment
+    from gstds.train.ray_runs import ray_cluster
+    from gstds.train.stopping import StopFlag, interruptible
 
     preset = EXPERIMENTS[arguments.name]
     datasets = tuple(arguments.dataset or ORIGINAL_DATASETS)
@@ -81,8 +81,8 @@ def _comparisons(arguments: Arguments) -> int:
 
 
 def _publish(arguments: Arguments, note: dict[str, Any], comparison: Comparison) -> None:
-    from train.datasets_command import dataset_folder
-    from train.publish import publish
+    from gstds.train.datasets_command import dataset_folder
+    from gstds.train.publish import publish
 
     for content in note["comparisons"]:
         plot = dataset_folder(comparison.folder, content["dataset"]) / "rows.png"
@@ -91,7 +91,7 @@ def _publish(arguments: Arguments, note: dict[str, Any], comparison: Comparison)
 
 def _show(arguments: Arguments, note: dict[str, Any], page: Path, uri: str | None) -> int:
     from gstds.files import write_json
-    from train.tables import comparison_table
+    from gstds.train.tables import comparison_table
 
     if arguments.json:
         write_json(arguments.json, note)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gstds.files import write_bytes, write_text
-from train.palette import policy_color
-from train.tables import Table, comparison_table
+from gstds.train.palette import policy_color
+from gstds.train.tables import Table, comparison_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ def write_experiment(folder: Path, note: Mapping[str, Any]) -> Path:
 
     Args:
         folder: The experiment's folder.
-        note: As `train.experiments.run_experiment` returns it.
+        note: As `gstds.train.experiments.run_experiment` returns it.
 
     Raises:
         OSError: If the folder cannot be written.
@@ -43,7 +43,7 @@ def write_experiment(folder: Path, note: Mapping[str, Any]) -> Path:
 
 
 def _dataset_section(folder: Path, content: Mapping[str, Any]) -> list[str]:
-    from train.datasets_command import dataset_folder
+    from gstds.train.datasets_command import dataset_folder
 
     dataset = str(content["dataset"])
     table = comparison_table(content["summary"], setting=content["setting"])
@@ -67,7 +67,7 @@ def saving_table(summary: Summary) -> Table:
     """Lay out how much of the compute that was saved became seconds saved.
 
     Args:
-        summary: As `train.statistics.summarize` returns it.
+        summary: As `gstds.train.statistics.summarize` returns it.
     """
     rows = [_saving_cells(row) for row in summary if row["policy"] != "full"]
     return Table(

@@ -1,7 +1,7 @@
 """The paper's open checks as presets: which rows answer which question, on which data.
 
 GSTDS (arXiv 2507.04269) leaves open what each of its parts contributes. A preset is a comparison
-whose rows are variants (`train.variants`), run on one data set after the other.
+whose rows are variants (`gstds.train.variants`), run on one data set after the other.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gstds.files import write_json
+from gstds.train.compare import compare, plan
+from gstds.train.comparison import Comparison
+from gstds.train.datasets_command import check_data, on_dataset
+from gstds.train.fanout import Report, prepare
+from gstds.train.job import Progress
+from gstds.train.stopping import StopFlag
+from gstds.train.watch import Watch
 from gstds.validation import check_choice
-from train.compare import compare, plan
-from train.comparison import Comparison
-from train.datasets_command import check_data, on_dataset
-from train.fanout import Report, prepare
-from train.job import Progress
-from train.stopping import StopFlag
-from train.watch import Watch
 
 __all__ = ["EXPERIMENTS", "ORIGINAL_DATASETS", "OVERHEAD", "Preset", "experiment_names"]
 __all__ += ["run_experiment"]
@@ -74,7 +74,7 @@ EXPERIMENTS: dict[str, Preset] = {
             "gstds",
             "gstds@reference=resnet50",
             "gstds@reference=untrained",
-            "gstds@reference=envs.foreign:digits_network",
+            "gstds@reference=gstds.envs.foreign:digits_network",
             "random",
             "full",
         ),
@@ -98,7 +98,7 @@ EXPERIMENTS: dict[str, Preset] = {
         baseline="gstds",
     ),
 }
-"""Presets by name. ``overhead`` trains nothing and stands in `train.overhead`."""
+"""Presets by name. ``overhead`` trains nothing and stands in `gstds.train.overhead`."""
 
 
 def experiment_names() -> dict[str, str]:

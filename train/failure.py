@@ -5,8 +5,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
+from gstds.train.config import RunConfig
 from gstds.views import OPTIONAL_OBSERVATIONS, observation_bounds
-from train.config import RunConfig
 
 __all__ = ["RunFailedError"]
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.comparison import Comparison
-from train.job import Ended, Job, Progress, run_job
-from train.run import StopFlag, finished_result
-from train.setup import make_env, make_run_policy
-from train.watch import ProgressWatch, Watch
+from gstds.train.comparison import Comparison
+from gstds.train.job import Ended, Job, Progress, run_job
+from gstds.train.run import StopFlag, finished_result
+from gstds.train.setup import make_env, make_run_policy
+from gstds.train.watch import ProgressWatch, Watch
 
 __all__ = ["Report", "check_place", "prepare", "run_all"]
 
@@ -26,7 +26,7 @@ def check_place(comparison: Comparison, jobs: Sequence[Job]) -> None:
         ConnectionError: If no cluster answers.
     """
     if comparison.ray:
-        from train.ray_runs import check_cluster
+        from gstds.train.ray_runs import check_cluster
 
         check_cluster(comparison.ray, jobs)
 
@@ -85,11 +85,11 @@ def _do(
     todo: Sequence[Job], comparison: Comparison, ended: Ended, watch: Watch, stop: StopFlag
 ) -> None:
     if comparison.ray and todo:
-        from train.ray_runs import run_on_ray
+        from gstds.train.ray_runs import run_on_ray
 
         run_on_ray(todo, comparison.ray, ended, watch, stop)
     elif comparison.workers > 1 and todo:
-        from train.workers import run_in_processes
+        from gstds.train.workers import run_in_processes
 
         run_in_processes(todo, comparison.workers, ended, watch, stop)
     else:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from envs.datasets import Data
-from train.config import RunConfig, identity
-from train.tracking import DataInput, git_commit
+from gstds.envs.datasets import Data
+from gstds.train.config import RunConfig, identity
+from gstds.train.tracking import DataInput, git_commit
 
 __all__ = ["record_head"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gstds.sealed import read_sealed
-from train.config import RunConfig
-from train.mlflow_store import file_lock
-from train.run import StopFlag, execute
+from gstds.train.config import RunConfig
+from gstds.train.mlflow_store import file_lock
+from gstds.train.run import StopFlag, execute
 
 __all__ = ["Ended", "Job", "Progress", "failed_result", "run_job"]
 
@@ -78,7 +78,7 @@ def _run_alone(
     stop: StopFlag,
     evaluated: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Any]:
-    from train.tracking import MlflowTracker
+    from gstds.train.tracking import MlflowTracker
 
     tracker = None
     if job.tracking:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from train.config import policy_path
-from train.record import Kept, read_kept
+from gstds.train.config import policy_path
+from gstds.train.record import Kept, read_kept
 
 if TYPE_CHECKING:
-    from envs.datasets import Data
+    from gstds.envs.datasets import Data
 
 __all__ = ["KeptView", "class_balance", "kept_path", "most_and_least", "view_of_kept"]
 
@@ -104,7 +104,7 @@ class _Counts:
 
 def _count(record: Kept, labels: Indices, classes: int) -> _Counts:
     """Count by sample (n,), and by stretch and class (B, C), what was drawn and what was kept."""
-    from envs.draws import Draws
+    from gstds.envs.draws import Draws
 
     steps, batch = record.masks.shape
     draws = Draws(len(labels), batch, record.order_seed)

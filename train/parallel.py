@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from envs.learner import resolve_device
-from envs.parallel import Group, ProcessGroup, check_size
-from train.config import RunConfig
-from train.determinism import reproducible
-from train.failure import RunFailedError
-from train.launched import launched_size
-from train.run import Runner, finished_result
-from train.setup import make_run_policy
-from train.stopping import StopFlag, interruptible
+from gstds.envs.learner import resolve_device
+from gstds.envs.parallel import Group, ProcessGroup, check_size
+from gstds.train.config import RunConfig
+from gstds.train.determinism import reproducible
+from gstds.train.failure import RunFailedError
+from gstds.train.launched import launched_size
+from gstds.train.run import Runner, finished_result
+from gstds.train.setup import make_run_policy
+from gstds.train.stopping import StopFlag, interruptible
 
 __all__ = ["follow", "process_group"]
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train.kept_view import KeptView
-from train.palette import policy_color
-from train.plot_frame import save_figure
+from gstds.train.kept_view import KeptView
+from gstds.train.palette import policy_color
+from gstds.train.plot_frame import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from envs.datasets import Data
+    from gstds.envs.datasets import Data
 
 __all__ = ["plot_balance", "plot_extremes"]
 

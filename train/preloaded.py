@@ -1,7 +1,7 @@
 """What every worker process needs, imported once in the process that they are forked from.
 
 Torch and MLflow take longer to import than a short run takes. Nothing here may compute: a process
-whose libraries have started threads cannot be forked. Only the fork server of `train.workers`
+whose libraries have started threads cannot be forked. Only the fork server of `gstds.train.workers`
 imports this module.
 """
 
@@ -16,10 +16,10 @@ import sys
 __all__: list[str] = []
 
 _MODULES = (
-    "train.cli",
-    "train.fanout",
-    "train.tracking",
-    "train.kept_view",
+    "gstds.train.cli",
+    "gstds.train.fanout",
+    "gstds.train.tracking",
+    "gstds.train.kept_view",
     "mlflow.tracking",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.tracking.rest_store",

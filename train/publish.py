@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.mlflow_store import client as make_client
-from train.mlflow_store import mask_secrets, prepare_store
-from train.report_tables import controls_table
-from train.tables import caption, comparison_table
-from train.views import place_view
+from gstds.train.mlflow_store import client as make_client
+from gstds.train.mlflow_store import mask_secrets, prepare_store
+from gstds.train.report_tables import controls_table
+from gstds.train.tables import caption, comparison_table
+from gstds.train.views import place_view
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -75,7 +75,7 @@ def publish(uri: str, experiment: str, content: Content, paths: Mapping[str, Pat
     Args:
         uri: The store.
         experiment: The experiment's name.
-        content: The comparison, as `train.compare.compare` returns it.
+        content: The comparison, as `gstds.train.compare.compare` returns it.
         paths: The report's files.
     """
     try:

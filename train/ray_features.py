@@ -10,18 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from envs.features import (
+from gstds.envs.features import (
     build_features,
     find_basis,
     make_extractor,
     reference_store_path,
 )
-from envs.options import EnvOptions
-from envs.world import load_world
+from gstds.envs.options import EnvOptions
+from gstds.envs.world import load_world
 from gstds.files import cache_root
 from gstds.store_format import MANIFEST_NAME
-from train.config import RunConfig
-from train.ray_runs import (
+from gstds.train.config import RunConfig
+from gstds.train.ray_runs import (
     RETRIES,
     check_shared_files,
     import_ray,
@@ -29,7 +29,7 @@ from train.ray_runs import (
     task_environment,
     task_resources,
 )
-from train.ray_tasks import features_task
+from gstds.train.ray_tasks import features_task
 
 __all__ = ["build_on_ray"]
 
@@ -45,7 +45,7 @@ def build_on_ray(config: RunConfig, address: str, progress: Progress | None = No
 
     Args:
         config: Names the data and the reference.
-        address: As for `train.ray_runs.ray_cluster`.
+        address: As for `gstds.train.ray_runs.ray_cluster`.
         progress: Called with a phase, what is done, and the total.
 
     Raises:

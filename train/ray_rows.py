@@ -6,13 +6,13 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from envs.features import Extractor, chunk_features, reference_store_path
-from envs.learner import resolve_device
-from envs.options import EnvOptions
-from envs.world import load_dataset
 from gstds.compression import parse_compression
+from gstds.envs.features import Extractor, chunk_features, reference_store_path
+from gstds.envs.learner import resolve_device
+from gstds.envs.options import EnvOptions
+from gstds.envs.world import load_dataset
 from gstds.reference import Reference, make_reference
-from train.config import config_from
+from gstds.train.config import config_from
 
 __all__ = ["features_of"]
 

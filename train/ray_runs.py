@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from gstds.files import cache_root
-from train.job import Ended, Job, failed_result
-from train.ray_tasks import Mailbox, plain_job, run_task, see_files
-from train.stopping import StopFlag
-from train.watch import Watch
-from train.workers import RETRIES
+from gstds.train.job import Ended, Job, failed_result
+from gstds.train.ray_tasks import Mailbox, plain_job, run_task, see_files
+from gstds.train.stopping import StopFlag
+from gstds.train.watch import Watch
+from gstds.train.workers import RETRIES
 
 __all__ = [
     "RETRIES",

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from train.job import Job
+    from gstds.train.job import Job
 
 __all__ = ["Mailbox", "features_task", "job_from", "plain_job", "run_task", "see_files"]
 
@@ -54,8 +54,8 @@ def plain_job(job: Job) -> dict[str, Any]:
 
 def job_from(plain: Mapping[str, Any]) -> Job:
     """Return the run that `plain_job` took apart."""
-    from train.config import config_from
-    from train.job import Job
+    from gstds.train.config import config_from
+    from gstds.train.job import Job
 
     config = config_from(plain["config"])
     return Job(**{**plain, "config": config, "folder": Path(plain["folder"])})
@@ -75,8 +75,8 @@ def run_task(
     if ray.get(mailbox.tell.remote(plain["folder"], [])):
         return None
     _settle(environment, here)
-    from train.job import run_job
-    from train.stopping import StopFlag
+    from gstds.train.job import run_job
+    from gstds.train.stopping import StopFlag
 
     stop = StopFlag()
     with _Reporter(mailbox, plain["folder"], stop) as reporter:
@@ -96,7 +96,7 @@ def features_task(
     The name holds the digests of data and reference: those that this node has.
     """
     _settle(environment, here)
-    from train.ray_rows import features_of
+    from gstds.train.ray_rows import features_of
 
     return features_of(plain, start, stop, basis)
 

@@ -9,19 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.files import write_text
-from train.kept_view import view_of_kept
-from train.mlflow_store import mask_secrets
-from train.plots import (
+from gstds.train.kept_view import view_of_kept
+from gstds.train.mlflow_store import mask_secrets
+from gstds.train.plots import (
     plot_accuracy_against_compute,
     plot_accuracy_against_seconds,
     plot_kept_over_time,
     plot_run,
     plot_seconds,
 )
-from train.plots_kept import plot_balance, plot_extremes
-from train.plots_pareto import plot_pareto
-from train.report_page import Block, Code, Items, Picture, Prose, Section, as_html, as_markdown
-from train.report_tables import (
+from gstds.train.plots_kept import plot_balance, plot_extremes
+from gstds.train.plots_pareto import plot_pareto
+from gstds.train.report_page import (
+    Block,
+    Code,
+    Items,
+    Picture,
+    Prose,
+    Section,
+    as_html,
+    as_markdown,
+)
+from gstds.train.report_tables import (
     accuracy_table,
     controls_table,
     cost_table,
@@ -30,11 +39,11 @@ from train.report_tables import (
     runs_table,
     to_accuracy_table,
 )
-from train.statistics import summarize_controls
-from train.tables import Table, caption, comparison_table
+from gstds.train.statistics import summarize_controls
+from gstds.train.tables import Table, caption, comparison_table
 
 if TYPE_CHECKING:
-    from envs.datasets import Data
+    from gstds.envs.datasets import Data
 
 __all__ = ["comparison_table", "plot_run", "runs_table", "write_report"]
 
@@ -134,7 +143,7 @@ def _left_out(count: int) -> str:
 
 
 def _load(comparison: Content, run_code: bool) -> Data:
-    from envs.datasets import load_data, names_code
+    from gstds.envs.datasets import load_data, names_code
 
     names = ("limit", "label_noise", "duplicates", "imbalance", "split_seed", "clean_validation")
     config = comparison.get("config")

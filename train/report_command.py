@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from gstds.sealed import read_sealed
-from train.console import out, print_table
-from train.terms import EXIT_DONE
+from gstds.train.console import out, print_table
+from gstds.train.terms import EXIT_DONE
 
 __all__ = ["do_report", "print_tables"]
 
 
 def do_report(arguments: argparse.Namespace) -> int:
     """Write the report of a comparison, by its folder or by its name in the tracking store."""
-    from train.report import write_report
+    from gstds.train.report import write_report
 
     here = str(Path.cwd())
     if here not in sys.path:  # the data set may be a user's module:function
@@ -45,8 +45,8 @@ def _find_comparison(arguments: argparse.Namespace) -> Path:
     folder = Path(arguments.comparison)
     if folder.exists():
         return folder
-    from train.publish import fetch_comparison
-    from train.tracking import tracking_uri
+    from gstds.train.publish import fetch_comparison
+    from gstds.train.tracking import tracking_uri
 
     uri = tracking_uri(arguments.tracking_uri)
     place = Path("runs") / f"report-{folder.name}"
@@ -55,7 +55,7 @@ def _find_comparison(arguments: argparse.Namespace) -> Path:
 
 def print_tables(content: dict[str, Any]) -> None:
     """Print the comparison, and below it the controls."""
-    from train.tables import comparison_table
+    from gstds.train.tables import comparison_table
 
     if content["summary"]:
         print_table(comparison_table(content["summary"], setting=content["setting"]))

@@ -11,23 +11,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from envs.parallel import Group
+from gstds.envs.parallel import Group
 from gstds.files import pending_json, write_bytes, write_json
 from gstds.noise import fan_out
+from gstds.policies import RunContext, Transition
 from gstds.sealed import read_json, sealed
 from gstds.state import StateError, all_finite, latest_state, save_state, state_digest
+from gstds.train.config import RunConfig, identity
+from gstds.train.determinism import reproducible
+from gstds.train.failure import RunFailedError
+from gstds.train.head import record_head
+from gstds.train.record import KeptRecord, diverged, finite_or_none, step_metrics
+from gstds.train.run_folder import configured, finished_result, held
+from gstds.train.setup import make_env, make_run_policy
+from gstds.train.space import check_space, space_needed
+from gstds.train.stopping import StopFlag, interruptible
+from gstds.train.tracking import NullTracker, Tracker
 from gstds.views import checked_weights
-from policies import RunContext, Transition
-from train.config import RunConfig, identity
-from train.determinism import reproducible
-from train.failure import RunFailedError
-from train.head import record_head
-from train.record import KeptRecord, diverged, finite_or_none, step_metrics
-from train.run_folder import configured, finished_result, held
-from train.setup import make_env, make_run_policy
-from train.space import check_space, space_needed
-from train.stopping import StopFlag, interruptible
-from train.tracking import NullTracker, Tracker
 
 __all__ = [
     "RunFailedError",
@@ -406,7 +406,7 @@ class Runner:
         return math.fsum(values) / len(values) if values else None
 
     def _write_artifacts(self, result: dict[str, Any]) -> None:
-        from train.plots import plot_run
+        from gstds.train.plots import plot_run
 
         order_seed = self.env._seeds["order"]
         kept = self.folder / "kept.npz"

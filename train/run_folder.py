@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from gstds.sealed import read_sealed, write_sealed
-from train.config import RunConfig, identity
-from train.mlflow_store import file_lock
+from gstds.train.config import RunConfig, identity
+from gstds.train.mlflow_store import file_lock
 
 __all__ = ["FolderInUseError", "configured", "finished_result", "held", "open_folder"]
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import policies
+from gstds import policies
+from gstds.policies.registry import follows_schedule, policy_class
+from gstds.policies.sharded import Sharded
 from gstds.schedules import Schedule, make_schedule
+from gstds.train.config import RunConfig
 from gstds.validation import check_integer, check_number, users_code
-from policies.registry import follows_schedule, policy_class
-from policies.sharded import Sharded
-from train.config import RunConfig
 
 if TYPE_CHECKING:
-    from envs.parallel import Group
+    from gstds.envs.parallel import Group
 
 __all__ = ["make_env", "make_run_policy", "make_run_schedule", "with_paper_defaults"]
 
@@ -61,7 +61,7 @@ def make_run_policy(config: RunConfig) -> policies.Policy:
     schedule = make_run_schedule(config)
     kind = policy_class(config.policy)
     parameters: dict[str, Any] = dict(config.policy_params)
-    free = not follows_schedule(kind) or not kind.__module__.startswith("policies.")
+    free = not follows_schedule(kind) or not kind.__module__.startswith("gstds.policies.")
     if config.picker is not None and (free or config.policy == "custom"):
         parameters["picker"] = config.picker
     _refuse_two_values(config)
@@ -114,7 +114,7 @@ def make_env(
         ValueError: If an option is unknown or out of range, or the data or reference is unusable.
         OSError: If a file cannot be read or written.
     """
-    from envs import DataSelectionEnv
+    from gstds.envs import DataSelectionEnv
 
     needs: Mapping[str, Mapping[str, Any]] = policy.needs
     return DataSelectionEnv(

@@ -1,50 +1,44 @@
-"""Whether the project's packages, and MLflow, are the ones that are imported; costs no import."""
+"""Whether gstds and MLflow are the ones that a user's process imports; costs no import."""
 
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["PACKAGES", "check_shadowing"]
+import gstds
 
-PACKAGES = ("gstds", "envs", "policies", "train")
+__all__ = ["check_mlflow", "check_shadowing"]
+
+_FIND = (
+    "import importlib.util as u; s = u.find_spec('gstds'); "
+    "print(s and (s.origin or next(iter(s.submodule_search_locations))))"
+)
 
 
 def check_shadowing() -> list[str]:
-    """Say which of the four packages come from elsewhere than this one.
+    """Say what a Python that is started in this folder imports in the place of gstds and MLflow.
 
     Returns:
         One sentence for each package that another path shadows; empty if all is well.
     """
-    root = Path(__file__).resolve().parent.parent
+    own = Path(gstds.__file__).resolve()
+    command = [sys.executable, "-c", _FIND]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    found = Path(done.stdout.strip() or ".").resolve()
     problems = []
-    for name in PACKAGES:
-        found = _folder(name)
-        own = root / name
-        if found is None:
-            problems.append(f"package {name!r} is missing: {own} cannot be imported; install again")
-        elif found != own:
-            problems.append(
-                f"package {name!r} comes from {found}, which shadows {own}; rename that folder or "
-                "start elsewhere"
-            )
-    return problems + _mlflow_problem()
+    if done.returncode == 0 and found != own:
+        problems.append(
+            f"package 'gstds' comes from {found} in a Python that is started here, which shadows "
+            f"{own}; rename that folder or start elsewhere"
+        )
+    return problems + check_mlflow()
 
 
-def _mlflow_problem() -> list[str]:
+def check_mlflow() -> list[str]:
+    """Say whether MLflow is only a folder of that name, as in a clone of this project."""
     spec = sys.modules.get("mlflow") or importlib.util.find_spec("mlflow")
     if spec is None or getattr(spec, "origin", None) or getattr(spec, "__file__", None):
         return []
     return ["package 'mlflow' is not installed: only a folder of that name is found; install it"]
-
-
-def _folder(name: str) -> Path | None:
-    module = sys.modules.get(name)
-    origin = getattr(module, "__file__", None)
-    if module is None:
-        spec = importlib.util.find_spec(name)
-        origin = spec.origin if spec else None
-        if spec and origin is None and spec.submodule_search_locations:
-            return Path(next(iter(spec.submodule_search_locations))).resolve()
-    return Path(origin).resolve().parent if origin else None

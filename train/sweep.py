@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gstds.train.compare import plan_run
+from gstds.train.comparison import Comparison
+from gstds.train.fanout import check_place, prepare, run_all
+from gstds.train.job import Job, Progress
+from gstds.train.statistics import confidence_half_width
+from gstds.train.stopping import StopFlag
+from gstds.train.variants import option_value, split_name, takes, variant_name
+from gstds.train.watch import Watch
 from gstds.validation import check_integer
-from train.compare import plan_run
-from train.comparison import Comparison
-from train.fanout import check_place, prepare, run_all
-from train.job import Job, Progress
-from train.statistics import confidence_half_width
-from train.stopping import StopFlag
-from train.variants import option_value, split_name, takes, variant_name
-from train.watch import Watch
 
 __all__ = ["Axis", "grid", "parse_axes", "rank", "sweep_grid", "sweep_optuna", "swept_keys"]
 

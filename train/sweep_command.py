@@ -9,14 +9,14 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from gstds.files import write_json, write_text
+from gstds.train.comparison import Comparison
+from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
+from gstds.train.config import RunConfig
+from gstds.train.console import out, print_table
+from gstds.train.tables import Table
+from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from gstds.train.variants import split_name
 from gstds.validation import check_integer
-from train.comparison import Comparison
-from train.comparison_arguments import comparison_from, ui_line, with_tracking
-from train.config import RunConfig
-from train.console import out, print_table
-from train.tables import Table
-from train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
-from train.variants import split_name
 
 __all__ = ["do_sweep", "judging_command", "ranking_table"]
 
@@ -26,10 +26,10 @@ _FRESH_SEEDS = 5
 
 def do_sweep(arguments: Arguments) -> int:
     """Run a sweep, rank its points, write ``sweep.json`` and ``sweep.md``."""
-    from train.board import Board
-    from train.ray_runs import ray_cluster
-    from train.stopping import StopFlag, interruptible
-    from train.sweep import parse_axes, sweep_grid, sweep_optuna
+    from gstds.train.board import Board
+    from gstds.train.ray_runs import ray_cluster
+    from gstds.train.stopping import StopFlag, interruptible
+    from gstds.train.sweep import parse_axes, sweep_grid, sweep_optuna
 
     if not arguments.sweep:
         raise ValueError("--sweep-optuna needs --sweep KEY=LOW..HIGH ...: what is searched")
@@ -58,8 +58,8 @@ def _check_keys(comparison: Comparison, keys: Sequence[str]) -> None:
     Raises:
         ValueError: If there is one.
     """
-    from train.sweep import swept_keys
-    from train.variants import options_of
+    from gstds.train.sweep import swept_keys
+    from gstds.train.variants import options_of
 
     for policy, taken in swept_keys(comparison.policies, keys).items():
         options_of(comparison.base, split_name(policy)[0], dict.fromkeys(taken))
@@ -68,7 +68,7 @@ def _check_keys(comparison: Comparison, keys: Sequence[str]) -> None:
 def _show(
     arguments: Arguments, comparison: Comparison, runs: list[dict[str, Any]], planned: int
 ) -> int:
-    from train.sweep import rank
+    from gstds.train.sweep import rank
 
     ranking = rank(runs)
     best = judging_command(comparison, ranking[0]["policy"]) if ranking else ""
@@ -90,8 +90,8 @@ def _show(
     print_table(table)
     out(f"\n{table.caption}\nresult: {comparison.folder / 'sweep.json'}")
     if comparison.tracking:
-        from train.mlflow_store import prepare_store
-        from train.views import place_view
+        from gstds.train.mlflow_store import prepare_store
+        from gstds.train.views import place_view
 
         place_view(comparison.tracking, prepare_store(comparison.tracking, comparison.experiment))
         out(ui_line(arguments))
@@ -117,7 +117,7 @@ def ranking_table(ranking: Sequence[Mapping[str, Any]]) -> Table:
     """Lay out a ranking: point, runs, validation accuracy, keep, compute, seconds.
 
     Args:
-        ranking: As `train.sweep.rank` returns it.
+        ranking: As `gstds.train.sweep.rank` returns it.
     """
 
     def number(value: float | None, digits: int) -> str:

@@ -17,12 +17,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from train.delivery import Courier
-from train.late import find, new_head, new_id
-from train.mlflow_store import client as make_client
-from train.mlflow_store import mask_secrets, prepare_store, tracking_uri
-from train.run_record import DataInput, RunRecord, git_commit
-from train.spool import Item, Point, Spool, sync_spool
+from gstds.train.delivery import Courier
+from gstds.train.late import find, new_head, new_id
+from gstds.train.mlflow_store import client as make_client
+from gstds.train.mlflow_store import mask_secrets, prepare_store, tracking_uri
+from gstds.train.run_record import DataInput, RunRecord, git_commit
+from gstds.train.spool import Item, Point, Spool, sync_spool
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from gstds.train.mlflow_store import mask_secrets, prepare_environment, prepare_store, tracking_uri
 from gstds.validation import check_integer
-from train.mlflow_store import mask_secrets, prepare_environment, prepare_store, tracking_uri
 
 __all__ = ["experiment_link", "open_ui", "ui_command", "ui_environment"]
 
@@ -87,7 +87,7 @@ def open_ui(
         ConnectionError: If the store does not answer, or the server does not come up.
         OSError: If the port is taken.
     """
-    from train.views import find_view
+    from gstds.train.views import find_view
 
     address = tracking_uri(uri)
     experiment_id = prepare_store(address, experiment)

@@ -13,9 +13,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from train.mlflow_store import client as make_client
-from train.mlflow_store import mask_secrets
-from train.view_state import encode_view, view_state
+from gstds.train.mlflow_store import client as make_client
+from gstds.train.mlflow_store import mask_secrets
+from gstds.train.view_state import encode_view, view_state
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -1,4 +1,4 @@
-"""Who watches while runs go on: nobody, a progress function, or the live table of `train.board`."""
+"""Who watches while runs go on: nobody, a progress function, or the live table of the board."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from train.job import Job
+    from gstds.train.job import Job
 
 __all__ = ["ProgressWatch", "Watch", "run_name"]
 

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from envs import DataSelectionEnv
-from envs.ahead import Ahead
+from gstds.envs import DataSelectionEnv
+from gstds.envs.ahead import Ahead
 
 
 def episode(ahead, **options):

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from envs.datasets import check_files, fetch_data, load_data, probe_data
+from gstds.envs.datasets import check_files, fetch_data, load_data, probe_data
 from gstds.vision import import_torchvision
 
 

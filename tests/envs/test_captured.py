@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from envs import DataSelectionEnv, captured, loader
-from envs.learner import Learner, LearnerOptions, resolve_device
+from gstds.envs import DataSelectionEnv, captured, loader
+from gstds.envs.learner import Learner, LearnerOptions, resolve_device
 from gstds.state import state_digest
-from train.config import config_from
-from train.run import execute
+from gstds.train.config import config_from
+from gstds.train.run import execute
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 SHAPE, CLASSES = (3, 16, 16), 4

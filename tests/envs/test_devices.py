@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from envs import DataSelectionEnv
-from envs.learner import resolve_device
-from train.config import config_from
-from train.determinism import reproducible
-from train.run import execute
+from gstds.envs import DataSelectionEnv
+from gstds.envs.learner import resolve_device
+from gstds.train.config import config_from
+from gstds.train.determinism import reproducible
+from gstds.train.run import execute
 
 DEVICES = [
     "cpu",

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from envs import DataSelectionEnv, world
-from envs.distillation import Teacher
+from gstds.envs import DataSelectionEnv, world
+from gstds.envs.distillation import Teacher
+from gstds.train.cli import main
+from gstds.train.config import config_from, identity
+from gstds.train.run import execute
 from tests.stops import StopAfter
-from train.cli import main
-from train.config import config_from, identity
-from train.run import execute
 
 SMALL = {"learner": "mlp", "batch_size": 32, "epochs": 3, "reference": "untrained"}
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from envs.eager import eager
+from gstds.envs.eager import eager
 
 KINDS = [
     (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
@@ -61,7 +61,7 @@ def test_hooks_and_closures_are_called():
 RUN = """
 import sys
 import numpy as np
-from envs import DataSelectionEnv
+from gstds.envs import DataSelectionEnv
 env = DataSelectionEnv(dataset=sys.argv[1], learner=sys.argv[2], batch_size=16)
 env.reset(seed=0)
 env.step(np.ones(16, np.float32))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from envs import DataSelectionEnv
+from gstds.envs import DataSelectionEnv
 from gstds.state import state_digest
 
 

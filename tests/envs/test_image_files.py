@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from envs.datasets import check_files, load_data
-from envs.images import FileImages
-from train.config import config_from
-from train.run import execute
+from gstds.envs.datasets import check_files, load_data
+from gstds.envs.images import FileImages
+from gstds.train.config import config_from
+from gstds.train.run import execute
 
 
 @pytest.fixture

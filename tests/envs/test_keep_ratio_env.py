@@ -8,14 +8,14 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from envs import DataSelectionEnv, KeepRatioEnv
-from envs.ratio_actions import RatioActions
+from gstds.envs import DataSelectionEnv, KeepRatioEnv
+from gstds.envs.ratio_actions import RatioActions
+from gstds.policies import KeepRatioPolicy, RunContext
 from gstds.ratio_pickers import RATIO_PICKERS
 from gstds.state import latest_state, save_state, state_digest
 from gstds.summary import SUMMARY_NAMES
-from policies import KeepRatioPolicy, RunContext
 
-ID = "envs:gstds/KeepRatio-v0"
+ID = "gstds.envs:gstds/KeepRatio-v0"
 SMALL = {"batch_size": 16, "epochs": 6, "picker": "uniform", "interval": 2, "learner": "mlp"}
 
 

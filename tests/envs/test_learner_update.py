@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from envs.learner import Learner, LearnerOptions
+from gstds.envs.learner import Learner, LearnerOptions
 from gstds.state import latest_state, save_state
 
 CPU = torch.device("cpu")

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from envs import DataSelectionEnv
-from envs.learner_view import embedding_width
+from gstds.envs import DataSelectionEnv
+from gstds.envs.learner_view import embedding_width
 
 NAMES = (
     "learner_losses",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from envs import DataSelectionEnv
+from gstds.envs import DataSelectionEnv
 from gstds.state import latest_state, save_state
 
 N = 32

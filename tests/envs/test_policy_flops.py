@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from envs import DataSelectionEnv
+from gstds.envs import DataSelectionEnv
 from gstds.selection_diverse import k_center_flops
-from train.config import config_from
-from train.run import RunFailedError, execute
-from train.setup import make_env, make_run_policy
+from gstds.train.config import config_from
+from gstds.train.run import RunFailedError, execute
+from gstds.train.setup import make_env, make_run_policy
 
 SMALL = {"dataset": "digits", "limit": 300, "learner": "mlp", "batch_size": 32, "epochs": 3}
 
@@ -97,7 +97,7 @@ def test_a_run_of_k_center_is_charged_for_its_distances(tmp_path):
 
 def test_a_plug_in_whose_cost_fails_later_is_told_by_name(tiny_npz, tmp_path, monkeypatch):
     (tmp_path / "costly.py").write_text(
-        "from policies import KeepRatioPolicy\n"
+        "from gstds.policies import KeepRatioPolicy\n"
         "class Costly(KeepRatioPolicy):\n"
         "    picker = None\n"
         "    def keep_ratio(self, observation): return 0.5\n"

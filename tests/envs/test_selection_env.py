@@ -13,9 +13,9 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import policies
-from envs import DataSelectionEnv
-from envs.draws import Draws
+from gstds import policies
+from gstds.envs import DataSelectionEnv
+from gstds.envs.draws import Draws
 from gstds.schedules import SCHEDULES, make_schedule
 from gstds.selection import kept_count
 from gstds.state import latest_state, save_state, state_digest
@@ -43,14 +43,14 @@ def digest(env):
 def test_gymnasiums_checker_passes_without_a_warning_on_a_short_last_batch():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        env = gymnasium.make("envs:gstds/DataSelection-v0", **DIGITS)
+        env = gymnasium.make("gstds.envs:gstds/DataSelection-v0", **DIGITS)
         check_env(env.unwrapped, skip_render_check=True)
         assert len(env.unwrapped.data.train) % 128 != 0
 
 
 def test_stable_baselines3s_checker_passes_but_for_its_advice_on_symmetric_actions():
     sb3 = pytest.importorskip("stable_baselines3.common.env_checker")
-    env = gymnasium.make("envs:gstds/DataSelection-v0", **DIGITS)
+    env = gymnasium.make("gstds.envs:gstds/DataSelection-v0", **DIGITS)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         sb3.check_env(env.unwrapped)
@@ -60,7 +60,7 @@ def test_stable_baselines3s_checker_passes_but_for_its_advice_on_symmetric_actio
 
 def test_vector_environments_step(tiny_npz):
     vector = gymnasium.make_vec(
-        "envs:gstds/DataSelection-v0",
+        "gstds.envs:gstds/DataSelection-v0",
         num_envs=2,
         vectorization_mode="sync",
         dataset=tiny_npz,
@@ -76,9 +76,9 @@ def test_vector_environments_step(tiny_npz):
 def test_import_make_reset_and_step_emit_no_warning(tiny_npz):
     script = f"""
     import gymnasium, numpy as np
-    env = gymnasium.make("envs:gstds/DataSelection-v0", dataset={tiny_npz!r}, observe=[],
+    env = gymnasium.make("gstds.envs:gstds/DataSelection-v0", dataset={tiny_npz!r}, observe=[],
                          batch_size=32)
-    import policies, train
+    from gstds import policies, train
     env.reset(seed=0)
     env.step(np.ones(32, np.float32))
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from envs import DataSelectionEnv
+from gstds.envs import DataSelectionEnv
 from gstds.spectral import fiedler_vector
 from gstds.views import shard_slices
 

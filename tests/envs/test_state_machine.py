@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from envs import DataSelectionEnv
+from gstds.envs import DataSelectionEnv
 from gstds.state import latest_state, save_state
 from tests.counts import counts
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from envs import threads
-from envs.learner import Learner, LearnerOptions
-from envs.threads import FLOPS_OF_A_THREAD, limited_threads, threads_for
+from gstds.envs import threads
+from gstds.envs.learner import Learner, LearnerOptions
+from gstds.envs.threads import FLOPS_OF_A_THREAD, limited_threads, threads_for
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from test_examples import accuracy_of
 
+from gstds.policies import Selector
 from gstds.vision import import_torchvision
-from policies import Selector
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from envs.models import LEARNERS, build_model
 from gstds import backbones
 from gstds.cost import Ledger, count_flops, count_layers
+from gstds.envs.models import LEARNERS, build_model
 
 
 def _resnet18_forward(side):

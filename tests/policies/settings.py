@@ -12,8 +12,8 @@ import sys
 
 import numpy as np
 
-from policies import KeepRatioPolicy, RunContext, make_policy
-from policies.registry import POLICIES, installed_policies
+from gstds.policies import KeepRatioPolicy, RunContext, make_policy
+from gstds.policies.registry import POLICIES, installed_policies
 
 N, CLASSES, DIM = 24, 4, 6
 

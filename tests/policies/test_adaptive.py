@@ -12,10 +12,10 @@ from settings import CONTEXT, N, make, observation
 
 from gstds.control import PlateauWatch, RiseWatch, gap_ratio, noise_ratio, spread_ratio
 from gstds.gradient_noise import NoiseScale, noise_samples, noise_share
-from policies import Selector, Transition, make_policy
+from gstds.policies import Selector, Transition, make_policy
+from gstds.train.config import config_from
+from gstds.train.run import execute
 from tests.stops import StopAfter
-from train.config import config_from
-from train.run import execute
 
 ADAPTIVE = ["plateau", "loss-gap", "gradient-noise", "budget", "bandit"]
 
@@ -346,7 +346,7 @@ def test_a_budget_that_scoring_alone_exceeds_is_refused_at_the_first_step(tmp_pa
 
 
 def test_the_noise_scale_changes_no_update_and_is_measured_only_if_observed(tiny_npz):
-    from envs import DataSelectionEnv
+    from gstds.envs import DataSelectionEnv
 
     digests = []
     for observe in ({}, {"gradient_noise": {}}):

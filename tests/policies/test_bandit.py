@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from settings import CONTEXT, N, make, observation
 
-from policies import Transition, make_policy
-from policies.bandit import RATIOS
+from gstds.policies import Transition, make_policy
+from gstds.policies.bandit import RATIOS
 
 
 def pay(policy, reward, evaluate=True):

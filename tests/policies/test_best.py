@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import RunContext, Transition, make_policy
-from policies.best import Best
+from gstds.policies import RunContext, Transition, make_policy
+from gstds.policies.best import Best
 
 N = 40
 CONTEXT = RunContext(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from settings import SETTINGS, N, make, observation
 
+from gstds.policies import KeepRatioPolicy, Policy, Transition
 from gstds.selection import kept_count
-from policies import KeepRatioPolicy, Policy, Transition
 
 
 @pytest.fixture(params=SETTINGS)

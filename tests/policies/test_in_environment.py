@@ -12,11 +12,11 @@ import settings
 from settings import ALWAYS, SETTINGS
 
 from gstds.noise import policy_seed
+from gstds.policies import KeepRatioPolicy, RunContext, Transition
 from gstds.selection import kept_count
 from gstds.state import latest_state, save_state, state_digest
-from policies import KeepRatioPolicy, RunContext, Transition
-from train.config import config_from
-from train.setup import make_env, make_run_policy
+from gstds.train.config import config_from
+from gstds.train.setup import make_env, make_run_policy
 
 DIGITS = {
     "dataset": "digits",

@@ -9,22 +9,22 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-import policies
-from envs import DataSelectionEnv, KeepRatioEnv
-from gstds.sealed import read_sealed, sealed
-from gstds.state import state_digest
-from gstds.summary import SUMMARY_HIGH, SUMMARY_LOW, SUMMARY_NAMES
-from policies import RunContext, Transition
-from policies.actor import Actor
-from policies.agent_file import (
+from gstds import policies
+from gstds.envs import DataSelectionEnv, KeepRatioEnv
+from gstds.policies import RunContext, Transition
+from gstds.policies.actor import Actor
+from gstds.policies.agent_file import (
     AgentFile,
     AgentFileError,
     load_agent,
     save_agent,
     shipped_agents,
 )
-from policies.learned import Learned, OpenLoop
-from policies.linucb import LinUCB
+from gstds.policies.learned import Learned, OpenLoop
+from gstds.policies.linucb import LinUCB
+from gstds.sealed import read_sealed, sealed
+from gstds.state import state_digest
+from gstds.summary import SUMMARY_HIGH, SUMMARY_LOW, SUMMARY_NAMES
 
 S = len(SUMMARY_NAMES)
 RATIOS = [0.1, 0.3, 1.0]

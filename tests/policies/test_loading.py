@@ -8,7 +8,7 @@ import torch
 from test_selector import Counting, selector
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from policies import IndexedDataset, SelectionSampler, make_policy
+from gstds.policies import IndexedDataset, SelectionSampler, make_policy
 
 BATCHES = [range(20), range(20, 40)]
 

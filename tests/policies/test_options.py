@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from settings import CONTEXT, N, observation
 
+from gstds.policies import Transition, make_policy
+from gstds.policies.registry import POLICIES, policy_class
 from gstds.schedules import make_schedule
-from policies import Transition, make_policy
-from policies.registry import POLICIES, policy_class
 
 OTHER = {
     "affinity": "clamp",

@@ -10,12 +10,12 @@ import pytest
 from settings import CONTEXT, SETTINGS, make, observation
 from views import full_view
 
+from gstds.policies import Selector, make_policy
+from gstds.policies.pickers import PICKERS, make_picker
+from gstds.policies.scores import SCORES, make_score
+from gstds.policies.sharded import Sharded
 from gstds.ratio_pickers import RATIO_PICKERS
 from gstds.store import build_store
-from policies import Selector, make_policy
-from policies.pickers import PICKERS, make_picker
-from policies.scores import SCORES, make_score
-from policies.sharded import Sharded
 
 WITHOUT_SCORE = ("divbs", "k-center", "uniform")
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from views import CONTEXT, N, full_view, permuted
 
-import policies
+from gstds import policies
+from gstds.policies._misspelt import refuse_misspelt
+from gstds.policies.registry import POLICIES, follows_schedule, policy_class
 from gstds.schedules import Constant, make_schedule
-from policies._misspelt import refuse_misspelt
-from policies.registry import POLICIES, follows_schedule, policy_class
 
 
 def observation(progress=0.0, n=N, valid=N, seed=0):
@@ -128,7 +128,7 @@ def test_options_reach_the_environment():
         ("gstds", {"score": "absolute"}, "score: unknown name"),
         ("gstds", {"score_share": 1.5}, r"score_share must be in \[0, 1\]"),
         ("no_such_module:X", {}, "run from the folder that holds no_such_module.py"),
-        ("policies.paper:GTSDS", {}, "did you mean 'GSTDS'"),
+        ("gstds.policies.paper:GTSDS", {}, "did you mean 'GSTDS'"),
     ],
 )
 def test_bad_names_are_refused_with_the_near_ones(name, parameters, message):
@@ -145,7 +145,7 @@ def test_a_plug_in_of_ten_lines_works_even_without_super(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     (tmp_path / "mine.py").write_text(
         textwrap.dedent("""
-        from policies import KeepRatioPolicy
+        from gstds.policies import KeepRatioPolicy
         class FollowTheLoss(KeepRatioPolicy):
             def keep_ratio(self, observation):
                 return 0.2 + 0.6 * min(1.0, float(observation["train_loss"][0]) / 2.3)
@@ -195,7 +195,7 @@ def test_a_plug_in_that_declares_nonsense_is_told_before_the_run(
 ):
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     (tmp_path / "mine.py").write_text(
-        f"from policies import Policy\nclass Mine(Policy):\n    {body}\n"
+        f"from gstds.policies import Policy\nclass Mine(Policy):\n    {body}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises((ValueError, TypeError), match=message):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from settings import CONTEXT, N, observation
 
-from policies import make_policy
-from policies.replay import Replay, decode_sequence, encode_sequence
+from gstds.policies import make_policy
+from gstds.policies.replay import Replay, decode_sequence, encode_sequence
 
 RATIOS = np.arange(100) % 13 / 24
 

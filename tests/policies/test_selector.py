@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from envs import DataSelectionEnv
+from gstds.envs import DataSelectionEnv
 from gstds.noise import policy_seed
+from gstds.policies import Policy, RunContext, SelectionSampler, Selector, Transition, make_policy
+from gstds.policies.loading import IndexedDataset
 from gstds.store import build_store
-from policies import Policy, RunContext, SelectionSampler, Selector, Transition, make_policy
-from policies.loading import IndexedDataset
 
 N, DIM, CLASSES = 60, 8, 4
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from test_selector import CLASSES, N, selector, store  # noqa: F401  (store is a fixture)
 
+from gstds.policies import Policy, Selector, make_policy
 from gstds.prepare import LOSSES_NAME
 from gstds.schedules import make_schedule
 from gstds.store import save_losses
-from policies import Policy, Selector, make_policy
 
 LOSSES = np.arange(N) / N
 
@@ -112,7 +112,7 @@ def test_a_store_of_other_samples_is_refused(store):  # noqa: F811
         ({"reference_losses": ["a"] * N}, "reference_losses must be numbers, got <U1"),
         ({"price": "x"}, "price must be a number, got 'x'"),
         ({"policy": Looking}, r"policy must be made already, got a class; pass Looking\(\.\.\.\)"),
-        ({"policy": 7}, "policy must be a policies.Policy or the name of one, got 7"),
+        ({"policy": 7}, "policy must be a gstds.Policy or the name of one, got 7"),
         ({"store": 5}, "store must be a FeatureStore, its folder or None, got 5"),
         ({"distributed": "yes"}, "distributed must be True, False or None"),
     ],

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from test_selector import N, run, selector
 
-from policies import Policy, SelectionSampler, make_policy
+from gstds.policies import Policy, SelectionSampler, make_policy
 
 
 class Asking(Policy):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from test_selector import CLASSES, N, run, selector
 
-from policies import Policy, make_policy
-from policies._selector_state import portable, restored
+from gstds.policies import Policy, make_policy
+from gstds.policies._selector_state import portable, restored
 
 ADAPTIVE = ["bandit", "linucb", "budget", "plateau"]
 NAMES = ["random", "infobatch", "stale-selective-backprop", "best", *ADAPTIVE]

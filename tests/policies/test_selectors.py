@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from views import CONTEXT, N, full_view
 
-import policies
+from gstds import policies
 from gstds.noise import keyed_uniform
+from gstds.policies.pickers import PICKERS, make_picker, picker_names
+from gstds.policies.registry import POLICIES, UNLISTED
+from gstds.policies.scores import SCORES, make_score, score_names
+from gstds.policies.selective_backprop import SelectiveBackprop
 from gstds.schedules import make_schedule
 from gstds.selection_random import percentiles
-from policies.pickers import PICKERS, make_picker, picker_names
-from policies.registry import POLICIES, UNLISTED
-from policies.scores import SCORES, make_score, score_names
-from policies.selective_backprop import SelectiveBackprop
 
 QUARTER = make_schedule("constant", keep=0.25)
 STALE = ("stale-big-loss", "stale-jest", "stale-rho-loss", "stale-selective-backprop")

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from gstds.policies import Policy, Transition, make_policy
+from gstds.policies.sharded import Sharded
+from gstds.train.config import config_from
+from gstds.train.run import execute
+from gstds.train.setup import make_run_policy
 from gstds.views import shard_slices
-from policies import Policy, Transition, make_policy
-from policies.sharded import Sharded
 from tests.policies import settings
-from train.config import config_from
-from train.run import execute
-from train.setup import make_run_policy
 
 CONTEXT = replace(settings.CONTEXT, batch_size=10)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-import policies
+from gstds import policies
 
 N, CLASSES, WIDTH, DIM = 16, 4, 6, 8
 CONTEXT = policies.RunContext(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from train.mlflow_store import prepare_store
+from gstds.train.mlflow_store import prepare_store
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("stable_baselines3")
 
-from policies.actor import Actor
-from policies.agent_file import load_agent
-from train.agents import AgentConfig, Teacher, agent_names, learn
-from train.cli import main
-from train.run import StopFlag
+from gstds.policies.actor import Actor
+from gstds.policies.agent_file import load_agent
+from gstds.train.agents import AgentConfig, Teacher, agent_names, learn
+from gstds.train.cli import main
+from gstds.train.run import StopFlag
 
 SMALL = {"batch_size": 16, "epochs": 4, "picker": "uniform", "learner": "mlp", "interval": 2}
 FEW = {"ppo": {"n_steps": 16, "batch_size": 8, "n_epochs": 2}, "a2c": {"n_steps": 16}}

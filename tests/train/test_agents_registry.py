@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gstds.policies.actor import Actor
+from gstds.policies.agent_file import AgentFile, AgentFileError, load_agent, save_agent
 from gstds.summary import SUMMARY_NAMES
-from policies.actor import Actor
-from policies.agent_file import AgentFile, AgentFileError, load_agent, save_agent
-from train.agents_registry import register_agent
+from gstds.train.agents_registry import register_agent
 
 S = len(SUMMARY_NAMES)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from train import board
-from train.board import Board
-from train.config import RunConfig
-from train.job import Job
+from gstds.train import board
+from gstds.train.board import Board
+from gstds.train.config import RunConfig
+from gstds.train.job import Job
 
 
 def job(policy, seed):

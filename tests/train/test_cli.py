@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from train.cli import main
+from gstds.train.cli import main
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_bad_yaml_is_refused(here, capsys):
 
 def test_a_failed_run_is_exit_code_1_with_one_line(here, tiny_npz, capsys):
     (here / "fails.py").write_text(
-        "from policies import Policy\n"
+        "from gstds.policies import Policy\n"
         "class Fails(Policy):\n"
         "    def act(self, observation):\n"
         "        raise RuntimeError('on purpose')\n"
@@ -200,7 +200,7 @@ def test_lists_are_tabbed_for_programs(capsys):
 
 def test_help_is_quick_because_it_imports_nothing_heavy():
     script = (
-        "import sys\nfrom train.cli import main\n"
+        "import sys\nfrom gstds.train.cli import main\n"
         "try: main(['run', '--help'])\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'mlflow', 'gymnasium', 'sklearn', 'scipy'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"

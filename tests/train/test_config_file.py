@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from train.arguments import given_options
-from train.cli import _parse, main
-from train.config import RunConfig, config_from
+from gstds.train.arguments import given_options
+from gstds.train.cli import _parse, main
+from gstds.train.config import RunConfig, config_from
 
 
 @pytest.fixture

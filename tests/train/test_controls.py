@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from gstds.schedules import make_schedule
-from train.compare import Comparison, compare
-from train.config import RunConfig
-from train.controls import follows
-from train.record import read_kept
+from gstds.train.compare import Comparison, compare
+from gstds.train.config import RunConfig
+from gstds.train.controls import follows
+from gstds.train.record import read_kept
 
 PLUG_INS = """
-    from policies import KeepRatioPolicy
+    from gstds.policies import KeepRatioPolicy
 
     class Waves(KeepRatioPolicy):
         def __init__(self): super().__init__(picker="uniform")

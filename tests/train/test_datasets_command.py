@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from train.cli import main
+from gstds.train.cli import main
 
 
 @pytest.fixture

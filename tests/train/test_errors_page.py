@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.cli import build_parser, main
+from gstds.train.cli import build_parser, main
 
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 LONGEST = 150
@@ -115,12 +115,11 @@ def refusal(words: list[str]) -> str:
 
 
 def functions() -> dict[str, Callable[[], Any]]:
-    import envs
     import gstds.reference
     import gstds.schedules
     import gstds.selection
     import gstds.spectral
-    import policies
+    from gstds import envs, policies
     from gstds.store import FeatureStore, build_store
 
     noise = np.array([0.1, 0.6])
@@ -156,7 +155,7 @@ def functions() -> dict[str, Callable[[], Any]]:
         "gstds.reference.make_reference('resnet51', image_side=32)": lambda: (
             gstds.reference.make_reference("resnet51", image_side=32)
         ),
-        "envs.DataSelectionEnv(datasett='digits')": (
+        "gstds.envs.DataSelectionEnv(datasett='digits')": (
             lambda: envs.DataSelectionEnv(datasett="digits")
         ),
         "env.step(np.full(32, nan))": lambda: _environment().step(np.full(32, np.nan)),
@@ -173,7 +172,7 @@ def functions() -> dict[str, Callable[[], Any]]:
 
 
 def _environment(*, reset: bool = True) -> Any:
-    from envs import DataSelectionEnv
+    from gstds.envs import DataSelectionEnv
 
     env = DataSelectionEnv(dataset="digits", batch_size=32, observe=(), reward="none")
     if reset:

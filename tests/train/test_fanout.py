@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from train import workers
-from train.cli import main
-from train.compare import Comparison, compare, plan
-from train.config import RunConfig
-from train.job import run_job
-from train.mlflow_store import client, file_lock
-from train.stopping import StopFlag
+from gstds.train import workers
+from gstds.train.cli import main
+from gstds.train.compare import Comparison, compare, plan
+from gstds.train.config import RunConfig
+from gstds.train.job import run_job
+from gstds.train.mlflow_store import client, file_lock
+from gstds.train.stopping import StopFlag
 
 
 def comparison(folder, data, **options):

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from envs import DataSelectionEnv
+from gstds.envs import DataSelectionEnv
 from gstds.state import latest_state
+from gstds.train.cli import main
+from gstds.train.config import config_from
+from gstds.train.mlflow_store import client
+from gstds.train.run import execute
+from gstds.train.run_folder import FolderInUseError
 from tests.stops import StopAfter
-from train.cli import main
-from train.config import config_from
-from train.mlflow_store import client
-from train.run import execute
-from train.run_folder import FolderInUseError
 
 PLUGIN = """
 import torch
@@ -97,7 +97,7 @@ def test_a_skipped_update_changes_nothing_and_is_counted(spoiled, learner):
 
 @pytest.mark.parametrize("steps", [1, 7, 14])
 def test_a_run_that_skips_resumes_bit_for_bit(spoiled, tmp_path, steps, store_uri):
-    from train.tracking import MlflowTracker
+    from gstds.train.tracking import MlflowTracker
 
     config = options(spoiled, learner="spoiling:forward", on_nan="skip")
     whole = execute(config, tmp_path / "whole", tracker=MlflowTracker(store_uri))
@@ -184,7 +184,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_says_so(tiny_npz, tmp_path, cap
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_name(tiny_npz, tmp_path):
-    from train.run import RunFailedError
+    from gstds.train.run import RunFailedError
 
     execute(
         options(tiny_npz, policy="random"), tmp_path / "a", stop=StopAfter(8), checkpoint_every=2
@@ -207,7 +207,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(tiny_npz, tmp_path):
 def test_a_clock_that_jumps_changes_no_weight_and_loses_no_point(
     tiny_npz, tmp_path, monkeypatch, store_uri, shift
 ):
-    from train.tracking import MlflowTracker
+    from gstds.train.tracking import MlflowTracker
 
     config = options(tiny_npz, policy="random")
     whole = execute(config, tmp_path / "whole")
@@ -234,7 +234,7 @@ def test_a_clock_that_jumps_changes_no_weight_and_loses_no_point(
 
 TWICE = """
 import sys
-from train.cli import main
+from gstds.train.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 

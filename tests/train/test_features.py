@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gstds.store import open_losses
-from train.cli import main
+from gstds.train.cli import main
 
 NETWORK = """
 import torch
@@ -24,7 +24,7 @@ def features(tiny_npz, tmp_path, monkeypatch):
     (tmp_path / "rows.py").write_text(NETWORK)
 
     def features(*more):
-        monkeypatch.setattr("envs.world._references", {})
+        monkeypatch.setattr("gstds.envs.world._references", {})
         words = ["--dataset", tiny_npz, "--reference", "rows:mean_of_rows", "--quiet"]
         return main(["features", *words, *more])
 

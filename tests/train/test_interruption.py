@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-GSTDS = [sys.executable, "-m", "train.cli"]
+GSTDS = [sys.executable, "-m", "gstds.train.cli"]
 
 
 def start(folder, *words):

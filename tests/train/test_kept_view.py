@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from envs.datasets import load_data
-from train.compare import Comparison, compare
-from train.config import RunConfig
-from train.kept_view import class_balance, kept_path, most_and_least, view_of_kept
-from train.record import read_kept
-from train.report import write_report
+from gstds.envs.datasets import load_data
+from gstds.train.compare import Comparison, compare
+from gstds.train.config import RunConfig
+from gstds.train.kept_view import class_balance, kept_path, most_and_least, view_of_kept
+from gstds.train.record import read_kept
+from gstds.train.report import write_report
 
 
 def test_balance_by_hand():

@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 
 from gstds.store import FeatureStore
+from gstds.train.mlflow_store import client
+from gstds.train.spool import Item, Point, Spool
 from tests.counts import counts
-from train.mlflow_store import client
-from train.spool import Item, Point, Spool
 
-GSTDS = [sys.executable, "-m", "train.cli"]
+GSTDS = [sys.executable, "-m", "gstds.train.cli"]
 
 
 class Killer:

@@ -12,14 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from gstds.train.cli import main
+from gstds.train.config import config_from
+from gstds.train.mlflow_store import client
+from gstds.train.run import execute
+from gstds.train.spool import Spool, sync_spool
+from gstds.train.tracking import DataInput, MlflowTracker
 from tests.stops import StopAfter
 from tests.train.test_ui import Server
-from train.cli import main
-from train.config import config_from
-from train.mlflow_store import client
-from train.run import execute
-from train.spool import Spool, sync_spool
-from train.tracking import DataInput, MlflowTracker
 
 HEAD = {"name": "late", "params": {"epochs": 3}, "tags": {"policy": "random"}}
 DATA = DataInput("digits", "f" * 64, 1257, 10, (8, 8, 1), "digits")
@@ -51,7 +51,7 @@ def all_runs(uri):
 def test_a_run_whose_store_goes_away_once_it_has_a_name_is_described_afterwards(
     store_uri, tmp_path, monkeypatch
 ):
-    from train import delivery
+    from gstds.train import delivery
 
     # The courier that never gets to it is one whose process was killed after the first call.
     monkeypatch.setattr(delivery.Courier, "_work", lambda self: None)

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from train.mlflow_store import client
-from train.tracking import MlflowTracker
+from gstds.train.mlflow_store import client
+from gstds.train.tracking import MlflowTracker
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from train.mlflow_store import client
+from gstds.train.mlflow_store import client
 
 LEARNER = """
 import resource
@@ -39,7 +39,7 @@ def make(shape, classes): return Hungry(shape, classes)
 
 
 def gstds(folder, *words):
-    command = [sys.executable, "-m", "train.cli", "run", *words]
+    command = [sys.executable, "-m", "gstds.train.cli", "run", *words]
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 

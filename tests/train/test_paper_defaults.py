@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from train.compare import Comparison, plan
-from train.config import config_from
-from train.setup import make_run_policy, make_run_schedule, with_paper_defaults
+from gstds.train.compare import Comparison, plan
+from gstds.train.config import config_from
+from gstds.train.setup import make_run_policy, make_run_schedule, with_paper_defaults
 
 
 def own(policy, **options):

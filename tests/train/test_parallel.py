@@ -12,17 +12,17 @@ import time
 import numpy as np
 import pytest
 
-from envs import DataSelectionEnv
-from envs.models import build_model
+from gstds.envs import DataSelectionEnv
+from gstds.envs.models import build_model
 from gstds.state import latest_state
-from train.cli import main
+from gstds.train.cli import main
 
 PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 PLUGINS = """
 import os
 import torch
-from policies import Policy
+from gstds.policies import Policy
 import numpy as np
 
 class Few(Policy):
@@ -67,7 +67,7 @@ def words(out, *more, policy="loss-gap", learner="small-cnn"):
 def start(folder, command, processes=2):
     place = [*PROCESSES, str(processes)] if processes > 1 else []
     return subprocess.Popen(
-        [sys.executable, *place, "-m", "train.cli", *command],
+        [sys.executable, *place, "-m", "gstds.train.cli", *command],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": os.getcwd()},
         stdin=subprocess.DEVNULL,

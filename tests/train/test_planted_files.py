@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gstds.train.cli import main
+from gstds.train.config import RunConfig, config_from
+from gstds.train.config_file import load_config_file
+from gstds.train.record import read_kept
+from gstds.train.spool import Spool, sync_spool
 from tests.plants import DEEP, Plant
-from train.cli import main
-from train.config import RunConfig, config_from
-from train.config_file import load_config_file
-from train.record import read_kept
-from train.spool import Spool, sync_spool
 
 # Configuration
 
@@ -169,7 +169,7 @@ def test_a_hostile_spool_is_refused(tmp_path, line, pickled):
 
 
 def test_a_spools_artifact_cannot_leave_the_store(tmp_path, monkeypatch):
-    from train.mlflow_store import client, prepare_store
+    from gstds.train.mlflow_store import client, prepare_store
 
     monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///{tmp_path}/mlflow.db"

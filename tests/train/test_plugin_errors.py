@@ -7,17 +7,17 @@ import textwrap
 import pytest
 
 from gstds.state import latest_state
-from train.cli import main
-from train.compare import compare
-from train.comparison import Comparison
-from train.config import config_from
-from train.mlflow_store import client
-from train.run import RunFailedError, execute
-from train.tracking import MlflowTracker
+from gstds.train.cli import main
+from gstds.train.compare import compare
+from gstds.train.comparison import Comparison
+from gstds.train.config import config_from
+from gstds.train.mlflow_store import client
+from gstds.train.run import RunFailedError, execute
+from gstds.train.tracking import MlflowTracker
 
 PLUGINS = """
 import numpy as np
-from policies import Policy
+from gstds.policies import Policy
 
 class Base(Policy):
     calls = 0

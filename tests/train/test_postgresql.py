@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from train.cli import main
+from gstds.train.cli import main
 
 pytestmark = pytest.mark.slow
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.cli import main
-from train.mlflow_store import client, prepare_store
-from train.publish import publish
+from gstds.train.cli import main
+from gstds.train.mlflow_store import client, prepare_store
+from gstds.train.publish import publish
 
 GLOSSARY = Path(__file__).parents[2] / "docs" / "tracking.md"
 PLUG_IN = """
-    from policies import KeepRatioPolicy
+    from gstds.policies import KeepRatioPolicy
 
     class Waves(KeepRatioPolicy):
         def __init__(self): super().__init__(picker="uniform")
@@ -106,7 +106,7 @@ def test_the_summary_run_says_what_the_json_says(compared, store_uri):
     kept = {f.path for f in client(store_uri).list_artifacts(run.info.run_id)}
     assert {"report.html", "report.md", "comparison.json", "accuracy.png", "pareto.png"} <= kept
     # The view's filter shows the runs and the controls, and not the summary.
-    from train.view_state import run_filter
+    from gstds.train.view_state import run_filter
 
     experiment = prepare_store(store_uri, "gstds")
     shown = client(store_uri).search_runs([experiment], run_filter("small"))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from train.mlflow_store import client
+from gstds.train.mlflow_store import client
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
 
 
 def words(data, out, *more):
-    found = [sys.executable, "-m", "train.cli", "compare", "--policies", "random", "full"]
+    found = [sys.executable, "-m", "gstds.train.cli", "compare", "--policies", "random", "full"]
     found += ["--seeds", "2", "--dataset", data, "--batch-size", "16", "--learner", "mlp"]
     found += ["--learning-rate", "0.01", "--epochs", "40", "--checkpoint-every", "25"]
     found += ["--no-controls", "--threads", "1"]
@@ -174,8 +174,8 @@ def test_a_node_says_which_files_it_does_not_see(cluster, data, tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from train import ray_runs\n"
-        "from train.ray_tasks import see_files\n"
+        "from gstds.train import ray_runs\n"
+        "from gstds.train.ray_tasks import see_files\n"
         "import ray\n"
         "with ray_runs.ray_cluster(sys.argv[1]):\n"
         "    look = ray.remote(num_cpus=0)(see_files)\n"

@@ -13,12 +13,12 @@ import pytest
 
 from gstds.state import latest_state
 from gstds.store import FeatureStore
-from train.cli import main
-from train.config import config_from
-from train.mlflow_store import client
-from train.run import RunFailedError, execute
-from train.stopping import StopFlag
-from train.tracking import MlflowTracker, sync_spool
+from gstds.train.cli import main
+from gstds.train.config import config_from
+from gstds.train.mlflow_store import client
+from gstds.train.run import RunFailedError, execute
+from gstds.train.stopping import StopFlag
+from gstds.train.tracking import MlflowTracker, sync_spool
 
 MEGABYTES = 6
 

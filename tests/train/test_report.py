@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from train.palette import policy_color
-from train.plots import (
+from gstds.train.palette import policy_color
+from gstds.train.plots import (
     plot_accuracy_against_compute,
     plot_accuracy_against_seconds,
     plot_kept_over_time,
     plot_run,
     plot_seconds,
 )
-from train.plots_pareto import plot_pareto
-from train.report import write_report
-from train.statistics import summarize
-from train.tables import comparison_table, format_flops
+from gstds.train.plots_pareto import plot_pareto
+from gstds.train.report import write_report
+from gstds.train.statistics import summarize
+from gstds.train.tables import comparison_table, format_flops
 
 PNG = b"\x89PNG"
 

@@ -9,11 +9,11 @@ import sys
 import pytest
 
 from gstds.state import latest_state, save_state
+from gstds.train.cli import main
+from gstds.train.config import config_from
+from gstds.train.mlflow_store import client
+from gstds.train.run import StopFlag, execute
 from tests.stops import StopAfter
-from train.cli import main
-from train.config import config_from
-from train.mlflow_store import client
-from train.run import StopFlag, execute
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def stopped(here, monkeypatch, tiny_npz):
     def stopped(*words):
         options = ["--dataset", tiny_npz, "--policy", "random", "--batch-size", "32", "--quiet"]
         with monkeypatch.context() as patch:
-            patch.setattr("train.run.StopFlag", Soon)
+            patch.setattr("gstds.train.run.StopFlag", Soon)
             assert main(["run", *options, "--epochs", "3", "--out", "r", *words]) == 130
 
     return stopped
@@ -76,8 +76,8 @@ def test_a_changed_option_is_refused_and_an_equal_one_is_not(here, stopped, caps
 
 
 def test_a_secret_is_not_written_into_the_folder(tiny_npz, tmp_path):
-    from train.config import config_from
-    from train.tracking import MlflowTracker
+    from gstds.train.config import config_from
+    from gstds.train.tracking import MlflowTracker
 
     tracker = MlflowTracker("http://me:secret@127.0.0.1:9")
     assert tracker.address() == {"uri": None, "experiment": "gstds"}
@@ -106,8 +106,8 @@ def test_another_number_of_processes_is_said(tmp_path, tiny_npz, caplog, before,
 
 KILLED = """
 import os, sys
-from train.cli import main
-from train.tracking import MlflowTracker
+from gstds.train.cli import main
+from gstds.train.tracking import MlflowTracker
 MlflowTracker.finish = lambda self, status: os._exit(137)
 main(sys.argv[1:])
 """

@@ -6,13 +6,13 @@ import textwrap
 import numpy as np
 import pytest
 
-from envs import EnvOptions
+from gstds.envs import EnvOptions
 from gstds.state import latest_state
+from gstds.train.compare import Comparison, compare
+from gstds.train.config import RunConfig, config_from, identity
+from gstds.train.record import coverage
+from gstds.train.run import RunFailedError, execute
 from tests.stops import StopAfter
-from train.compare import Comparison, compare
-from train.config import RunConfig, config_from, identity
-from train.record import coverage
-from train.run import RunFailedError, execute
 
 
 def config(tiny_npz, **options):
@@ -69,7 +69,7 @@ def test_a_policy_that_raises_ends_the_run_as_failed_with_what_was_done(
 ):
     (tmp_path / "bad.py").write_text(
         textwrap.dedent("""
-        from policies import KeepRatioPolicy
+        from gstds.policies import KeepRatioPolicy
         class Bad(KeepRatioPolicy):
             def __init__(self): super().__init__(picker="uniform")
             def keep_ratio(self, observation):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from train.cli import main
+from gstds.train.cli import main
 
 
 def test_a_password_in_a_tracking_address_is_neither_shown_nor_written(

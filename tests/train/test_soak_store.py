@@ -9,15 +9,15 @@ import time
 
 import pytest
 
+from gstds.train.mlflow_store import client
 from tests.counts import counts
-from train.mlflow_store import client
 
 POINTS = 10_000
 EACH = 20
 
 LOGS = """
 import sys
-from train.tracking import MlflowTracker
+from gstds.train.tracking import MlflowTracker
 uri, folder, first, runs, points, each = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 for number in range(first, first + runs):
     tracker = MlflowTracker(uri, spool=folder, finish_seconds=600)

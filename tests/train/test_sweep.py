@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from train.cli import build_parser, main
-from train.mlflow_store import client
-from train.sweep import Axis, grid, parse_axes, rank, swept_keys
+from gstds.train.cli import build_parser, main
+from gstds.train.mlflow_store import client
+from gstds.train.sweep import Axis, grid, parse_axes, rank, swept_keys
 
 
 def test_axes_are_values_or_ranges():
@@ -125,8 +125,8 @@ def plain_run(here, tiny_npz):
 
 def evaluation_flops(here, tiny_npz):
     """What one look at selection-validation costs, from the environment itself."""
-    from train.config import RunConfig
-    from train.setup import make_env, make_run_policy
+    from gstds.train.config import RunConfig
+    from gstds.train.setup import make_env, make_run_policy
 
     config = RunConfig(dataset=tiny_npz, batch_size=32, epochs=2, learner="mlp", policy="random")
     env = make_env(config, make_run_policy(config))

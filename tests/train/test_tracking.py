@@ -12,8 +12,15 @@ import time
 
 import pytest
 
-from train.mlflow_store import client as make_client
-from train.tracking import DataInput, MlflowTracker, NullTracker, Tracker, git_commit, sync_spool
+from gstds.train.mlflow_store import client as make_client
+from gstds.train.tracking import (
+    DataInput,
+    MlflowTracker,
+    NullTracker,
+    Tracker,
+    git_commit,
+    sync_spool,
+)
 
 DATA = DataInput("digits", "f" * 64, 1257, 10, (8, 8, 1), "http://me:secret@host/digits")
 
@@ -110,7 +117,7 @@ def test_bad_names_and_values_do_not_stop_a_run(store_uri, tmp_path, caplog):
 
 KILLED = """
 import json, os, sys, time
-from train.tracking import MlflowTracker
+from gstds.train.tracking import MlflowTracker
 tracker = MlflowTracker(sys.argv[1], spool=sys.argv[2], interval=0.05)
 tracker.start(name="killed", params={}, tags={})
 for step in range(100):

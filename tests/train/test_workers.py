@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from train import workers
-from train.compare import Comparison, compare
-from train.config import RunConfig
-from train.mlflow_store import client
+from gstds.train import workers
+from gstds.train.compare import Comparison, compare
+from gstds.train.config import RunConfig
+from gstds.train.mlflow_store import client
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,16 @@ ROWS = ["random", "full"]
 
 
 def command(tiny_npz, out, *more):
-    words = [sys.executable, "-m", "train.cli", "compare", "--policies", *ROWS, "--seeds", "2"]
+    words = [
+        sys.executable,
+        "-m",
+        "gstds.train.cli",
+        "compare",
+        "--policies",
+        *ROWS,
+        "--seeds",
+        "2",
+    ]
     words += ["--threads", "1"]
     words += ["--dataset", tiny_npz, "--batch-size", "16", "--learner", "mlp"]
     words += [
@@ -175,7 +184,7 @@ def test_a_stopped_comparison_goes_on_where_it_was(tmp_path, whole, store_uri, s
 def test_a_run_that_kills_its_process_each_time_fails_alone(tmp_path, tiny_npz):
     (tmp_path / "deadly.py").write_text(
         "import os, signal\n"
-        "from policies import Policy\n"
+        "from gstds.policies import Policy\n"
         "class Deadly(Policy):\n"
         "    def act(self, observation):\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -230,7 +239,7 @@ def test_workers_have_the_environment_and_the_folder_of_now(
     (tmp_path / f"telling_{method}.py").write_text(
         "import os\n"
         "from pathlib import Path\n"
-        "from policies.uniform import Full\n"
+        "from gstds.policies.uniform import Full\n"
         "class Telling(Full):\n"
         "    def act(self, observation):\n"
         "        Path(f'worker-{os.getpid()}').write_text(os.environ['SEEN_BY_WORKERS'])\n"
