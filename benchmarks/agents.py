@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from gstds.common.checksummed_json import read_json
+from gstds.common.files import write_json, write_text
+from gstds.common.noise import policy_seed
 from gstds.envs import DataSelectionEnv
-from gstds.files import write_json, write_text
-from gstds.noise import policy_seed
 from gstds.policies import Policy, RunContext, make_policy
 from gstds.policies.agent_base import SummaryPolicy
 from gstds.policies.learned import Learned, OpenLoop
 from gstds.schedules import make_schedule
-from gstds.sealed import read_json
 
 ROWS = ("agent", "sigmoid, same picker", "gstds", "random", "RandTeach", "open loop", "best")
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gstds.files import write_text
+from gstds.common.files import write_text
 from gstds.policies.registry import policy_names
 from gstds.train.cli import main as gstds
 

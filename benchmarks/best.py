@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gstds.files import write_text
+from gstds.common.files import write_text
 from gstds.train.config import RunConfig
 from gstds.train.plots import plot_accuracy_against_compute
 from gstds.train.run import execute, finished_result

@@ -21,10 +21,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 
+from gstds.common.files import write_json
 from gstds.compression import Compression, fit_basis, parse_compression, project
 from gstds.envs.options import EnvOptions
 from gstds.envs.world import load_world
-from gstds.files import write_json
 from gstds.spectral import LAPLACIANS, fiedler_vector
 from gstds.store_encoding import decode, encode
 from gstds.store_format import DTYPES

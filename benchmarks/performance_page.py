@@ -19,7 +19,7 @@ from typing import Any
 
 from interleaved import RESULTS, ROOT
 
-from gstds.files import write_text
+from gstds.common.files import write_text
 
 PAGE = ROOT / "docs" / "performance.md"
 

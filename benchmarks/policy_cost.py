@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gstds.files import write_json
-from gstds.noise import policy_seed
+from gstds.common.files import write_json
+from gstds.common.noise import policy_seed
 from gstds.policies import RunContext, Transition
 from gstds.policies.registry import POLICIES
 from gstds.train.compare import hardware

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gstds.files import write_bytes
+from gstds.common.files import write_bytes
 
 SIDE = 16
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gstds.files import write_bytes
+from gstds.common.files import write_bytes
 
 PICTURE = Path("/usr/share/doc/opencv-doc/examples/data/digits.png")
 SIDE, CLASSES = 20, 10

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from gstds.common.noise import policy_seed
 from gstds.envs.augment import augment, normalize
 from gstds.envs.learner import has_bfloat16
 from gstds.envs.models import build_model
-from gstds.noise import policy_seed
 from gstds.policies import KeepRatioPolicy, RunContext, Transition
 from gstds.train.config import config_from
 from gstds.train.setup import make_env, make_run_policy

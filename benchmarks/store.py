@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 
-from gstds.files import write_json
+from gstds.common.files import write_json
 from gstds.store import FeatureStore
 from gstds.store_format import (
     CHECKS_DTYPE,

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from gstds.common.checks import module_advice, near_names, users_code
+from gstds.common.npz import NpzError, array_names, read_arrays
 from gstds.envs.content import Content, check_labels, make_content
 from gstds.envs.images import ArrayImages, ImageSource, SequenceImages
-from gstds.npz import NpzError, array_names, read_arrays
-from gstds.validation import module_advice, near_names, users_code
 
 __all__ = ["import_function", "read_function", "read_npz"]
 

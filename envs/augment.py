@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gstds.noise import keyed_bits
+from gstds.common.noise import keyed_bits
 
 __all__ = ["augment", "normalize"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gstds.validation import check_integer
+from gstds.common.checks import check_integer
 
 __all__ = ["Draws"]
 

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gstds.common.files import cache_root
 from gstds.compression import Compression, fit_basis, parse_compression, project
 from gstds.envs.datasets import Data
-from gstds.files import cache_root
 from gstds.reference import Reference, make_reference
 from gstds.store import FeatureStore, build_store
 from gstds.store_build import Compute

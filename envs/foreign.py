@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gstds.common.files import cache_root, write_bytes
 from gstds.envs.eager import SGD
 from gstds.envs.models import build_model
-from gstds.files import cache_root, write_bytes
 
 __all__ = ["digits_network"]
 

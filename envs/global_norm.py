@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gstds.envs.parallel import Group
+from gstds.common.process_group import Group
 
 __all__ = ["normalize_globally"]
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gstds.files import cache_root, write_bytes
+from gstds.common.files import cache_root, write_bytes
 
 if TYPE_CHECKING:
     from PIL import Image

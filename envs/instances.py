@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gstds.validation import check_choice, near_names
+from gstds.common.checks import check_choice, near_names
 
 __all__ = ["INSTANCE_SETS", "Instance", "find_instance", "make_instances"]
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from gstds.common.checks import check_fraction, check_integer
 from gstds.envs.controls import random_curve
 from gstds.envs.instances import find_instance, make_instances
 from gstds.envs.options import normalize_observe
@@ -21,7 +22,6 @@ from gstds.envs.world import Progress
 from gstds.ratio_pickers import ratio_picker
 from gstds.selection import weights_for_ratio
 from gstds.summary import SUMMARY_HIGH, SUMMARY_LOW, RunFacts, Trend, summarize
-from gstds.validation import check_fraction, check_integer
 
 __all__ = ["KEEP_RATIO_DEFAULTS", "KeepRatioEnv"]
 

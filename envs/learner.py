@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gstds.common.checks import check_choice, check_fraction, check_number, users_code
+from gstds.common.process_group import Group
 from gstds.cost import count_flops, count_layers
 from gstds.envs.captured import CapturedUpdates
 from gstds.envs.eager import SGD, AdamW
 from gstds.envs.global_norm import normalize_globally
 from gstds.envs.gradient_meter import GradientMeter
 from gstds.envs.models import build_model
-from gstds.envs.parallel import Group
 from gstds.envs.threads import limited_threads
-from gstds.validation import check_choice, check_fraction, check_number, users_code
 
 __all__ = ["Evaluation", "Learner", "LearnerOptions", "has_bfloat16", "resolve_device"]
 

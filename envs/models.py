@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from gstds.validation import check_choice, module_advice, users_code
+from gstds.common.checks import check_choice, module_advice, users_code
 
 __all__ = ["LEARNERS", "build_model", "initialize"]
 

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from gstds.compression import parse_compression
-from gstds.envs.learner import LearnerOptions
-from gstds.envs.rewards import REWARDS
-from gstds.validation import (
+from gstds.common.checks import (
     check_choice,
     check_fraction,
     check_integer,
     check_number,
     near_names,
 )
+from gstds.compression import parse_compression
+from gstds.envs.learner import LearnerOptions
+from gstds.envs.rewards import REWARDS
 from gstds.views import OPTIONAL_OBSERVATIONS
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from gstds.validation import check_choice, check_fraction
+from gstds.common.checks import check_choice, check_fraction
 
 __all__ = ["RATIOS", "RatioActions"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.validation import check_choice, check_fraction
+from gstds.common.checks import check_choice, check_fraction
 
 __all__ = [
     "AGENT_REWARDS",

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gstds.common.process_group import Group
 from gstds.cost import Ledger
 from gstds.envs.ahead import Ahead
 from gstds.envs.draws import Draws
@@ -16,7 +17,6 @@ from gstds.envs.learner import Learner
 from gstds.envs.learner_view import learner_view
 from gstds.envs.loader import Loader
 from gstds.envs.options import LEARNER_OBSERVATIONS, scores_with_learner
-from gstds.envs.parallel import Group
 from gstds.envs.world import World, needs_reference
 from gstds.views import shard_slices, spectral_view
 

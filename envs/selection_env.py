@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from gstds.common.checks import check_integer, check_number, require_entries
+from gstds.common.noise import STREAMS, fan_out
+from gstds.common.process_group import Group
 from gstds.cost import Ledger
 from gstds.envs.budget import charge_reference, check_pays_a_batch, make_budget
 from gstds.envs.closing import spend_remainder
@@ -31,12 +34,9 @@ from gstds.envs.observation import (
     padded_indices,
 )
 from gstds.envs.options import RUN_ENTRIES, EnvOptions
-from gstds.envs.parallel import Group
 from gstds.envs.scoring import Scorer
 from gstds.envs.trainer import Trainer
 from gstds.envs.world import Progress, World, load_world
-from gstds.noise import STREAMS, fan_out
-from gstds.validation import check_integer, check_number, require_entries
 from gstds.views import step_noise
 
 __all__ = ["DataSelectionEnv"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gstds.noise import fan_out
+from gstds.common.noise import fan_out
 
 __all__ = ["Part", "Parts", "SplitOptions", "make_parts", "plain_part"]
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.common.files import cache_root
 from gstds.envs.datasets import Data, check_files, load_data
 from gstds.envs.features import (
     Extractor,
@@ -21,7 +22,6 @@ from gstds.envs.features import (
     reference_store_path,
 )
 from gstds.envs.options import EnvOptions
-from gstds.files import cache_root
 from gstds.probe import ProbeResult, cross_fitted_losses
 from gstds.store import FeatureStore, open_losses, save_losses
 from gstds.store_losses import open_logits, save_logits

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
-from gstds.files import cache_root
+from gstds.common.files import cache_root
 from gstds.policies import IndexedDataset, SelectionSampler, Selector
 from gstds.prepare import prepare_store
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from gstds.files import cache_root
+from gstds.common.files import cache_root
 from gstds.policies import Selector
 from gstds.prepare import prepare_store
 

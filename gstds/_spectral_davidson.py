@@ -22,7 +22,7 @@ from gstds._spectral_vector import (
     choose,
     status_of,
 )
-from gstds.noise import keyed_uniform
+from gstds.common.noise import keyed_uniform
 
 __all__ = ["solve_matrix_free"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gstds.noise import keyed_uniform
+from gstds.common.noise import keyed_uniform
 
 __all__ = [
     "Rows",

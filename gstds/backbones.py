@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gstds.files import atomic_open
-from gstds.npz import check_declared_size
+from gstds.common.files import atomic_open
+from gstds.common.npz import check_declared_size
 
 __all__ = [
     "IMAGENET_RESNET50",

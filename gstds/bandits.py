@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gstds.validation import check_choice, check_fraction, check_integer, check_number
+from gstds.common.checks import check_choice, check_fraction, check_integer, check_number
 
 __all__ = ["ALGORITHMS", "Bandit", "DiscountedUCB", "Exp3S", "RewardScale", "make_bandit"]
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gstds.validation import check_choice
+from gstds.common.checks import check_choice
 
 __all__ = ["CHARGED_PHASES", "REFERENCE_PHASES", "Ledger", "count_flops", "count_layers"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gstds.validation import check_fraction, check_number
+from gstds.common.checks import check_fraction, check_number
 
 __all__ = ["NoiseScale", "noise_samples", "noise_share"]
 

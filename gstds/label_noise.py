@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.validation import check_fraction, check_integer
+from gstds.common.checks import check_fraction, check_integer
 
 __all__ = ["least_loss", "wrong_label_chances", "wrong_label_share"]
 

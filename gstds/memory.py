@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.validation import check_integer
+from gstds.common.checks import check_integer
 from gstds.views import LOSS_BOUND
 
 __all__ = ["SampleMemory"]

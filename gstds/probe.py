@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gstds.noise import keyed_bits
-from gstds.validation import check_integer, check_number
+from gstds.common.checks import check_integer, check_number
+from gstds.common.noise import keyed_bits
 
 __all__ = ["FOLDS", "MAX_LOSS", "ProbeResult", "cross_fitted_losses", "stratified_folds"]
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from gstds.common.checks import check_choice
 from gstds.selection import hybrid, learnability, uniform
 from gstds.selection_random import softmax_sample
-from gstds.validation import check_choice
 
 __all__ = ["RATIO_PICKERS", "RatioPicker", "ratio_picker"]
 

@@ -16,7 +16,13 @@ import numpy as np
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
-from gstds.validation import check_choice, check_fraction, check_integer, check_number, near_names
+from gstds.common.checks import (
+    check_choice,
+    check_fraction,
+    check_integer,
+    check_number,
+    near_names,
+)
 
 __all__ = [
     "SCHEDULES",

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gstds.noise import derived_uniform
-from gstds.validation import check_choice, check_fraction
+from gstds.common.checks import check_choice, check_fraction
+from gstds.common.noise import derived_uniform
 
 __all__ = [
     "LOSS_WEIGHTINGS",

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.noise import derived_uniform
+from gstds.common.checks import check_integer, check_number
+from gstds.common.noise import derived_uniform
 from gstds.selection import top_k
-from gstds.validation import check_integer, check_number
 
 __all__ = [
     "bernoulli_by_percentile",

@@ -20,7 +20,7 @@ from gstds._spectral_dense import one_blas_thread, solve_dense
 from gstds._spectral_operator import clamped_operator, low_rank_operator
 from gstds._spectral_rows import Rows, prepare_rows, resolve_affinity
 from gstds._spectral_vector import RESOLUTION, Solution, orient
-from gstds.validation import check_choice, check_integer, check_number
+from gstds.common.checks import check_choice, check_integer, check_number
 
 __all__ = [
     "AFFINITIES",

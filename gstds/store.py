@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.common.checks import check_choice, check_integer
 from gstds.store_build import BuildPlan, Compute, Progress, complete_build, discard, locked
 from gstds.store_check import make_checks, open_checks
 from gstds.store_encoding import decode
@@ -32,7 +33,6 @@ from gstds.store_format import (
     read_manifest,
 )
 from gstds.store_losses import open_losses, save_losses
-from gstds.validation import check_choice, check_integer
 
 __all__ = ["FeatureStore", "StoreError", "build_store", "open_losses", "save_losses"]
 

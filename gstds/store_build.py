@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.files import fsync_directory, write_json, write_text
+from gstds.common.files import fsync_directory, write_json, write_text
 from gstds.store_encoding import encode
 from gstds.store_format import (
     CHECKS_DTYPE,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.sealed import read_json
+from gstds.common.checksummed_json import read_json
 
 __all__ = [
     "CHECKS_DTYPE",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.files import write_bytes
+from gstds.common.files import write_bytes
 from gstds.store_format import StoreError, canonical
 
 __all__ = ["open_logits", "open_losses", "save_logits", "save_losses"]

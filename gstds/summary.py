@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.validation import check_integer, check_number
+from gstds.common.checks import check_integer, check_number
 
 __all__ = ["SUMMARY_HIGH", "SUMMARY_LOW", "SUMMARY_NAMES", "RunFacts", "Trend", "summarize"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.noise import keyed_bits
+from gstds.common.noise import keyed_bits
 from gstds.spectral import degrees, fiedler_vector, spectral_flops
 
 __all__ = [

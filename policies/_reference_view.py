@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.common.checks import check_integer
 from gstds.policies._selector_checks import (
     agreed_classes,
     agreed_samples,
@@ -18,7 +19,6 @@ from gstds.policies._selector_checks import (
 from gstds.policies._selector_view import floats
 from gstds.prepare import LOSSES_NAME
 from gstds.store import FeatureStore, open_losses
-from gstds.validation import check_integer
 from gstds.views import spectral_view
 
 __all__ = ["ReferenceView"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.validation import require_entries
+from gstds.common.checks import require_entries
 
 __all__ = ["check_same_run", "note_losses", "portable", "restored"]
 

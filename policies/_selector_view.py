@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.validation import near_names
+from gstds.common.checks import near_names
 
 __all__ = [
     "HISTORY",

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gstds.common.checks import check_fraction, check_number
 from gstds.control import PlateauWatch, between, check_range, gap_ratio, noise_ratio
 from gstds.gradient_noise import noise_samples
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition
-from gstds.validation import check_fraction, check_number
 
 __all__ = ["GradientNoise", "LossGap", "Plateau"]
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.common.checks import check_integer
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext
 from gstds.policies.pickers import NamedPicker
 from gstds.ratio_pickers import ratio_picker
 from gstds.summary import RunFacts, Trend, summarize
-from gstds.validation import check_integer
 
 __all__ = ["SummaryPolicy"]
 

@@ -18,10 +18,10 @@ import numpy.typing as npt
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from gstds.files import write_bytes
-from gstds.sealed import read_sealed, write_sealed
+from gstds.common.checks import near_names
+from gstds.common.checksummed_json import read_sealed, write_sealed
+from gstds.common.files import write_bytes
 from gstds.summary import SUMMARY_NAMES
-from gstds.validation import near_names
 
 __all__ = [
     "ENVIRONMENT",

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gstds.bandits import Bandit, RewardScale, make_bandit
+from gstds.common.checks import check_choice, check_fraction
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition
-from gstds.validation import check_choice, check_fraction
 
 __all__ = ["KeepRatioBandit"]
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.common.checks import check_fraction, check_number
 from gstds.control import RiseWatch
 from gstds.label_noise import least_loss, wrong_label_chances, wrong_label_share
 from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
 from gstds.selection import valid_batch, weighted_sample, weights_for_ratio
-from gstds.validation import check_fraction, check_number
 
 __all__ = ["Best"]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from gstds.common.checks import check_fraction
 from gstds.control import check_range, spread_ratio
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition
 from gstds.selection import kept_count
-from gstds.validation import check_fraction
 
 __all__ = ["BudgetControl"]
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gstds.files import write_text
+from gstds.common.files import write_text
 from gstds.policies.base import Policy
 from gstds.policies.registry import POLICIES, make_policy, policy_class
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from gstds.noise import derived_uniform
+from gstds.common.checks import check_choice
+from gstds.common.noise import derived_uniform
 from gstds.policies.base import KeepRatioPolicy, Observation, Weights
 from gstds.policies.scores import make_score
 from gstds.schedules import Schedule
 from gstds.selection import valid_batch
 from gstds.selection_random import keep_probabilities, percentiles
-from gstds.validation import check_choice
 
 __all__ = ["Custom"]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gstds.noise import derived_uniform
+from gstds.common.checks import check_fraction
+from gstds.common.noise import derived_uniform
 from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
-from gstds.validation import check_fraction
 
 __all__ = ["InfoBatch"]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from gstds.common.checks import check_fraction
 from gstds.policies.actor import Actor
 from gstds.policies.agent_base import Array, SummaryPolicy
 from gstds.policies.agent_file import load_agent
 from gstds.policies.base import RunContext
-from gstds.validation import check_fraction
 
 __all__ = ["Learned", "ModelPolicy", "OpenLoop"]
 

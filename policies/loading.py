@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from gstds.common.checks import check_integer
 from gstds.policies._selector_view import LEARNER_VIEWS, VALIDATION
 from gstds.policies.selector import Selector
-from gstds.validation import check_integer
 
 __all__ = ["IndexedDataset", "SelectionSampler"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gstds.common.checks import check_choice
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext
 from gstds.schedules import Schedule
-from gstds.validation import check_choice
 
 __all__ = ["GSTDS"]
 

@@ -18,17 +18,17 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gstds.policies.scores import NamedScore, make_score, spectral_score
-from gstds.selection import LOSS_WEIGHTINGS, hybrid, top_k, uniform, weighted_sample
-from gstds.selection_diverse import divbs, divbs_flops, k_center, k_center_flops
-from gstds.selection_random import bernoulli_by_percentile, chunked_softmax, softmax_sample
-from gstds.validation import (
+from gstds.common.checks import (
     check_choice,
     check_fraction,
     check_integer,
     check_number,
     near_names,
 )
+from gstds.policies.scores import NamedScore, make_score, spectral_score
+from gstds.selection import LOSS_WEIGHTINGS, hybrid, top_k, uniform, weighted_sample
+from gstds.selection_diverse import divbs, divbs_flops, k_center, k_center_flops
+from gstds.selection_random import bernoulli_by_percentile, chunked_softmax, softmax_sample
 
 __all__ = ["PICKERS", "NamedPicker", "Sizes", "make_picker", "picker_names"]
 

@@ -8,10 +8,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from gstds.common.checks import check_choice, check_number, module_advice, near_names, users_code
 from gstds.policies._misspelt import refuse_misspelt
 from gstds.policies.base import KeepRatioPolicy, Policy
 from gstds.schedules import Schedule
-from gstds.validation import check_choice, check_number, module_advice, near_names, users_code
 
 __all__ = [
     "ENTRY_POINTS",

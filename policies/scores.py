@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.common.checks import check_choice, near_names
 from gstds.selection import learnability
-from gstds.validation import check_choice, near_names
 
 __all__ = ["SCORES", "NamedScore", "make_score", "score_names", "spectral_score"]
 

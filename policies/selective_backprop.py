@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from gstds.noise import derived_uniform
+from gstds.common.checks import check_integer, check_number
+from gstds.common.noise import derived_uniform
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition, Weights
 from gstds.schedules import Schedule
 from gstds.selection_random import keep_probabilities, percentiles
-from gstds.validation import check_integer, check_number
 
 __all__ = ["SelectiveBackprop", "StaleSelectiveBackprop"]
 

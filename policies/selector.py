@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.common.checks import check_integer, check_number
+from gstds.common.noise import STREAMS, fan_out, policy_seed
 from gstds.gradient_noise import noise_share
 from gstds.memory import SampleMemory
-from gstds.noise import STREAMS, fan_out, policy_seed
 from gstds.policies._ranks import Ranks
 from gstds.policies._reference_view import ReferenceView
 from gstds.policies._selector_checks import (
@@ -35,7 +36,6 @@ from gstds.policies._selector_view import (
 from gstds.policies.base import Policy, RunContext, Transition
 from gstds.schedules import Schedule
 from gstds.store import FeatureStore
-from gstds.validation import check_integer, check_number
 from gstds.views import checked_weights, fitted, observation_bounds, padded, step_noise
 
 if TYPE_CHECKING:

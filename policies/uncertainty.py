@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from gstds.common.checks import check_choice
 from gstds.policies.base import KeepRatioPolicy
 from gstds.schedules import Schedule
-from gstds.validation import check_choice
 
 __all__ = ["Uncertainty"]
 

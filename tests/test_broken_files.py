@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from gstds.common.checksummed_json import read_sealed
+from gstds.common.state import latest_state, save_state
 from gstds.envs.datasets import load_data
 from gstds.policies.agent_file import load_agent, save_agent
-from gstds.sealed import read_sealed
-from gstds.state import latest_state, save_state
 from gstds.store import FeatureStore, build_store, open_losses, save_losses
 from gstds.train.cli import build_parser
 from gstds.train.commands import _read_configuration
@@ -240,8 +240,8 @@ def test_an_empty_file_is_refused_by_name(tmp_path, case):
 
 
 def result(folder: Path) -> Path:
-    from gstds.files import write_json
-    from gstds.sealed import sealed
+    from gstds.common.checksummed_json import sealed
+    from gstds.common.files import write_json
 
     path = folder / "result.json"
     write_json(path, sealed({"status": "finished", "test_accuracy": 0.875, "steps": 12}))

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from gstds import npz
 from gstds.backbones import read_checkpoint
+from gstds.common import npz
+from gstds.common.checksummed_json import sealed
+from gstds.common.state import StateError, latest_state, save_state
 from gstds.envs import fashion
 from gstds.envs.datasets import check_files, load_data
 from gstds.envs.network import quick_downloads
 from gstds.policies.agent_file import AgentFileError, load_agent
-from gstds.sealed import sealed
-from gstds.state import StateError, latest_state, save_state
 from gstds.store import FeatureStore, StoreError, build_store, open_losses
 from gstds.vision import import_torchvision
 from tests.plants import DEEP, Plant

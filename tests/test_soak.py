@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gstds.common.state import save_state
 from gstds.envs import DataSelectionEnv
-from gstds.state import save_state
 from tests.counts import counts
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")

@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gstds.files import write_json
+from gstds.common.checks import check_choice, check_integer
+from gstds.common.checksummed_json import read_sealed, write_sealed
+from gstds.common.files import write_json
+from gstds.common.state import latest_state, save_state
 from gstds.policies.agent_file import AgentFile, save_agent, shipped_agents
-from gstds.sealed import read_sealed, write_sealed
-from gstds.state import latest_state, save_state
 from gstds.train.agents_episodes import Episodes, ShuffledReward, judge
 from gstds.train.agents_models import AGENTS, actor_tensors, make_model, model_state, restore_model
 from gstds.train.run import StopFlag
 from gstds.train.tracking import NullTracker, Tracker
-from gstds.validation import check_choice, check_integer
 
 __all__ = ["AgentConfig", "Teacher", "agent_names", "learn", "load_agent_config"]
 

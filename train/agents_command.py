@@ -9,7 +9,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from gstds.files import write_json
+from gstds.common.checks import check_integer
+from gstds.common.files import write_json
 from gstds.train.arguments import (
     command_line,
     new_folder,
@@ -17,7 +18,6 @@ from gstds.train.arguments import (
     touch_folder,
     user_folder_on_path,
 )
-from gstds.validation import check_integer
 
 __all__ = ["add_learn", "do_learn"]
 

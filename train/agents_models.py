@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from gstds.common.checks import check_choice, near_names
 from gstds.policies.agent_file import Tensors
 from gstds.summary import SUMMARY_NAMES
-from gstds.validation import check_choice, near_names
 
 __all__ = ["AGENTS", "Algorithm", "actor_tensors", "make_model", "model_state", "restore_model"]
 

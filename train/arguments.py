@@ -13,9 +13,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from gstds.common.checks import check_integer
 from gstds.train.config import RunConfig
 from gstds.train.mlflow_store import mask_secrets
-from gstds.validation import check_integer
 
 __all__ = [
     "check_places",

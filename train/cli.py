@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any, NoReturn
 
+from gstds.common.checks import near_names
 from gstds.train.agents_command import add_learn
 from gstds.train.config import RunConfig
 from gstds.train.fanout_options import (
@@ -27,7 +28,6 @@ from gstds.train.fanout_options import (
 )
 from gstds.train.launched import launched_rank, refuse_launcher
 from gstds.train.terms import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, LIST_KINDS
-from gstds.validation import near_names
 
 __all__ = ["build_parser", "main"]
 

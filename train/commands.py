@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gstds.files import write_json
+from gstds.common.checks import check_choice
+from gstds.common.checksummed_json import read_sealed
+from gstds.common.files import write_json
 from gstds.policies.registry import follows_schedule, policy_class
-from gstds.sealed import read_sealed
 from gstds.train.agents_command import do_learn
 from gstds.train.arguments import (
     check_places,
@@ -35,7 +36,6 @@ from gstds.train.terms import (
     EXIT_INTERRUPTED,
     LIST_KINDS,
 )
-from gstds.validation import check_choice
 
 __all__ = [
     "do_compare",
@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from gstds.envs.parallel import Group
+    from gstds.common.process_group import Group
 
 _log = logging.getLogger(__name__)
 Arguments = argparse.Namespace

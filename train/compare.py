@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gstds.sealed import write_sealed
+from gstds.common.checks import check_integer
+from gstds.common.checksummed_json import write_sealed
 from gstds.train.comparison import Comparison
 from gstds.train.config import identity, run_folder
 from gstds.train.controls import SHORT_FULL, Controls, plan_controls
@@ -22,7 +23,6 @@ from gstds.train.statistics import paired_rows, summarize, summarize_controls
 from gstds.train.variants import split_name, variant_config
 from gstds.train.watch import Watch
 from gstds.train.workers import warm_up
-from gstds.validation import check_integer
 
 __all__ = ["Comparison", "Job", "compare", "hardware", "plan", "plan_run", "run_job", "versions"]
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gstds.files import write_json
+from gstds.common.files import write_json
 from gstds.train.arguments import (
     check_places,
     user_folder_on_path,

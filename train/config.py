@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from gstds.validation import check_fraction, check_integer, near_names
+from gstds.common.checks import check_fraction, check_integer, near_names
 
 __all__ = [
     "ENV_FIELDS",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gstds.validation import near_names
+from gstds.common.checks import near_names
 
 __all__ = ["load_config_file", "read_yaml", "take_defaults"]
 

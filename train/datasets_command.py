@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gstds.files import write_json, write_text
+from gstds.common.files import write_json, write_text
 from gstds.train.arguments import Arguments
 from gstds.train.compare import compare, plan_run
 from gstds.train.comparison import Comparison

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gstds.files import cache_root
+from gstds.common.files import cache_root
 from gstds.train.mlflow_store import mask_secrets, probe_store, tracking_uri
 from gstds.train.shadowing import check_shadowing
 

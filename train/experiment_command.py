@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gstds.common.checks import check_choice
 from gstds.train.arguments import (
     check_places,
     command_line,
@@ -17,7 +18,6 @@ from gstds.train.arguments import (
 from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
 from gstds.train.console import Console, out, print_table
 from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
-from gstds.validation import check_choice
 
 if TYPE_CHECKING:
     from gstds.train.comparison import Comparison
@@ -90,7 +90,7 @@ def _publish(arguments: Arguments, note: dict[str, Any], comparison: Comparison)
 
 
 def _show(arguments: Arguments, note: dict[str, Any], page: Path, uri: str | None) -> int:
-    from gstds.files import write_json
+    from gstds.common.files import write_json
     from gstds.train.tables import comparison_table
 
     if arguments.json:

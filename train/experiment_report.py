@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gstds.files import write_bytes, write_text
+from gstds.common.files import write_bytes, write_text
 from gstds.train.palette import policy_color
 from gstds.train.tables import Table, comparison_table
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gstds.files import write_json
+from gstds.common.checks import check_choice
+from gstds.common.files import write_json
 from gstds.train.compare import compare, plan
 from gstds.train.comparison import Comparison
 from gstds.train.datasets_command import check_data, on_dataset
@@ -18,7 +19,6 @@ from gstds.train.fanout import Report, prepare
 from gstds.train.job import Progress
 from gstds.train.stopping import StopFlag
 from gstds.train.watch import Watch
-from gstds.validation import check_choice
 
 __all__ = ["EXPERIMENTS", "ORIGINAL_DATASETS", "OVERHEAD", "Preset", "experiment_names"]
 __all__ += ["run_experiment"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 
+from gstds.common.files import cache_root
 from gstds.envs.features import make_extractor
 from gstds.envs.options import EnvOptions
 from gstds.envs.world import load_world, probe_fingerprint, reference_store_path
-from gstds.files import cache_root
 from gstds.train.config import RunConfig
 
 __all__ = ["prepare_features"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gstds.sealed import read_sealed
+from gstds.common.checksummed_json import read_sealed
 from gstds.train.config import RunConfig
 from gstds.train.mlflow_store import file_lock
 from gstds.train.run import StopFlag, execute

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.files import write_bytes, write_json, write_text
+from gstds.common.checks import check_integer
+from gstds.common.files import write_bytes, write_json, write_text
 from gstds.spectral import AUTO_DENSE_MAX, fiedler_vector, spectral_flops
 from gstds.train.experiment_report import new_figure, picture
 from gstds.train.tables import Table, format_flops
-from gstds.validation import check_integer
 
 __all__ = ["measure_overhead", "write_overhead"]
 

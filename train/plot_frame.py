@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gstds.files import write_bytes
+from gstds.common.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gstds.common.files import cache_root
 from gstds.envs.features import (
     build_features,
     find_basis,
@@ -18,7 +19,6 @@ from gstds.envs.features import (
 )
 from gstds.envs.options import EnvOptions
 from gstds.envs.world import load_world
-from gstds.files import cache_root
 from gstds.store_format import MANIFEST_NAME
 from gstds.train.config import RunConfig
 from gstds.train.ray_runs import (

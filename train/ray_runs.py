@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gstds.files import cache_root
+from gstds.common.files import cache_root
 from gstds.train.job import Ended, Job, failed_result
 from gstds.train.ray_tasks import Mailbox, plain_job, run_task, see_files
 from gstds.train.stopping import StopFlag

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.files import write_bytes
-from gstds.npz import read_arrays
+from gstds.common.files import write_bytes
+from gstds.common.npz import read_arrays
 
 __all__ = [
     "Kept",

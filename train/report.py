@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gstds.files import write_text
+from gstds.common.files import write_text
 from gstds.train.kept_view import view_of_kept
 from gstds.train.mlflow_store import mask_secrets
 from gstds.train.plots import (

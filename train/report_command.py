@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gstds.sealed import read_sealed
+from gstds.common.checksummed_json import read_sealed
 from gstds.train.console import out, print_table
 from gstds.train.terms import EXIT_DONE
 

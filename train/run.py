@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gstds.envs.parallel import Group
-from gstds.files import pending_json, write_bytes, write_json
-from gstds.noise import fan_out
+from gstds.common.checksummed_json import read_json, sealed
+from gstds.common.files import pending_json, write_bytes, write_json
+from gstds.common.noise import fan_out
+from gstds.common.process_group import Group
+from gstds.common.state import StateError, all_finite, latest_state, save_state, state_digest
 from gstds.policies import RunContext, Transition
-from gstds.sealed import read_json, sealed
-from gstds.state import StateError, all_finite, latest_state, save_state, state_digest
 from gstds.train.config import RunConfig, identity
 from gstds.train.determinism import reproducible
 from gstds.train.failure import RunFailedError

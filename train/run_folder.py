@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gstds.sealed import read_sealed, write_sealed
+from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.train.config import RunConfig, identity
 from gstds.train.mlflow_store import file_lock
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gstds import policies
+from gstds.common.checks import check_integer, check_number, users_code
 from gstds.policies.registry import follows_schedule, policy_class
 from gstds.policies.sharded import Sharded
 from gstds.schedules import Schedule, make_schedule
 from gstds.train.config import RunConfig
-from gstds.validation import check_integer, check_number, users_code
 
 if TYPE_CHECKING:
-    from gstds.envs.parallel import Group
+    from gstds.common.process_group import Group
 
 __all__ = ["make_env", "make_run_policy", "make_run_schedule", "with_paper_defaults"]
 

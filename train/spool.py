@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from gstds.files import fsync_directory, write_text
-from gstds.sealed import check_seal, read_sealed, sealed, write_sealed
+from gstds.common.checksummed_json import check_seal, read_sealed, sealed, write_sealed
+from gstds.common.files import fsync_directory, write_text
 from gstds.train.mlflow_store import client as make_client
 from gstds.train.mlflow_store import (
     file_lock,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gstds.common.checks import check_integer
 from gstds.train.compare import plan_run
 from gstds.train.comparison import Comparison
 from gstds.train.fanout import check_place, prepare, run_all
@@ -22,7 +23,6 @@ from gstds.train.statistics import confidence_half_width
 from gstds.train.stopping import StopFlag
 from gstds.train.variants import option_value, split_name, takes, variant_name
 from gstds.train.watch import Watch
-from gstds.validation import check_integer
 
 __all__ = ["Axis", "grid", "parse_axes", "rank", "sweep_grid", "sweep_optuna", "swept_keys"]
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
-from gstds.files import write_json, write_text
+from gstds.common.checks import check_integer
+from gstds.common.files import write_json, write_text
 from gstds.train.comparison import Comparison
 from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
 from gstds.train.config import RunConfig
@@ -16,7 +17,6 @@ from gstds.train.console import out, print_table
 from gstds.train.tables import Table
 from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 from gstds.train.variants import split_name
-from gstds.validation import check_integer
 
 __all__ = ["do_sweep", "judging_command", "ranking_table"]
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from gstds.common.checks import check_integer
 from gstds.train.mlflow_store import mask_secrets, prepare_environment, prepare_store, tracking_uri
-from gstds.validation import check_integer
 
 __all__ = ["experiment_link", "open_ui", "ui_command", "ui_environment"]
 

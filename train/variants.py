@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from gstds.common.checks import near_names
 from gstds.policies.registry import policy_class
 from gstds.train.config import RunConfig
-from gstds.validation import near_names
 
 __all__ = ["option_value", "options_of", "split_name", "takes", "variant_config", "variant_name"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from gstds.common.state import state_digest
 from gstds.envs import DataSelectionEnv, captured, loader
 from gstds.envs.learner import Learner, LearnerOptions, resolve_device
-from gstds.state import state_digest
 from gstds.train.config import config_from
 from gstds.train.run import execute
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from gstds.common.state import state_digest
 from gstds.envs import DataSelectionEnv
-from gstds.state import state_digest
 
 
 def trained(mode, dataset):

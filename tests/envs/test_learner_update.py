@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from gstds.common.state import latest_state, save_state
 from gstds.envs.learner import Learner, LearnerOptions
-from gstds.state import latest_state, save_state
 
 CPU = torch.device("cpu")
 

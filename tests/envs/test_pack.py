@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from gstds.common.state import latest_state, save_state
 from gstds.envs import DataSelectionEnv
-from gstds.state import latest_state, save_state
 
 N = 32
 OPTIONS = {

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gstds import policies
+from gstds.common.state import latest_state, save_state, state_digest
 from gstds.envs import DataSelectionEnv
 from gstds.envs.draws import Draws
 from gstds.schedules import SCHEDULES, make_schedule
 from gstds.selection import kept_count
-from gstds.state import latest_state, save_state, state_digest
 
 BARE = {"observe": (), "reward": "none"}
 DIGITS = {"dataset": "digits", "limit": 300, "epochs": 2, "reference": "untrained"}

@@ -19,8 +19,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from gstds.common.state import latest_state, save_state
 from gstds.envs import DataSelectionEnv
-from gstds.state import latest_state, save_state
 from tests.counts import counts
 
 N = 8

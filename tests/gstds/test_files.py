@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from gstds.files import atomic_open, cache_root, pending_json, write_json, write_text
+from gstds.common.files import atomic_open, cache_root, pending_json, write_json, write_text
 
 KILLED = """
 import os, signal, sys
-from gstds.files import atomic_open
+from gstds.common.files import atomic_open
 with atomic_open(sys.argv[1]) as handle:
     handle.write(b"half")
     handle.flush()
@@ -19,7 +19,7 @@ with atomic_open(sys.argv[1]) as handle:
 """
 TOO_LARGE = """
 import resource, signal, sys
-from gstds.files import write_bytes
+from gstds.common.files import write_bytes
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gstds.noise import derived_uniform, keyed_uniform
+from gstds.common.noise import derived_uniform, keyed_uniform
 from gstds.selection import (
     hybrid,
     kept_count,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gstds.noise import keyed_uniform
+from gstds.common.noise import keyed_uniform
 from gstds.selection_random import (
     bernoulli_by_percentile,
     chunked_softmax,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gstds.state import StateError, latest_state, save_state, state_digest
+from gstds.common.state import StateError, latest_state, save_state, state_digest
 
 STATE = {
     "weights": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)},

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gstds.validation import (
+from gstds.common.checks import (
     check_choice,
     check_fraction,
     check_integer,

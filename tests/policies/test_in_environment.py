@@ -11,10 +11,10 @@ import pytest
 import settings
 from settings import ALWAYS, SETTINGS
 
-from gstds.noise import policy_seed
+from gstds.common.noise import policy_seed
+from gstds.common.state import latest_state, save_state, state_digest
 from gstds.policies import KeepRatioPolicy, RunContext, Transition
 from gstds.selection import kept_count
-from gstds.state import latest_state, save_state, state_digest
 from gstds.train.config import config_from
 from gstds.train.setup import make_env, make_run_policy
 

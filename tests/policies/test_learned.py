@@ -10,6 +10,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from gstds import policies
+from gstds.common.checksummed_json import read_sealed, sealed
+from gstds.common.state import state_digest
 from gstds.envs import DataSelectionEnv, KeepRatioEnv
 from gstds.policies import RunContext, Transition
 from gstds.policies.actor import Actor
@@ -22,8 +24,6 @@ from gstds.policies.agent_file import (
 )
 from gstds.policies.learned import Learned, OpenLoop
 from gstds.policies.linucb import LinUCB
-from gstds.sealed import read_sealed, sealed
-from gstds.state import state_digest
 from gstds.summary import SUMMARY_HIGH, SUMMARY_LOW, SUMMARY_NAMES
 
 S = len(SUMMARY_NAMES)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from gstds.common.noise import policy_seed
 from gstds.envs import DataSelectionEnv
-from gstds.noise import policy_seed
 from gstds.policies import Policy, RunContext, SelectionSampler, Selector, Transition, make_policy
 from gstds.policies.loading import IndexedDataset
 from gstds.store import build_store

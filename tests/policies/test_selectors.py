@@ -7,7 +7,7 @@ import pytest
 from views import CONTEXT, N, full_view
 
 from gstds import policies
-from gstds.noise import keyed_uniform
+from gstds.common.noise import keyed_uniform
 from gstds.policies.pickers import PICKERS, make_picker, picker_names
 from gstds.policies.registry import POLICIES, UNLISTED
 from gstds.policies.scores import SCORES, make_score, score_names

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from gstds.common.state import latest_state
 from gstds.envs import DataSelectionEnv
-from gstds.state import latest_state
 from gstds.train.cli import main
 from gstds.train.config import config_from
 from gstds.train.mlflow_store import client

@@ -12,9 +12,9 @@ import time
 import numpy as np
 import pytest
 
+from gstds.common.state import latest_state
 from gstds.envs import DataSelectionEnv
 from gstds.envs.models import build_model
-from gstds.state import latest_state
 from gstds.train.cli import main
 
 PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")

@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from gstds.state import latest_state
+from gstds.common.state import latest_state
 from gstds.train.cli import main
 from gstds.train.compare import compare
 from gstds.train.comparison import Comparison

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gstds.state import latest_state
+from gstds.common.state import latest_state
 from gstds.store import FeatureStore
 from gstds.train.cli import main
 from gstds.train.config import config_from

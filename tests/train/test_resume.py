@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gstds.state import latest_state, save_state
+from gstds.common.state import latest_state, save_state
 from gstds.train.cli import main
 from gstds.train.config import config_from
 from gstds.train.mlflow_store import client

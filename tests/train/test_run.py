@@ -6,8 +6,8 @@ import textwrap
 import numpy as np
 import pytest
 
+from gstds.common.state import latest_state
 from gstds.envs import EnvOptions
-from gstds.state import latest_state
 from gstds.train.compare import Comparison, compare
 from gstds.train.config import RunConfig, config_from, identity
 from gstds.train.record import coverage

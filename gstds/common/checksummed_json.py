@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gstds.files import write_json
+from gstds.common.files import write_json
 
 __all__ = ["check_seal", "read_json", "read_sealed", "sealed", "write_sealed"]
 

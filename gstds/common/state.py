@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from gstds.files import write_bytes, write_text
-from gstds.sealed import read_sealed, sealed
+from gstds.common.checksummed_json import read_sealed, sealed
+from gstds.common.files import write_bytes, write_text
 
 __all__ = ["StateError", "all_finite", "latest_state", "save_state", "state_digest"]
 

@@ -1,0 +1,1 @@
+"""What every part of the method needs: checks, files, randomness, processes."""
