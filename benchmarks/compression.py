@@ -25,7 +25,7 @@ from gstds.common.files import write_json
 from gstds.compression import Compression, fit_basis, parse_compression, project
 from gstds.envs.options import EnvOptions
 from gstds.envs.world import load_world
-from gstds.spectral import LAPLACIANS, fiedler_vector
+from gstds.spectral.fiedler import LAPLACIANS, fiedler_vector
 from gstds.store_encoding import decode, encode
 from gstds.store_format import DTYPES
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import scipy.linalg
 
-from gstds.spectral import AUTO_DENSE_MAX, LAPLACIANS, fiedler_vector
+from gstds.spectral.fiedler import AUTO_DENSE_MAX, LAPLACIANS, fiedler_vector
 
 FULL_MAX = 512
 DENSE_MAX = 4096

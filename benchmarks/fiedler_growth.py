@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from interleaved import arguments, figure, interleave, publish, ratio, rounds_of
 
-from gstds.spectral import fiedler_vector
+from gstds.spectral.fiedler import fiedler_vector
 
 DIMENSION = 512
 

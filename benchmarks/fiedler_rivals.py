@@ -21,7 +21,7 @@ import torch
 from fiedler import clustered, laplacian_of
 from interleaved import Figure, arguments, figure, interleave, publish, ratio, rounds_of
 
-from gstds.spectral import fiedler_vector
+from gstds.spectral.fiedler import fiedler_vector
 
 DIMENSION = 1280
 SIZES = (128, 256, 512, 1024, 2048, 4096)

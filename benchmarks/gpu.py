@@ -18,7 +18,7 @@ from fiedler import clustered
 from interleaved import Figure, arguments, figure, interleave, publish, ratio, rounds_of
 from stepping import Stepper, random_images, several
 
-from gstds.spectral import fiedler_vector
+from gstds.spectral.fiedler import fiedler_vector
 
 STEPS = 10
 UPDATES = [("small-cnn", n) for n in (32, 128, 1024)] + [("resnet18", n) for n in (32, 128, 1024)]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.noise import keyed_bits
-from gstds.spectral import degrees, fiedler_vector, spectral_flops
+from gstds.spectral.fiedler import degrees, fiedler_vector, spectral_flops
 
 __all__ = [
     "EMBEDDING_BOUND",

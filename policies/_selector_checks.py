@@ -16,7 +16,7 @@ from gstds.policies._selector_view import NotShownError, numbers
 from gstds.policies.base import Policy
 from gstds.policies.registry import _check_declarations, follows_schedule, make_policy, policy_class
 from gstds.schedules import Schedule, make_schedule
-from gstds.spectral import degrees, fiedler_vector
+from gstds.spectral.fiedler import degrees, fiedler_vector
 from gstds.store import FeatureStore
 from gstds.views import OPTIONAL_OBSERVATIONS
 

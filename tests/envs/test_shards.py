@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gstds.envs import DataSelectionEnv
-from gstds.spectral import fiedler_vector
+from gstds.spectral.fiedler import fiedler_vector
 from gstds.views import shard_slices
 
 COMMON = {"reward": "none", "reference": "untrained", "learner": "mlp", "batch_size": 32}

@@ -11,7 +11,7 @@ from gstds.schedules import SCHEDULES, make_schedule
 from gstds.selection import hybrid, kept_count, loss_weights, top_k, uniform, weighted_sample
 from gstds.selection_diverse import divbs, greedy_orthogonal, k_center
 from gstds.selection_random import bernoulli_by_percentile, chunked_softmax, softmax_sample
-from gstds.spectral import AFFINITIES, LAPLACIANS, SIGNS, SOLVERS, degrees, fiedler_vector
+from gstds.spectral.fiedler import AFFINITIES, LAPLACIANS, SIGNS, SOLVERS, degrees, fiedler_vector
 from tests.counts import counts
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 5e-324, 1e-310, -1e-310, 1e-45, 1e308, -1e308, 3.4e38, 1e154]

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstds import _spectral_rows
-from gstds._spectral_rows import tall_product, wide_product
-from gstds.spectral import AUTO_DENSE_MAX, degrees, fiedler_vector, spectral_flops
+from gstds.spectral.fiedler import AUTO_DENSE_MAX, degrees, fiedler_vector, spectral_flops
+from gstds.spectral.fiedler import rows as _spectral_rows
+from gstds.spectral.rows import tall_product, wide_product
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 SOLVERS = ("dense", "matrix-free")
@@ -135,7 +135,7 @@ def test_float64_input_gives_float64_scores(solver, laplacian):
 def test_clamp_agrees_densely_and_blockwise(laplacian, monkeypatch):
     features = signed(np.random.default_rng(2), 150, 20)
     for limit in (4096, 10):
-        monkeypatch.setattr("gstds.spectral._CLAMPED_DENSE_MAX", limit)
+        monkeypatch.setattr("gstds.spectral.fiedler._CLAMPED_DENSE_MAX", limit)
         spectrum = fiedler_vector(features, laplacian=laplacian, affinity="clamp", sign="raw")
         assert (spectrum.iterations > 0) == (limit == 10)
         assert_accurate(spectrum, features, laplacian, "clamp")
@@ -348,7 +348,7 @@ def test_input_is_left_alone_and_may_be_read_only():
 def test_negative_features_are_shifted_and_it_is_said_once(caplog, monkeypatch):
     monkeypatch.setattr(_spectral_rows._said, "spoken", False)
     features = signed(np.random.default_rng(12), 20, 5)
-    with caplog.at_level(logging.INFO, logger="gstds.spectral"):
+    with caplog.at_level(logging.INFO, logger="gstds.spectral.fiedler"):
         automatic = fiedler_vector(features)
         fiedler_vector(features)
     assert len(caplog.records) == 1
@@ -426,8 +426,8 @@ def test_flops_follow_their_formula():
 _BIG = """
 import resource, sys
 import numpy as np
-from gstds._spectral_rows import tall_product, wide_product
-from gstds.spectral import fiedler_vector
+from gstds.spectral.rows import tall_product, wide_product
+from gstds.spectral.fiedler import fiedler_vector
 rng = np.random.default_rng(0)
 features = rng.random((65_536, 512), dtype=np.float32)
 spectrum = fiedler_vector(features, laplacian=sys.argv[1])

@@ -118,20 +118,24 @@ def functions() -> dict[str, Callable[[], Any]]:
     import gstds.reference
     import gstds.schedules
     import gstds.selection
-    import gstds.spectral
+    import gstds.spectral.fiedler
     from gstds import envs, policies
     from gstds.store import FeatureStore, build_store
 
     noise = np.array([0.1, 0.6])
     return {
-        "gstds.spectral.fiedler_vector(np.zeros((2, 3)))": lambda: gstds.spectral.fiedler_vector(
-            np.zeros((2, 3))
+        "gstds.spectral.fiedler.fiedler_vector(np.zeros((2, 3)))": lambda: (
+            gstds.spectral.fiedler.fiedler_vector(np.zeros((2, 3)))
         ),
-        "gstds.spectral.fiedler_vector([1, 2])": lambda: gstds.spectral.fiedler_vector([1, 2]),
-        "gstds.spectral.fiedler_vector(x, solver='fast')": lambda: gstds.spectral.fiedler_vector(
-            np.ones((2, 3)), solver="fast"
+        "gstds.spectral.fiedler.fiedler_vector([1, 2])": lambda: (
+            gstds.spectral.fiedler.fiedler_vector([1, 2])
         ),
-        "gstds.spectral.degrees(np.ones(3))": lambda: gstds.spectral.degrees(np.ones(3)),
+        "gstds.spectral.fiedler.fiedler_vector(x, solver='fast')": lambda: (
+            gstds.spectral.fiedler.fiedler_vector(np.ones((2, 3)), solver="fast")
+        ),
+        "gstds.spectral.fiedler.degrees(np.ones(3))": lambda: gstds.spectral.fiedler.degrees(
+            np.ones(3)
+        ),
         "gstds.selection.kept_count(1.3, 10)": lambda: gstds.selection.kept_count(1.3, 10),
         "gstds.selection.top_k([nan, 1], 1)": lambda: gstds.selection.top_k([np.nan, 1], 1),
         "gstds.selection.uniform(3, noise)": lambda: gstds.selection.uniform(3, noise),

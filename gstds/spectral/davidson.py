@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gstds._spectral_operator import Operator
-from gstds._spectral_vector import (
+from gstds.common.noise import keyed_uniform
+from gstds.spectral.eigenvector import (
     NEGLIGIBLE,
     RESOLUTION,
     Solution,
@@ -22,7 +22,7 @@ from gstds._spectral_vector import (
     choose,
     status_of,
 )
-from gstds.common.noise import keyed_uniform
+from gstds.spectral.operator import Operator
 
 __all__ = ["solve_matrix_free"]
 

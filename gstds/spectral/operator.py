@@ -7,14 +7,14 @@ from typing import Protocol
 
 import torch
 
-from gstds._spectral_rows import (
+from gstds.spectral.eigenvector import trivial_and_scale
+from gstds.spectral.rows import (
     Rows,
     content_direction,
     empty_rows,
     tall_product,
     wide_product,
 )
-from gstds._spectral_vector import trivial_and_scale
 
 __all__ = [
     "ClampedOperator",

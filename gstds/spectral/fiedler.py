@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from gstds._spectral_davidson import solve_matrix_free
-from gstds._spectral_dense import one_blas_thread, solve_dense
-from gstds._spectral_operator import clamped_operator, low_rank_operator
-from gstds._spectral_rows import Rows, prepare_rows, resolve_affinity
-from gstds._spectral_vector import RESOLUTION, Solution, orient
 from gstds.common.checks import check_choice, check_integer, check_number
+from gstds.spectral.davidson import solve_matrix_free
+from gstds.spectral.dense import one_blas_thread, solve_dense
+from gstds.spectral.eigenvector import RESOLUTION, Solution, orient
+from gstds.spectral.operator import clamped_operator, low_rank_operator
+from gstds.spectral.rows import Rows, prepare_rows, resolve_affinity
 
 __all__ = [
     "AFFINITIES",

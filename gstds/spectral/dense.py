@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gstds._lapack import gram_lower, lowest_eigenpairs
-from gstds._spectral_rows import Rows
-from gstds._spectral_vector import RESOLUTION, Solution, choose, status_of, trivial_and_scale
+from gstds.spectral.eigenvector import RESOLUTION, Solution, choose, status_of, trivial_and_scale
+from gstds.spectral.lapack import gram_lower, lowest_eigenpairs
+from gstds.spectral.rows import Rows
 
 __all__ = ["dense_affinity", "one_blas_thread", "solve_dense"]
 
