@@ -25,7 +25,7 @@ from gstds.envs import DataSelectionEnv
 from gstds.policies import Policy, RunContext, make_policy
 from gstds.policies.agent_base import SummaryPolicy
 from gstds.policies.learned import Learned, OpenLoop
-from gstds.schedules import make_schedule
+from gstds.selection.schedules import make_schedule
 
 ROWS = ("agent", "sigmoid, same picker", "gstds", "random", "RandTeach", "open loop", "best")
 

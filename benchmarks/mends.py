@@ -22,7 +22,7 @@ from stepping import SHAPES
 import gstds.envs.learner
 from gstds.envs.learner import Learner, LearnerOptions
 from gstds.envs.threads import threads_for
-from gstds.selection_diverse import k_center
+from gstds.selection.diverse import k_center
 
 CPU = torch.device("cpu")
 

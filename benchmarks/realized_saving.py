@@ -20,7 +20,7 @@ import torch
 from interleaved import Figure, Timed, arguments, figure, interleave, publish, rounds_of
 from stepping import RECORDED, Spread, Stepper, random_images, several
 
-from gstds.schedules import make_schedule
+from gstds.selection.schedules import make_schedule
 
 KEEPS = (0.53, 0.25)
 CASES = [("small-cnn", 128, 0.8, 8), ("small-cnn", 256, 0.8, 8)]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from gstds.envs.draws import Draws
 from gstds.envs.trainer import Trainer
-from gstds.selection import uniform
+from gstds.selection.weights import uniform
 from gstds.views import step_noise
 
 __all__ = ["spend_remainder"]

@@ -12,7 +12,7 @@ import numpy as np
 from gstds.envs.options import EnvOptions
 from gstds.envs.rewards import Curve
 from gstds.envs.selection_env import DataSelectionEnv
-from gstds.selection import uniform, weights_for_ratio
+from gstds.selection.weights import uniform, weights_for_ratio
 
 __all__ = ["random_curve"]
 

@@ -19,8 +19,8 @@ from gstds.envs.ratio_actions import RatioActions
 from gstds.envs.rewards import Curve, RewardMeter, evaluates
 from gstds.envs.selection_env import DataSelectionEnv
 from gstds.envs.world import Progress
-from gstds.ratio_pickers import ratio_picker
-from gstds.selection import weights_for_ratio
+from gstds.selection.ratio_pickers import ratio_picker
+from gstds.selection.weights import weights_for_ratio
 from gstds.summary import SUMMARY_HIGH, SUMMARY_LOW, RunFacts, Trend, summarize
 
 __all__ = ["KEEP_RATIO_DEFAULTS", "KeepRatioEnv"]
@@ -65,7 +65,7 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
         action: ``discrete`` or ``box``.
         ratios: The keep ratios that a discrete action names.
         interval: Drawn batches of a step.
-        picker: Which samples are kept: a name of `gstds.ratio_pickers.RATIO_PICKERS`.
+        picker: Which samples are kept: a name of `gstds.selection.ratio_pickers.RATIO_PICKERS`.
         instances: A name of `gstds.envs.instances.INSTANCE_SETS`, or mappings of options.
         centered: Subtract the random-keep control from the reward.
         control_keep: Keep ratio of that control in (0, 1].

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gstds.common.checks import check_fraction, check_number
-from gstds.control import PlateauWatch, between, check_range, gap_ratio, noise_ratio
 from gstds.gradient_noise import noise_samples
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition
+from gstds.selection.control import PlateauWatch, between, check_range, gap_ratio, noise_ratio
 
 __all__ = ["GradientNoise", "LossGap", "Plateau"]
 

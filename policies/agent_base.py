@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_integer
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext
-from gstds.policies.pickers import NamedPicker
-from gstds.ratio_pickers import ratio_picker
+from gstds.selection.pickers import NamedPicker
+from gstds.selection.ratio_pickers import ratio_picker
 from gstds.summary import RunFacts, Trend, summarize
 
 __all__ = ["SummaryPolicy"]
@@ -28,7 +28,7 @@ class SummaryPolicy(KeepRatioPolicy):
 
     Args:
         interval: Drawn batches between decisions.
-        picker: A name of `gstds.ratio_pickers.RATIO_PICKERS`.
+        picker: A name of `gstds.selection.ratio_pickers.RATIO_PICKERS`.
         observe: Further optional observations that the summary is to hold, name -> options.
 
     Raises:

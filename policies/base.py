@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.policies.pickers import NamedPicker, make_picker
-from gstds.schedules import Schedule, make_schedule
-from gstds.selection import weights_for_ratio
+from gstds.selection.pickers import NamedPicker, make_picker
+from gstds.selection.schedules import Schedule, make_schedule
+from gstds.selection.weights import weights_for_ratio
 
 __all__ = ["KeepRatioPolicy", "Observation", "Policy", "RunContext", "Transition", "Weights"]
 
@@ -170,7 +170,7 @@ class KeepRatioPolicy(Policy):
 
     Args:
         schedule: A schedule or its name; used unless the subclass defines `keep_ratio`.
-        picker: ``hybrid`` (the paper's), ``uniform``, ``top-score``; see `gstds.policies.pickers`.
+        picker: ``hybrid`` (the paper's), ``uniform``, ``top-score``; see `gstds.selection.pickers`.
         **picker_options: Options of the picker, such as ``loss_weighting``.
 
     Raises:

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_fraction, check_number
-from gstds.control import RiseWatch
-from gstds.label_noise import least_loss, wrong_label_chances, wrong_label_share
 from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
-from gstds.selection import valid_batch, weighted_sample, weights_for_ratio
+from gstds.selection.control import RiseWatch
+from gstds.selection.label_noise import least_loss, wrong_label_chances, wrong_label_share
+from gstds.selection.weights import valid_batch, weighted_sample, weights_for_ratio
 
 __all__ = ["Best"]
 
@@ -28,11 +28,11 @@ class Best(Policy):
     without replacement, with odds in proportion to (floor + error) times the trust in the label.
     Trust falls from 1 to 0 as the label's chance to be wrong rises from 0 to ``doubt``; those
     without trust come last. How many labels are wrong is estimated from the reference losses, see
-    `gstds.label_noise`: on clean data nothing is distrusted.
+    `gstds.selection.label_noise`: on clean data nothing is distrusted.
 
     What is kept is then worth a larger step than a random sample would be: ``weight``. A learner
     without normalization may not stand it: the weight is halved whenever the training loss rises as
-    it does when steps are too large, see `gstds.control.RiseWatch`.
+    it does when steps are too large, see `gstds.selection.control.RiseWatch`.
 
     Args:
         keep: Share of each drawn batch that is kept, in (0, 1].

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from gstds.common.checks import check_fraction
-from gstds.control import check_range, spread_ratio
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition
-from gstds.selection import kept_count
+from gstds.selection.control import check_range, spread_ratio
+from gstds.selection.weights import kept_count
 
 __all__ = ["BudgetControl"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gstds.policies.base import KeepRatioPolicy
-from gstds.schedules import Schedule
+from gstds.selection.schedules import Schedule
 
 __all__ = ["FiedlerBoundary", "KCenter", "LowestDegree"]
 

@@ -9,10 +9,10 @@ import numpy as np
 from gstds.common.checks import check_choice
 from gstds.common.noise import derived_uniform
 from gstds.policies.base import KeepRatioPolicy, Observation, Weights
-from gstds.policies.scores import make_score
-from gstds.schedules import Schedule
-from gstds.selection import valid_batch
-from gstds.selection_random import keep_probabilities, percentiles
+from gstds.selection.draws import keep_probabilities, percentiles
+from gstds.selection.schedules import Schedule
+from gstds.selection.scores import make_score
+from gstds.selection.weights import valid_batch
 
 __all__ = ["Custom"]
 
@@ -25,9 +25,9 @@ class Custom(KeepRatioPolicy):
 
     Args:
         schedule: Keep-ratio schedule.
-        score: A name of `gstds.policies.scores.SCORES`, or a sign rule of the Fiedler vector; None
+        score: A name of `gstds.selection.scores.SCORES`, or a sign rule of the Fiedler vector; None
             is the picker's own.
-        picker: A name of `gstds.policies.pickers.PICKERS`.
+        picker: A name of `gstds.selection.pickers.PICKERS`.
         weighting: ``ones``: the loss is the kept samples' mean; ``drawn``: their sum over the
             number drawn, so that fewer samples make a smaller step; ``unbiased``, with picker
             ``bernoulli``: weights are one over the chance to be kept, which is at least .01, and

@@ -7,7 +7,7 @@ from typing import Any
 
 from gstds.common.checks import check_choice
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext
-from gstds.schedules import Schedule
+from gstds.selection.schedules import Schedule
 
 __all__ = ["GSTDS"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from gstds.common.checks import check_choice, check_number, module_advice, near_names, users_code
 from gstds.policies._misspelt import refuse_misspelt
 from gstds.policies.base import KeepRatioPolicy, Policy
-from gstds.schedules import Schedule
+from gstds.selection.schedules import Schedule
 
 __all__ = [
     "ENTRY_POINTS",

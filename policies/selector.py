@@ -34,7 +34,7 @@ from gstds.policies._selector_view import (
     refusals,
 )
 from gstds.policies.base import Policy, RunContext, Transition
-from gstds.schedules import Schedule
+from gstds.selection.schedules import Schedule
 from gstds.store import FeatureStore
 from gstds.views import checked_weights, fitted, observation_bounds, padded, step_noise
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gstds.common.checks import check_choice
 from gstds.policies.base import KeepRatioPolicy
-from gstds.schedules import Schedule
+from gstds.selection.schedules import Schedule
 
 __all__ = ["Uncertainty"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gstds.policies.base import KeepRatioPolicy, Observation, Policy, Weights
-from gstds.schedules import Schedule
+from gstds.selection.schedules import Schedule
 
 __all__ = ["Full", "Random"]
 

@@ -305,15 +305,15 @@ def _names(kind: str) -> dict[str, str]:
 
         return policy_names()
     if kind == "schedules":
-        from gstds.schedules import SCHEDULES
+        from gstds.selection.schedules import SCHEDULES
 
         return {n: (c.__doc__ or "").strip().split("\n")[0] for n, c in SCHEDULES.items()}
     if kind == "scores":
-        from gstds.policies.scores import score_names
+        from gstds.selection.scores import score_names
 
         return score_names()
     if kind == "pickers":
-        from gstds.policies.pickers import picker_names
+        from gstds.selection.pickers import picker_names
 
         return picker_names()
     if kind == "datasets":

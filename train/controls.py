@@ -20,8 +20,8 @@ import numpy as np
 
 from gstds.policies.registry import REPLAY
 from gstds.policies.replay import encode_sequence
-from gstds.schedules import Schedule
-from gstds.selection import kept_count
+from gstds.selection.schedules import Schedule
+from gstds.selection.weights import kept_count
 from gstds.train.config import RunConfig, run_folder
 from gstds.train.record import Kept, read_kept
 from gstds.train.setup import make_run_schedule

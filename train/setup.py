@@ -9,7 +9,7 @@ from gstds import policies
 from gstds.common.checks import check_integer, check_number, users_code
 from gstds.policies.registry import follows_schedule, policy_class
 from gstds.policies.sharded import Sharded
-from gstds.schedules import Schedule, make_schedule
+from gstds.selection.schedules import Schedule, make_schedule
 from gstds.train.config import RunConfig
 
 if TYPE_CHECKING:

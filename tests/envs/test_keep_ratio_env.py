@@ -12,7 +12,7 @@ from gstds.common.state import latest_state, save_state, state_digest
 from gstds.envs import DataSelectionEnv, KeepRatioEnv
 from gstds.envs.ratio_actions import RatioActions
 from gstds.policies import KeepRatioPolicy, RunContext
-from gstds.ratio_pickers import RATIO_PICKERS
+from gstds.selection.ratio_pickers import RATIO_PICKERS
 from gstds.summary import SUMMARY_NAMES
 
 ID = "gstds.envs:gstds/KeepRatio-v0"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gstds.envs import DataSelectionEnv
-from gstds.selection_diverse import k_center_flops
+from gstds.selection.diverse import k_center_flops
 from gstds.train.config import config_from
 from gstds.train.run import RunFailedError, execute
 from gstds.train.setup import make_env, make_run_policy

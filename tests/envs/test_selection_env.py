@@ -17,8 +17,8 @@ from gstds import policies
 from gstds.common.state import latest_state, save_state, state_digest
 from gstds.envs import DataSelectionEnv
 from gstds.envs.draws import Draws
-from gstds.schedules import SCHEDULES, make_schedule
-from gstds.selection import kept_count
+from gstds.selection.schedules import SCHEDULES, make_schedule
+from gstds.selection.weights import kept_count
 
 BARE = {"observe": (), "reward": "none"}
 DIGITS = {"dataset": "digits", "limit": 300, "epochs": 2, "reference": "untrained"}

@@ -7,10 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from gstds.schedules import SCHEDULES, make_schedule
-from gstds.selection import hybrid, kept_count, loss_weights, top_k, uniform, weighted_sample
-from gstds.selection_diverse import divbs, greedy_orthogonal, k_center
-from gstds.selection_random import bernoulli_by_percentile, chunked_softmax, softmax_sample
+from gstds.selection.diverse import divbs, greedy_orthogonal, k_center
+from gstds.selection.draws import bernoulli_by_percentile, chunked_softmax, softmax_sample
+from gstds.selection.schedules import SCHEDULES, make_schedule
+from gstds.selection.weights import (
+    hybrid,
+    kept_count,
+    loss_weights,
+    top_k,
+    uniform,
+    weighted_sample,
+)
 from gstds.spectral.fiedler import AFFINITIES, LAPLACIANS, SIGNS, SOLVERS, degrees, fiedler_vector
 from tests.counts import counts
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gstds.schedules import SCHEDULES, Constant, Oscillating, Sigmoid, Step, make_schedule
+from gstds.selection.schedules import SCHEDULES, Constant, Oscillating, Sigmoid, Step, make_schedule
 
 
 def test_the_papers_sigmoid_keeps_53_percent_by_steps_and_37_6_by_budget():

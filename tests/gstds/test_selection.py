@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gstds.common.noise import derived_uniform, keyed_uniform
-from gstds.selection import (
+from gstds.selection.weights import (
     hybrid,
     kept_count,
     loss_weights,

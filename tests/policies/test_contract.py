@@ -7,7 +7,7 @@ import pytest
 from settings import SETTINGS, N, make, observation
 
 from gstds.policies import KeepRatioPolicy, Policy, Transition
-from gstds.selection import kept_count
+from gstds.selection.weights import kept_count
 
 
 @pytest.fixture(params=SETTINGS)

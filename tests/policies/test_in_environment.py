@@ -14,7 +14,7 @@ from settings import ALWAYS, SETTINGS
 from gstds.common.noise import policy_seed
 from gstds.common.state import latest_state, save_state, state_digest
 from gstds.policies import KeepRatioPolicy, RunContext, Transition
-from gstds.selection import kept_count
+from gstds.selection.weights import kept_count
 from gstds.train.config import config_from
 from gstds.train.setup import make_env, make_run_policy
 

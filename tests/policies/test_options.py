@@ -10,7 +10,7 @@ from settings import CONTEXT, N, observation
 
 from gstds.policies import Transition, make_policy
 from gstds.policies.registry import POLICIES, policy_class
-from gstds.schedules import make_schedule
+from gstds.selection.schedules import make_schedule
 
 OTHER = {
     "affinity": "clamp",

@@ -11,10 +11,10 @@ from settings import CONTEXT, SETTINGS, make, observation
 from views import full_view
 
 from gstds.policies import Selector, make_policy
-from gstds.policies.pickers import PICKERS, make_picker
-from gstds.policies.scores import SCORES, make_score
 from gstds.policies.sharded import Sharded
-from gstds.ratio_pickers import RATIO_PICKERS
+from gstds.selection.pickers import PICKERS, make_picker
+from gstds.selection.ratio_pickers import RATIO_PICKERS
+from gstds.selection.scores import SCORES, make_score
 from gstds.store import build_store
 
 WITHOUT_SCORE = ("divbs", "k-center", "uniform")

@@ -10,7 +10,7 @@ from views import CONTEXT, N, full_view, permuted
 from gstds import policies
 from gstds.policies._misspelt import refuse_misspelt
 from gstds.policies.registry import POLICIES, follows_schedule, policy_class
-from gstds.schedules import Constant, make_schedule
+from gstds.selection.schedules import Constant, make_schedule
 
 
 def observation(progress=0.0, n=N, valid=N, seed=0):

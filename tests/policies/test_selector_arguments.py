@@ -9,7 +9,7 @@ from test_selector import CLASSES, N, selector, store  # noqa: F401  (store is a
 
 from gstds.policies import Policy, Selector, make_policy
 from gstds.prepare import LOSSES_NAME
-from gstds.schedules import make_schedule
+from gstds.selection.schedules import make_schedule
 from gstds.store import save_losses
 
 LOSSES = np.arange(N) / N

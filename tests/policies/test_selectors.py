@@ -8,12 +8,12 @@ from views import CONTEXT, N, full_view
 
 from gstds import policies
 from gstds.common.noise import keyed_uniform
-from gstds.policies.pickers import PICKERS, make_picker, picker_names
 from gstds.policies.registry import POLICIES, UNLISTED
-from gstds.policies.scores import SCORES, make_score, score_names
 from gstds.policies.selective_backprop import SelectiveBackprop
-from gstds.schedules import make_schedule
-from gstds.selection_random import percentiles
+from gstds.selection.draws import percentiles
+from gstds.selection.pickers import PICKERS, make_picker, picker_names
+from gstds.selection.schedules import make_schedule
+from gstds.selection.scores import SCORES, make_score, score_names
 
 QUARTER = make_schedule("constant", keep=0.25)
 STALE = ("stale-big-loss", "stale-jest", "stale-rho-loss", "stale-selective-backprop")

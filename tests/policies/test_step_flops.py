@@ -8,9 +8,9 @@ from settings import CONTEXT, SETTINGS, make
 from views import full_view
 
 from gstds.policies import Policy, RunContext, Selector, make_policy
-from gstds.policies.pickers import PICKERS, make_picker
-from gstds.schedules import make_schedule
-from gstds.selection_diverse import divbs_flops, k_center_flops
+from gstds.selection.diverse import divbs_flops, k_center_flops
+from gstds.selection.pickers import PICKERS, make_picker
+from gstds.selection.schedules import make_schedule
 
 SIZES = RunContext(**vars(CONTEXT) | {"feature_dim": 100, "embedding_dim": 30})
 CHARGED = {"divbs", "k-center", "linucb"}

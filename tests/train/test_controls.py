@@ -8,7 +8,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from gstds.schedules import make_schedule
+from gstds.selection.schedules import make_schedule
 from gstds.train.compare import Comparison, compare
 from gstds.train.config import RunConfig
 from gstds.train.controls import follows

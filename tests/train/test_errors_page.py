@@ -116,8 +116,8 @@ def refusal(words: list[str]) -> str:
 
 def functions() -> dict[str, Callable[[], Any]]:
     import gstds.reference
-    import gstds.schedules
-    import gstds.selection
+    import gstds.selection.schedules
+    import gstds.selection.weights
     import gstds.spectral.fiedler
     from gstds import envs, policies
     from gstds.store import FeatureStore, build_store
@@ -136,22 +136,28 @@ def functions() -> dict[str, Callable[[], Any]]:
         "gstds.spectral.fiedler.degrees(np.ones(3))": lambda: gstds.spectral.fiedler.degrees(
             np.ones(3)
         ),
-        "gstds.selection.kept_count(1.3, 10)": lambda: gstds.selection.kept_count(1.3, 10),
-        "gstds.selection.top_k([nan, 1], 1)": lambda: gstds.selection.top_k([np.nan, 1], 1),
-        "gstds.selection.uniform(3, noise)": lambda: gstds.selection.uniform(3, noise),
-        "gstds.selection.weighted_sample([-1, 1], 1, noise)": (
-            lambda: gstds.selection.weighted_sample([-1, 1], 1, noise)
+        "gstds.selection.weights.kept_count(1.3, 10)": lambda: gstds.selection.weights.kept_count(
+            1.3, 10
         ),
-        "gstds.selection.hybrid([1, 2], [1, 2], 3, noise)": (
-            lambda: gstds.selection.hybrid([1, 2], [1, 2], 3, noise)
+        "gstds.selection.weights.top_k([nan, 1], 1)": lambda: gstds.selection.weights.top_k(
+            [np.nan, 1], 1
         ),
-        "gstds.schedules.make_schedule('sigmoid', keep=0.95)": (
-            lambda: gstds.schedules.make_schedule("sigmoid", keep=0.95)
+        "gstds.selection.weights.uniform(3, noise)": lambda: gstds.selection.weights.uniform(
+            3, noise
         ),
-        "gstds.schedules.make_schedule('linear', low=1)": (
-            lambda: gstds.schedules.make_schedule("linear", low=1)
+        "gstds.selection.weights.weighted_sample([-1, 1], 1, noise)": (
+            lambda: gstds.selection.weights.weighted_sample([-1, 1], 1, noise)
         ),
-        "gstds.schedules.Linear()(1.2)": lambda: gstds.schedules.Linear()(1.2),
+        "gstds.selection.weights.hybrid([1, 2], [1, 2], 3, noise)": (
+            lambda: gstds.selection.weights.hybrid([1, 2], [1, 2], 3, noise)
+        ),
+        "gstds.selection.schedules.make_schedule('sigmoid', keep=0.95)": (
+            lambda: gstds.selection.schedules.make_schedule("sigmoid", keep=0.95)
+        ),
+        "gstds.selection.schedules.make_schedule('linear', low=1)": (
+            lambda: gstds.selection.schedules.make_schedule("linear", low=1)
+        ),
+        "gstds.selection.schedules.Linear()(1.2)": lambda: gstds.selection.schedules.Linear()(1.2),
         "FeatureStore.open('nowhere')": lambda: FeatureStore.open("nowhere"),
         "build_store(..., rows=0)": lambda: build_store(
             "s", rows=0, dim=1, fingerprint="", backbone={}, compute=lambda a, b: None

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_choice, near_names
-from gstds.selection import learnability
+from gstds.selection.weights import learnability
 
 __all__ = ["SCORES", "NamedScore", "make_score", "score_names", "spectral_score"]
 

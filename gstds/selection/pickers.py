@@ -1,6 +1,6 @@
-"""Pickers by name: a pure function of `gstds.selection` and the observations that it reads.
+"""Pickers by name: a pure function of `gstds.selection.weights` and the observations that it reads.
 
-A picker that goes by a score takes ``score``: a name of `gstds.policies.scores.SCORES`, or a sign
+A picker that goes by a score takes ``score``: a name of `gstds.selection.scores.SCORES`, or a sign
 rule of the Fiedler vector (``abs``, ``skew``, ``raw``), which is then the score. Further options
 that no picker knows are the score's, such as ``laplacian``.
 
@@ -25,10 +25,10 @@ from gstds.common.checks import (
     check_number,
     near_names,
 )
-from gstds.policies.scores import NamedScore, make_score, spectral_score
-from gstds.selection import LOSS_WEIGHTINGS, hybrid, top_k, uniform, weighted_sample
-from gstds.selection_diverse import divbs, divbs_flops, k_center, k_center_flops
-from gstds.selection_random import bernoulli_by_percentile, chunked_softmax, softmax_sample
+from gstds.selection.diverse import divbs, divbs_flops, k_center, k_center_flops
+from gstds.selection.draws import bernoulli_by_percentile, chunked_softmax, softmax_sample
+from gstds.selection.scores import NamedScore, make_score, spectral_score
+from gstds.selection.weights import LOSS_WEIGHTINGS, hybrid, top_k, uniform, weighted_sample
 
 __all__ = ["PICKERS", "NamedPicker", "Sizes", "make_picker", "picker_names"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_choice
-from gstds.selection import hybrid, learnability, uniform
-from gstds.selection_random import softmax_sample
+from gstds.selection.draws import softmax_sample
+from gstds.selection.weights import hybrid, learnability, uniform
 
 __all__ = ["RATIO_PICKERS", "RatioPicker", "ratio_picker"]
 
@@ -24,7 +24,7 @@ class _Pick(Protocol):
 
 @dataclass(frozen=True)
 class RatioPicker:
-    """A picker for `gstds.selection.weights_for_ratio`.
+    """A picker for `gstds.selection.weights.weights_for_ratio`.
 
     Attributes:
         name: Its name.

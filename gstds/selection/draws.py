@@ -1,6 +1,7 @@
 """Pickers that draw: by softmax, in chunks, and by coins whose odds follow a percentile.
 
-As in `gstds.selection`, all randomness comes in as ``noise``, one uniform number per sample.
+As in `gstds.selection.weights`, all randomness comes in as ``noise``, one uniform number per
+sample.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import derived_uniform
-from gstds.selection import top_k
+from gstds.selection.weights import top_k
 
 __all__ = [
     "bernoulli_by_percentile",
