@@ -22,7 +22,7 @@ __all__ = [
     "wide_product",
 ]
 
-_LOG = logging.getLogger("gstds.spectral.fiedler")
+_LOG = logging.getLogger("gstds.spectral")
 _DIRECTION_SEED = 0x5EED
 _CLAMP_BLOCK = 1024
 _SAFE_LOW, _SAFE_HIGH = 1e-16, 1e16

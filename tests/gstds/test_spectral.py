@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gstds.spectral.fiedler import AUTO_DENSE_MAX, degrees, fiedler_vector, spectral_flops
-from gstds.spectral.fiedler import rows as _spectral_rows
+from gstds.spectral import rows as _spectral_rows
 from gstds.spectral.rows import tall_product, wide_product
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
@@ -348,7 +348,7 @@ def test_input_is_left_alone_and_may_be_read_only():
 def test_negative_features_are_shifted_and_it_is_said_once(caplog, monkeypatch):
     monkeypatch.setattr(_spectral_rows._said, "spoken", False)
     features = signed(np.random.default_rng(12), 20, 5)
-    with caplog.at_level(logging.INFO, logger="gstds.spectral.fiedler"):
+    with caplog.at_level(logging.INFO, logger="gstds.spectral"):
         automatic = fiedler_vector(features)
         fiedler_vector(features)
     assert len(caplog.records) == 1
