@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gstds.cost import Ledger
 from gstds.envs.learner import Learner
 from gstds.envs.options import EnvOptions, scores_with_learner
 from gstds.envs.rewards import evaluates
 from gstds.envs.world import World
+from gstds.observation.cost import Ledger
 
 __all__ = ["Budget", "charge_reference", "check_pays_a_batch", "make_budget"]
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from gstds.envs.draws import Draws
 from gstds.envs.trainer import Trainer
+from gstds.observation.batch_view import step_noise
 from gstds.selection.weights import uniform
-from gstds.views import step_noise
 
 __all__ = ["spend_remainder"]
 

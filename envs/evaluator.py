@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gstds.cost import Ledger
 from gstds.envs.budget import Budget
 from gstds.envs.datasets import Data, Split
 from gstds.envs.learner import Evaluation, Learner
@@ -13,6 +12,7 @@ from gstds.envs.loader import Loader
 from gstds.envs.observation import LOSS_BOUND
 from gstds.envs.options import EnvOptions
 from gstds.envs.rewards import Interval, reward_function
+from gstds.observation.cost import Ledger
 
 __all__ = ["Evaluator"]
 

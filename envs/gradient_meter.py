@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gstds.gradient_noise import NoiseScale, noise_share
+from gstds.observation.gradient_noise import NoiseScale, noise_share
 
 __all__ = ["GradientMeter"]
 

@@ -19,9 +19,9 @@ from gstds.envs.ratio_actions import RatioActions
 from gstds.envs.rewards import Curve, RewardMeter, evaluates
 from gstds.envs.selection_env import DataSelectionEnv
 from gstds.envs.world import Progress
+from gstds.observation.summary import SUMMARY_HIGH, SUMMARY_LOW, RunFacts, Trend, summarize
 from gstds.selection.ratio_pickers import ratio_picker
 from gstds.selection.weights import weights_for_ratio
-from gstds.summary import SUMMARY_HIGH, SUMMARY_LOW, RunFacts, Trend, summarize
 
 __all__ = ["KEEP_RATIO_DEFAULTS", "KeepRatioEnv"]
 
@@ -41,8 +41,8 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
     ratio is (1 + a) / 2. Which samples are kept is the picker's choice. 0 skips the batches.
 
     ## Observation space
-    ``Box`` (17,) float32: the scalars of `gstds.summary.SUMMARY_NAMES`, each in [0, 1] or [-1, 1].
-    ``validation_loss`` is 0 unless ``observe`` names it.
+    ``Box`` (17,) float32: the scalars of `gstds.observation.summary.SUMMARY_NAMES`, each in [0, 1]
+    or [-1, 1]. ``validation_loss`` is 0 unless ``observe`` names it.
 
     ## Rewards
     By name, see `gstds.envs.rewards.RewardMeter`; by default the drop of the reward-validation loss

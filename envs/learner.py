@@ -17,13 +17,13 @@ from torch import nn
 
 from gstds.common.checks import check_choice, check_fraction, check_number, users_code
 from gstds.common.process_group import Group
-from gstds.cost import count_flops, count_layers
 from gstds.envs.captured import CapturedUpdates
 from gstds.envs.eager import SGD, AdamW
 from gstds.envs.global_norm import normalize_globally
 from gstds.envs.gradient_meter import GradientMeter
 from gstds.envs.models import build_model
 from gstds.envs.threads import limited_threads
+from gstds.observation.cost import count_flops, count_layers
 
 __all__ = ["Evaluation", "Learner", "LearnerOptions", "has_bfloat16", "resolve_device"]
 
@@ -190,7 +190,7 @@ class Learner:
 
     @property
     def gradient_noise(self) -> float:
-        """The gradient noise scale as `gstds.gradient_noise.noise_share`; 0 if not measured."""
+        """The gradient noise scale as `gstds.observation.gradient_noise.noise_share`; 0 if not measured."""
         return self._meter.share if self._meter else 0.0
 
     def _make_optimizer(self) -> torch.optim.Optimizer:

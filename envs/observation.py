@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from gstds.views import (
+from gstds.observation.batch_view import (
     EMBEDDING_BOUND,
     LOSS_BOUND,
     checked_weights,

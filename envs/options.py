@@ -17,7 +17,7 @@ from gstds.common.checks import (
 from gstds.compression import parse_compression
 from gstds.envs.learner import LearnerOptions
 from gstds.envs.rewards import REWARDS
-from gstds.views import OPTIONAL_OBSERVATIONS
+from gstds.observation.batch_view import OPTIONAL_OBSERVATIONS
 
 __all__ = [
     "EnvOptions",

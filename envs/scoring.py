@@ -10,7 +10,6 @@ import numpy.typing as npt
 import torch
 
 from gstds.common.process_group import Group
-from gstds.cost import Ledger
 from gstds.envs.ahead import Ahead
 from gstds.envs.draws import Draws
 from gstds.envs.learner import Learner
@@ -18,7 +17,8 @@ from gstds.envs.learner_view import learner_view
 from gstds.envs.loader import Loader
 from gstds.envs.options import LEARNER_OBSERVATIONS, scores_with_learner
 from gstds.envs.world import World, needs_reference
-from gstds.views import shard_slices, spectral_view
+from gstds.observation.batch_view import shard_slices, spectral_view
+from gstds.observation.cost import Ledger
 
 __all__ = ["Scorer"]
 

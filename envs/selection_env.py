@@ -15,7 +15,6 @@ from gymnasium import spaces
 from gstds.common.checks import check_integer, check_number, require_entries
 from gstds.common.noise import STREAMS, fan_out
 from gstds.common.process_group import Group
-from gstds.cost import Ledger
 from gstds.envs.budget import charge_reference, check_pays_a_batch, make_budget
 from gstds.envs.closing import spend_remainder
 from gstds.envs.distillation import make_teacher
@@ -37,7 +36,8 @@ from gstds.envs.options import RUN_ENTRIES, EnvOptions
 from gstds.envs.scoring import Scorer
 from gstds.envs.trainer import Trainer
 from gstds.envs.world import Progress, World, load_world
-from gstds.views import step_noise
+from gstds.observation.batch_view import step_noise
+from gstds.observation.cost import Ledger
 
 __all__ = ["DataSelectionEnv"]
 

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 
 from gstds.common.process_group import Group
-from gstds.cost import Ledger
 from gstds.envs.distillation import Teacher
 from gstds.envs.learner import Learner, Objective
 from gstds.envs.loader import Loader
-from gstds.memory import SampleMemory
+from gstds.observation.cost import Ledger
+from gstds.observation.memory import SampleMemory
 
 __all__ = ["Trainer"]
 

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gstds import backbones
 from gstds.common.checks import check_integer, module_advice, near_names, users_code
-from gstds.cost import count_layers
+from gstds.observation.cost import count_layers
 
 __all__ = ["DEFAULT_REFERENCE", "Reference", "make_reference", "reference_names"]
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_integer
+from gstds.observation.batch_view import spectral_view
 from gstds.policies._selector_checks import (
     agreed_classes,
     agreed_samples,
@@ -19,7 +20,6 @@ from gstds.policies._selector_checks import (
 from gstds.policies._selector_view import floats
 from gstds.prepare import LOSSES_NAME
 from gstds.store import FeatureStore, open_losses
-from gstds.views import spectral_view
 
 __all__ = ["ReferenceView"]
 

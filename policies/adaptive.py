@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gstds.common.checks import check_fraction, check_number
-from gstds.gradient_noise import noise_samples
+from gstds.observation.gradient_noise import noise_samples
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition
 from gstds.selection.control import PlateauWatch, between, check_range, gap_ratio, noise_ratio
 

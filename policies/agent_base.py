@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_integer
+from gstds.observation.summary import RunFacts, Trend, summarize
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext
 from gstds.selection.pickers import NamedPicker
 from gstds.selection.ratio_pickers import ratio_picker
-from gstds.summary import RunFacts, Trend, summarize
 
 __all__ = ["SummaryPolicy"]
 

@@ -21,7 +21,7 @@ from safetensors.numpy import save as save_tensors
 from gstds.common.checks import near_names
 from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import write_bytes
-from gstds.summary import SUMMARY_NAMES
+from gstds.observation.summary import SUMMARY_NAMES
 
 __all__ = [
     "ENVIRONMENT",
@@ -171,7 +171,7 @@ def _check_note(path: Path, note: Mapping[str, Any]) -> None:
         )
     if note.get("observation") != list(SUMMARY_NAMES):
         raise AgentFileError(
-            f"{path}: the agent sees other scalars than gstds.summary.SUMMARY_NAMES; train it anew"
+            f"{path}: the agent sees other scalars than gstds.observation.summary.SUMMARY_NAMES; train it anew"
         )
     if note.get("activation") not in _ACTIVATIONS:
         raise AgentFileError(f"{path}: unknown activation {note.get('activation')!r}")

@@ -12,8 +12,15 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import STREAMS, fan_out, policy_seed
-from gstds.gradient_noise import noise_share
-from gstds.memory import SampleMemory
+from gstds.observation.batch_view import (
+    checked_weights,
+    fitted,
+    observation_bounds,
+    padded,
+    step_noise,
+)
+from gstds.observation.gradient_noise import noise_share
+from gstds.observation.memory import SampleMemory
 from gstds.policies._ranks import Ranks
 from gstds.policies._reference_view import ReferenceView
 from gstds.policies._selector_checks import (
@@ -36,7 +43,6 @@ from gstds.policies._selector_view import (
 from gstds.policies.base import Policy, RunContext, Transition
 from gstds.selection.schedules import Schedule
 from gstds.store import FeatureStore
-from gstds.views import checked_weights, fitted, observation_bounds, padded, step_noise
 
 if TYPE_CHECKING:
     import torch
@@ -243,7 +249,8 @@ class Selector:
     def observe_gradient_noise(self, samples: float) -> None:
         """Tell the gradient noise scale in samples, for a policy that needs `gradient_noise`.
 
-        `gstds.gradient_noise.NoiseScale` estimates it from the gradients of a loop of one's own.
+        `gstds.observation.gradient_noise.NoiseScale` estimates it from the gradients of a loop of
+        one's own.
         """
         if samples != math.inf:
             samples = check_number("samples", samples, low=0)

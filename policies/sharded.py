@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.observation.batch_view import shard_slices
 from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
-from gstds.views import shard_slices
 
 __all__ = ["Sharded"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from gstds.observation.batch_view import LOSS_BOUND
 from gstds.policies.actor import Actor
 from gstds.policies.agent_file import AgentFile
-from gstds.views import LOSS_BOUND
 
 __all__ = ["Episodes", "ShuffledReward", "judge", "play"]
 

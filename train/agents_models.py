@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from gstds.common.checks import check_choice, near_names
+from gstds.observation.summary import SUMMARY_NAMES
 from gstds.policies.agent_file import Tensors
-from gstds.summary import SUMMARY_NAMES
 
 __all__ = ["AGENTS", "Algorithm", "actor_tensors", "make_model", "model_state", "restore_model"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.observation.summary import SUMMARY_NAMES
 from gstds.policies.actor import Actor
 from gstds.policies.agent_file import AgentFile, load_agent
-from gstds.summary import SUMMARY_NAMES
 
 __all__ = ["RegisteredAgent", "register_agent"]
 
@@ -29,7 +29,7 @@ class RegisteredAgent:
         """Return the keep ratios (M,) for summaries (M, S), the consecutive ones of one run.
 
         Args:
-            summaries: Rows as `gstds.summary.summarize` makes them.
+            summaries: Rows as `gstds.observation.summary.summarize` makes them.
             params: Nothing; MLflow hands it over.
         """
         self._actor.reset()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
+from gstds.observation.batch_view import OPTIONAL_OBSERVATIONS, observation_bounds
 from gstds.train.config import RunConfig
-from gstds.views import OPTIONAL_OBSERVATIONS, observation_bounds
 
 __all__ = ["RunFailedError"]
 

@@ -16,6 +16,7 @@ from gstds.common.files import pending_json, write_bytes, write_json
 from gstds.common.noise import fan_out
 from gstds.common.process_group import Group
 from gstds.common.state import StateError, all_finite, latest_state, save_state, state_digest
+from gstds.observation.batch_view import checked_weights
 from gstds.policies import RunContext, Transition
 from gstds.train.config import RunConfig, identity
 from gstds.train.determinism import reproducible
@@ -27,7 +28,6 @@ from gstds.train.setup import make_env, make_run_policy
 from gstds.train.space import check_space, space_needed
 from gstds.train.stopping import StopFlag, interruptible
 from gstds.train.tracking import NullTracker, Tracker
-from gstds.views import checked_weights
 
 __all__ = [
     "RunFailedError",

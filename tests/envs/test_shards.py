@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gstds.envs import DataSelectionEnv
+from gstds.observation.batch_view import shard_slices
 from gstds.spectral.fiedler import fiedler_vector
-from gstds.views import shard_slices
 
 COMMON = {"reward": "none", "reference": "untrained", "learner": "mlp", "batch_size": 32}
 LEARNER = ("learner_losses", "learner_margin", "learner_probabilities", "learner_embeddings")

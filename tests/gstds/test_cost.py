@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from gstds import backbones
-from gstds.cost import Ledger, count_flops, count_layers
 from gstds.envs.models import LEARNERS, build_model
+from gstds.observation.cost import Ledger, count_flops, count_layers
 
 
 def _resnet18_forward(side):

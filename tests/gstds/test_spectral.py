@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstds.spectral.fiedler import AUTO_DENSE_MAX, degrees, fiedler_vector, spectral_flops
 from gstds.spectral import rows as _spectral_rows
+from gstds.spectral.fiedler import AUTO_DENSE_MAX, degrees, fiedler_vector, spectral_flops
 from gstds.spectral.rows import tall_product, wide_product
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from gstds.summary import (
+from gstds.observation.summary import (
     SUMMARY_HIGH,
     SUMMARY_LOW,
     SUMMARY_NAMES,

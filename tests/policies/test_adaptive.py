@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from settings import CONTEXT, N, make, observation
 
-from gstds.gradient_noise import NoiseScale, noise_samples, noise_share
+from gstds.observation.gradient_noise import NoiseScale, noise_samples, noise_share
 from gstds.policies import Selector, Transition, make_policy
 from gstds.selection.control import PlateauWatch, RiseWatch, gap_ratio, noise_ratio, spread_ratio
 from gstds.train.config import config_from

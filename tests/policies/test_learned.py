@@ -13,6 +13,7 @@ from gstds import policies
 from gstds.common.checksummed_json import read_sealed, sealed
 from gstds.common.state import state_digest
 from gstds.envs import DataSelectionEnv, KeepRatioEnv
+from gstds.observation.summary import SUMMARY_HIGH, SUMMARY_LOW, SUMMARY_NAMES
 from gstds.policies import RunContext, Transition
 from gstds.policies.actor import Actor
 from gstds.policies.agent_file import (
@@ -24,7 +25,6 @@ from gstds.policies.agent_file import (
 )
 from gstds.policies.learned import Learned, OpenLoop
 from gstds.policies.linucb import LinUCB
-from gstds.summary import SUMMARY_HIGH, SUMMARY_LOW, SUMMARY_NAMES
 
 S = len(SUMMARY_NAMES)
 RATIOS = [0.1, 0.3, 1.0]

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gstds.observation.summary import SUMMARY_NAMES
 from gstds.policies.actor import Actor
 from gstds.policies.agent_file import AgentFile, AgentFileError, load_agent, save_agent
-from gstds.summary import SUMMARY_NAMES
 from gstds.train.agents_registry import register_agent
 
 S = len(SUMMARY_NAMES)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_integer
-from gstds.views import LOSS_BOUND
+from gstds.observation.batch_view import LOSS_BOUND
 
 __all__ = ["SampleMemory"]
 
