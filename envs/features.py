@@ -17,7 +17,7 @@ import torch
 from gstds.common.files import cache_root
 from gstds.compression import Compression, fit_basis, parse_compression, project
 from gstds.envs.datasets import Data
-from gstds.reference import Reference, make_reference
+from gstds.reference.networks import Reference, make_reference
 from gstds.store import FeatureStore, build_store
 from gstds.store_build import Compute
 

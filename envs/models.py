@@ -43,7 +43,7 @@ def _mlp(shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 def _resnet(name: str) -> Callable[[tuple[int, int, int], int], nn.Module]:
     def build(shape: tuple[int, int, int], classes: int) -> nn.Module:
-        from gstds.vision import import_torchvision
+        from gstds.reference.vision import import_torchvision
 
         model: nn.Module = getattr(import_torchvision().models, name)(num_classes=classes)
         if min(shape[1:]) < SMALL_IMAGE_SIDE:

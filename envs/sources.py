@@ -15,7 +15,7 @@ from gstds.envs.content import Content, crop_padding, make_content
 from gstds.envs.fashion import CLASS_NAMES, DIGESTS, fetch_fashion, probe_fashion, read_fashion
 from gstds.envs.images import ArrayImages, FileImages
 from gstds.envs.network import exclusive, quick_downloads, require_answer
-from gstds.vision import import_torchvision
+from gstds.reference.vision import import_torchvision
 
 __all__ = ["SOURCES", "NamedSource"]
 

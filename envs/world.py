@@ -22,7 +22,7 @@ from gstds.envs.features import (
     reference_store_path,
 )
 from gstds.envs.options import EnvOptions
-from gstds.probe import ProbeResult, cross_fitted_losses
+from gstds.reference.probe import ProbeResult, cross_fitted_losses
 from gstds.store import FeatureStore, open_losses, save_losses
 from gstds.store_losses import open_logits, save_logits
 

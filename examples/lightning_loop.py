@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from gstds.common.files import cache_root
 from gstds.policies import Selector
 from gstds.prepare import prepare_store
-from gstds.vision import import_torchvision
+from gstds.reference.vision import import_torchvision
 
 import_torchvision()  # beside a CPU torch it may need a hand, and lightning imports it
 import lightning  # noqa: E402

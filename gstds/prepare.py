@@ -32,7 +32,7 @@ def prepare_store(
         path: The store's folder.
         images: Training images uint8 (n, C, H, W), C 1 or 3, in the order of their indices.
         labels: Class (n,) of each, from 0; two classes at least, and two samples in each.
-        reference: Frozen backbone, see `gstds.reference.make_reference`.
+        reference: Frozen backbone, see `gstds.reference.networks.make_reference`.
         groups: Samples with one number are duplicates; None for none.
         device: Where to compute, as torch names it.
 
@@ -45,8 +45,8 @@ def prepare_store(
         StoreError: If a store is there and is damaged or made from other images.
         OSError: If the folder cannot be written.
     """
-    from gstds.probe import cross_fitted_losses
-    from gstds.reference import make_reference
+    from gstds.reference.networks import make_reference
+    from gstds.reference.probe import cross_fitted_losses
 
     pixels, classes = _checked(images, labels)
     grouped = _checked_groups(groups, classes)
@@ -111,7 +111,7 @@ def _checked_groups(
     groups: npt.ArrayLike | None, classes: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int_]:
     """Return each sample's group (n,), with which the losses can be cross-fitted."""
-    from gstds.probe import FOLDS, stratified_folds
+    from gstds.reference.probe import FOLDS, stratified_folds
 
     grouped = np.arange(len(classes)) if groups is None else np.asarray(groups)
     if grouped.shape != classes.shape or grouped.dtype.kind not in "iu":

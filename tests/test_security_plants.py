@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 
-from gstds.backbones import read_checkpoint
 from gstds.common import npz
 from gstds.common.checksummed_json import sealed
 from gstds.common.state import StateError, latest_state, save_state
@@ -25,8 +24,9 @@ from gstds.envs import fashion
 from gstds.envs.datasets import check_files, load_data
 from gstds.envs.network import quick_downloads
 from gstds.policies.agent_file import AgentFileError, load_agent
+from gstds.reference.backbones import read_checkpoint
+from gstds.reference.vision import import_torchvision
 from gstds.store import FeatureStore, StoreError, build_store, open_losses
-from gstds.vision import import_torchvision
 from tests.plants import DEEP, Plant
 
 

@@ -325,7 +325,7 @@ def _names(kind: str) -> dict[str, str]:
 
         return {name: text for name, (_, text) in LEARNERS.items()}
     if kind == "references":
-        from gstds.reference import reference_names
+        from gstds.reference.networks import reference_names
 
         return reference_names()
     if kind == "agents":

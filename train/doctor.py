@@ -120,7 +120,7 @@ def _torch() -> Iterator[Check]:
 
 
 def _torchvision() -> Iterator[Check]:
-    from gstds import vision
+    from gstds.reference import vision
 
     version = vision.import_torchvision().__version__
     cured = ", its compiled operators replaced" if vision._declared else ""
@@ -138,7 +138,7 @@ def _data() -> Iterator[Check]:
 
 
 def _references() -> Iterator[Check]:
-    from gstds.backbones import lite0_weights
+    from gstds.reference.backbones import lite0_weights
 
     try:
         yield Check("reference efficientnet-lite0", "ok", f"weights in {lite0_weights().parent}")
@@ -150,8 +150,8 @@ def _references() -> Iterator[Check]:
 
 
 def _resnet50() -> Check:
-    from gstds.backbones import IMAGENET_RESNET50, cached_resnet50
     from gstds.envs.network import require_answer
+    from gstds.reference.backbones import IMAGENET_RESNET50, cached_resnet50
 
     cached = cached_resnet50()
     if cached.is_file():

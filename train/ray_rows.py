@@ -11,7 +11,7 @@ from gstds.envs.features import Extractor, chunk_features, reference_store_path
 from gstds.envs.learner import resolve_device
 from gstds.envs.options import EnvOptions
 from gstds.envs.world import load_dataset
-from gstds.reference import Reference, make_reference
+from gstds.reference.networks import Reference, make_reference
 from gstds.train.config import config_from
 
 __all__ = ["features_of"]

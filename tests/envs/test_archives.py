@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from gstds.envs.datasets import check_files, fetch_data, load_data, probe_data
-from gstds.vision import import_torchvision
+from gstds.reference.vision import import_torchvision
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from gstds.envs.foreign import digits_network
-from gstds.reference import make_reference
+from gstds.reference.networks import make_reference
 
 pytestmark = pytest.mark.slow
 

@@ -120,7 +120,7 @@ def tiny_cifar(tmp_path, monkeypatch):
     import hashlib
     import pickle
 
-    from gstds.vision import import_torchvision
+    from gstds.reference.vision import import_torchvision
 
     monkeypatch.setenv("GSTDS_CACHE", str(tmp_path))
     cifar = import_torchvision().datasets.CIFAR10

@@ -11,7 +11,7 @@ import torch
 from test_examples import accuracy_of
 
 from gstds.policies import Selector
-from gstds.vision import import_torchvision
+from gstds.reference.vision import import_torchvision
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gstds import backbones
 from gstds.envs.models import LEARNERS, build_model
 from gstds.observation.cost import Ledger, count_flops, count_layers
+from gstds.reference import backbones
 
 
 def _resnet18_forward(side):

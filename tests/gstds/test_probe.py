@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstds.probe import MAX_LOSS, cross_fitted_losses, stratified_folds
+from gstds.reference.probe import MAX_LOSS, cross_fitted_losses, stratified_folds
 
 
 def blobs(n=300, dim=12, classes=4, seed=0, spread=0.6):

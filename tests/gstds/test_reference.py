@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gstds import backbones
-from gstds.reference import DEFAULT_REFERENCE, make_reference, reference_names
-from gstds.vision import import_torchvision
+from gstds.reference import backbones
+from gstds.reference.networks import DEFAULT_REFERENCE, make_reference, reference_names
+from gstds.reference.vision import import_torchvision
 
 
 def images(n=6, channels=3, height=32, width=32, seed=0):

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from gstds.vision import import_torchvision
+from gstds.reference.vision import import_torchvision
 
 
 def test_models_and_transforms_work():
@@ -37,7 +37,7 @@ try:
     raise SystemExit("the install is not mixed: the test tests nothing")
 except RuntimeError as error:
     assert "torchvision::nms" in str(error), error
-from gstds.vision import import_torchvision
+from gstds.reference.vision import import_torchvision
 import gc
 first = import_torchvision()
 gc.collect()
@@ -51,7 +51,7 @@ assert import_torchvision() is first
 
 def test_other_failures_are_not_hidden(tmp_path):
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('something else')\n")
-    script = "from gstds.vision import import_torchvision\nimport_torchvision()\n"
+    script = "from gstds.reference.vision import import_torchvision\nimport_torchvision()\n"
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,

@@ -32,7 +32,9 @@ def test_what_ships_with_the_project_is_ready(checks):
 
 def test_the_papers_weights_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("gstds.backbones.IMAGENET_RESNET50", "http://127.0.0.1:9/resnet50-1.pth")
+    monkeypatch.setattr(
+        "gstds.reference.backbones.IMAGENET_RESNET50", "http://127.0.0.1:9/resnet50-1.pth"
+    )
     missing = _resnet50()
     assert missing.status == "warn"
     assert f"put resnet50-1.pth into {tmp_path}" in missing.mend

@@ -115,7 +115,7 @@ def refusal(words: list[str]) -> str:
 
 
 def functions() -> dict[str, Callable[[], Any]]:
-    import gstds.reference
+    import gstds.reference.networks
     import gstds.selection.schedules
     import gstds.selection.weights
     import gstds.spectral.fiedler
@@ -162,8 +162,8 @@ def functions() -> dict[str, Callable[[], Any]]:
         "build_store(..., rows=0)": lambda: build_store(
             "s", rows=0, dim=1, fingerprint="", backbone={}, compute=lambda a, b: None
         ),
-        "gstds.reference.make_reference('resnet51', image_side=32)": lambda: (
-            gstds.reference.make_reference("resnet51", image_side=32)
+        "gstds.reference.networks.make_reference('resnet51', image_side=32)": lambda: (
+            gstds.reference.networks.make_reference("resnet51", image_side=32)
         ),
         "gstds.envs.DataSelectionEnv(datasett='digits')": (
             lambda: envs.DataSelectionEnv(datasett="digits")

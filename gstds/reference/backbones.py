@@ -96,7 +96,7 @@ def _missing_extra() -> ImportError:
 
 
 def _resnet(architecture: str) -> nn.Module:
-    from gstds.vision import import_torchvision
+    from gstds.reference.vision import import_torchvision
 
     network: nn.Module = getattr(import_torchvision().models, architecture)(weights=None)
     return network

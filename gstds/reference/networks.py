@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from gstds import backbones
 from gstds.common.checks import check_integer, module_advice, near_names, users_code
 from gstds.observation.cost import count_layers
+from gstds.reference import backbones
 
 __all__ = ["DEFAULT_REFERENCE", "Reference", "make_reference", "reference_names"]
 
