@@ -22,12 +22,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 
 from gstds.common.files import write_json
-from gstds.compression import Compression, fit_basis, parse_compression, project
 from gstds.envs.options import EnvOptions
 from gstds.envs.world import load_world
 from gstds.spectral.fiedler import LAPLACIANS, fiedler_vector
-from gstds.store_encoding import decode, encode
-from gstds.store_format import DTYPES
+from gstds.store.compression import Compression, fit_basis, parse_compression, project
+from gstds.store.encoding import decode, encode
+from gstds.store.format import DTYPES
 
 NAMES = ("int8", "pca-256", "pca-128", "pca-64", "random-256", "random-128", "pca-128-int8")
 NAMES += ("random-128-int8",)

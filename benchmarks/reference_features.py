@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from gstds.envs.images import ArrayImages
 from gstds.reference.networks import Reference, make_reference
-from gstds.store import build_store
+from gstds.store.feature_store import build_store
 
 BATCH = 256
 

@@ -30,8 +30,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 
 from gstds.common.files import write_json
-from gstds.store import FeatureStore
-from gstds.store_format import (
+from gstds.store.feature_store import FeatureStore
+from gstds.store.format import (
     CHECKS_DTYPE,
     CHECKS_NAME,
     DATA_NAME,

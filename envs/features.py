@@ -15,11 +15,11 @@ import numpy.typing as npt
 import torch
 
 from gstds.common.files import cache_root
-from gstds.compression import Compression, fit_basis, parse_compression, project
 from gstds.envs.datasets import Data
 from gstds.reference.networks import Reference, make_reference
-from gstds.store import FeatureStore, build_store
-from gstds.store_build import Compute
+from gstds.store.build import Compute
+from gstds.store.compression import Compression, fit_basis, parse_compression, project
+from gstds.store.feature_store import FeatureStore, build_store
 
 __all__ = [
     "Extractor",

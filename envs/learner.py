@@ -190,7 +190,7 @@ class Learner:
 
     @property
     def gradient_noise(self) -> float:
-        """The gradient noise scale as `gstds.observation.gradient_noise.noise_share`; 0 if not measured."""
+        """The gradient noise scale as a share, see `gstds.observation.gradient_noise`, or 0."""
         return self._meter.share if self._meter else 0.0
 
     def _make_optimizer(self) -> torch.optim.Optimizer:

@@ -23,8 +23,8 @@ from gstds.envs.features import (
 )
 from gstds.envs.options import EnvOptions
 from gstds.reference.probe import ProbeResult, cross_fitted_losses
-from gstds.store import FeatureStore, open_losses, save_losses
-from gstds.store_losses import open_logits, save_logits
+from gstds.store.feature_store import FeatureStore, open_losses, save_losses
+from gstds.store.losses import open_logits, save_logits
 
 __all__ = [
     "ReferenceData",

@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from gstds.common.files import cache_root
 from gstds.policies import IndexedDataset, SelectionSampler, Selector
-from gstds.prepare import prepare_store
+from gstds.store.from_images import prepare_store
 
 
 class Digits(Dataset):

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from gstds.common.files import cache_root
 from gstds.policies import Selector
-from gstds.prepare import prepare_store
+from gstds.store.from_images import prepare_store
 
 
 def train(rank: int, address: str, folder: str, policy: str, epochs: int) -> None:

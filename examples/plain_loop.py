@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gstds.common.files import cache_root
 from gstds.policies import Selector
-from gstds.prepare import prepare_store
+from gstds.store.from_images import prepare_store
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:

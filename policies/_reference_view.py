@@ -18,8 +18,8 @@ from gstds.policies._selector_checks import (
     checked_whole,
 )
 from gstds.policies._selector_view import floats
-from gstds.prepare import LOSSES_NAME
-from gstds.store import FeatureStore, open_losses
+from gstds.store.feature_store import FeatureStore, open_losses
+from gstds.store.from_images import LOSSES_NAME
 
 __all__ = ["ReferenceView"]
 
@@ -68,7 +68,7 @@ class ReferenceView:
         if needed and store is None:
             raise ValueError(
                 f"store: policy {policy!r} needs {', '.join(needed)}, and store is None; "
-                "pass a FeatureStore or its folder (make one with gstds.prepare.prepare_store)"
+                "pass a FeatureStore or its folder (make one with gstds.prepare_store)"
             )
         self.losses = self._find_losses(losses, policy) if "reference_losses" in needs else None
 
@@ -82,7 +82,7 @@ class ReferenceView:
         if losses is None and self.store is None:
             raise ValueError(
                 f"reference_losses: policy {policy!r} needs them; pass a store that holds them "
-                "(gstds.prepare.prepare_store), or reference_losses=, one for each sample"
+                "(gstds.prepare_store), or reference_losses=, one for each sample"
             )
         if losses is None and self.store is not None:
             losses = self.store.path / LOSSES_NAME

@@ -18,7 +18,7 @@ from gstds.policies.base import Policy
 from gstds.policies.registry import _check_declarations, follows_schedule, make_policy, policy_class
 from gstds.selection.schedules import Schedule, make_schedule
 from gstds.spectral.fiedler import degrees, fiedler_vector
-from gstds.store import FeatureStore
+from gstds.store.feature_store import FeatureStore
 
 __all__ = [
     "agreed_classes",

@@ -171,7 +171,8 @@ def _check_note(path: Path, note: Mapping[str, Any]) -> None:
         )
     if note.get("observation") != list(SUMMARY_NAMES):
         raise AgentFileError(
-            f"{path}: the agent sees other scalars than gstds.observation.summary.SUMMARY_NAMES; train it anew"
+            f"{path}: the agent sees other scalars than gstds.observation.summary.SUMMARY_NAMES; "
+            "train it anew"
         )
     if note.get("activation") not in _ACTIVATIONS:
         raise AgentFileError(f"{path}: unknown activation {note.get('activation')!r}")

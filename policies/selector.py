@@ -42,7 +42,7 @@ from gstds.policies._selector_view import (
 )
 from gstds.policies.base import Policy, RunContext, Transition
 from gstds.selection.schedules import Schedule
-from gstds.store import FeatureStore
+from gstds.store.feature_store import FeatureStore
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,7 @@ class Selector:
     Args:
         policy: A policy's name, ``module:Class``, or a policy.
         store: Cached features with reference losses, or their folder; None for a policy that needs
-            neither. `gstds.prepare.prepare_store` makes one.
+            neither. `gstds.store.from_images.prepare_store` makes one.
         total_steps: Drawn batches of the whole run (of this process): what schedules run on.
         seed: The run's seed.
         schedule: Keep-ratio schedule, or its name; for a policy that is named and follows one.

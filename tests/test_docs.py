@@ -102,7 +102,7 @@ def snippets(language: str = "python") -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("page", "text"), snippets())
 def test_the_python_of_the_readme_runs(page, text, tmp_path):
-    from gstds.prepare import prepare_store
+    from gstds.store.from_images import prepare_store
 
     images = np.random.default_rng(0).integers(0, 256, (64, 1, 8, 8), dtype=np.uint8)
     names = {"indices": np.arange(32), "losses": np.ones(32), "total_steps": 10}

@@ -26,7 +26,7 @@ from gstds.envs.network import quick_downloads
 from gstds.policies.agent_file import AgentFileError, load_agent
 from gstds.reference.backbones import read_checkpoint
 from gstds.reference.vision import import_torchvision
-from gstds.store import FeatureStore, StoreError, build_store, open_losses
+from gstds.store.feature_store import FeatureStore, StoreError, build_store, open_losses
 from tests.plants import DEEP, Plant
 
 

@@ -19,7 +19,7 @@ from gstds.envs.features import (
 )
 from gstds.envs.options import EnvOptions
 from gstds.envs.world import load_world
-from gstds.store_format import MANIFEST_NAME
+from gstds.store.format import MANIFEST_NAME
 from gstds.train.config import RunConfig
 from gstds.train.ray_runs import (
     RETRIES,

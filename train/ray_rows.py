@@ -6,12 +6,12 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from gstds.compression import parse_compression
 from gstds.envs.features import Extractor, chunk_features, reference_store_path
 from gstds.envs.learner import resolve_device
 from gstds.envs.options import EnvOptions
 from gstds.envs.world import load_dataset
 from gstds.reference.networks import Reference, make_reference
+from gstds.store.compression import parse_compression
 from gstds.train.config import config_from
 
 __all__ = ["features_of"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gstds.compression import Compression, fit_basis, parse_compression, project
+from gstds.store.compression import Compression, fit_basis, parse_compression, project
 
 
 def rows_of_rank(rank, count=60, dim=20):

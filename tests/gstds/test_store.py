@@ -18,8 +18,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstds.store import FeatureStore, StoreError, build_store, open_losses, save_losses
-from gstds.store_format import digest
+from gstds.store.feature_store import (
+    FeatureStore,
+    StoreError,
+    build_store,
+    open_losses,
+    save_losses,
+)
+from gstds.store.format import digest
 
 ROWS, DIM, CHUNK = 100, 7, 16
 BACKBONE = {"reference": "test", "weights_sha256": "abc"}
@@ -144,7 +150,7 @@ def test_a_build_that_stopped_resumes_at_its_chunk_with_the_same_bytes(tmp_path,
 CHILD = """
 import sys, time
 import numpy as np
-from gstds.store import build_store
+from gstds.store.feature_store import build_store
 values = np.load(sys.argv[2])
 def compute(start, stop):
     print(start, flush=True)

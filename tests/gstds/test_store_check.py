@@ -8,8 +8,8 @@ import os
 import numpy as np
 import pytest
 
-from gstds.store import FeatureStore, StoreError, build_store
-from gstds.store_format import checksum, digest
+from gstds.store.feature_store import FeatureStore, StoreError, build_store
+from gstds.store.format import checksum, digest
 
 ROWS, DIM, CHUNK = 100, 7, 16
 HEADER = 128

@@ -15,7 +15,7 @@ from gstds.policies.sharded import Sharded
 from gstds.selection.pickers import PICKERS, make_picker
 from gstds.selection.ratio_pickers import RATIO_PICKERS
 from gstds.selection.scores import SCORES, make_score
-from gstds.store import build_store
+from gstds.store.feature_store import build_store
 
 WITHOUT_SCORE = ("divbs", "k-center", "uniform")
 

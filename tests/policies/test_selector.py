@@ -10,7 +10,7 @@ from gstds.common.noise import policy_seed
 from gstds.envs import DataSelectionEnv
 from gstds.policies import Policy, RunContext, SelectionSampler, Selector, Transition, make_policy
 from gstds.policies.loading import IndexedDataset
-from gstds.store import build_store
+from gstds.store.feature_store import build_store
 
 N, DIM, CLASSES = 60, 8, 4
 

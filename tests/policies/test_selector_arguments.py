@@ -8,9 +8,9 @@ import torch
 from test_selector import CLASSES, N, selector, store  # noqa: F401  (store is a fixture)
 
 from gstds.policies import Policy, Selector, make_policy
-from gstds.prepare import LOSSES_NAME
 from gstds.selection.schedules import make_schedule
-from gstds.store import save_losses
+from gstds.store.feature_store import save_losses
+from gstds.store.from_images import LOSSES_NAME
 
 LOSSES = np.arange(N) / N
 

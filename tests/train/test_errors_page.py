@@ -120,7 +120,7 @@ def functions() -> dict[str, Callable[[], Any]]:
     import gstds.selection.weights
     import gstds.spectral.fiedler
     from gstds import envs, policies
-    from gstds.store import FeatureStore, build_store
+    from gstds.store.feature_store import FeatureStore, build_store
 
     noise = np.array([0.1, 0.6])
     return {

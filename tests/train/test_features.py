@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gstds.store import open_losses
+from gstds.store.feature_store import open_losses
 from gstds.train.cli import main
 
 NETWORK = """

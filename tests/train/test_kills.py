@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gstds.store import FeatureStore
+from gstds.store.feature_store import FeatureStore
 from gstds.train.mlflow_store import client
 from gstds.train.spool import Item, Point, Spool
 from tests.counts import counts

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from gstds.store import open_losses
+from gstds.store.feature_store import open_losses
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gstds.common.state import latest_state
-from gstds.store import FeatureStore
+from gstds.store.feature_store import FeatureStore
 from gstds.train.cli import main
 from gstds.train.config import config_from
 from gstds.train.mlflow_store import client

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.files import fsync_directory, write_json, write_text
-from gstds.store_encoding import encode
-from gstds.store_format import (
+from gstds.store.encoding import encode
+from gstds.store.format import (
     CHECKS_DTYPE,
     CHECKS_NAME,
     DATA_NAME,

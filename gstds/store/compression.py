@@ -2,7 +2,7 @@
 
 The spectral score looks at cosines alone, and both keep these: a projection to principal directions
 (uncentered, so that inner products, not variances, are kept best) or to random ones (Johnson and
-Lindenstrauss, 1984), and rounding to int8 (`gstds.store_encoding`).
+Lindenstrauss, 1984), and rounding to int8 (`gstds.store.encoding`).
 """
 
 from __future__ import annotations

@@ -48,11 +48,11 @@ MANIFEST_NAME = "manifest.json"
 DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "int8": np.dtype("|i1")}
 CHECKS_DTYPE = np.dtype("<u4")
 _MEND = (
-    "delete it and call gstds.prepare.prepare_store again, or, if the command line made it, build "
-    "it anew with `gstds features --rebuild`"
+    "delete it and call gstds.prepare_store again, or, if the command line made it, build it anew "
+    "with `gstds features --rebuild`"
 )
 
-_RUN = "run `gstds features`, or gstds.prepare.prepare_store for images of your own, to {} it"
+_RUN = "run `gstds features`, or gstds.prepare_store for images of your own, to {} it"
 
 
 class StoreError(ValueError):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.store_format import DTYPES
+from gstds.store.format import DTYPES
 
 __all__ = ["decode", "encode"]
 

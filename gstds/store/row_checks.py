@@ -17,7 +17,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gstds.store_format import CHECKS_DTYPE, CHECKS_NAME, StoreError, checksum, row_checksums
+from gstds.store.format import CHECKS_DTYPE, CHECKS_NAME, StoreError, checksum, row_checksums
 
 __all__ = ["Checks", "make_checks", "open_checks"]
 

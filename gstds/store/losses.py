@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.files import write_bytes
-from gstds.store_format import StoreError, canonical
+from gstds.store.format import StoreError, canonical
 
 __all__ = ["open_logits", "open_losses", "save_logits", "save_losses"]
 
@@ -84,7 +84,9 @@ def _open(
     try:
         data = target.read_bytes()
     except FileNotFoundError:
-        mend = "run `gstds features`, or gstds.prepare.prepare_store for images of your own"
+        mend = (
+            "run `gstds features`, or gstds.store.from_images.prepare_store for images of your own"
+        )
         raise StoreError(target, f"there are no {kind}", mend) from None
     values, manifest = _parse(kind, target, data)
     for key, value in (expected or {}).items():

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.store import FeatureStore, StoreError, build_store, open_losses, save_losses
+from gstds.store.feature_store import (
+    FeatureStore,
+    StoreError,
+    build_store,
+    open_losses,
+    save_losses,
+)
 
 __all__ = ["LOSSES_NAME", "prepare_store"]
 

@@ -1,7 +1,7 @@
 """The reference store: features of every training image, computed once and read by memory map.
 
 Features are unit rows in float16 (a rounding of about 5e-4 of each entry), or in int8, see
-`gstds.store_encoding`. Opening reads the manifest, sizes and headers: no byte of features. Nothing
+`gstds.store.encoding`. Opening reads the manifest, sizes and headers: no byte of features. Nothing
 is trusted unread: each row is checked by its checksum when it is first touched, and everything by
 `FeatureStore.verify`.
 """
@@ -19,10 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_choice, check_integer
-from gstds.store_build import BuildPlan, Compute, Progress, complete_build, discard, locked
-from gstds.store_check import make_checks, open_checks
-from gstds.store_encoding import decode
-from gstds.store_format import (
+from gstds.store.build import BuildPlan, Compute, Progress, complete_build, discard, locked
+from gstds.store.encoding import decode
+from gstds.store.format import (
     DATA_NAME,
     DTYPES,
     MANIFEST_NAME,
@@ -32,7 +31,8 @@ from gstds.store_format import (
     check_matches,
     read_manifest,
 )
-from gstds.store_losses import open_losses, save_losses
+from gstds.store.losses import open_losses, save_losses
+from gstds.store.row_checks import make_checks, open_checks
 
 __all__ = ["FeatureStore", "StoreError", "build_store", "open_losses", "save_losses"]
 
