@@ -67,7 +67,7 @@ class Selector:
     Args:
         policy: A policy's name, ``module:Class``, or a policy.
         store: Cached features with reference losses, or their folder; None for a policy that needs
-            neither. `gstds.store.from_images.prepare_store` makes one.
+            neither. `gstds.prepare_store` makes one.
         total_steps: Drawn batches of the whole run (of this process): what schedules run on.
         seed: The run's seed.
         schedule: Keep-ratio schedule, or its name; for a policy that is named and follows one.

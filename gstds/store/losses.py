@@ -85,7 +85,7 @@ def _open(
         data = target.read_bytes()
     except FileNotFoundError:
         mend = (
-            "run `gstds features`, or gstds.store.from_images.prepare_store for images of your own"
+            "run `gstds features`, or gstds.prepare_store for images of your own"
         )
         raise StoreError(target, f"there are no {kind}", mend) from None
     values, manifest = _parse(kind, target, data)
