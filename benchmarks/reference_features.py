@@ -18,7 +18,7 @@ from interleaved import arguments, figure, interleave, publish, ratio, rounds_of
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from gstds.envs.images import ArrayImages
+from gstds.envs.data.images import ArrayImages
 from gstds.reference.networks import Reference, make_reference
 from gstds.store.feature_store import build_store
 

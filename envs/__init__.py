@@ -5,7 +5,7 @@ Importing this package registers ``gstds/DataSelection-v0`` and ``gstds/KeepRati
 
 from gymnasium.envs.registration import register, registry
 
-from gstds.envs.datasets import load_data
+from gstds.envs.data.datasets import load_data
 from gstds.envs.keep_ratio_env import KeepRatioEnv
 from gstds.envs.options import EnvOptions
 from gstds.envs.selection_env import DataSelectionEnv

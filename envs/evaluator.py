@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from gstds.envs.budget import Budget
-from gstds.envs.datasets import Data, Split
+from gstds.envs.data.datasets import Data, Split
 from gstds.envs.learner import Evaluation, Learner
 from gstds.envs.loader import Loader
 from gstds.envs.observation import LOSS_BOUND

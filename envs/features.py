@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from gstds.common.files import cache_root
-from gstds.envs.datasets import Data
+from gstds.envs.data.datasets import Data
 from gstds.reference.networks import Reference, make_reference
 from gstds.store.build import Compute
 from gstds.store.compression import Compression, fit_basis, parse_compression, project

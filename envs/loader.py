@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from gstds.envs.augment import augment, normalize
-from gstds.envs.datasets import Data, Split
-from gstds.envs.images import ArrayImages
+from gstds.envs.data.datasets import Data, Split
+from gstds.envs.data.images import ArrayImages
 
 __all__ = ["Loader"]
 

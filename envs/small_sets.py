@@ -34,7 +34,7 @@ def fashion_part(number: int) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)
 def _fashion() -> tuple[Any, Any]:
-    from gstds.envs.fashion import read_fashion
+    from gstds.envs.data.fashion_mnist import read_fashion
 
     files = read_fashion()
     return files["train-images-idx3-ubyte"], files["train-labels-idx1-ubyte"].astype(np.int64)

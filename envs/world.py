@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.files import cache_root
-from gstds.envs.datasets import Data, check_files, load_data
+from gstds.envs.data.datasets import Data, check_files, load_data
 from gstds.envs.features import (
     Extractor,
     build_features,

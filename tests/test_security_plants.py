@@ -20,9 +20,9 @@ import torch
 from gstds.common import npz
 from gstds.common.checksummed_json import sealed
 from gstds.common.state import StateError, latest_state, save_state
-from gstds.envs import fashion
-from gstds.envs.datasets import check_files, load_data
-from gstds.envs.network import quick_downloads
+from gstds.envs.data import fashion_mnist as fashion
+from gstds.envs.data.datasets import check_files, load_data
+from gstds.envs.data.downloads import quick_downloads
 from gstds.policies.agent_file import AgentFileError, load_agent
 from gstds.reference.backbones import read_checkpoint
 from gstds.reference.vision import import_torchvision

@@ -317,7 +317,7 @@ def _names(kind: str) -> dict[str, str]:
 
         return picker_names()
     if kind == "datasets":
-        from gstds.envs.datasets import dataset_names
+        from gstds.envs.data.datasets import dataset_names
 
         return dataset_names()
     if kind == "learners":
@@ -337,7 +337,7 @@ def _names(kind: str) -> dict[str, str]:
 
 def do_data(arguments: Arguments) -> int:
     """Bring a data set here."""
-    from gstds.envs.datasets import fetch_data
+    from gstds.envs.data.datasets import fetch_data
 
     path = fetch_data(arguments.name)
     out(f"{arguments.name}: {path if path else 'needs no download'}")

@@ -128,7 +128,7 @@ def _torchvision() -> Iterator[Check]:
 
 
 def _data() -> Iterator[Check]:
-    from gstds.envs.datasets import dataset_names, probe_data
+    from gstds.envs.data.datasets import dataset_names, probe_data
 
     for name in dataset_names():
         answer = probe_data(name)
@@ -150,7 +150,7 @@ def _references() -> Iterator[Check]:
 
 
 def _resnet50() -> Check:
-    from gstds.envs.network import require_answer
+    from gstds.envs.data.downloads import require_answer
     from gstds.reference.backbones import IMAGENET_RESNET50, cached_resnet50
 
     cached = cached_resnet50()

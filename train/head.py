@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gstds.envs.datasets import Data
+from gstds.envs.data.datasets import Data
 from gstds.train.config import RunConfig, identity
 from gstds.train.tracking import DataInput, git_commit
 

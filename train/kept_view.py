@@ -14,7 +14,7 @@ from gstds.train.config import policy_path
 from gstds.train.record import Kept, read_kept
 
 if TYPE_CHECKING:
-    from gstds.envs.datasets import Data
+    from gstds.envs.data.datasets import Data
 
 __all__ = ["KeptView", "class_balance", "kept_path", "most_and_least", "view_of_kept"]
 

@@ -15,7 +15,7 @@ from gstds.train.plot_frame import save_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from gstds.envs.datasets import Data
+    from gstds.envs.data.datasets import Data
 
 __all__ = ["plot_balance", "plot_extremes"]
 

@@ -43,7 +43,7 @@ from gstds.train.statistics import summarize_controls
 from gstds.train.tables import Table, caption, comparison_table
 
 if TYPE_CHECKING:
-    from gstds.envs.datasets import Data
+    from gstds.envs.data.datasets import Data
 
 __all__ = ["comparison_table", "plot_run", "runs_table", "write_report"]
 
@@ -143,7 +143,7 @@ def _left_out(count: int) -> str:
 
 
 def _load(comparison: Content, run_code: bool) -> Data:
-    from gstds.envs.datasets import load_data, names_code
+    from gstds.envs.data.datasets import load_data, names_code
 
     names = ("limit", "label_noise", "duplicates", "imbalance", "split_seed", "clean_validation")
     config = comparison.get("config")

@@ -84,9 +84,7 @@ def _open(
     try:
         data = target.read_bytes()
     except FileNotFoundError:
-        mend = (
-            "run `gstds features`, or gstds.prepare_store for images of your own"
-        )
+        mend = "run `gstds features`, or gstds.prepare_store for images of your own"
         raise StoreError(target, f"there are no {kind}", mend) from None
     values, manifest = _parse(kind, target, data)
     for key, value in (expected or {}).items():

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gstds.envs.datasets import check_files, fetch_data, load_data, probe_data
+from gstds.envs.data.datasets import check_files, fetch_data, load_data, probe_data
 from gstds.reference.vision import import_torchvision
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gstds.envs.datasets import dataset_names, fetch_data, load_data, probe_data
-from gstds.envs.images import ArrayImages, FileImages
+from gstds.envs.data.datasets import dataset_names, fetch_data, load_data, probe_data
+from gstds.envs.data.images import ArrayImages, FileImages
 
 N, CLASSES = 120, 3
 
@@ -257,7 +257,7 @@ def user(tmp_path, monkeypatch):
 
 
 def test_a_lazy_sequence_is_read_only_when_asked(user):
-    from gstds.envs.arrays import import_function
+    from gstds.envs.data.arrays import import_function
 
     import_function("users_own:load")
     content = arrays(shape=(8, 10, 3))
@@ -290,7 +290,7 @@ def test_a_lazy_sequence_is_read_only_when_asked(user):
     ],
 )
 def test_a_wrong_answer_is_a_clear_error(user, answer, error, message):
-    from gstds.envs.arrays import import_function
+    from gstds.envs.data.arrays import import_function
 
     import_function("users_own:load")
     user(answer)
@@ -299,7 +299,7 @@ def test_a_wrong_answer_is_a_clear_error(user, answer, error, message):
 
 
 def test_an_odd_image_is_named_when_it_is_read(user):
-    from gstds.envs.arrays import import_function
+    from gstds.envs.data.arrays import import_function
 
     import_function("users_own:load")
     images = [*arrays(29)["X"], np.zeros((4, 4), np.uint8)]

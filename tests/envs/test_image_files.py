@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gstds.envs.datasets import check_files, load_data
-from gstds.envs.images import FileImages
+from gstds.envs.data.datasets import check_files, load_data
+from gstds.envs.data.images import FileImages
 from gstds.train.config import config_from
 from gstds.train.run import execute
 

@@ -4,8 +4,8 @@ import stat
 import numpy as np
 import pytest
 
-from gstds.envs import fashion
-from gstds.envs.datasets import fetch_data, load_data, probe_data
+from gstds.envs.data import fashion_mnist as fashion
+from gstds.envs.data.datasets import fetch_data, load_data, probe_data
 from tests.envs.test_datasets import picture
 
 N, CLASSES = 120, 3

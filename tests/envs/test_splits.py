@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstds.envs.splits import SplitOptions, make_parts, noisy_labels, split_rows
+from gstds.envs.data.splits import SplitOptions, make_parts, noisy_labels, split_rows
 
 PARTS = ("train", "reward_validation", "selection_validation", "test")
 

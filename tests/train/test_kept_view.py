@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gstds.envs.datasets import load_data
+from gstds.envs.data.datasets import load_data
 from gstds.train.compare import Comparison, compare
 from gstds.train.config import RunConfig
 from gstds.train.kept_view import class_balance, kept_path, most_and_least, view_of_kept

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gstds.envs.content import Content, make_content
-from gstds.envs.images import FileImages, open_image
+from gstds.envs.data.images import FileImages, open_image
+from gstds.envs.data.raw_data import Content, make_content
 
 __all__ = ["read_folder"]
 

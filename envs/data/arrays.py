@@ -15,8 +15,8 @@ import numpy as np
 
 from gstds.common.checks import module_advice, near_names, users_code
 from gstds.common.npz import NpzError, array_names, read_arrays
-from gstds.envs.content import Content, check_labels, make_content
-from gstds.envs.images import ArrayImages, ImageSource, SequenceImages
+from gstds.envs.data.images import ArrayImages, ImageSource, SequenceImages
+from gstds.envs.data.raw_data import Content, check_labels, make_content
 
 __all__ = ["import_function", "read_function", "read_npz"]
 

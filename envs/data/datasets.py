@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from gstds.common.checks import check_choice, check_fraction, check_integer, near_names
-from gstds.envs.arrays import read_function, read_npz
-from gstds.envs.content import Content
-from gstds.envs.folders import read_folder
-from gstds.envs.images import ArrayImages, FileImages, ImageSource
-from gstds.envs.sources import SOURCES
-from gstds.envs.splits import Part, SplitOptions, make_parts, plain_part
+from gstds.envs.data.arrays import read_function, read_npz
+from gstds.envs.data.folders import read_folder
+from gstds.envs.data.images import ArrayImages, FileImages, ImageSource
+from gstds.envs.data.named import SOURCES
+from gstds.envs.data.raw_data import Content
+from gstds.envs.data.splits import Part, SplitOptions, make_parts, plain_part
 
 __all__ = [
     "Data",

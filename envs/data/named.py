@@ -11,10 +11,16 @@ from typing import Any
 import numpy as np
 
 from gstds.common.files import cache_root
-from gstds.envs.content import Content, crop_padding, make_content
-from gstds.envs.fashion import CLASS_NAMES, DIGESTS, fetch_fashion, probe_fashion, read_fashion
-from gstds.envs.images import ArrayImages, FileImages
-from gstds.envs.network import exclusive, quick_downloads, require_answer
+from gstds.envs.data.downloads import exclusive, quick_downloads, require_answer
+from gstds.envs.data.fashion_mnist import (
+    CLASS_NAMES,
+    DIGESTS,
+    fetch_fashion,
+    probe_fashion,
+    read_fashion,
+)
+from gstds.envs.data.images import ArrayImages, FileImages
+from gstds.envs.data.raw_data import Content, crop_padding, make_content
 from gstds.reference.vision import import_torchvision
 
 __all__ = ["SOURCES", "NamedSource"]

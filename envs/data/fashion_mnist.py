@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstds.common.files import cache_root, write_bytes
-from gstds.envs.network import exclusive, quick_downloads, require_answer
+from gstds.envs.data.downloads import exclusive, quick_downloads, require_answer
 from gstds.reference.vision import import_torchvision
 
 __all__ = ["CLASS_NAMES", "Files", "fetch_fashion", "probe_fashion", "read_fashion"]

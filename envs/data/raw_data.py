@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gstds.envs.images import ImageSource
+from gstds.envs.data.images import ImageSource
 
 __all__ = ["Content", "check_labels", "crop_padding", "make_content"]
 

@@ -28,7 +28,7 @@ _WITHOUT_TEST = {"reward_validation": 0.05, "selection_validation": 0.05, "test"
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """The options of a split, as `gstds.envs.datasets.load_data` takes them."""
+    """The options of a split, as `gstds.envs.data.datasets.load_data` takes them."""
 
     limit: int | None = None
     label_noise: float = 0.0
