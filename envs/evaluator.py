@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gstds.envs.batches.loader import Loader
 from gstds.envs.budget import Budget
 from gstds.envs.data.datasets import Data, Split
 from gstds.envs.learner import Evaluation, Learner
-from gstds.envs.loader import Loader
 from gstds.envs.observation import LOSS_BOUND
 from gstds.envs.options import EnvOptions
 from gstds.envs.rewards import Interval, reward_function

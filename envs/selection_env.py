@@ -15,15 +15,15 @@ from gymnasium import spaces
 from gstds.common.checks import check_integer, check_number, require_entries
 from gstds.common.noise import STREAMS, fan_out
 from gstds.common.process_group import Group
+from gstds.envs.batches.loader import Loader
+from gstds.envs.batches.order import Draws
 from gstds.envs.budget import charge_reference, check_pays_a_batch, make_budget
 from gstds.envs.closing import spend_remainder
 from gstds.envs.distillation import make_teacher
-from gstds.envs.draws import Draws
 from gstds.envs.evaluator import Evaluator
 from gstds.envs.gradients import with_gradients
 from gstds.envs.learner import Evaluation, Learner, resolve_device
 from gstds.envs.learner_view import embedding_width
-from gstds.envs.loader import Loader
 from gstds.envs.observation import (
     batch_space,
     checked_action,

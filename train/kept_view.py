@@ -104,7 +104,7 @@ class _Counts:
 
 def _count(record: Kept, labels: Indices, classes: int) -> _Counts:
     """Count by sample (n,), and by stretch and class (B, C), what was drawn and what was kept."""
-    from gstds.envs.draws import Draws
+    from gstds.envs.batches.order import Draws
 
     steps, batch = record.masks.shape
     draws = Draws(len(labels), batch, record.order_seed)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from gstds.common.state import state_digest
-from gstds.envs import DataSelectionEnv, captured, loader
+from gstds.envs import DataSelectionEnv, captured
+from gstds.envs.batches import loader
 from gstds.envs.learner import Learner, LearnerOptions, resolve_device
 from gstds.train.config import config_from
 from gstds.train.run import execute

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gstds import policies
 from gstds.common.state import latest_state, save_state, state_digest
 from gstds.envs import DataSelectionEnv
-from gstds.envs.draws import Draws
+from gstds.envs.batches.order import Draws
 from gstds.selection.schedules import SCHEDULES, make_schedule
 from gstds.selection.weights import kept_count
 

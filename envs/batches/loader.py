@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gstds.envs.augment import augment, normalize
+from gstds.envs.batches.augment import augment, normalize
 from gstds.envs.data.datasets import Data, Split
 from gstds.envs.data.images import ArrayImages
 
