@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from interleaved import Figure, arguments, figure, interleave, publish, ratio, rounds_of
 from stepping import CLASSES, SHAPES
 
-from gstds.envs.learner import has_bfloat16, resolve_device
-from gstds.envs.models import build_model
+from gstds.envs.learner.learner import has_bfloat16, resolve_device
+from gstds.envs.learner.models import build_model
 
 SIZES = (128, 64)
 

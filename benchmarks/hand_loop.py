@@ -12,7 +12,7 @@ from __future__ import annotations
 from interleaved import arguments, figure, interleave, publish, ratio, rounds_of
 from stepping import HandLoop, Stepper, random_images, several
 
-from gstds.envs.learner import has_bfloat16, resolve_device
+from gstds.envs.learner.learner import has_bfloat16, resolve_device
 
 CASES = [("small-cnn", 128, 0.90, 12), ("resnet18", 128, 0.98, 2)]
 LARGE = [("small-cnn", 1024, 0.90, 12), ("resnet18", 1024, 0.98, 2)]

@@ -19,9 +19,9 @@ import torch
 from interleaved import Figure, arguments, figure, interleave, publish, ratio, rounds_of
 from stepping import SHAPES
 
-import gstds.envs.learner
-from gstds.envs.learner import Learner, LearnerOptions
-from gstds.envs.threads import threads_for
+import gstds.envs.learner.learner
+from gstds.envs.learner.learner import Learner, LearnerOptions
+from gstds.envs.learner.threads import threads_for
 from gstds.selection.diverse import k_center
 
 CPU = torch.device("cpu")
@@ -58,17 +58,17 @@ def one_pass(name: str, count: int, times: int, rounds: int) -> Figure:
 
 
 def few_threads(name: str, count: int, times: int, rounds: int) -> Figure:
-    """Compare all of torch's threads with as many as `gstds.envs.threads` finds it worth."""
+    """Compare all of torch's threads with as many as `gstds.envs.learner.threads` finds it worth."""
     one = learner(name)
     update = updating(one, count, times)
 
     def with_all() -> None:
-        wise = gstds.envs.learner.limited_threads
-        gstds.envs.learner.limited_threads = lambda *_: contextlib.nullcontext()  # type: ignore[assignment]
+        wise = gstds.envs.learner.learner.limited_threads
+        gstds.envs.learner.learner.limited_threads = lambda *_: contextlib.nullcontext()  # type: ignore[assignment]
         try:
             update()
         finally:
-            gstds.envs.learner.limited_threads = wise
+            gstds.envs.learner.learner.limited_threads = wise
 
     seconds = interleave({"all": with_all, "few": update}, rounds, warm=2)
     taken = threads_for(count * one.train_flops, torch.get_num_threads())

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 
 from gstds.common.noise import policy_seed
 from gstds.envs.batches.augment import augment, normalize
-from gstds.envs.learner import has_bfloat16
-from gstds.envs.models import build_model
+from gstds.envs.learner.learner import has_bfloat16
+from gstds.envs.learner.models import build_model
 from gstds.policies import KeepRatioPolicy, RunContext, Transition
 from gstds.train.config import config_from
 from gstds.train.setup import make_env, make_run_policy

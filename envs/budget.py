@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gstds.envs.learner import Learner
+from gstds.envs.learner.learner import Learner
 from gstds.envs.options import EnvOptions, scores_with_learner
 from gstds.envs.rewards import evaluates
 from gstds.envs.world import World

@@ -8,7 +8,7 @@ from typing import Any
 from gstds.envs.batches.loader import Loader
 from gstds.envs.budget import Budget
 from gstds.envs.data.datasets import Data, Split
-from gstds.envs.learner import Evaluation, Learner
+from gstds.envs.learner.learner import Evaluation, Learner
 from gstds.envs.observation import LOSS_BOUND
 from gstds.envs.options import EnvOptions
 from gstds.envs.rewards import Interval, reward_function

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gstds.common.files import cache_root, write_bytes
-from gstds.envs.eager import SGD
-from gstds.envs.models import build_model
+from gstds.envs.learner.models import build_model
+from gstds.envs.learner.optimizers import SGD
 
 __all__ = ["digits_network"]
 

@@ -13,8 +13,8 @@ from gstds.common.process_group import Group
 from gstds.envs.ahead import Ahead
 from gstds.envs.batches.loader import Loader
 from gstds.envs.batches.order import Draws
-from gstds.envs.learner import Learner
-from gstds.envs.learner_view import learner_view
+from gstds.envs.learner.learner import Learner
+from gstds.envs.learner.predictions import learner_view
 from gstds.envs.options import LEARNER_OBSERVATIONS, scores_with_learner
 from gstds.envs.world import World, needs_reference
 from gstds.observation.batch_view import shard_slices, spectral_view

@@ -21,9 +21,9 @@ from gstds.envs.budget import charge_reference, check_pays_a_batch, make_budget
 from gstds.envs.closing import spend_remainder
 from gstds.envs.distillation import make_teacher
 from gstds.envs.evaluator import Evaluator
-from gstds.envs.gradients import with_gradients
-from gstds.envs.learner import Evaluation, Learner, resolve_device
-from gstds.envs.learner_view import embedding_width
+from gstds.envs.learner.enable_gradients import with_gradients
+from gstds.envs.learner.learner import Evaluation, Learner, resolve_device
+from gstds.envs.learner.predictions import embedding_width
 from gstds.envs.observation import (
     batch_space,
     checked_action,

@@ -193,7 +193,7 @@ def _build_reference(
     with_logits: bool,
     compress: str | None,
 ) -> ReferenceData:
-    from gstds.envs.learner import resolve_device
+    from gstds.envs.learner.learner import resolve_device
 
     reference = make_extractor(data, name, compress, resolve_device(device))
     start = time.perf_counter()

@@ -321,7 +321,7 @@ def _names(kind: str) -> dict[str, str]:
 
         return dataset_names()
     if kind == "learners":
-        from gstds.envs.models import LEARNERS
+        from gstds.envs.learner.models import LEARNERS
 
         return {name: text for name, (_, text) in LEARNERS.items()}
     if kind == "references":

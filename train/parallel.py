@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gstds.common.process_group import Group, ProcessGroup, check_size
-from gstds.envs.learner import resolve_device
+from gstds.envs.learner.learner import resolve_device
 from gstds.train.config import RunConfig
 from gstds.train.determinism import reproducible
 from gstds.train.failure import RunFailedError

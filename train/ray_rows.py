@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gstds.envs.features import Extractor, chunk_features, reference_store_path
-from gstds.envs.learner import resolve_device
+from gstds.envs.learner.learner import resolve_device
 from gstds.envs.options import EnvOptions
 from gstds.envs.world import load_dataset
 from gstds.reference.networks import Reference, make_reference

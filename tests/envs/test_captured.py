@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from gstds.common.state import state_digest
-from gstds.envs import DataSelectionEnv, captured
+from gstds.envs import DataSelectionEnv
 from gstds.envs.batches import loader
-from gstds.envs.learner import Learner, LearnerOptions, resolve_device
+from gstds.envs.learner import cuda_graphs as captured
+from gstds.envs.learner.learner import Learner, LearnerOptions, resolve_device
 from gstds.train.config import config_from
 from gstds.train.run import execute
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gstds.envs import DataSelectionEnv
-from gstds.envs.learner import resolve_device
+from gstds.envs.learner.learner import resolve_device
 from gstds.train.config import config_from
 from gstds.train.determinism import reproducible
 from gstds.train.run import execute

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from gstds.envs.eager import eager
+from gstds.envs.learner.optimizers import eager
 
 KINDS = [
     (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gstds.common.state import latest_state, save_state
-from gstds.envs.learner import Learner, LearnerOptions
+from gstds.envs.learner.learner import Learner, LearnerOptions
 
 CPU = torch.device("cpu")
 

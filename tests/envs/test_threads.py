@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gstds.envs import threads
-from gstds.envs.learner import Learner, LearnerOptions
-from gstds.envs.threads import FLOPS_OF_A_THREAD, limited_threads, threads_for
+from gstds.envs.learner import threads
+from gstds.envs.learner.learner import Learner, LearnerOptions
+from gstds.envs.learner.threads import FLOPS_OF_A_THREAD, limited_threads, threads_for
 
 CPU = torch.device("cpu")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gstds.envs.models import LEARNERS, build_model
+from gstds.envs.learner.models import LEARNERS, build_model
 from gstds.observation.cost import Ledger, count_flops, count_layers
 from gstds.reference import backbones
 

@@ -14,7 +14,7 @@ import pytest
 
 from gstds.common.state import latest_state
 from gstds.envs import DataSelectionEnv
-from gstds.envs.models import build_model
+from gstds.envs.learner.models import build_model
 from gstds.train.cli import main
 
 PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")

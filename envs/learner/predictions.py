@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gstds.envs.learner import Learner
+from gstds.envs.learner.learner import Learner
 
 __all__ = ["embedding_width", "learner_view"]
 

@@ -17,12 +17,12 @@ from torch import nn
 
 from gstds.common.checks import check_choice, check_fraction, check_number, users_code
 from gstds.common.process_group import Group
-from gstds.envs.captured import CapturedUpdates
-from gstds.envs.eager import SGD, AdamW
-from gstds.envs.global_norm import normalize_globally
-from gstds.envs.gradient_meter import GradientMeter
-from gstds.envs.models import build_model
-from gstds.envs.threads import limited_threads
+from gstds.envs.learner.batch_norm import normalize_globally
+from gstds.envs.learner.cuda_graphs import CapturedUpdates
+from gstds.envs.learner.gradient_meter import GradientMeter
+from gstds.envs.learner.models import build_model
+from gstds.envs.learner.optimizers import SGD, AdamW
+from gstds.envs.learner.threads import limited_threads
 from gstds.observation.cost import count_flops, count_layers
 
 __all__ = ["Evaluation", "Learner", "LearnerOptions", "has_bfloat16", "resolve_device"]
@@ -77,7 +77,7 @@ class LearnerOptions:
     """How the learner is trained.
 
     Args:
-        name: One of `gstds.envs.models.LEARNERS`, or ``module:function``.
+        name: One of `gstds.envs.learner.models.LEARNERS`, or ``module:function``.
         optimizer: ``sgd`` (Nesterov momentum) or ``adamw``.
         learning_rate: Peak rate; None is .1 for SGD, .002 for AdamW. It falls to zero over the
             run's progress along a cosine.

@@ -1,0 +1,1 @@
+"""The learner: a network, its optimizer, one weighted update, and its evaluation."""
