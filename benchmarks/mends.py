@@ -58,7 +58,7 @@ def one_pass(name: str, count: int, times: int, rounds: int) -> Figure:
 
 
 def few_threads(name: str, count: int, times: int, rounds: int) -> Figure:
-    """Compare all of torch's threads with as many as `gstds.envs.learner.threads` finds it worth."""
+    """Compare all of torch's threads with as many as an update is worth."""
     one = learner(name)
     update = updating(one, count, times)
 

@@ -58,9 +58,9 @@ def test_a_store_is_made_once_and_a_class_that_does_not_occur_is_no_error(tmp_pa
 
 
 def test_what_a_store_lacks_is_told_with_both_ways_to_make_it(tmp_path):
-    with pytest.raises(StoreError, match=r"`gstds features`, or gstds\.prepare\.prepare_store"):
+    with pytest.raises(StoreError, match=r"`gstds features`, or gstds\.prepare_store"):
         FeatureStore.open(tmp_path)
-    with pytest.raises(StoreError, match=r"`gstds features`, or gstds\.prepare\.prepare_store"):
+    with pytest.raises(StoreError, match=r"`gstds features`, or gstds\.prepare_store"):
         open_losses(tmp_path / LOSSES_NAME)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(StoreError, match=r"prepare_store again.*`gstds features --rebuild`"):
