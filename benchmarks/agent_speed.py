@@ -25,7 +25,7 @@ from interleaved import Figure, arguments, figure, interleave, publish, ratio, r
 from gstds import envs  # noqa: F401  (registers the environments)
 
 KEEP_A_QUARTER = 4
-SETS = {"digits": "digits", "Fashion-MNIST, 2,400": "gstds.envs.small_sets:fashion_0"}
+SETS = {"digits": "digits", "Fashion-MNIST, 2,400": "gstds.envs.task.small_sets:fashion_0"}
 DECISIONS = 60
 MOST_RESET, MOST_EPISODE = 0.050, 1.0
 

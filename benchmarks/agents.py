@@ -181,7 +181,7 @@ def learning(folder: Path, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--agent", required=True)
-    parser.add_argument("--dataset", default="gstds.envs.small_sets:fashion_2")
+    parser.add_argument("--dataset", default="gstds.envs.task.small_sets:fashion_2")
     parser.add_argument("--learner", default="mlp")
     parser.add_argument("--learning-rate", type=float, default=0.1)
     parser.add_argument("--epochs", type=int, default=8)

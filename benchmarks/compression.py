@@ -22,8 +22,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 
 from gstds.common.files import write_json
-from gstds.envs.options import EnvOptions
-from gstds.envs.world import load_world
+from gstds.envs.task.options import EnvOptions
+from gstds.envs.task.task import load_world
 from gstds.spectral.fiedler import LAPLACIANS, fiedler_vector
 from gstds.store.compression import Compression, fit_basis, parse_compression, project
 from gstds.store.encoding import decode, encode

@@ -7,8 +7,8 @@ from gymnasium.envs.registration import register, registry
 
 from gstds.envs.data.datasets import load_data
 from gstds.envs.keep_ratio_env import KeepRatioEnv
-from gstds.envs.options import EnvOptions
 from gstds.envs.selection_env import DataSelectionEnv
+from gstds.envs.task.options import EnvOptions
 
 __all__ = ["DataSelectionEnv", "EnvOptions", "KeepRatioEnv", "load_data"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gstds.envs.learner.learner import Learner
-from gstds.envs.options import EnvOptions, scores_with_learner
-from gstds.envs.rewards import evaluates
-from gstds.envs.world import World
+from gstds.envs.task.options import EnvOptions, scores_with_learner
+from gstds.envs.task.rewards import evaluates
+from gstds.envs.task.task import World
 from gstds.observation.cost import Ledger
 
 __all__ = ["Budget", "charge_reference", "check_pays_a_batch", "make_budget"]

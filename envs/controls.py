@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from gstds.envs.options import EnvOptions
-from gstds.envs.rewards import Curve
 from gstds.envs.selection_env import DataSelectionEnv
+from gstds.envs.task.options import EnvOptions
+from gstds.envs.task.rewards import Curve
 from gstds.selection.weights import uniform, weights_for_ratio
 
 __all__ = ["random_curve"]

@@ -10,8 +10,8 @@ from gstds.envs.budget import Budget
 from gstds.envs.data.datasets import Data, Split
 from gstds.envs.learner.learner import Evaluation, Learner
 from gstds.envs.observation import LOSS_BOUND
-from gstds.envs.options import EnvOptions
-from gstds.envs.rewards import Interval, reward_function
+from gstds.envs.task.options import EnvOptions
+from gstds.envs.task.rewards import Interval, reward_function
 from gstds.observation.cost import Ledger
 
 __all__ = ["Evaluator"]

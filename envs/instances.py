@@ -34,7 +34,7 @@ def _digits(split_seed: int, **more: Any) -> dict[str, Any]:
 
 
 def _fashion(part: int, **more: Any) -> dict[str, Any]:
-    return {"dataset": f"gstds.envs.small_sets:fashion_{part}", **more}
+    return {"dataset": f"gstds.envs.task.small_sets:fashion_{part}", **more}
 
 
 INSTANCE_SETS: dict[str, tuple[Instance, ...]] = {

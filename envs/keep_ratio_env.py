@@ -14,11 +14,11 @@ from gymnasium import spaces
 from gstds.common.checks import check_fraction, check_integer
 from gstds.envs.controls import random_curve
 from gstds.envs.instances import find_instance, make_instances
-from gstds.envs.options import normalize_observe
 from gstds.envs.ratio_actions import RatioActions
-from gstds.envs.rewards import Curve, RewardMeter, evaluates
 from gstds.envs.selection_env import DataSelectionEnv
-from gstds.envs.world import Progress
+from gstds.envs.task.options import normalize_observe
+from gstds.envs.task.rewards import Curve, RewardMeter, evaluates
+from gstds.envs.task.task import Progress
 from gstds.observation.summary import SUMMARY_HIGH, SUMMARY_LOW, RunFacts, Trend, summarize
 from gstds.selection.ratio_pickers import ratio_picker
 from gstds.selection.weights import weights_for_ratio
@@ -45,8 +45,8 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
     or [-1, 1]. ``validation_loss`` is 0 unless ``observe`` names it.
 
     ## Rewards
-    By name, see `gstds.envs.rewards.RewardMeter`; by default the drop of the reward-validation loss
-    minus ``price`` times the share of the budget spent meanwhile. ``centered`` subtracts what
+    By name, see `gstds.envs.task.rewards.RewardMeter`; by default the drop of the reward-validation
+    loss minus ``price`` times the share of the budget spent meanwhile. ``centered`` subtracts what
     random keep of ``control_keep`` earns with the same instance and the same spending.
 
     ## Starting state
@@ -58,7 +58,8 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
     ``max_draws`` drawn batches.
 
     ## Arguments
-    Those of `gstds.envs.options.EnvOptions`, with equal budgets of 0.25 of 8 epochs by default,
+    Those of `gstds.envs.task.options.EnvOptions`, with equal budgets of 0.25 of 8 epochs by
+    default,
     and:
 
     Args:

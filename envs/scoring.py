@@ -15,8 +15,8 @@ from gstds.envs.batches.loader import Loader
 from gstds.envs.batches.order import Draws
 from gstds.envs.learner.learner import Learner
 from gstds.envs.learner.predictions import learner_view
-from gstds.envs.options import LEARNER_OBSERVATIONS, scores_with_learner
-from gstds.envs.world import World, needs_reference
+from gstds.envs.task.options import LEARNER_OBSERVATIONS, scores_with_learner
+from gstds.envs.task.task import World, needs_reference
 from gstds.observation.batch_view import shard_slices, spectral_view
 from gstds.observation.cost import Ledger
 

@@ -19,7 +19,6 @@ from gstds.envs.batches.loader import Loader
 from gstds.envs.batches.order import Draws
 from gstds.envs.budget import charge_reference, check_pays_a_batch, make_budget
 from gstds.envs.closing import spend_remainder
-from gstds.envs.distillation import make_teacher
 from gstds.envs.evaluator import Evaluator
 from gstds.envs.learner.enable_gradients import with_gradients
 from gstds.envs.learner.learner import Evaluation, Learner, resolve_device
@@ -32,10 +31,11 @@ from gstds.envs.observation import (
     padded,
     padded_indices,
 )
-from gstds.envs.options import RUN_ENTRIES, EnvOptions
 from gstds.envs.scoring import Scorer
+from gstds.envs.task.distillation import make_teacher
+from gstds.envs.task.options import RUN_ENTRIES, EnvOptions
+from gstds.envs.task.task import Progress, World, load_world
 from gstds.envs.trainer import Trainer
-from gstds.envs.world import Progress, World, load_world
 from gstds.observation.batch_view import step_noise
 from gstds.observation.cost import Ledger
 
@@ -94,8 +94,9 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     then trained on: one forward of all N, charged once however many of its rows are named.
 
     ## Rewards
-    By name, see `gstds.envs.rewards`; by default, at evaluations, the drop of the reward-validation
-    loss minus ``price`` times the share of the budget spent meanwhile; 0 in between.
+    By name, see `gstds.envs.task.rewards`; by default, at evaluations, the drop of the
+    reward-validation loss minus ``price`` times the share of the budget spent meanwhile; 0 in
+    between.
 
     ## Starting state
     A freshly initialized learner. ``reset(seed=)`` fans out into order, augmentation,
@@ -107,7 +108,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     uniform subset of the next one, without asking.
 
     ## Arguments
-    See `gstds.envs.options.EnvOptions`; and ``policy_flops``, which says what a policy's own
+    See `gstds.envs.task.options.EnvOptions`; and ``policy_flops``, which says what a policy's own
     arithmetic
     takes: samples drawn, samples kept, `context()` -> operations, charged as ``policy``;
     ``group``: the processes that train one learner together; ``shards``: parts of the batch that

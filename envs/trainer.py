@@ -13,8 +13,8 @@ import torch
 
 from gstds.common.process_group import Group
 from gstds.envs.batches.loader import Loader
-from gstds.envs.distillation import Teacher
 from gstds.envs.learner.learner import Learner, Objective
+from gstds.envs.task.distillation import Teacher
 from gstds.observation.cost import Ledger
 from gstds.observation.memory import SampleMemory
 

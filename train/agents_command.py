@@ -60,7 +60,7 @@ def add_learn(commands: Any, key_value: Any, add_options: Any) -> None:
     add("--picker", help="hybrid, uniform or learnability (default: hybrid)", **gone)
     add(
         "--reward",
-        help="a name of gstds.envs.rewards.AGENT_REWARDS (default: validation-loss)",
+        help="a name of gstds.envs.task.rewards.AGENT_REWARDS (default: validation-loss)",
         **gone,
     )
     add("--price", type=float, help="nats that a whole budget costs (default: 0.1)", **gone)

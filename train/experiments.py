@@ -74,7 +74,7 @@ EXPERIMENTS: dict[str, Preset] = {
             "gstds",
             "gstds@reference=resnet50",
             "gstds@reference=untrained",
-            "gstds@reference=gstds.envs.foreign:digits_network",
+            "gstds@reference=gstds.envs.task.foreign_reference:digits_network",
             "random",
             "full",
         ),

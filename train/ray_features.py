@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.files import cache_root
-from gstds.envs.features import (
+from gstds.envs.task.features import (
     build_features,
     find_basis,
     make_extractor,
     reference_store_path,
 )
-from gstds.envs.options import EnvOptions
-from gstds.envs.world import load_world
+from gstds.envs.task.options import EnvOptions
+from gstds.envs.task.task import load_world
 from gstds.store.format import MANIFEST_NAME
 from gstds.train.config import RunConfig
 from gstds.train.ray_runs import (

@@ -6,10 +6,10 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from gstds.envs.features import Extractor, chunk_features, reference_store_path
 from gstds.envs.learner.learner import resolve_device
-from gstds.envs.options import EnvOptions
-from gstds.envs.world import load_dataset
+from gstds.envs.task.features import Extractor, chunk_features, reference_store_path
+from gstds.envs.task.options import EnvOptions
+from gstds.envs.task.task import load_dataset
 from gstds.reference.networks import Reference, make_reference
 from gstds.store.compression import parse_compression
 from gstds.train.config import config_from

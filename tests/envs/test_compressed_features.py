@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gstds.envs.options import EnvOptions
 from gstds.envs.selection_env import DataSelectionEnv
-from gstds.envs.world import load_world
+from gstds.envs.task.options import EnvOptions
+from gstds.envs.task.task import load_world
 
 NETWORK = """
 def means():
@@ -20,7 +20,7 @@ def reference(tiny_npz, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("GSTDS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("gstds.envs.world._references", {})
+    monkeypatch.setattr("gstds.envs.task.task._references", {})
     (tmp_path / "means.py").write_text(NETWORK)
 
     def load(compress=None, reference="means:means"):

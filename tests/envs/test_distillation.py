@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from gstds.envs import DataSelectionEnv, world
-from gstds.envs.distillation import Teacher
+from gstds.envs import DataSelectionEnv
+from gstds.envs.task import task as world
+from gstds.envs.task.distillation import Teacher
 from gstds.train.cli import main
 from gstds.train.config import config_from, identity
 from gstds.train.run import execute

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from gstds.envs.foreign import digits_network
+from gstds.envs.task.foreign_reference import digits_network
 from gstds.reference.networks import make_reference
 
 pytestmark = pytest.mark.slow
@@ -29,6 +29,6 @@ def test_the_network_knows_digits_and_nothing_changes_it(tmp_path, monkeypatch):
 
 def test_it_is_a_reference_by_name(tmp_path, monkeypatch):
     monkeypatch.setenv("GSTDS_CACHE", str(tmp_path))
-    reference = make_reference("gstds.envs.foreign:digits_network", image_side=28)
+    reference = make_reference("gstds.envs.task.foreign_reference:digits_network", image_side=28)
     assert reference.feature_dim == 64
     assert reference.flops_per_image > 0

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from gstds.envs.rewards import AGENT_REWARDS, REWARDS, Curve, Interval, RewardMeter, reward_function
+from gstds.envs.task.rewards import (
+    AGENT_REWARDS,
+    REWARDS,
+    Curve,
+    Interval,
+    RewardMeter,
+    reward_function,
+)
 
 SPENT = np.linspace(0, 1, 11)
 CURVE = Curve(SPENT, 2.0 - SPENT, SPENT * 0.8)

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from gstds.envs.options import EnvOptions
-from gstds.envs.world import ReferenceData
+from gstds.envs.task.options import EnvOptions
+from gstds.envs.task.task import ReferenceData
 
 __all__ = ["Teacher", "make_teacher"]
 

@@ -14,14 +14,14 @@ import numpy.typing as npt
 
 from gstds.common.files import cache_root
 from gstds.envs.data.datasets import Data, check_files, load_data
-from gstds.envs.features import (
+from gstds.envs.task.features import (
     Extractor,
     build_features,
     digest_of,
     make_extractor,
     reference_store_path,
 )
-from gstds.envs.options import EnvOptions
+from gstds.envs.task.options import EnvOptions
 from gstds.reference.probe import ProbeResult, cross_fitted_losses
 from gstds.store.feature_store import FeatureStore, open_losses, save_losses
 from gstds.store.losses import open_logits, save_logits

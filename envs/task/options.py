@@ -15,7 +15,7 @@ from gstds.common.checks import (
     near_names,
 )
 from gstds.envs.learner.learner import LearnerOptions
-from gstds.envs.rewards import REWARDS
+from gstds.envs.task.rewards import REWARDS
 from gstds.observation.batch_view import OPTIONAL_OBSERVATIONS
 from gstds.store.compression import parse_compression
 

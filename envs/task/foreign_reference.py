@@ -1,6 +1,6 @@
 """A reference network of another domain: what is lost when the reference knows other images.
 
-As a reference it is named ``gstds.envs.foreign:digits_network``.
+As a reference it is named ``gstds.envs.task.foreign_reference:digits_network``.
 """
 
 from __future__ import annotations

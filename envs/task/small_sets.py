@@ -1,7 +1,7 @@
 """Small parts of Fashion-MNIST that share no image: some for agents to learn on, some to test on.
 
-As data sets they are named ``gstds.envs.small_sets:fashion_0`` and so on. Each holds 2,400 images
-of the published training part, so that a run of an agent's training takes about a second.
+As data sets they are named ``gstds.envs.task.small_sets:fashion_0`` and so on. Each holds 2,400
+images of the published training part, so that a run of an agent's training takes about a second.
 """
 
 from __future__ import annotations
