@@ -7,7 +7,7 @@ from gymnasium.envs.registration import register, registry
 
 from gstds.envs.data.datasets import load_data
 from gstds.envs.keep_ratio_env import KeepRatioEnv
-from gstds.envs.selection_env import DataSelectionEnv
+from gstds.envs.selection.env import DataSelectionEnv
 from gstds.envs.task.options import EnvOptions
 
 __all__ = ["DataSelectionEnv", "EnvOptions", "KeepRatioEnv", "load_data"]
@@ -15,7 +15,7 @@ __all__ = ["DataSelectionEnv", "EnvOptions", "KeepRatioEnv", "load_data"]
 if "gstds/DataSelection-v0" not in registry:
     register(
         id="gstds/DataSelection-v0",
-        entry_point="gstds.envs.selection_env:DataSelectionEnv",
+        entry_point="gstds.envs.selection.env:DataSelectionEnv",
         order_enforce=True,
     )
 

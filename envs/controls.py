@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gstds.envs.selection_env import DataSelectionEnv
+from gstds.envs.selection.env import DataSelectionEnv
 from gstds.envs.task.options import EnvOptions
 from gstds.envs.task.rewards import Curve
 from gstds.selection.weights import uniform, weights_for_ratio

@@ -15,7 +15,7 @@ from gstds.common.checks import check_fraction, check_integer
 from gstds.envs.controls import random_curve
 from gstds.envs.instances import find_instance, make_instances
 from gstds.envs.ratio_actions import RatioActions
-from gstds.envs.selection_env import DataSelectionEnv
+from gstds.envs.selection.env import DataSelectionEnv
 from gstds.envs.task.options import normalize_observe
 from gstds.envs.task.rewards import Curve, RewardMeter, evaluates
 from gstds.envs.task.task import Progress

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gstds.envs import DataSelectionEnv
-from gstds.envs.ahead import Ahead
+from gstds.envs.selection.prefetch import Ahead
 
 
 def episode(ahead, **options):

@@ -1,10 +1,10 @@
-"""Tests of gstds.envs.closing."""
+"""Tests of gstds.envs.selection.last_samples."""
 
 import numpy as np
 import pytest
 
 from gstds import envs
-from gstds.envs.closing import spend_remainder
+from gstds.envs.selection.last_samples import spend_remainder
 
 OPTIONS = {"dataset": "digits", "epochs": 1, "batch_size": 64, "reward": "none", "observe": ()}
 
@@ -45,7 +45,7 @@ def test_they_come_from_the_next_batches_and_depend_on_the_seed(env):
 
 
 def test_carried_samples_are_paid_for_first(env):
-    from gstds.envs.trainer import Carried
+    from gstds.envs.selection.trainer import Carried
 
     chosen, step = spend(env, 3, carried=[Carried(5, 0, 1.0)])
     assert len(chosen) == 2

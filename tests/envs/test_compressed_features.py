@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gstds.envs.selection_env import DataSelectionEnv
+from gstds.envs.selection.env import DataSelectionEnv
 from gstds.envs.task.options import EnvOptions
 from gstds.envs.task.task import load_world
 

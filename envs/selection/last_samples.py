@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.envs.batches.order import Draws
-from gstds.envs.trainer import Trainer
+from gstds.envs.selection.trainer import Trainer
 from gstds.observation.batch_view import step_noise
 from gstds.selection.weights import uniform
 

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from gstds.envs.batches.loader import Loader
-from gstds.envs.budget import Budget
 from gstds.envs.data.datasets import Data, Split
 from gstds.envs.learner.learner import Evaluation, Learner
-from gstds.envs.observation import LOSS_BOUND
+from gstds.envs.selection.budget import Budget
+from gstds.envs.selection.observation_space import LOSS_BOUND
 from gstds.envs.task.options import EnvOptions
 from gstds.envs.task.rewards import Interval, reward_function
 from gstds.observation.cost import Ledger

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 
 from gstds.common.process_group import Group
-from gstds.envs.ahead import Ahead
 from gstds.envs.batches.loader import Loader
 from gstds.envs.batches.order import Draws
 from gstds.envs.learner.learner import Learner
 from gstds.envs.learner.predictions import learner_view
+from gstds.envs.selection.prefetch import Ahead
 from gstds.envs.task.options import LEARNER_OBSERVATIONS, scores_with_learner
 from gstds.envs.task.task import World, needs_reference
 from gstds.observation.batch_view import shard_slices, spectral_view

@@ -17,13 +17,13 @@ from gstds.common.noise import STREAMS, fan_out
 from gstds.common.process_group import Group
 from gstds.envs.batches.loader import Loader
 from gstds.envs.batches.order import Draws
-from gstds.envs.budget import charge_reference, check_pays_a_batch, make_budget
-from gstds.envs.closing import spend_remainder
-from gstds.envs.evaluator import Evaluator
 from gstds.envs.learner.enable_gradients import with_gradients
 from gstds.envs.learner.learner import Evaluation, Learner, resolve_device
 from gstds.envs.learner.predictions import embedding_width
-from gstds.envs.observation import (
+from gstds.envs.selection.budget import charge_reference, check_pays_a_batch, make_budget
+from gstds.envs.selection.evaluator import Evaluator
+from gstds.envs.selection.last_samples import spend_remainder
+from gstds.envs.selection.observation_space import (
     batch_space,
     checked_action,
     fit_to_space,
@@ -31,11 +31,11 @@ from gstds.envs.observation import (
     padded,
     padded_indices,
 )
-from gstds.envs.scoring import Scorer
+from gstds.envs.selection.scorer import Scorer
+from gstds.envs.selection.trainer import Trainer
 from gstds.envs.task.distillation import make_teacher
 from gstds.envs.task.options import RUN_ENTRIES, EnvOptions
 from gstds.envs.task.task import Progress, World, load_world
-from gstds.envs.trainer import Trainer
 from gstds.observation.batch_view import step_noise
 from gstds.observation.cost import Ledger
 
