@@ -6,7 +6,7 @@ Importing this package registers ``gstds/DataSelection-v0`` and ``gstds/KeepRati
 from gymnasium.envs.registration import register, registry
 
 from gstds.envs.data.datasets import load_data
-from gstds.envs.keep_ratio_env import KeepRatioEnv
+from gstds.envs.keep_ratio.env import KeepRatioEnv
 from gstds.envs.selection.env import DataSelectionEnv
 from gstds.envs.task.options import EnvOptions
 
@@ -22,6 +22,6 @@ if "gstds/DataSelection-v0" not in registry:
 if "gstds/KeepRatio-v0" not in registry:
     register(
         id="gstds/KeepRatio-v0",
-        entry_point="gstds.envs.keep_ratio_env:KeepRatioEnv",
+        entry_point="gstds.envs.keep_ratio.env:KeepRatioEnv",
         order_enforce=True,
     )

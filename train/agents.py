@@ -34,7 +34,8 @@ class AgentConfig:
         agent_params: Parameters of the library's class.
         steps: Decisions to learn from.
         seed: Seed of the agent and of its episodes.
-        instances: A name of `gstds.envs.instances.INSTANCE_SETS`, or mappings of options.
+        instances: A name of `gstds.envs.keep_ratio.instances.INSTANCE_SETS`, or mappings of
+            options.
         held_out: The same, for choosing among the agents that it becomes.
         action: ``discrete`` or ``box``; None is what suits the algorithm.
         evaluate_every: Decisions between looks at the held-out instances.

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from gstds.common.checks import check_fraction, check_integer
-from gstds.envs.controls import random_curve
-from gstds.envs.instances import find_instance, make_instances
-from gstds.envs.ratio_actions import RatioActions
+from gstds.envs.keep_ratio.actions import RatioActions
+from gstds.envs.keep_ratio.centering import random_curve
+from gstds.envs.keep_ratio.instances import find_instance, make_instances
 from gstds.envs.selection.env import DataSelectionEnv
 from gstds.envs.task.options import normalize_observe
 from gstds.envs.task.rewards import Curve, RewardMeter, evaluates
@@ -67,7 +67,8 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
         ratios: The keep ratios that a discrete action names.
         interval: Drawn batches of a step.
         picker: Which samples are kept: a name of `gstds.selection.ratio_pickers.RATIO_PICKERS`.
-        instances: A name of `gstds.envs.instances.INSTANCE_SETS`, or mappings of options.
+        instances: A name of `gstds.envs.keep_ratio.instances.INSTANCE_SETS`, or mappings of
+            options.
         centered: Subtract the random-keep control from the reward.
         control_keep: Keep ratio of that control in (0, 1].
         target_accuracy: What ``time-to-accuracy`` is the time to.
