@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gstds.common.checks import check_choice, check_number, module_advice, near_names, users_code
-from gstds.policies._misspelt import refuse_misspelt
 from gstds.policies.base import KeepRatioPolicy, Policy
+from gstds.policies.spelling import refuse_misspelt
 from gstds.selection.schedules import Schedule
 
 __all__ = [
@@ -27,7 +27,7 @@ ENTRY_POINTS = "gstds.policies"
 
 UNLISTED: dict[str, str] = {
     "custom": "gstds.policies.custom:Custom",
-    "short-full": "gstds.policies.uniform:Full",
+    "short-full": "gstds.policies.controls.uniform:Full",
 }
 """Names that say nothing without an argument: understood, not listed. ``short-full`` is what a
 comparison calls full training at the compute of another policy."""
@@ -40,9 +40,9 @@ REPLAY = "random:"
 
 POLICIES: dict[str, str] = {
     "best": "gstds.policies.best:Best",
-    "gstds": "gstds.policies.paper:GSTDS",
-    "random": "gstds.policies.uniform:Random",
-    "full": "gstds.policies.uniform:Full",
+    "gstds": "gstds.policies.gstds:GSTDS",
+    "random": "gstds.policies.controls.uniform:Random",
+    "full": "gstds.policies.controls.uniform:Full",
     "bandit": "gstds.policies.bandit:KeepRatioBandit",
     "big-loss": "gstds.policies.loss:BigLoss",
     "budget": "gstds.policies.budget_control:BudgetControl",
@@ -104,7 +104,7 @@ def policy_class(name: str) -> type[Policy]:
     if name.startswith(LEARNED):
         return policy_class("gstds.policies.learned:Learned")
     if name.startswith(REPLAY):
-        return policy_class("gstds.policies.replay:Replay")
+        return policy_class("gstds.policies.controls.replay:Replay")
     named = POLICIES | UNLISTED
     target = name if ":" in name else named.get(name) or installed_policies().get(name)
     if target is None:

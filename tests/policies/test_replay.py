@@ -7,7 +7,7 @@ import pytest
 from settings import CONTEXT, N, observation
 
 from gstds.policies import make_policy
-from gstds.policies.replay import Replay, decode_sequence, encode_sequence
+from gstds.policies.controls.replay import Replay, decode_sequence, encode_sequence
 
 RATIOS = np.arange(100) % 13 / 24
 
