@@ -8,8 +8,8 @@ from views import CONTEXT, N, full_view
 
 from gstds import policies
 from gstds.common.noise import keyed_uniform
+from gstds.policies.published.losses.selective_backprop import SelectiveBackprop
 from gstds.policies.registry import POLICIES, UNLISTED
-from gstds.policies.selective_backprop import SelectiveBackprop
 from gstds.selection.draws import percentiles
 from gstds.selection.pickers import PICKERS, make_picker, picker_names
 from gstds.selection.schedules import make_schedule

@@ -1,0 +1,1 @@
+"""Selectors of other papers, by the signal that they read."""

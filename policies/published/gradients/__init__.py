@@ -1,0 +1,1 @@
+"""Published selectors that go by gradients."""
