@@ -5,7 +5,7 @@ import pytest
 from settings import CONTEXT, N, make, observation
 
 from gstds.policies import Transition, make_policy
-from gstds.policies.bandit import RATIOS
+from gstds.policies.adaptive.bandit import RATIOS
 
 
 def pay(policy, reward, evaluate=True):

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gstds.bandits import Bandit, RewardScale, make_bandit
 from gstds.common.checks import check_choice, check_fraction
+from gstds.policies.adaptive.bandit_rules import Bandit, RewardScale, make_bandit
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition
 
 __all__ = ["KeepRatioBandit"]
