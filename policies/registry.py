@@ -54,7 +54,7 @@ POLICIES: dict[str, str] = {
     "jest": "gstds.policies.published.losses.learnability:Jest",
     "k-center": "gstds.policies.published.diversity.coverage:KCenter",
     "loss-gap": "gstds.policies.adaptive.closed_loop:LossGap",
-    "linucb": "gstds.policies.linucb:LinUCB",
+    "linucb": "gstds.policies.learned.linucb:LinUCB",
     "lowest-degree": "gstds.policies.published.diversity.coverage:LowestDegree",
     "plateau": "gstds.policies.adaptive.closed_loop:Plateau",
     "rho-loss": "gstds.policies.published.losses.learnability:RhoLoss",
@@ -102,7 +102,7 @@ def policy_class(name: str) -> type[Policy]:
     if not isinstance(name, str):
         raise TypeError(f"policy must be a name, got {name!r}")
     if name.startswith(LEARNED):
-        return policy_class("gstds.policies.learned:Learned")
+        return policy_class("gstds.policies.learned.agent_policy:Learned")
     if name.startswith(REPLAY):
         return policy_class("gstds.policies.controls.replay:Replay")
     named = POLICIES | UNLISTED

@@ -16,7 +16,7 @@ import torch
 from gstds.common.checksummed_json import read_sealed
 from gstds.common.state import latest_state, save_state
 from gstds.envs.data.datasets import load_data
-from gstds.policies.agent_file import load_agent, save_agent
+from gstds.policies.learned.agent_file import load_agent, save_agent
 from gstds.store.feature_store import FeatureStore, build_store, open_losses, save_losses
 from gstds.train.cli import build_parser
 from gstds.train.commands import _read_configuration

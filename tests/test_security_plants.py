@@ -23,7 +23,7 @@ from gstds.common.state import StateError, latest_state, save_state
 from gstds.envs.data import fashion_mnist as fashion
 from gstds.envs.data.datasets import check_files, load_data
 from gstds.envs.data.downloads import quick_downloads
-from gstds.policies.agent_file import AgentFileError, load_agent
+from gstds.policies.learned.agent_file import AgentFileError, load_agent
 from gstds.reference.backbones import read_checkpoint
 from gstds.reference.vision import import_torchvision
 from gstds.store.feature_store import FeatureStore, StoreError, build_store, open_losses
@@ -296,7 +296,7 @@ def test_a_hostile_agent_is_refused(tmp_path, content, pickled):
 def test_an_agents_tensors_cannot_be_a_pickle(tmp_path, pickled):
     from hashlib import sha256
 
-    from gstds.policies.agent_file import save_agent
+    from gstds.policies.learned.agent_file import save_agent
     from tests.policies.test_learned import agent
 
     for data in (pickled, huge_header()):

@@ -13,7 +13,7 @@ from gstds.common.checks import check_choice, check_integer
 from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import write_json
 from gstds.common.state import latest_state, save_state
-from gstds.policies.agent_file import AgentFile, save_agent, shipped_agents
+from gstds.policies.learned.agent_file import AgentFile, save_agent, shipped_agents
 from gstds.train.agents_episodes import Episodes, ShuffledReward, judge
 from gstds.train.agents_models import AGENTS, actor_tensors, make_model, model_state, restore_model
 from gstds.train.run import StopFlag

@@ -10,8 +10,8 @@ import gymnasium
 import numpy as np
 
 from gstds.observation.batch_view import LOSS_BOUND
-from gstds.policies.actor import Actor
-from gstds.policies.agent_file import AgentFile
+from gstds.policies.learned.actor import Actor
+from gstds.policies.learned.agent_file import AgentFile
 
 __all__ = ["Episodes", "ShuffledReward", "judge", "play"]
 

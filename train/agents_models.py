@@ -12,7 +12,7 @@ import torch
 
 from gstds.common.checks import check_choice, near_names
 from gstds.observation.summary import SUMMARY_NAMES
-from gstds.policies.agent_file import Tensors
+from gstds.policies.learned.agent_file import Tensors
 
 __all__ = ["AGENTS", "Algorithm", "actor_tensors", "make_model", "model_state", "restore_model"]
 

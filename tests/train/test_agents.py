@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("stable_baselines3")
 
-from gstds.policies.actor import Actor
-from gstds.policies.agent_file import load_agent
+from gstds.policies.learned.actor import Actor
+from gstds.policies.learned.agent_file import load_agent
 from gstds.train.agents import AgentConfig, Teacher, agent_names, learn
 from gstds.train.cli import main
 from gstds.train.run import StopFlag

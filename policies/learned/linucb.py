@@ -12,8 +12,8 @@ import numpy.typing as npt
 from gstds.common.checks import check_choice, check_fraction, check_number
 from gstds.common.noise import keyed_uniform
 from gstds.observation.summary import SUMMARY_NAMES
-from gstds.policies.agent_base import Array, SummaryPolicy
 from gstds.policies.base import RunContext, Transition
+from gstds.policies.learned.by_summary import Array, SummaryPolicy
 
 __all__ = ["LINUCB_RATIOS", "LinUCB"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.policies.agent_file import AgentFile
+from gstds.policies.learned.agent_file import AgentFile
 
 __all__ = ["Actor"]
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from gstds.common.checks import check_fraction
-from gstds.policies.actor import Actor
-from gstds.policies.agent_base import Array, SummaryPolicy
-from gstds.policies.agent_file import load_agent
 from gstds.policies.base import RunContext
+from gstds.policies.learned.actor import Actor
+from gstds.policies.learned.agent_file import load_agent
+from gstds.policies.learned.by_summary import Array, SummaryPolicy
 
 __all__ = ["Learned", "ModelPolicy", "OpenLoop"]
 

@@ -1,0 +1,1 @@
+"""Agents that set the keep ratio: trained before, or learning while they are deployed."""
