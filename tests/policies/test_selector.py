@@ -9,7 +9,7 @@ import torch
 from gstds.common.noise import policy_seed
 from gstds.envs import DataSelectionEnv
 from gstds.policies import Policy, RunContext, SelectionSampler, Selector, Transition, make_policy
-from gstds.policies.loading import IndexedDataset
+from gstds.policies.dropin.sampler import IndexedDataset
 from gstds.store.feature_store import build_store
 
 N, DIM, CLASSES = 60, 8, 4

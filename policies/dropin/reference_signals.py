@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_integer
 from gstds.observation.batch_view import spectral_view
-from gstds.policies._selector_checks import (
+from gstds.policies.dropin.arguments import (
     agreed_classes,
     agreed_samples,
     checked_store,
     checked_whole,
 )
-from gstds.policies._selector_view import floats
+from gstds.policies.dropin.observed import floats
 from gstds.store.feature_store import FeatureStore, open_losses
 from gstds.store.from_images import LOSSES_NAME
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from gstds.common.checks import check_integer
-from gstds.policies._selector_view import LEARNER_VIEWS, VALIDATION
-from gstds.policies.selector import Selector
+from gstds.policies.dropin.observed import LEARNER_VIEWS, VALIDATION
+from gstds.policies.dropin.selector import Selector
 
 __all__ = ["IndexedDataset", "SelectionSampler"]
 

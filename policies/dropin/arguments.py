@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_choice, check_integer, near_names, users_code
 from gstds.observation.batch_view import OPTIONAL_OBSERVATIONS
-from gstds.policies._selector_view import NotShownError, numbers
 from gstds.policies.base import Policy
+from gstds.policies.dropin.observed import NotShownError, numbers
 from gstds.policies.registry import _check_declarations, follows_schedule, make_policy, policy_class
 from gstds.selection.schedules import Schedule, make_schedule
 from gstds.spectral.fiedler import degrees, fiedler_vector

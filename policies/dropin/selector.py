@@ -21,17 +21,15 @@ from gstds.observation.batch_view import (
 )
 from gstds.observation.gradient_noise import noise_share
 from gstds.observation.memory import SampleMemory
-from gstds.policies._ranks import Ranks
-from gstds.policies._reference_view import ReferenceView
-from gstds.policies._selector_checks import (
+from gstds.policies.base import Policy, RunContext, Transition
+from gstds.policies.dropin.arguments import (
     check_device,
     check_needs,
     checked_labels,
     policy_code,
     resolve_policy,
 )
-from gstds.policies._selector_state import check_same_run, note_losses, portable, restored
-from gstds.policies._selector_view import (
+from gstds.policies.dropin.observed import (
     TELL,
     VALIDATION,
     Shown,
@@ -40,7 +38,9 @@ from gstds.policies._selector_view import (
     learner_views,
     refusals,
 )
-from gstds.policies.base import Policy, RunContext, Transition
+from gstds.policies.dropin.processes import Ranks
+from gstds.policies.dropin.reference_signals import ReferenceView
+from gstds.policies.dropin.state import check_same_run, note_losses, portable, restored
 from gstds.selection.schedules import Schedule
 from gstds.store.feature_store import FeatureStore
 

@@ -1,0 +1,1 @@
+"""Selection in a training loop of one's own, without the environment."""
