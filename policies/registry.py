@@ -25,6 +25,8 @@ __all__ = [
 
 ENTRY_POINTS = "gstds.policies"
 
+_LOSSES = "gstds.policies.published.losses"
+
 UNLISTED: dict[str, str] = {
     "custom": "gstds.policies.custom:Custom",
     "short-full": "gstds.policies.controls.uniform:Full",
@@ -44,26 +46,26 @@ POLICIES: dict[str, str] = {
     "random": "gstds.policies.controls.uniform:Random",
     "full": "gstds.policies.controls.uniform:Full",
     "bandit": "gstds.policies.adaptive.bandit:KeepRatioBandit",
-    "big-loss": "gstds.policies.published.losses.big_loss:BigLoss",
+    "big-loss": f"{_LOSSES}.big_loss:BigLoss",
     "budget": "gstds.policies.adaptive.budget:BudgetControl",
     "divbs": "gstds.policies.published.gradients.divbs:DivBS",
-    "easy-reference": "gstds.policies.published.losses.easy_reference:EasyReference",
+    "easy-reference": f"{_LOSSES}.easy_reference:EasyReference",
     "fiedler-boundary": "gstds.policies.published.diversity.coverage:FiedlerBoundary",
     "gradient-noise": "gstds.policies.adaptive.closed_loop:GradientNoise",
     "infobatch": "gstds.policies.published.history.infobatch:InfoBatch",
-    "jest": "gstds.policies.published.losses.learnability:Jest",
+    "jest": f"{_LOSSES}.learnability:Jest",
     "k-center": "gstds.policies.published.diversity.coverage:KCenter",
     "loss-gap": "gstds.policies.adaptive.closed_loop:LossGap",
     "linucb": "gstds.policies.learned.linucb:LinUCB",
     "lowest-degree": "gstds.policies.published.diversity.coverage:LowestDegree",
     "plateau": "gstds.policies.adaptive.closed_loop:Plateau",
-    "rho-loss": "gstds.policies.published.losses.learnability:RhoLoss",
-    "selective-backprop": "gstds.policies.published.losses.selective_backprop:SelectiveBackprop",
-    "stale-big-loss": "gstds.policies.published.losses.big_loss:StaleBigLoss",
-    "stale-jest": "gstds.policies.published.losses.learnability:StaleJest",
-    "stale-rho-loss": "gstds.policies.published.losses.learnability:StaleRhoLoss",
-    "stale-selective-backprop": "gstds.policies.published.losses.selective_backprop:StaleSelectiveBackprop",
-    "uncertainty": "gstds.policies.published.losses.uncertainty:Uncertainty",
+    "rho-loss": f"{_LOSSES}.learnability:RhoLoss",
+    "selective-backprop": f"{_LOSSES}.selective_backprop:SelectiveBackprop",
+    "stale-big-loss": f"{_LOSSES}.big_loss:StaleBigLoss",
+    "stale-jest": f"{_LOSSES}.learnability:StaleJest",
+    "stale-rho-loss": f"{_LOSSES}.learnability:StaleRhoLoss",
+    "stale-selective-backprop": f"{_LOSSES}.selective_backprop:StaleSelectiveBackprop",
+    "uncertainty": f"{_LOSSES}.uncertainty:Uncertainty",
 }
 
 

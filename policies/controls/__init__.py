@@ -1,1 +1,1 @@
-"""What every policy is held against: uniform random samples, everything, another policy's counts."""
+"""What policies are held against: uniform random samples, everything, another one's counts."""
