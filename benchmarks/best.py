@@ -26,10 +26,10 @@ import torch
 
 from gstds.common.files import write_text
 from gstds.train.config import RunConfig
-from gstds.train.plots import plot_accuracy_against_compute
+from gstds.train.figures.plots import plot_accuracy_against_compute
+from gstds.train.figures.statistics import confidence_half_width, paired_t, sign_flip_p, summarize
 from gstds.train.run import execute, finished_result
 from gstds.train.setup import make_env, make_run_policy
-from gstds.train.statistics import confidence_half_width, paired_t, sign_flip_p, summarize
 
 QUARTER = {"policy": "random", "schedule": "constant", "keep": 0.25}
 ROWS: dict[str, dict[str, Any]] = {

@@ -237,7 +237,7 @@ def _show_run(arguments: Arguments, result: dict[str, Any], folder: Path) -> int
 
 
 def _run_json(result: dict[str, Any]) -> dict[str, Any]:
-    from gstds.train.statistics import summarize
+    from gstds.train.figures.statistics import summarize
 
     name = result["policy"]
     return {

@@ -14,7 +14,7 @@ from gstds.train.compare import compare, plan_run
 from gstds.train.comparison import Comparison
 from gstds.train.console import out, print_table
 from gstds.train.fanout import prepare
-from gstds.train.tables import Table, judged_on
+from gstds.train.figures.tables import Table, judged_on
 from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 
 __all__ = ["check_data", "compare_datasets", "dataset_folder", "on_dataset", "overview_table"]

@@ -91,7 +91,7 @@ def _publish(arguments: Arguments, note: dict[str, Any], comparison: Comparison)
 
 def _show(arguments: Arguments, note: dict[str, Any], page: Path, uri: str | None) -> int:
     from gstds.common.files import write_json
-    from gstds.train.tables import comparison_table
+    from gstds.train.figures.tables import comparison_table
 
     if arguments.json:
         write_json(arguments.json, note)

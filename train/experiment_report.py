@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gstds.common.files import write_bytes, write_text
-from gstds.train.palette import policy_color
-from gstds.train.tables import Table, comparison_table
+from gstds.train.figures.palette import policy_color
+from gstds.train.figures.tables import Table, comparison_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,7 @@ def saving_table(summary: Summary) -> Table:
     """Lay out how much of the compute that was saved became seconds saved.
 
     Args:
-        summary: As `gstds.train.statistics.summarize` returns it.
+        summary: As `gstds.train.figures.statistics.summarize` returns it.
     """
     rows = [_saving_cells(row) for row in summary if row["policy"] != "full"]
     return Table(

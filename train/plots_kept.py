@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gstds.train.figures.frame import save_figure
+from gstds.train.figures.palette import policy_color
 from gstds.train.kept_view import KeptView
-from gstds.train.palette import policy_color
-from gstds.train.plot_frame import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

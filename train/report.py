@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.common.files import write_text
-from gstds.train.kept_view import view_of_kept
-from gstds.train.mlflow_store import mask_secrets
-from gstds.train.plots import (
+from gstds.train.figures.pareto import plot_pareto
+from gstds.train.figures.plots import (
     plot_accuracy_against_compute,
     plot_accuracy_against_seconds,
     plot_kept_over_time,
     plot_run,
     plot_seconds,
 )
+from gstds.train.figures.statistics import summarize_controls
+from gstds.train.figures.tables import Table, caption, comparison_table
+from gstds.train.kept_view import view_of_kept
+from gstds.train.mlflow_store import mask_secrets
 from gstds.train.plots_kept import plot_balance, plot_extremes
-from gstds.train.plots_pareto import plot_pareto
 from gstds.train.report_page import (
     Block,
     Code,
@@ -39,8 +41,6 @@ from gstds.train.report_tables import (
     runs_table,
     to_accuracy_table,
 )
-from gstds.train.statistics import summarize_controls
-from gstds.train.tables import Table, caption, comparison_table
 
 if TYPE_CHECKING:
     from gstds.envs.data.datasets import Data

@@ -55,7 +55,7 @@ def _find_comparison(arguments: argparse.Namespace) -> Path:
 
 def print_tables(content: dict[str, Any]) -> None:
     """Print the comparison, and below it the controls."""
-    from gstds.train.tables import comparison_table
+    from gstds.train.figures.tables import comparison_table
 
     if content["summary"]:
         print_table(comparison_table(content["summary"], setting=content["setting"]))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gstds.train.tables import Table
+from gstds.train.figures.tables import Table
 
 __all__ = ["Block", "Code", "Items", "Picture", "Prose", "Section", "as_html", "as_markdown"]
 

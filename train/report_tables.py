@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gstds.train.curves import cost_to_accuracy, curves
-from gstds.train.tables import (
+from gstds.train.figures.curves import cost_to_accuracy, curves
+from gstds.train.figures.tables import (
     Table,
     accuracy_header,
     fixed,

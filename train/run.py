@@ -406,7 +406,7 @@ class Runner:
         return math.fsum(values) / len(values) if values else None
 
     def _write_artifacts(self, result: dict[str, Any]) -> None:
-        from gstds.train.plots import plot_run
+        from gstds.train.figures.plots import plot_run
 
         order_seed = self.env._seeds["order"]
         kept = self.folder / "kept.npz"

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gstds.train.figures.palette import policy_color
 from gstds.train.mlflow_store import mask_secrets
-from gstds.train.palette import policy_color
 
 if TYPE_CHECKING:
     from mlflow.entities import Dataset, Run

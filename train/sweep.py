@@ -18,8 +18,8 @@ from gstds.common.checks import check_integer
 from gstds.train.compare import plan_run
 from gstds.train.comparison import Comparison
 from gstds.train.fanout import check_place, prepare, run_all
+from gstds.train.figures.statistics import confidence_half_width
 from gstds.train.job import Job, Progress
-from gstds.train.statistics import confidence_half_width
 from gstds.train.stopping import StopFlag
 from gstds.train.variants import option_value, split_name, takes, variant_name
 from gstds.train.watch import Watch

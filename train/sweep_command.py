@@ -14,7 +14,7 @@ from gstds.train.comparison import Comparison
 from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
 from gstds.train.config import RunConfig
 from gstds.train.console import out, print_table
-from gstds.train.tables import Table
+from gstds.train.figures.tables import Table
 from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 from gstds.train.variants import split_name
 

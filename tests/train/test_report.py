@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gstds.train.palette import policy_color
-from gstds.train.plots import (
+from gstds.train.figures.palette import policy_color
+from gstds.train.figures.pareto import plot_pareto
+from gstds.train.figures.plots import (
     plot_accuracy_against_compute,
     plot_accuracy_against_seconds,
     plot_kept_over_time,
     plot_run,
     plot_seconds,
 )
-from gstds.train.plots_pareto import plot_pareto
+from gstds.train.figures.statistics import summarize
+from gstds.train.figures.tables import comparison_table, format_flops
 from gstds.train.report import write_report
-from gstds.train.statistics import summarize
-from gstds.train.tables import comparison_table, format_flops
 
 PNG = b"\x89PNG"
 

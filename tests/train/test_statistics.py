@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from gstds.train.statistics import (
+from gstds.train.figures.statistics import (
     confidence_half_width,
     holm,
     paired_rows,
@@ -180,7 +180,7 @@ def test_holm_by_hand():
 
 
 def test_effect_size_is_the_mean_difference_in_sample_deviations() -> None:
-    from gstds.train.statistics import cohens_d
+    from gstds.train.figures.statistics import cohens_d
 
     assert cohens_d([1.0, 2.0, 3.0]) == pytest.approx(2.0)
     assert cohens_d([-1.0, -2.0, -3.0]) == pytest.approx(-2.0)

@@ -115,7 +115,7 @@ class Table:
 
 
 def comparison_table(summary: Summary, *, setting: str | None = None) -> Table:
-    """Lay out a summary, as `gstds.train.statistics.summarize` returns it.
+    """Lay out a summary, as `gstds.train.figures.statistics.summarize` returns it.
 
     Args:
         summary: One dictionary per policy.

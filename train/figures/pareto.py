@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gstds.train.curves import pareto_front
-from gstds.train.palette import policy_color
-from gstds.train.plot_frame import new_figure, save_figure
-from gstds.train.tables import flop_unit, judged_on
+from gstds.train.figures.curves import pareto_front
+from gstds.train.figures.frame import new_figure, save_figure
+from gstds.train.figures.palette import policy_color
+from gstds.train.figures.tables import flop_unit, judged_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ def plot_pareto(summary: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Draw test accuracy against charged compute and against seconds, the Pareto front marked.
 
     Args:
-        summary: As `gstds.train.statistics.summarize` returns it, of policies and controls.
+        summary: As `gstds.train.figures.statistics.summarize` returns it, of policies and controls.
         path: The PNG to write.
     """
     figure, (left, right) = new_figure(11.0, 4.8, columns=2)

@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gstds.train.curves import FEWEST_FOR_A_BAND, Band, Curve, curves, mean_band
-from gstds.train.palette import phase_color, policy_color
-from gstds.train.plot_frame import as_png, draw_legend, height_with_legend, new_figure, save_figure
-from gstds.train.tables import flop_unit, judged_on
+from gstds.train.figures.curves import FEWEST_FOR_A_BAND, Band, Curve, curves, mean_band
+from gstds.train.figures.frame import (
+    as_png,
+    draw_legend,
+    height_with_legend,
+    new_figure,
+    save_figure,
+)
+from gstds.train.figures.palette import phase_color, policy_color
+from gstds.train.figures.tables import flop_unit, judged_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +48,7 @@ def plot_accuracy_against_compute(
 
     Args:
         runs: Results of runs with their ``history``.
-        summary: As `gstds.train.statistics.summarize` returns it.
+        summary: As `gstds.train.figures.statistics.summarize` returns it.
         path: The PNG to write.
     """
     size, unit = flop_unit([run.get("charged_flops") for run in runs])

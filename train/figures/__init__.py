@@ -1,0 +1,1 @@
+"""Numbers and pictures of finished runs: statistics, tables, plots."""
