@@ -29,7 +29,7 @@ from stepping import random_images
 
 from gstds.train.config import config_from
 from gstds.train.run import execute
-from gstds.train.tracking import MlflowTracker, NullTracker
+from gstds.train.tracking.tracker import MlflowTracker, NullTracker
 
 UP_SECONDS = 90
 

@@ -24,7 +24,7 @@ from gstds.train.config import RunConfig
 from gstds.train.config_file import take_defaults
 from gstds.train.record import KeptRecord, read_kept
 from gstds.train.run_folder import finished_result, open_folder
-from gstds.train.spool import Item, Point, Spool
+from gstds.train.tracking.spool import Item, Point, Spool
 from tests.policies.test_learned import agent
 
 RUN = "0" * 32

@@ -17,7 +17,7 @@ from gstds.policies.learned.agent_file import AgentFile, save_agent, shipped_age
 from gstds.train.agents_episodes import Episodes, ShuffledReward, judge
 from gstds.train.agents_models import AGENTS, actor_tensors, make_model, model_state, restore_model
 from gstds.train.run import StopFlag
-from gstds.train.tracking import NullTracker, Tracker
+from gstds.train.tracking.tracker import NullTracker, Tracker
 
 __all__ = ["AgentConfig", "Teacher", "agent_names", "learn", "load_agent_config"]
 

@@ -98,7 +98,7 @@ def do_learn(arguments: argparse.Namespace) -> int:
         raise ValueError("--register needs the MLflow store that --no-tracking leaves out")
     tracker = None
     if uri:
-        from gstds.train.tracking import MlflowTracker
+        from gstds.train.tracking.tracker import MlflowTracker
 
         tracker = MlflowTracker(uri, arguments.experiment, spool=folder / "spool")
     stop = StopFlag()

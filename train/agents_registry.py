@@ -58,7 +58,7 @@ def register_agent(folder: str | Path, name: str, uri: str) -> str:
         mlflow.exceptions.MlflowException: If the store has no registry, or refuses.
     """
     load_agent(str(folder))
-    from gstds.train.mlflow_store import prepare_environment
+    from gstds.train.tracking.store import prepare_environment
 
     prepare_environment()
     import mlflow

@@ -15,7 +15,7 @@ from typing import Any
 
 from gstds.common.checks import check_integer
 from gstds.train.config import RunConfig
-from gstds.train.mlflow_store import mask_secrets
+from gstds.train.tracking.store import mask_secrets
 
 __all__ = [
     "check_places",
@@ -107,7 +107,7 @@ def open_tracking(arguments: Arguments) -> str | None:
     """
     if arguments.no_tracking:
         return None
-    from gstds.train.mlflow_store import probe_store, tracking_uri
+    from gstds.train.tracking.store import probe_store, tracking_uri
 
     uri = tracking_uri(arguments.tracking_uri)
     try:

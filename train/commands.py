@@ -153,7 +153,7 @@ def _text(value: Any, *, or_none: bool = False) -> Any:
 def _find_run(name: str, arguments: Arguments) -> Path:
     if Path(name).is_dir():
         return Path(name)
-    from gstds.train.mlflow_store import client, store_exists, tracking_uri
+    from gstds.train.tracking.store import client, store_exists, tracking_uri
 
     uri = tracking_uri(arguments.tracking_uri)
     try:
@@ -187,7 +187,7 @@ def _lead(
     if not (resume and finished_result(folder)):
         uri = open_tracking(arguments)
         if uri:
-            from gstds.train.tracking import MlflowTracker
+            from gstds.train.tracking.tracker import MlflowTracker
 
             spool, patient = folder / "spool", arguments.offline
             tracker = MlflowTracker(uri, arguments.experiment, spool, patient=patient)
@@ -255,8 +255,8 @@ def _run_json(result: dict[str, Any]) -> dict[str, Any]:
 
 def do_ui(arguments: Arguments) -> int:
     """Serve the MLflow UI on the tracking store."""
-    from gstds.train.mlflow_store import mask_secrets, store_exists, tracking_uri
-    from gstds.train.ui import open_ui
+    from gstds.train.tracking.server import open_ui
+    from gstds.train.tracking.store import mask_secrets, store_exists, tracking_uri
 
     uri = tracking_uri(arguments.tracking_uri)
     if not store_exists(uri):
@@ -276,7 +276,7 @@ def do_ui(arguments: Arguments) -> int:
 
 def do_sync(arguments: Arguments) -> int:
     """Deliver spooled records."""
-    from gstds.train.tracking import sync_spool
+    from gstds.train.tracking.tracker import sync_spool
 
     counts = sync_spool(arguments.folder, arguments.tracking_uri)
     out(f"{sum(counts.values())} records of {len(counts)} runs delivered")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gstds.train.config import RunConfig
-from gstds.train.mlflow_store import prepare_store
+from gstds.train.tracking.store import prepare_store
 
 __all__ = ["Comparison"]
 

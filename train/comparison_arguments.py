@@ -16,7 +16,7 @@ from gstds.train.arguments import (
     touch_folder,
 )
 from gstds.train.config import config_from
-from gstds.train.mlflow_store import mask_secrets
+from gstds.train.tracking.store import mask_secrets
 
 if TYPE_CHECKING:
     from gstds.train.comparison import Comparison

@@ -8,7 +8,7 @@ from typing import Any
 
 from gstds.envs.data.datasets import Data
 from gstds.train.config import RunConfig, identity
-from gstds.train.tracking import DataInput, git_commit
+from gstds.train.tracking.tracker import DataInput, git_commit
 
 __all__ = ["record_head"]
 

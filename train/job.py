@@ -11,8 +11,8 @@ from typing import Any
 
 from gstds.common.checksummed_json import read_sealed
 from gstds.train.config import RunConfig
-from gstds.train.mlflow_store import file_lock
 from gstds.train.run import StopFlag, execute
+from gstds.train.tracking.store import file_lock
 
 __all__ = ["Ended", "Job", "Progress", "failed_result", "run_job"]
 
@@ -78,7 +78,7 @@ def _run_alone(
     stop: StopFlag,
     evaluated: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Any]:
-    from gstds.train.tracking import MlflowTracker
+    from gstds.train.tracking.tracker import MlflowTracker
 
     tracker = None
     if job.tracking:

@@ -18,7 +18,7 @@ __all__: list[str] = []
 _MODULES = (
     "gstds.train.cli",
     "gstds.train.fanout",
-    "gstds.train.tracking",
+    "gstds.train.tracking.tracker",
     "gstds.train.kept_view",
     "mlflow.tracking",
     "mlflow.store.tracking.sqlalchemy_store",

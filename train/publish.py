@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.train.figures.tables import caption, comparison_table
-from gstds.train.mlflow_store import client as make_client
-from gstds.train.mlflow_store import mask_secrets, prepare_store
 from gstds.train.report_tables import controls_table
-from gstds.train.views import place_view
+from gstds.train.tracking.store import client as make_client
+from gstds.train.tracking.store import mask_secrets, prepare_store
+from gstds.train.tracking.views import place_view
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

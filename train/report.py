@@ -20,7 +20,6 @@ from gstds.train.figures.plots import (
 from gstds.train.figures.statistics import summarize_controls
 from gstds.train.figures.tables import Table, caption, comparison_table
 from gstds.train.kept_view import view_of_kept
-from gstds.train.mlflow_store import mask_secrets
 from gstds.train.plots_kept import plot_balance, plot_extremes
 from gstds.train.report_page import (
     Block,
@@ -41,6 +40,7 @@ from gstds.train.report_tables import (
     runs_table,
     to_accuracy_table,
 )
+from gstds.train.tracking.store import mask_secrets
 
 if TYPE_CHECKING:
     from gstds.envs.data.datasets import Data

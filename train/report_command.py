@@ -46,7 +46,7 @@ def _find_comparison(arguments: argparse.Namespace) -> Path:
     if folder.exists():
         return folder
     from gstds.train.publish import fetch_comparison
-    from gstds.train.tracking import tracking_uri
+    from gstds.train.tracking.tracker import tracking_uri
 
     uri = tracking_uri(arguments.tracking_uri)
     place = Path("runs") / f"report-{folder.name}"

@@ -27,7 +27,7 @@ from gstds.train.run_folder import configured, finished_result, held
 from gstds.train.setup import make_env, make_run_policy
 from gstds.train.space import check_space, space_needed
 from gstds.train.stopping import StopFlag, interruptible
-from gstds.train.tracking import NullTracker, Tracker
+from gstds.train.tracking.tracker import NullTracker, Tracker
 
 __all__ = [
     "RunFailedError",

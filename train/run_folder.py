@@ -12,7 +12,7 @@ from typing import Any
 
 from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.train.config import RunConfig, identity
-from gstds.train.mlflow_store import file_lock
+from gstds.train.tracking.store import file_lock
 
 __all__ = ["FolderInUseError", "configured", "finished_result", "held", "open_folder"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gstds.train.mlflow_store import prepare_store
+from gstds.train.tracking.store import prepare_store
 
 
 @pytest.fixture(scope="session")

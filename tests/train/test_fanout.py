@@ -12,8 +12,8 @@ from gstds.train.cli import main
 from gstds.train.compare import Comparison, compare, plan
 from gstds.train.config import RunConfig
 from gstds.train.job import run_job
-from gstds.train.mlflow_store import client, file_lock
 from gstds.train.stopping import StopFlag
+from gstds.train.tracking.store import client, file_lock
 
 
 def comparison(folder, data, **options):

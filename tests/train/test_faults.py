@@ -17,9 +17,9 @@ from gstds.common.state import latest_state
 from gstds.envs import DataSelectionEnv
 from gstds.train.cli import main
 from gstds.train.config import config_from
-from gstds.train.mlflow_store import client
 from gstds.train.run import execute
 from gstds.train.run_folder import FolderInUseError
+from gstds.train.tracking.store import client
 from tests.stops import StopAfter
 
 PLUGIN = """
@@ -97,7 +97,7 @@ def test_a_skipped_update_changes_nothing_and_is_counted(spoiled, learner):
 
 @pytest.mark.parametrize("steps", [1, 7, 14])
 def test_a_run_that_skips_resumes_bit_for_bit(spoiled, tmp_path, steps, store_uri):
-    from gstds.train.tracking import MlflowTracker
+    from gstds.train.tracking.tracker import MlflowTracker
 
     config = options(spoiled, learner="spoiling:forward", on_nan="skip")
     whole = execute(config, tmp_path / "whole", tracker=MlflowTracker(store_uri))
@@ -207,7 +207,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(tiny_npz, tmp_path):
 def test_a_clock_that_jumps_changes_no_weight_and_loses_no_point(
     tiny_npz, tmp_path, monkeypatch, store_uri, shift
 ):
-    from gstds.train.tracking import MlflowTracker
+    from gstds.train.tracking.tracker import MlflowTracker
 
     config = options(tiny_npz, policy="random")
     whole = execute(config, tmp_path / "whole")

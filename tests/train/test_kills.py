@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 from gstds.store.feature_store import FeatureStore
-from gstds.train.mlflow_store import client
-from gstds.train.spool import Item, Point, Spool
+from gstds.train.tracking.spool import Item, Point, Spool
+from gstds.train.tracking.store import client
 from tests.counts import counts
 
 GSTDS = [sys.executable, "-m", "gstds.train.cli"]

@@ -14,10 +14,10 @@ import pytest
 
 from gstds.train.cli import main
 from gstds.train.config import config_from
-from gstds.train.mlflow_store import client
 from gstds.train.run import execute
-from gstds.train.spool import Spool, sync_spool
-from gstds.train.tracking import DataInput, MlflowTracker
+from gstds.train.tracking.spool import Spool, sync_spool
+from gstds.train.tracking.store import client
+from gstds.train.tracking.tracker import DataInput, MlflowTracker
 from tests.stops import StopAfter
 from tests.train.test_ui import Server
 
@@ -51,7 +51,7 @@ def all_runs(uri):
 def test_a_run_whose_store_goes_away_once_it_has_a_name_is_described_afterwards(
     store_uri, tmp_path, monkeypatch
 ):
-    from gstds.train import delivery
+    from gstds.train.tracking import delivery
 
     # The courier that never gets to it is one whose process was killed after the first call.
     monkeypatch.setattr(delivery.Courier, "_work", lambda self: None)

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from gstds.train.mlflow_store import client
-from gstds.train.tracking import MlflowTracker
+from gstds.train.tracking.store import client
+from gstds.train.tracking.tracker import MlflowTracker
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gstds.train.mlflow_store import (
+from gstds.train.tracking.store import (
     client,
     mask_secrets,
     prepare_environment,
@@ -66,7 +66,7 @@ def test_a_server_that_is_not_there(free_port):
 
 
 def test_a_server_that_accepts_and_says_nothing(monkeypatch):
-    monkeypatch.setattr("gstds.train.mlflow_store.PROBE_SECONDS", 0.2)
+    monkeypatch.setattr("gstds.train.tracking.store.PROBE_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         port = mute.getsockname()[1]
         with pytest.raises(ConnectionError, match="ReadTimeout"):
@@ -101,7 +101,7 @@ def test_an_experiment_without_a_name_is_refused_before_a_store_is_made(tmp_path
     assert not list(tmp_path.iterdir())
 
 
-MAKE = "from gstds.train.mlflow_store import prepare_store; print(prepare_store({uri!r}))"
+MAKE = "from gstds.train.tracking.store import prepare_store; print(prepare_store({uri!r}))"
 
 
 def test_a_disk_that_fills_up_leaves_no_half_made_store(tmp_path):
@@ -149,7 +149,7 @@ def test_importing_the_tracker_does_not_import_mlflow():
 @pytest.mark.slow
 def test_processes_may_create_one_store_at_the_same_time(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    code = f"from gstds.train.mlflow_store import prepare_store; print(prepare_store({uri!r}))"
+    code = f"from gstds.train.tracking.store import prepare_store; print(prepare_store({uri!r}))"
     words = [sys.executable, "-c", code]
     processes = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     answers = {process.communicate()[0] for process in processes}

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from gstds.train.mlflow_store import client
+from gstds.train.tracking.store import client
 
 LEARNER = """
 import resource

@@ -12,7 +12,7 @@ from gstds.train.cli import main
 from gstds.train.config import RunConfig, config_from
 from gstds.train.config_file import load_config_file
 from gstds.train.record import read_kept
-from gstds.train.spool import Spool, sync_spool
+from gstds.train.tracking.spool import Spool, sync_spool
 from tests.plants import DEEP, Plant
 
 # Configuration
@@ -169,7 +169,7 @@ def test_a_hostile_spool_is_refused(tmp_path, line, pickled):
 
 
 def test_a_spools_artifact_cannot_leave_the_store(tmp_path, monkeypatch):
-    from gstds.train.mlflow_store import client, prepare_store
+    from gstds.train.tracking.store import client, prepare_store
 
     monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///{tmp_path}/mlflow.db"

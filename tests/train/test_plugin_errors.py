@@ -11,9 +11,9 @@ from gstds.train.cli import main
 from gstds.train.compare import compare
 from gstds.train.comparison import Comparison
 from gstds.train.config import config_from
-from gstds.train.mlflow_store import client
 from gstds.train.run import RunFailedError, execute
-from gstds.train.tracking import MlflowTracker
+from gstds.train.tracking.store import client
+from gstds.train.tracking.tracker import MlflowTracker
 
 PLUGINS = """
 import numpy as np

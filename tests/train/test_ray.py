@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gstds.train.mlflow_store import client
+from gstds.train.tracking.store import client
 
 pytestmark = pytest.mark.slow
 

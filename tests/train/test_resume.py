@@ -11,8 +11,8 @@ import pytest
 from gstds.common.state import latest_state, save_state
 from gstds.train.cli import main
 from gstds.train.config import config_from
-from gstds.train.mlflow_store import client
 from gstds.train.run import StopFlag, execute
+from gstds.train.tracking.store import client
 from tests.stops import StopAfter
 
 
@@ -77,7 +77,7 @@ def test_a_changed_option_is_refused_and_an_equal_one_is_not(here, stopped, caps
 
 def test_a_secret_is_not_written_into_the_folder(tiny_npz, tmp_path):
     from gstds.train.config import config_from
-    from gstds.train.tracking import MlflowTracker
+    from gstds.train.tracking.tracker import MlflowTracker
 
     tracker = MlflowTracker("http://me:secret@127.0.0.1:9")
     assert tracker.address() == {"uri": None, "experiment": "gstds"}
@@ -107,7 +107,7 @@ def test_another_number_of_processes_is_said(tmp_path, tiny_npz, caplog, before,
 KILLED = """
 import os, sys
 from gstds.train.cli import main
-from gstds.train.tracking import MlflowTracker
+from gstds.train.tracking.tracker import MlflowTracker
 MlflowTracker.finish = lambda self, status: os._exit(137)
 main(sys.argv[1:])
 """

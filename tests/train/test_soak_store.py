@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from gstds.train.mlflow_store import client
+from gstds.train.tracking.store import client
 from tests.counts import counts
 
 POINTS = 10_000
@@ -17,7 +17,7 @@ EACH = 20
 
 LOGS = """
 import sys
-from gstds.train.tracking import MlflowTracker
+from gstds.train.tracking.tracker import MlflowTracker
 uri, folder, first, runs, points, each = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 for number in range(first, first + runs):
     tracker = MlflowTracker(uri, spool=folder, finish_seconds=600)

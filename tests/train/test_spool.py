@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstds.train.mlflow_store import client, prepare_store
-from gstds.train.spool import Item, Point, Spool, sync_spool
+from gstds.train.tracking.spool import Item, Point, Spool, sync_spool
+from gstds.train.tracking.store import client, prepare_store
 
 RUN = "a" * 32
 

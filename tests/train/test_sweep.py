@@ -5,8 +5,8 @@ import json
 import pytest
 
 from gstds.train.cli import build_parser, main
-from gstds.train.mlflow_store import client
 from gstds.train.sweep import Axis, grid, parse_axes, rank, swept_keys
+from gstds.train.tracking.store import client
 
 
 def test_axes_are_values_or_ranges():

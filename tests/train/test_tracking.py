@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from gstds.train.mlflow_store import client as make_client
-from gstds.train.tracking import (
+from gstds.train.tracking.store import client as make_client
+from gstds.train.tracking.tracker import (
     DataInput,
     MlflowTracker,
     NullTracker,
@@ -117,7 +117,7 @@ def test_bad_names_and_values_do_not_stop_a_run(store_uri, tmp_path, caplog):
 
 KILLED = """
 import json, os, sys, time
-from gstds.train.tracking import MlflowTracker
+from gstds.train.tracking.tracker import MlflowTracker
 tracker = MlflowTracker(sys.argv[1], spool=sys.argv[2], interval=0.05)
 tracker.start(name="killed", params={}, tags={})
 for step in range(100):

@@ -15,11 +15,11 @@ import zlib
 
 import pytest
 
-from gstds.train.mlflow_store import client, prepare_store
-from gstds.train.tracking import MlflowTracker, sync_spool
-from gstds.train.ui import experiment_link, open_ui, ui_command, ui_environment
-from gstds.train.view_state import view_state
-from gstds.train.views import find_view, place_view
+from gstds.train.tracking.charts import view_state
+from gstds.train.tracking.server import experiment_link, open_ui, ui_command, ui_environment
+from gstds.train.tracking.store import client, prepare_store
+from gstds.train.tracking.tracker import MlflowTracker, sync_spool
+from gstds.train.tracking.views import find_view, place_view
 
 
 def test_command_binds_this_machine_only(monkeypatch):
@@ -193,7 +193,7 @@ def test_ui_serves_the_experiment_and_says_where(store_uri, free_port, tmp_path,
     experiment = prepare_store(store_uri, "gstds")
     key = place_view(store_uri, experiment)
     code = (
-        "from gstds.train.ui import open_ui\n"
+        "from gstds.train.tracking.server import open_ui\n"
         f"open_ui({store_uri!r}, {free_port}, echo=lambda line: print(line, flush=True))"
     )
     process = subprocess.Popen(

@@ -7,7 +7,7 @@ import pytest
 
 from gstds.train.compare import Comparison, compare, plan
 from gstds.train.config import RunConfig
-from gstds.train.mlflow_store import client
+from gstds.train.tracking.store import client
 from gstds.train.variants import split_name, variant_config, variant_name
 
 BASE = RunConfig(schedule_params={"steepness": 20.0}, policy_params={"per": "epoch"})

@@ -15,7 +15,7 @@ import pytest
 from gstds.train import workers
 from gstds.train.compare import Comparison, compare
 from gstds.train.config import RunConfig
-from gstds.train.mlflow_store import client
+from gstds.train.tracking.store import client
 
 pytestmark = pytest.mark.slow
 

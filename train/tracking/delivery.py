@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from gstds.train.mlflow_store import mask_secrets
-from gstds.train.spool import BATCH, Item, Point, Spool
+from gstds.train.tracking.spool import BATCH, Item, Point, Spool
+from gstds.train.tracking.store import mask_secrets
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

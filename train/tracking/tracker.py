@@ -17,12 +17,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gstds.train.delivery import Courier
-from gstds.train.late import find, new_head, new_id
-from gstds.train.mlflow_store import client as make_client
-from gstds.train.mlflow_store import mask_secrets, prepare_store, tracking_uri
-from gstds.train.run_record import DataInput, RunRecord, git_commit
-from gstds.train.spool import Item, Point, Spool, sync_spool
+from gstds.train.tracking.delivery import Courier
+from gstds.train.tracking.offline_runs import find, new_head, new_id
+from gstds.train.tracking.run_header import DataInput, RunRecord, git_commit
+from gstds.train.tracking.spool import Item, Point, Spool, sync_spool
+from gstds.train.tracking.store import client as make_client
+from gstds.train.tracking.store import mask_secrets, prepare_store, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.train.figures.palette import policy_color
-from gstds.train.mlflow_store import mask_secrets
+from gstds.train.tracking.store import mask_secrets
 
 if TYPE_CHECKING:
     from mlflow.entities import Dataset, Run

@@ -14,8 +14,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from gstds.train.mlflow_store import prepare_store
-from gstds.train.run_record import LOCAL_TAG, DataInput, RunRecord, as_text
+from gstds.train.tracking.run_header import LOCAL_TAG, DataInput, RunRecord, as_text
+from gstds.train.tracking.store import prepare_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -22,15 +22,15 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from gstds.common.checksummed_json import check_seal, read_sealed, sealed, write_sealed
 from gstds.common.files import fsync_directory, write_text
-from gstds.train.mlflow_store import client as make_client
-from gstds.train.mlflow_store import (
+from gstds.train.tracking.run_header import RunRecord
+from gstds.train.tracking.store import client as make_client
+from gstds.train.tracking.store import (
     file_lock,
     mask_secrets,
     probe_store,
     store_exists,
     tracking_uri,
 )
-from gstds.train.run_record import RunRecord
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -61,7 +61,8 @@ class Item:
         status: MLflow's status of a run that ended.
         end_time: Unix time (ms) of its end.
         tags: Tags to set.
-        head: How a run is created that began without its store; see `gstds.train.late`.
+        head: How a run is created that began without its store; see
+            `gstds.train.tracking.offline_runs`.
         about: A head whose run is there already, and is only to be described.
     """
 
@@ -112,7 +113,7 @@ def deliver(client: MlflowClient, run_id: str, item: Item) -> None:
         Exception: Whatever MLflow raises if the store does not take it.
     """
     if item.about is not None:
-        from gstds.train.late import describe
+        from gstds.train.tracking.offline_runs import describe
 
         describe(client, client.get_run(run_id), item.about)
     if item.points or item.tags:
@@ -247,7 +248,7 @@ class Spool:
 
     def _begin(self, client: MlflowClient, head: dict[str, Any]) -> None:
         """Create the run, or find it, and note which it is and what it has already."""
-        from gstds.train.late import create_or_find
+        from gstds.train.tracking.offline_runs import create_or_find
 
         run = create_or_find(client, self.run_id, head)
         self.target = str(run.info.run_id)

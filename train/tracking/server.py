@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.checks import check_integer
-from gstds.train.mlflow_store import mask_secrets, prepare_environment, prepare_store, tracking_uri
+from gstds.train.tracking.store import (
+    mask_secrets,
+    prepare_environment,
+    prepare_store,
+    tracking_uri,
+)
 
 __all__ = ["experiment_link", "open_ui", "ui_command", "ui_environment"]
 
@@ -87,7 +92,7 @@ def open_ui(
         ConnectionError: If the store does not answer, or the server does not come up.
         OSError: If the port is taken.
     """
-    from gstds.train.views import find_view
+    from gstds.train.tracking.views import find_view
 
     address = tracking_uri(uri)
     experiment_id = prepare_store(address, experiment)

@@ -13,9 +13,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gstds.train.mlflow_store import client as make_client
-from gstds.train.mlflow_store import mask_secrets
-from gstds.train.view_state import encode_view, view_state
+from gstds.train.tracking.charts import encode_view, view_state
+from gstds.train.tracking.store import client as make_client
+from gstds.train.tracking.store import mask_secrets
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
