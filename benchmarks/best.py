@@ -25,11 +25,11 @@ import numpy as np
 import torch
 
 from gstds.common.files import write_text
-from gstds.train.config import RunConfig
 from gstds.train.figures.plots import plot_accuracy_against_compute
 from gstds.train.figures.statistics import confidence_half_width, paired_t, sign_flip_p, summarize
-from gstds.train.run import execute, finished_result
-from gstds.train.setup import make_env, make_run_policy
+from gstds.train.running.options import RunConfig
+from gstds.train.running.run import execute, finished_result
+from gstds.train.running.setup import make_env, make_run_policy
 
 QUARTER = {"policy": "random", "schedule": "constant", "keep": 0.25}
 ROWS: dict[str, dict[str, Any]] = {

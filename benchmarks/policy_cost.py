@@ -27,8 +27,8 @@ from gstds.common.noise import policy_seed
 from gstds.policies import RunContext, Transition
 from gstds.policies.registry import POLICIES
 from gstds.train.compare import hardware
-from gstds.train.config import config_from
-from gstds.train.setup import make_env, make_run_policy
+from gstds.train.running.options import config_from
+from gstds.train.running.setup import make_env, make_run_policy
 
 N, SAMPLES, WARM = 128, 2048, 20
 PHASES = ("train", "score", "spectral", "policy")

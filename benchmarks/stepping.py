@@ -19,8 +19,8 @@ from gstds.envs.batches.augment import augment, normalize
 from gstds.envs.learner.learner import has_bfloat16
 from gstds.envs.learner.models import build_model
 from gstds.policies import KeepRatioPolicy, RunContext, Transition
-from gstds.train.config import config_from
-from gstds.train.setup import make_env, make_run_policy
+from gstds.train.running.options import config_from
+from gstds.train.running.setup import make_env, make_run_policy
 
 CLASSES = 10
 RECORDED = 20

@@ -27,8 +27,8 @@ import numpy as np
 from interleaved import arguments, figure, interleave, publish, ratio, rounds_of
 from stepping import random_images
 
-from gstds.train.config import config_from
-from gstds.train.run import execute
+from gstds.train.running.options import config_from
+from gstds.train.running.run import execute
 from gstds.train.tracking.tracker import MlflowTracker, NullTracker
 
 UP_SECONDS = 90

@@ -20,10 +20,10 @@ from gstds.policies.learned.agent_file import load_agent, save_agent
 from gstds.store.feature_store import FeatureStore, build_store, open_losses, save_losses
 from gstds.train.cli import build_parser
 from gstds.train.commands import _read_configuration
-from gstds.train.config import RunConfig
-from gstds.train.config_file import take_defaults
-from gstds.train.record import KeptRecord, read_kept
-from gstds.train.run_folder import finished_result, open_folder
+from gstds.train.running.folder import finished_result, open_folder
+from gstds.train.running.options import RunConfig
+from gstds.train.running.options_file import take_defaults
+from gstds.train.running.record import KeptRecord, read_kept
 from gstds.train.tracking.spool import Item, Point, Spool
 from tests.policies.test_learned import agent
 

@@ -113,8 +113,8 @@ def test_memory_and_files_stay_flat_over_many_steps(cases, tiny_npz, tmp_path):
 RUNS = """
 import gc, json, os, sys
 import torch
-from gstds.train.config import config_from
-from gstds.train.run import execute
+from gstds.train.running.options import config_from
+from gstds.train.running.run import execute
 
 torch.set_num_threads(1)
 data, folder, cases = sys.argv[1], sys.argv[2], int(sys.argv[3])

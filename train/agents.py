@@ -16,7 +16,7 @@ from gstds.common.state import latest_state, save_state
 from gstds.policies.learned.agent_file import AgentFile, save_agent, shipped_agents
 from gstds.train.agents_episodes import Episodes, ShuffledReward, judge
 from gstds.train.agents_models import AGENTS, actor_tensors, make_model, model_state, restore_model
-from gstds.train.run import StopFlag
+from gstds.train.running.run import StopFlag
 from gstds.train.tracking.tracker import NullTracker, Tracker
 
 __all__ = ["AgentConfig", "Teacher", "agent_names", "learn", "load_agent_config"]

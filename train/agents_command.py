@@ -36,7 +36,7 @@ def add_learn(commands: Any, key_value: Any, add_options: Any) -> None:
     """
     from dataclasses import fields
 
-    from gstds.train.config import RunConfig
+    from gstds.train.running.options import RunConfig
 
     parser = commands.add_parser(
         "learn",
@@ -83,7 +83,7 @@ def do_learn(arguments: argparse.Namespace) -> int:
     """Teach an agent."""
     from gstds.train.agents import AgentConfig, learn, load_agent_config
     from gstds.train.console import Console, say
-    from gstds.train.run import StopFlag, interruptible
+    from gstds.train.running.run import StopFlag, interruptible
     from gstds.train.terms import EXIT_DONE, EXIT_INTERRUPTED
 
     user_folder_on_path()

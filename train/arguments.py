@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.checks import check_integer
-from gstds.train.config import RunConfig
+from gstds.train.running.options import RunConfig
 from gstds.train.tracking.store import mask_secrets
 
 __all__ = [

@@ -18,7 +18,6 @@ from typing import Any, NoReturn
 
 from gstds.common.checks import near_names
 from gstds.train.agents_command import add_learn
-from gstds.train.config import RunConfig
 from gstds.train.fanout_options import (
     add_datasets_option,
     add_experiment,
@@ -27,6 +26,7 @@ from gstds.train.fanout_options import (
     add_sweep_options,
 )
 from gstds.train.launched import launched_rank, refuse_launcher
+from gstds.train.running.options import RunConfig
 from gstds.train.terms import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, LIST_KINDS
 
 __all__ = ["build_parser", "main"]
@@ -70,7 +70,7 @@ class _Help(argparse.HelpFormatter):
 def _key_value(text: str) -> tuple[str, Any]:
     import yaml
 
-    from gstds.train.config_file import read_yaml
+    from gstds.train.running.options_file import read_yaml
 
     key, equals, value = text.partition("=")
     if not equals or not key:
@@ -334,7 +334,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser: Any = build_parser()
     arguments: argparse.Namespace = parser.parse_args(words)
     if getattr(arguments, "config", None):
-        from gstds.train.config_file import take_defaults
+        from gstds.train.running.options_file import take_defaults
 
         take_defaults(parser._commands[arguments.command], arguments.config)
         arguments = parser.parse_args(words)

@@ -24,11 +24,11 @@ from gstds.train.arguments import (
     user_folder_on_path,
 )
 from gstds.train.compare_command import do_compare
-from gstds.train.config import RunConfig, config_from
 from gstds.train.console import Console, out, out_now
 from gstds.train.experiment_command import do_experiment
 from gstds.train.launched import launched_rank
 from gstds.train.report_command import do_report
+from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terms import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
@@ -179,8 +179,8 @@ def _run(arguments: Arguments, config: RunConfig, folder: Path, *, resume: bool)
 def _lead(
     arguments: Arguments, config: RunConfig, folder: Path, group: Group, *, resume: bool
 ) -> int:
-    from gstds.train.run import RunFailedError, StopFlag, execute, finished_result
-    from gstds.train.setup import make_run_policy
+    from gstds.train.running.run import RunFailedError, StopFlag, execute, finished_result
+    from gstds.train.running.setup import make_run_policy
 
     make_run_policy(config)
     tracker = None

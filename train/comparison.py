@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gstds.train.config import RunConfig
+from gstds.train.running.options import RunConfig
 from gstds.train.tracking.store import prepare_store
 
 __all__ = ["Comparison"]

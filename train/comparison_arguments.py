@@ -15,7 +15,7 @@ from gstds.train.arguments import (
     open_tracking,
     touch_folder,
 )
-from gstds.train.config import config_from
+from gstds.train.running.options import config_from
 from gstds.train.tracking.store import mask_secrets
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from gstds.policies.controls.replay import encode_sequence
 from gstds.policies.registry import REPLAY
 from gstds.selection.schedules import Schedule
 from gstds.selection.weights import kept_count
-from gstds.train.config import RunConfig, run_folder
-from gstds.train.record import Kept, read_kept
-from gstds.train.setup import make_run_schedule
+from gstds.train.running.options import RunConfig, run_folder
+from gstds.train.running.record import Kept, read_kept
+from gstds.train.running.setup import make_run_schedule
 from gstds.train.variants import split_name
 
 if TYPE_CHECKING:

@@ -52,7 +52,7 @@ def compare_datasets(
     """
     from gstds.train.board import Board
     from gstds.train.ray_runs import ray_cluster
-    from gstds.train.stopping import StopFlag, interruptible
+    from gstds.train.running.stopping import StopFlag, interruptible
 
     every = [on_dataset(comparison, dataset) for dataset in datasets]
     _check_once(datasets, [one.folder for one in every])

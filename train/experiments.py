@@ -17,7 +17,7 @@ from gstds.train.comparison import Comparison
 from gstds.train.datasets_command import check_data, on_dataset
 from gstds.train.fanout import Report, prepare
 from gstds.train.job import Progress
-from gstds.train.stopping import StopFlag
+from gstds.train.running.stopping import StopFlag
 from gstds.train.watch import Watch
 
 __all__ = ["EXPERIMENTS", "ORIGINAL_DATASETS", "OVERHEAD", "Preset", "experiment_names"]

@@ -8,8 +8,8 @@ from typing import Any
 
 from gstds.train.comparison import Comparison
 from gstds.train.job import Ended, Job, Progress, run_job
-from gstds.train.run import StopFlag, finished_result
-from gstds.train.setup import make_env, make_run_policy
+from gstds.train.running.run import StopFlag, finished_result
+from gstds.train.running.setup import make_env, make_run_policy
 from gstds.train.watch import ProgressWatch, Watch
 
 __all__ = ["Report", "check_place", "prepare", "run_all"]

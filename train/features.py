@@ -9,7 +9,7 @@ from gstds.common.files import cache_root
 from gstds.envs.task.features import make_extractor
 from gstds.envs.task.options import EnvOptions
 from gstds.envs.task.task import load_world, probe_fingerprint, reference_store_path
-from gstds.train.config import RunConfig
+from gstds.train.running.options import RunConfig
 
 __all__ = ["prepare_features"]
 

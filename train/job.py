@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.checksummed_json import read_sealed
-from gstds.train.config import RunConfig
-from gstds.train.run import StopFlag, execute
+from gstds.train.running.options import RunConfig
+from gstds.train.running.run import StopFlag, execute
 from gstds.train.tracking.store import file_lock
 
 __all__ = ["Ended", "Job", "Progress", "failed_result", "run_job"]

@@ -13,13 +13,13 @@ import torch
 
 from gstds.common.process_group import Group, ProcessGroup, check_size
 from gstds.envs.learner.learner import resolve_device
-from gstds.train.config import RunConfig
-from gstds.train.determinism import reproducible
-from gstds.train.failure import RunFailedError
 from gstds.train.launched import launched_size
-from gstds.train.run import Runner, finished_result
-from gstds.train.setup import make_run_policy
-from gstds.train.stopping import StopFlag, interruptible
+from gstds.train.running.determinism import reproducible
+from gstds.train.running.failure import RunFailedError
+from gstds.train.running.options import RunConfig
+from gstds.train.running.run import Runner, finished_result
+from gstds.train.running.setup import make_run_policy
+from gstds.train.running.stopping import StopFlag, interruptible
 
 __all__ = ["follow", "process_group"]
 

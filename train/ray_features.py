@@ -20,7 +20,6 @@ from gstds.envs.task.features import (
 from gstds.envs.task.options import EnvOptions
 from gstds.envs.task.task import load_world
 from gstds.store.format import MANIFEST_NAME
-from gstds.train.config import RunConfig
 from gstds.train.ray_runs import (
     RETRIES,
     check_shared_files,
@@ -30,6 +29,7 @@ from gstds.train.ray_runs import (
     task_resources,
 )
 from gstds.train.ray_tasks import features_task
+from gstds.train.running.options import RunConfig
 
 __all__ = ["build_on_ray"]
 

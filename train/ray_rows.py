@@ -12,7 +12,7 @@ from gstds.envs.task.options import EnvOptions
 from gstds.envs.task.task import load_dataset
 from gstds.reference.networks import Reference, make_reference
 from gstds.store.compression import parse_compression
-from gstds.train.config import config_from
+from gstds.train.running.options import config_from
 
 __all__ = ["features_of"]
 

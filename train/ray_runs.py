@@ -16,7 +16,7 @@ from typing import Any
 from gstds.common.files import cache_root
 from gstds.train.job import Ended, Job, failed_result
 from gstds.train.ray_tasks import Mailbox, plain_job, run_task, see_files
-from gstds.train.stopping import StopFlag
+from gstds.train.running.stopping import StopFlag
 from gstds.train.watch import Watch
 from gstds.train.workers import RETRIES
 

@@ -54,8 +54,8 @@ def plain_job(job: Job) -> dict[str, Any]:
 
 def job_from(plain: Mapping[str, Any]) -> Job:
     """Return the run that `plain_job` took apart."""
-    from gstds.train.config import config_from
     from gstds.train.job import Job
+    from gstds.train.running.options import config_from
 
     config = config_from(plain["config"])
     return Job(**{**plain, "config": config, "folder": Path(plain["folder"])})
@@ -76,7 +76,7 @@ def run_task(
         return None
     _settle(environment, here)
     from gstds.train.job import run_job
-    from gstds.train.stopping import StopFlag
+    from gstds.train.running.stopping import StopFlag
 
     stop = StopFlag()
     with _Reporter(mailbox, plain["folder"], stop) as reporter:

@@ -20,7 +20,7 @@ from gstds.train.comparison import Comparison
 from gstds.train.fanout import check_place, prepare, run_all
 from gstds.train.figures.statistics import confidence_half_width
 from gstds.train.job import Job, Progress
-from gstds.train.stopping import StopFlag
+from gstds.train.running.stopping import StopFlag
 from gstds.train.variants import option_value, split_name, takes, variant_name
 from gstds.train.watch import Watch
 

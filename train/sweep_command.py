@@ -12,9 +12,9 @@ from gstds.common.checks import check_integer
 from gstds.common.files import write_json, write_text
 from gstds.train.comparison import Comparison
 from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
-from gstds.train.config import RunConfig
 from gstds.train.console import out, print_table
 from gstds.train.figures.tables import Table
+from gstds.train.running.options import RunConfig
 from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 from gstds.train.variants import split_name
 
@@ -28,7 +28,7 @@ def do_sweep(arguments: Arguments) -> int:
     """Run a sweep, rank its points, write ``sweep.json`` and ``sweep.md``."""
     from gstds.train.board import Board
     from gstds.train.ray_runs import ray_cluster
-    from gstds.train.stopping import StopFlag, interruptible
+    from gstds.train.running.stopping import StopFlag, interruptible
     from gstds.train.sweep import parse_axes, sweep_grid, sweep_optuna
 
     if not arguments.sweep:

@@ -15,7 +15,7 @@ from typing import Any
 
 from gstds.common.checks import near_names
 from gstds.policies.registry import policy_class
-from gstds.train.config import RunConfig
+from gstds.train.running.options import RunConfig
 
 __all__ = ["option_value", "options_of", "split_name", "takes", "variant_config", "variant_name"]
 
@@ -58,7 +58,7 @@ def option_value(text: str) -> Any:
     """Return what a text on the command line stands for: a number, true, false, null, or itself."""
     import yaml
 
-    from gstds.train.config_file import read_yaml
+    from gstds.train.running.options_file import read_yaml
 
     for kind in (int, float):
         with contextlib.suppress(ValueError):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gstds.train.job import Ended, Job, failed_result, run_job
-from gstds.train.run import StopFlag
+from gstds.train.running.run import StopFlag
 from gstds.train.watch import Watch, run_name
 
 __all__ = ["RETRIES", "run_in_processes", "warm_up"]

@@ -13,8 +13,8 @@ from gstds.envs import DataSelectionEnv
 from gstds.envs.batches import loader
 from gstds.envs.learner import cuda_graphs as captured
 from gstds.envs.learner.learner import Learner, LearnerOptions, resolve_device
-from gstds.train.config import config_from
-from gstds.train.run import execute
+from gstds.train.running.options import config_from
+from gstds.train.running.run import execute
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 SHAPE, CLASSES = (3, 16, 16), 4

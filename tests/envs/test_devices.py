@@ -8,9 +8,9 @@ import torch
 
 from gstds.envs import DataSelectionEnv
 from gstds.envs.learner.learner import resolve_device
-from gstds.train.config import config_from
-from gstds.train.determinism import reproducible
-from gstds.train.run import execute
+from gstds.train.running.determinism import reproducible
+from gstds.train.running.options import config_from
+from gstds.train.running.run import execute
 
 DEVICES = [
     "cpu",

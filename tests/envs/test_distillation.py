@@ -12,8 +12,8 @@ from gstds.envs import DataSelectionEnv
 from gstds.envs.task import task as world
 from gstds.envs.task.distillation import Teacher
 from gstds.train.cli import main
-from gstds.train.config import config_from, identity
-from gstds.train.run import execute
+from gstds.train.running.options import config_from, identity
+from gstds.train.running.run import execute
 from tests.stops import StopAfter
 
 SMALL = {"learner": "mlp", "batch_size": 32, "epochs": 3, "reference": "untrained"}

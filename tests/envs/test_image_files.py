@@ -8,8 +8,8 @@ from PIL import Image
 
 from gstds.envs.data.datasets import check_files, load_data
 from gstds.envs.data.images import FileImages
-from gstds.train.config import config_from
-from gstds.train.run import execute
+from gstds.train.running.options import config_from
+from gstds.train.running.run import execute
 
 
 @pytest.fixture

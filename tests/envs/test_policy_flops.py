@@ -7,9 +7,9 @@ import pytest
 
 from gstds.envs import DataSelectionEnv
 from gstds.selection.diverse import k_center_flops
-from gstds.train.config import config_from
-from gstds.train.run import RunFailedError, execute
-from gstds.train.setup import make_env, make_run_policy
+from gstds.train.running.options import config_from
+from gstds.train.running.run import RunFailedError, execute
+from gstds.train.running.setup import make_env, make_run_policy
 
 SMALL = {"dataset": "digits", "limit": 300, "learner": "mlp", "batch_size": 32, "epochs": 3}
 

@@ -15,8 +15,8 @@ from gstds.common.noise import policy_seed
 from gstds.common.state import latest_state, save_state, state_digest
 from gstds.policies import KeepRatioPolicy, RunContext, Transition
 from gstds.selection.weights import kept_count
-from gstds.train.config import config_from
-from gstds.train.setup import make_env, make_run_policy
+from gstds.train.running.options import config_from
+from gstds.train.running.setup import make_env, make_run_policy
 
 DIGITS = {
     "dataset": "digits",

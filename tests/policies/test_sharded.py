@@ -10,9 +10,9 @@ import pytest
 from gstds.observation.batch_view import shard_slices
 from gstds.policies import Policy, Transition, make_policy
 from gstds.policies.sharded import Sharded
-from gstds.train.config import config_from
-from gstds.train.run import execute
-from gstds.train.setup import make_run_policy
+from gstds.train.running.options import config_from
+from gstds.train.running.run import execute
+from gstds.train.running.setup import make_run_policy
 from tests.policies import settings
 
 CONTEXT = replace(settings.CONTEXT, batch_size=10)

@@ -12,7 +12,7 @@ from gstds.policies.learned.actor import Actor
 from gstds.policies.learned.agent_file import load_agent
 from gstds.train.agents import AgentConfig, Teacher, agent_names, learn
 from gstds.train.cli import main
-from gstds.train.run import StopFlag
+from gstds.train.running.run import StopFlag
 
 SMALL = {"batch_size": 16, "epochs": 4, "picker": "uniform", "learner": "mlp", "interval": 2}
 FEW = {"ppo": {"n_steps": 16, "batch_size": 8, "n_epochs": 2}, "a2c": {"n_steps": 16}}

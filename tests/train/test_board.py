@@ -9,8 +9,8 @@ from rich.console import Console
 
 from gstds.train import board
 from gstds.train.board import Board
-from gstds.train.config import RunConfig
 from gstds.train.job import Job
+from gstds.train.running.options import RunConfig
 
 
 def job(policy, seed):

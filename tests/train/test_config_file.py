@@ -8,7 +8,7 @@ import pytest
 
 from gstds.train.arguments import given_options
 from gstds.train.cli import _parse, main
-from gstds.train.config import RunConfig, config_from
+from gstds.train.running.options import RunConfig, config_from
 
 
 @pytest.fixture

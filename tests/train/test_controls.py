@@ -10,9 +10,9 @@ import pytest
 
 from gstds.selection.schedules import make_schedule
 from gstds.train.compare import Comparison, compare
-from gstds.train.config import RunConfig
 from gstds.train.controls import follows
-from gstds.train.record import read_kept
+from gstds.train.running.options import RunConfig
+from gstds.train.running.record import read_kept
 
 PLUG_INS = """
     from gstds.policies import KeepRatioPolicy

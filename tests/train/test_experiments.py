@@ -7,10 +7,10 @@ import pytest
 from gstds.train import experiments
 from gstds.train.cli import main
 from gstds.train.compare import Comparison, plan
-from gstds.train.config import RunConfig
 from gstds.train.experiment_report import saving_table
 from gstds.train.experiments import EXPERIMENTS, experiment_names, run_experiment
 from gstds.train.overhead import measure_overhead, write_overhead
+from gstds.train.running.options import RunConfig
 
 
 def comparison(folder, base, **options):
@@ -33,7 +33,7 @@ def test_every_row_of_a_preset_is_a_run(name, tmp_path):
 
 
 def test_schedules_are_compared_at_one_mean_keep(tmp_path):
-    from gstds.train.setup import make_run_schedule
+    from gstds.train.running.setup import make_run_schedule
 
     preset = EXPERIMENTS["schedules"]
     rows = comparison(tmp_path, RunConfig(**preset.options))

@@ -16,9 +16,9 @@ import torch
 from gstds.common.state import latest_state
 from gstds.envs import DataSelectionEnv
 from gstds.train.cli import main
-from gstds.train.config import config_from
-from gstds.train.run import execute
-from gstds.train.run_folder import FolderInUseError
+from gstds.train.running.folder import FolderInUseError
+from gstds.train.running.options import config_from
+from gstds.train.running.run import execute
 from gstds.train.tracking.store import client
 from tests.stops import StopAfter
 
@@ -184,7 +184,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_says_so(tiny_npz, tmp_path, cap
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_name(tiny_npz, tmp_path):
-    from gstds.train.run import RunFailedError
+    from gstds.train.running.run import RunFailedError
 
     execute(
         options(tiny_npz, policy="random"), tmp_path / "a", stop=StopAfter(8), checkpoint_every=2

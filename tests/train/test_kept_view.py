@@ -8,10 +8,10 @@ import pytest
 
 from gstds.envs.data.datasets import load_data
 from gstds.train.compare import Comparison, compare
-from gstds.train.config import RunConfig
 from gstds.train.kept_view import class_balance, kept_path, most_and_least, view_of_kept
-from gstds.train.record import read_kept
 from gstds.train.report import write_report
+from gstds.train.running.options import RunConfig
+from gstds.train.running.record import read_kept
 
 
 def test_balance_by_hand():

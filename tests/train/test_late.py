@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from gstds.train.cli import main
-from gstds.train.config import config_from
-from gstds.train.run import execute
+from gstds.train.running.options import config_from
+from gstds.train.running.run import execute
 from gstds.train.tracking.spool import Spool, sync_spool
 from gstds.train.tracking.store import client
 from gstds.train.tracking.tracker import DataInput, MlflowTracker

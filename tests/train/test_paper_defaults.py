@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from gstds.train.compare import Comparison, plan
-from gstds.train.config import config_from
-from gstds.train.setup import make_run_policy, make_run_schedule, with_paper_defaults
+from gstds.train.running.options import config_from
+from gstds.train.running.setup import make_run_policy, make_run_schedule, with_paper_defaults
 
 
 def own(policy, **options):

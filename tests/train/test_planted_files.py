@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from gstds.train.cli import main
-from gstds.train.config import RunConfig, config_from
-from gstds.train.config_file import load_config_file
-from gstds.train.record import read_kept
+from gstds.train.running.options import RunConfig, config_from
+from gstds.train.running.options_file import load_config_file
+from gstds.train.running.record import read_kept
 from gstds.train.tracking.spool import Spool, sync_spool
 from tests.plants import DEEP, Plant
 

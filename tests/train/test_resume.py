@@ -10,8 +10,8 @@ import pytest
 
 from gstds.common.state import latest_state, save_state
 from gstds.train.cli import main
-from gstds.train.config import config_from
-from gstds.train.run import StopFlag, execute
+from gstds.train.running.options import config_from
+from gstds.train.running.run import StopFlag, execute
 from gstds.train.tracking.store import client
 from tests.stops import StopAfter
 
@@ -42,7 +42,7 @@ def stopped(here, monkeypatch, tiny_npz):
     def stopped(*words):
         options = ["--dataset", tiny_npz, "--policy", "random", "--batch-size", "32", "--quiet"]
         with monkeypatch.context() as patch:
-            patch.setattr("gstds.train.run.StopFlag", Soon)
+            patch.setattr("gstds.train.running.run.StopFlag", Soon)
             assert main(["run", *options, "--epochs", "3", "--out", "r", *words]) == 130
 
     return stopped
@@ -76,7 +76,7 @@ def test_a_changed_option_is_refused_and_an_equal_one_is_not(here, stopped, caps
 
 
 def test_a_secret_is_not_written_into_the_folder(tiny_npz, tmp_path):
-    from gstds.train.config import config_from
+    from gstds.train.running.options import config_from
     from gstds.train.tracking.tracker import MlflowTracker
 
     tracker = MlflowTracker("http://me:secret@127.0.0.1:9")

@@ -9,9 +9,9 @@ import pytest
 from gstds.common.state import latest_state
 from gstds.envs import EnvOptions
 from gstds.train.compare import Comparison, compare
-from gstds.train.config import RunConfig, config_from, identity
-from gstds.train.record import coverage
-from gstds.train.run import RunFailedError, execute
+from gstds.train.running.options import RunConfig, config_from, identity
+from gstds.train.running.record import coverage
+from gstds.train.running.run import RunFailedError, execute
 from tests.stops import StopAfter
 
 

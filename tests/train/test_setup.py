@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from gstds.train.config import config_from
-from gstds.train.setup import make_run_policy
+from gstds.train.running.options import config_from
+from gstds.train.running.setup import make_run_policy
 
 
 def policy(**options):

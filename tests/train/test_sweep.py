@@ -125,8 +125,8 @@ def plain_run(here, tiny_npz):
 
 def evaluation_flops(here, tiny_npz):
     """What one look at selection-validation costs, from the environment itself."""
-    from gstds.train.config import RunConfig
-    from gstds.train.setup import make_env, make_run_policy
+    from gstds.train.running.options import RunConfig
+    from gstds.train.running.setup import make_env, make_run_policy
 
     config = RunConfig(dataset=tiny_npz, batch_size=32, epochs=2, learner="mlp", policy="random")
     env = make_env(config, make_run_policy(config))

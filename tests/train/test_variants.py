@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gstds.train.compare import Comparison, compare, plan
-from gstds.train.config import RunConfig
+from gstds.train.running.options import RunConfig
 from gstds.train.tracking.store import client
 from gstds.train.variants import split_name, variant_config, variant_name
 

@@ -14,7 +14,7 @@ import pytest
 
 from gstds.train import workers
 from gstds.train.compare import Comparison, compare
-from gstds.train.config import RunConfig
+from gstds.train.running.options import RunConfig
 from gstds.train.tracking.store import client
 
 pytestmark = pytest.mark.slow

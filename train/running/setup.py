@@ -10,7 +10,7 @@ from gstds.common.checks import check_integer, check_number, users_code
 from gstds.policies.registry import follows_schedule, policy_class
 from gstds.policies.sharded import Sharded
 from gstds.selection.schedules import Schedule, make_schedule
-from gstds.train.config import RunConfig
+from gstds.train.running.options import RunConfig
 
 if TYPE_CHECKING:
     from gstds.common.process_group import Group

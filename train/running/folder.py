@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.checksummed_json import read_sealed, write_sealed
-from gstds.train.config import RunConfig, identity
+from gstds.train.running.options import RunConfig, identity
 from gstds.train.tracking.store import file_lock
 
 __all__ = ["FolderInUseError", "configured", "finished_result", "held", "open_folder"]

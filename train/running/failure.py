@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from gstds.observation.batch_view import OPTIONAL_OBSERVATIONS, observation_bounds
-from gstds.train.config import RunConfig
+from gstds.train.running.options import RunConfig
 
 __all__ = ["RunFailedError"]
 

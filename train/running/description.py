@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gstds.envs.data.datasets import Data
-from gstds.train.config import RunConfig, identity
+from gstds.train.running.options import RunConfig, identity
 from gstds.train.tracking.tracker import DataInput, git_commit
 
 __all__ = ["record_head"]

@@ -18,15 +18,15 @@ from gstds.common.process_group import Group
 from gstds.common.state import StateError, all_finite, latest_state, save_state, state_digest
 from gstds.observation.batch_view import checked_weights
 from gstds.policies import RunContext, Transition
-from gstds.train.config import RunConfig, identity
-from gstds.train.determinism import reproducible
-from gstds.train.failure import RunFailedError
-from gstds.train.head import record_head
-from gstds.train.record import KeptRecord, diverged, finite_or_none, step_metrics
-from gstds.train.run_folder import configured, finished_result, held
-from gstds.train.setup import make_env, make_run_policy
-from gstds.train.space import check_space, space_needed
-from gstds.train.stopping import StopFlag, interruptible
+from gstds.train.running.description import record_head
+from gstds.train.running.determinism import reproducible
+from gstds.train.running.failure import RunFailedError
+from gstds.train.running.folder import configured, finished_result, held
+from gstds.train.running.options import RunConfig, identity
+from gstds.train.running.record import KeptRecord, diverged, finite_or_none, step_metrics
+from gstds.train.running.resources import check_space, space_needed
+from gstds.train.running.setup import make_env, make_run_policy
+from gstds.train.running.stopping import StopFlag, interruptible
 from gstds.train.tracking.tracker import NullTracker, Tracker
 
 __all__ = [
