@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from gstds.train.console import SECONDS_BETWEEN_LINES, Console, say
-from gstds.train.job import Job
-from gstds.train.watch import run_name
+from gstds.train.launching.jobs import Job
+from gstds.train.launching.watch import run_name
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -25,7 +25,7 @@ from gstds.train.fanout_options import (
     add_ray_option,
     add_sweep_options,
 )
-from gstds.train.launched import launched_rank, refuse_launcher
+from gstds.train.launching.started_by_torchrun import launched_rank, refuse_launcher
 from gstds.train.running.options import RunConfig
 from gstds.train.terms import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, LIST_KINDS
 

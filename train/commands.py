@@ -26,7 +26,7 @@ from gstds.train.arguments import (
 from gstds.train.compare_command import do_compare
 from gstds.train.console import Console, out, out_now
 from gstds.train.experiment_command import do_experiment
-from gstds.train.launched import launched_rank
+from gstds.train.launching.started_by_torchrun import launched_rank
 from gstds.train.report_command import do_report
 from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terms import (
@@ -167,7 +167,7 @@ def _find_run(name: str, arguments: Arguments) -> Path:
 
 
 def _run(arguments: Arguments, config: RunConfig, folder: Path, *, resume: bool) -> int:
-    from gstds.train.parallel import follow, process_group
+    from gstds.train.launching.torchrun import follow, process_group
 
     with process_group(config, arguments.backend) as group:
         if group.leads:

@@ -16,13 +16,13 @@ from gstds.train.comparison import Comparison
 from gstds.train.controls import SHORT_FULL, Controls, plan_controls
 from gstds.train.fanout import Report, check_place, prepare, run_all
 from gstds.train.figures.statistics import paired_rows, summarize, summarize_controls
-from gstds.train.job import Job, Progress, run_job
+from gstds.train.launching.jobs import Job, Progress, run_job
+from gstds.train.launching.watch import Watch
+from gstds.train.launching.workers import warm_up
 from gstds.train.running.options import identity, run_folder
 from gstds.train.running.run import StopFlag, finished_result
 from gstds.train.running.setup import make_run_policy, with_paper_defaults
 from gstds.train.variants import split_name, variant_config
-from gstds.train.watch import Watch
-from gstds.train.workers import warm_up
 
 __all__ = ["Comparison", "Job", "compare", "hardware", "plan", "plan_run", "run_job", "versions"]
 

@@ -36,7 +36,7 @@ def do_compare(arguments: Arguments) -> int:
         return do_sweep(arguments)
     from gstds.train.board import Board
     from gstds.train.compare import compare, plan
-    from gstds.train.ray_runs import ray_cluster
+    from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.stopping import StopFlag, interruptible
 
     comparison = comparison_from(arguments, tuple(arguments.policies or _POLICIES), "compare")

@@ -28,7 +28,7 @@ from gstds.train.running.setup import make_run_schedule
 from gstds.train.variants import split_name
 
 if TYPE_CHECKING:
-    from gstds.train.job import Job
+    from gstds.train.launching.jobs import Job
 
 __all__ = ["SHORT_FULL", "Controls", "follows", "plan_controls", "replayed"]
 

@@ -51,7 +51,7 @@ def compare_datasets(
         OSError: If a file cannot be read or written.
     """
     from gstds.train.board import Board
-    from gstds.train.ray_runs import ray_cluster
+    from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.stopping import StopFlag, interruptible
 
     every = [on_dataset(comparison, dataset) for dataset in datasets]

@@ -59,7 +59,7 @@ def _comparisons(arguments: Arguments) -> int:
     from gstds.train.board import Board
     from gstds.train.experiment_report import write_experiment
     from gstds.train.experiments import EXPERIMENTS, ORIGINAL_DATASETS, run_experiment
-    from gstds.train.ray_runs import ray_cluster
+    from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.stopping import StopFlag, interruptible
 
     preset = EXPERIMENTS[arguments.name]

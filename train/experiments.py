@@ -16,9 +16,9 @@ from gstds.train.compare import compare, plan
 from gstds.train.comparison import Comparison
 from gstds.train.datasets_command import check_data, on_dataset
 from gstds.train.fanout import Report, prepare
-from gstds.train.job import Progress
+from gstds.train.launching.jobs import Progress
+from gstds.train.launching.watch import Watch
 from gstds.train.running.stopping import StopFlag
-from gstds.train.watch import Watch
 
 __all__ = ["EXPERIMENTS", "ORIGINAL_DATASETS", "OVERHEAD", "Preset", "experiment_names"]
 __all__ += ["run_experiment"]

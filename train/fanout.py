@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from gstds.train.comparison import Comparison
-from gstds.train.job import Ended, Job, Progress, run_job
+from gstds.train.launching.jobs import Ended, Job, Progress, run_job
+from gstds.train.launching.watch import ProgressWatch, Watch
 from gstds.train.running.run import StopFlag, finished_result
 from gstds.train.running.setup import make_env, make_run_policy
-from gstds.train.watch import ProgressWatch, Watch
 
 __all__ = ["Report", "check_place", "prepare", "run_all"]
 
@@ -26,7 +26,7 @@ def check_place(comparison: Comparison, jobs: Sequence[Job]) -> None:
         ConnectionError: If no cluster answers.
     """
     if comparison.ray:
-        from gstds.train.ray_runs import check_cluster
+        from gstds.train.launching.ray_runs import check_cluster
 
         check_cluster(comparison.ray, jobs)
 
@@ -85,11 +85,11 @@ def _do(
     todo: Sequence[Job], comparison: Comparison, ended: Ended, watch: Watch, stop: StopFlag
 ) -> None:
     if comparison.ray and todo:
-        from gstds.train.ray_runs import run_on_ray
+        from gstds.train.launching.ray_runs import run_on_ray
 
         run_on_ray(todo, comparison.ray, ended, watch, stop)
     elif comparison.workers > 1 and todo:
-        from gstds.train.workers import run_in_processes
+        from gstds.train.launching.workers import run_in_processes
 
         run_in_processes(todo, comparison.workers, ended, watch, stop)
     else:

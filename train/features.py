@@ -28,8 +28,8 @@ def prepare_features(
         config: Names the data and the reference.
         verify: Check every byte of the store.
         rebuild: Delete the store first.
-        ray: Address of a Ray cluster that computes the features, see `gstds.train.ray_runs`; None
-            for this process.
+        ray: Address of a Ray cluster that computes the features, see
+            `gstds.train.launching.ray_runs`; None for this process.
         progress: Called with a phase, what is done, and the total.
 
     Returns:
@@ -44,7 +44,7 @@ def prepare_features(
     if rebuild:
         _forget(config)
     if ray is not None:
-        from gstds.train.ray_features import build_on_ray
+        from gstds.train.launching.ray_features import build_on_ray
 
         build_on_ray(config, ray, progress)
     reference = load_world(options, progress).reference

@@ -19,10 +19,10 @@ from gstds.train.compare import plan_run
 from gstds.train.comparison import Comparison
 from gstds.train.fanout import check_place, prepare, run_all
 from gstds.train.figures.statistics import confidence_half_width
-from gstds.train.job import Job, Progress
+from gstds.train.launching.jobs import Job, Progress
+from gstds.train.launching.watch import Watch
 from gstds.train.running.stopping import StopFlag
 from gstds.train.variants import option_value, split_name, takes, variant_name
-from gstds.train.watch import Watch
 
 __all__ = ["Axis", "grid", "parse_axes", "rank", "sweep_grid", "sweep_optuna", "swept_keys"]
 

@@ -27,7 +27,7 @@ _FRESH_SEEDS = 5
 def do_sweep(arguments: Arguments) -> int:
     """Run a sweep, rank its points, write ``sweep.json`` and ``sweep.md``."""
     from gstds.train.board import Board
-    from gstds.train.ray_runs import ray_cluster
+    from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.stopping import StopFlag, interruptible
     from gstds.train.sweep import parse_axes, sweep_grid, sweep_optuna
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from gstds.train import board
 from gstds.train.board import Board
-from gstds.train.job import Job
+from gstds.train.launching.jobs import Job
 from gstds.train.running.options import RunConfig
 
 

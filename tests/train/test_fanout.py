@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from gstds.train import workers
 from gstds.train.cli import main
 from gstds.train.compare import Comparison, compare, plan
-from gstds.train.job import run_job
+from gstds.train.launching import workers
+from gstds.train.launching.jobs import run_job
 from gstds.train.running.options import RunConfig
 from gstds.train.running.stopping import StopFlag
 from gstds.train.tracking.store import client, file_lock

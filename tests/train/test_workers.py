@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gstds.train import workers
 from gstds.train.compare import Comparison, compare
+from gstds.train.launching import workers
 from gstds.train.running.options import RunConfig
 from gstds.train.tracking.store import client
 

@@ -13,7 +13,7 @@ import torch
 
 from gstds.common.process_group import Group, ProcessGroup, check_size
 from gstds.envs.learner.learner import resolve_device
-from gstds.train.launched import launched_size
+from gstds.train.launching.started_by_torchrun import launched_size
 from gstds.train.running.determinism import reproducible
 from gstds.train.running.failure import RunFailedError
 from gstds.train.running.options import RunConfig

@@ -1,8 +1,8 @@
 """What every worker process needs, imported once in the process that they are forked from.
 
 Torch and MLflow take longer to import than a short run takes. Nothing here may compute: a process
-whose libraries have started threads cannot be forked. Only the fork server of `gstds.train.workers`
-imports this module.
+whose libraries have started threads cannot be forked. Only the fork server of
+`gstds.train.launching.workers` imports this module.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from gstds.train.job import Ended, Job, failed_result, run_job
+from gstds.train.launching.jobs import Ended, Job, failed_result, run_job
+from gstds.train.launching.watch import Watch, run_name
 from gstds.train.running.run import StopFlag
-from gstds.train.watch import Watch, run_name
 
 __all__ = ["RETRIES", "run_in_processes", "warm_up"]
 
@@ -42,7 +42,9 @@ def warm_up(threads: int) -> None:
     """
     if _start_method() == "forkserver":
         with _environment(threads, PYTHONSAFEPATH="1"):  # no module of the working folder's
-            get_context("forkserver").set_forkserver_preload(["gstds.train.preloaded"])
+            get_context("forkserver").set_forkserver_preload(
+                ["gstds.train.launching.worker_imports"]
+            )
             forkserver.ensure_running()
 
 

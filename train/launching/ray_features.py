@@ -20,7 +20,7 @@ from gstds.envs.task.features import (
 from gstds.envs.task.options import EnvOptions
 from gstds.envs.task.task import load_world
 from gstds.store.format import MANIFEST_NAME
-from gstds.train.ray_runs import (
+from gstds.train.launching.ray_runs import (
     RETRIES,
     check_shared_files,
     import_ray,
@@ -28,7 +28,7 @@ from gstds.train.ray_runs import (
     task_environment,
     task_resources,
 )
-from gstds.train.ray_tasks import features_task
+from gstds.train.launching.ray_tasks import features_task
 from gstds.train.running.options import RunConfig
 
 __all__ = ["build_on_ray"]
@@ -45,7 +45,7 @@ def build_on_ray(config: RunConfig, address: str, progress: Progress | None = No
 
     Args:
         config: Names the data and the reference.
-        address: As for `gstds.train.ray_runs.ray_cluster`.
+        address: As for `gstds.train.launching.ray_runs.ray_cluster`.
         progress: Called with a phase, what is done, and the total.
 
     Raises:

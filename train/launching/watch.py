@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from gstds.train.job import Job
+    from gstds.train.launching.jobs import Job
 
 __all__ = ["ProgressWatch", "Watch", "run_name"]
 

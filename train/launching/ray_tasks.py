@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from gstds.train.job import Job
+    from gstds.train.launching.jobs import Job
 
 __all__ = ["Mailbox", "features_task", "job_from", "plain_job", "run_task", "see_files"]
 
@@ -54,7 +54,7 @@ def plain_job(job: Job) -> dict[str, Any]:
 
 def job_from(plain: Mapping[str, Any]) -> Job:
     """Return the run that `plain_job` took apart."""
-    from gstds.train.job import Job
+    from gstds.train.launching.jobs import Job
     from gstds.train.running.options import config_from
 
     config = config_from(plain["config"])
@@ -75,7 +75,7 @@ def run_task(
     if ray.get(mailbox.tell.remote(plain["folder"], [])):
         return None
     _settle(environment, here)
-    from gstds.train.job import run_job
+    from gstds.train.launching.jobs import run_job
     from gstds.train.running.stopping import StopFlag
 
     stop = StopFlag()
@@ -96,7 +96,7 @@ def features_task(
     The name holds the digests of data and reference: those that this node has.
     """
     _settle(environment, here)
-    from gstds.train.ray_rows import features_of
+    from gstds.train.launching.ray_rows import features_of
 
     return features_of(plain, start, stop, basis)
 
