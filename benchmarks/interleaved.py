@@ -135,7 +135,7 @@ def publish(
     """Print the figures; write ``NAME.json`` and ``NAME.png``."""
     import torch
 
-    from gstds.train.compare import hardware, versions
+    from gstds.train.comparing.compare import hardware, versions
 
     out = options.out or (RESULTS if options.device == "cpu" else RESULTS / "gpu")
     content = {
@@ -176,7 +176,7 @@ def line(item: Figure) -> str:
 
 def plot(title: str, figures: Sequence[Figure]) -> bytes:
     """Return a bar for each figure, its quartiles, and a tick where it has to reach."""
-    from gstds.train.experiment_report import new_figure, picture
+    from gstds.train.comparing.experiment_report import new_figure, picture
 
     drawing, axes = new_figure(8.0, 0.9 + 0.36 * len(figures))
     places = np.arange(len(figures))[::-1]

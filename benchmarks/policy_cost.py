@@ -26,7 +26,7 @@ from gstds.common.files import write_json
 from gstds.common.noise import policy_seed
 from gstds.policies import RunContext, Transition
 from gstds.policies.registry import POLICIES
-from gstds.train.compare import hardware
+from gstds.train.comparing.compare import hardware
 from gstds.train.running.options import config_from
 from gstds.train.running.setup import make_env, make_run_policy
 

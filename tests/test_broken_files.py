@@ -119,7 +119,7 @@ def configuration(folder: Path) -> Case:
 
 
 def comparison(folder: Path) -> Case:
-    from gstds.train.compare import Comparison, finish
+    from gstds.train.comparing.compare import Comparison, finish
 
     options = {"baseline": "random", "name": "c", "tracking": None, "experiment": "e"}
     finish(Comparison(RunConfig(), ("random",), 1, folder=folder, **options), [], 1)

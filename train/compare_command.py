@@ -35,7 +35,7 @@ def do_compare(arguments: Arguments) -> int:
     if arguments.sweep or arguments.sweep_optuna:
         return do_sweep(arguments)
     from gstds.train.board import Board
-    from gstds.train.compare import compare, plan
+    from gstds.train.comparing.compare import compare, plan
     from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.stopping import StopFlag, interruptible
 
@@ -43,7 +43,7 @@ def do_compare(arguments: Arguments) -> int:
     plan(comparison)
     comparison = with_tracking(arguments, comparison)
     if arguments.datasets:
-        from gstds.train.datasets_command import compare_datasets
+        from gstds.train.comparing.datasets import compare_datasets
 
         return compare_datasets(arguments, comparison, arguments.datasets, show_comparison)
     stop = StopFlag()

@@ -19,7 +19,7 @@ from gstds.train.running.options import config_from
 from gstds.train.tracking.store import mask_secrets
 
 if TYPE_CHECKING:
-    from gstds.train.comparison import Comparison
+    from gstds.train.comparing.comparison import Comparison
 
 __all__ = ["comparison_from", "ui_line", "with_tracking"]
 
@@ -44,7 +44,7 @@ def comparison_from(
         ValueError: If an option is unknown or out of range.
         OSError: If the folder cannot be written.
     """
-    from gstds.train.comparison import Comparison
+    from gstds.train.comparing.comparison import Comparison
 
     folder = Path(arguments.out) if arguments.out else new_folder(kind)
     touch_folder(folder)

@@ -20,7 +20,7 @@ from gstds.train.console import Console, out, print_table
 from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
-    from gstds.train.comparison import Comparison
+    from gstds.train.comparing.comparison import Comparison
 
 __all__ = ["do_experiment"]
 
@@ -29,7 +29,7 @@ Arguments = argparse.Namespace
 
 def do_experiment(arguments: Arguments) -> int:
     """Run one of the paper's open checks."""
-    from gstds.train.experiments import OVERHEAD, experiment_names
+    from gstds.train.comparing.experiments import OVERHEAD, experiment_names
 
     user_folder_on_path()
     check_places(arguments)
@@ -38,8 +38,8 @@ def do_experiment(arguments: Arguments) -> int:
 
 
 def _overhead(arguments: Arguments) -> int:
-    from gstds.train.experiments import OVERHEAD, experiment_names
-    from gstds.train.overhead import measure_overhead, write_overhead
+    from gstds.train.comparing.experiments import OVERHEAD, experiment_names
+    from gstds.train.comparing.overhead import measure_overhead, write_overhead
 
     for name in given_options(arguments):
         if arguments.dataset or name != "dataset":
@@ -57,8 +57,8 @@ def _overhead(arguments: Arguments) -> int:
 
 def _comparisons(arguments: Arguments) -> int:
     from gstds.train.board import Board
-    from gstds.train.experiment_report import write_experiment
-    from gstds.train.experiments import EXPERIMENTS, ORIGINAL_DATASETS, run_experiment
+    from gstds.train.comparing.experiment_report import write_experiment
+    from gstds.train.comparing.experiments import EXPERIMENTS, ORIGINAL_DATASETS, run_experiment
     from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.stopping import StopFlag, interruptible
 
@@ -81,7 +81,7 @@ def _comparisons(arguments: Arguments) -> int:
 
 
 def _publish(arguments: Arguments, note: dict[str, Any], comparison: Comparison) -> None:
-    from gstds.train.datasets_command import dataset_folder
+    from gstds.train.comparing.datasets import dataset_folder
     from gstds.train.publish import publish
 
     for content in note["comparisons"]:

@@ -75,7 +75,7 @@ def publish(uri: str, experiment: str, content: Content, paths: Mapping[str, Pat
     Args:
         uri: The store.
         experiment: The experiment's name.
-        content: The comparison, as `gstds.train.compare.compare` returns it.
+        content: The comparison, as `gstds.train.comparing.compare.compare` returns it.
         paths: The report's files.
     """
     try:

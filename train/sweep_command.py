@@ -10,13 +10,13 @@ from typing import Any
 
 from gstds.common.checks import check_integer
 from gstds.common.files import write_json, write_text
-from gstds.train.comparison import Comparison
+from gstds.train.comparing.comparison import Comparison
+from gstds.train.comparing.variants import split_name
 from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
 from gstds.train.console import out, print_table
 from gstds.train.figures.tables import Table
 from gstds.train.running.options import RunConfig
 from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
-from gstds.train.variants import split_name
 
 __all__ = ["do_sweep", "judging_command", "ranking_table"]
 
@@ -27,9 +27,9 @@ _FRESH_SEEDS = 5
 def do_sweep(arguments: Arguments) -> int:
     """Run a sweep, rank its points, write ``sweep.json`` and ``sweep.md``."""
     from gstds.train.board import Board
+    from gstds.train.comparing.sweep import parse_axes, sweep_grid, sweep_optuna
     from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.stopping import StopFlag, interruptible
-    from gstds.train.sweep import parse_axes, sweep_grid, sweep_optuna
 
     if not arguments.sweep:
         raise ValueError("--sweep-optuna needs --sweep KEY=LOW..HIGH ...: what is searched")
@@ -58,8 +58,8 @@ def _check_keys(comparison: Comparison, keys: Sequence[str]) -> None:
     Raises:
         ValueError: If there is one.
     """
-    from gstds.train.sweep import swept_keys
-    from gstds.train.variants import options_of
+    from gstds.train.comparing.sweep import swept_keys
+    from gstds.train.comparing.variants import options_of
 
     for policy, taken in swept_keys(comparison.policies, keys).items():
         options_of(comparison.base, split_name(policy)[0], dict.fromkeys(taken))
@@ -68,7 +68,7 @@ def _check_keys(comparison: Comparison, keys: Sequence[str]) -> None:
 def _show(
     arguments: Arguments, comparison: Comparison, runs: list[dict[str, Any]], planned: int
 ) -> int:
-    from gstds.train.sweep import rank
+    from gstds.train.comparing.sweep import rank
 
     ranking = rank(runs)
     best = judging_command(comparison, ranking[0]["policy"]) if ranking else ""
@@ -117,7 +117,7 @@ def ranking_table(ranking: Sequence[Mapping[str, Any]]) -> Table:
     """Lay out a ranking: point, runs, validation accuracy, keep, compute, seconds.
 
     Args:
-        ranking: As `gstds.train.sweep.rank` returns it.
+        ranking: As `gstds.train.comparing.sweep.rank` returns it.
     """
 
     def number(value: float | None, digits: int) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gstds.selection.schedules import make_schedule
-from gstds.train.compare import Comparison, compare
-from gstds.train.controls import follows
+from gstds.train.comparing.compare import Comparison, compare
+from gstds.train.comparing.controls import follows
 from gstds.train.running.options import RunConfig
 from gstds.train.running.record import read_kept
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from gstds.train import experiments
 from gstds.train.cli import main
-from gstds.train.compare import Comparison, plan
-from gstds.train.experiment_report import saving_table
-from gstds.train.experiments import EXPERIMENTS, experiment_names, run_experiment
-from gstds.train.overhead import measure_overhead, write_overhead
+from gstds.train.comparing import experiments
+from gstds.train.comparing.compare import Comparison, plan
+from gstds.train.comparing.experiment_report import saving_table
+from gstds.train.comparing.experiments import EXPERIMENTS, experiment_names, run_experiment
+from gstds.train.comparing.overhead import measure_overhead, write_overhead
 from gstds.train.running.options import RunConfig
 
 

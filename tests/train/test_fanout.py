@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gstds.train.cli import main
-from gstds.train.compare import Comparison, compare, plan
+from gstds.train.comparing.compare import Comparison, compare, plan
 from gstds.train.launching import workers
 from gstds.train.launching.jobs import run_job
 from gstds.train.running.options import RunConfig

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gstds.train.compare import Comparison, plan
+from gstds.train.comparing.compare import Comparison, plan
 from gstds.train.running.options import config_from
 from gstds.train.running.setup import make_run_policy, make_run_schedule, with_paper_defaults
 

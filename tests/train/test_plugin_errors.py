@@ -8,8 +8,8 @@ import pytest
 
 from gstds.common.state import latest_state
 from gstds.train.cli import main
-from gstds.train.compare import compare
-from gstds.train.comparison import Comparison
+from gstds.train.comparing.compare import compare
+from gstds.train.comparing.comparison import Comparison
 from gstds.train.running.options import config_from
 from gstds.train.running.run import RunFailedError, execute
 from gstds.train.tracking.store import client

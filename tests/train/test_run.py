@@ -8,7 +8,7 @@ import pytest
 
 from gstds.common.state import latest_state
 from gstds.envs import EnvOptions
-from gstds.train.compare import Comparison, compare
+from gstds.train.comparing.compare import Comparison, compare
 from gstds.train.running.options import RunConfig, config_from, identity
 from gstds.train.running.record import coverage
 from gstds.train.running.run import RunFailedError, execute

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from gstds.train.compare import Comparison, compare, plan
+from gstds.train.comparing.compare import Comparison, compare, plan
+from gstds.train.comparing.variants import split_name, variant_config, variant_name
 from gstds.train.running.options import RunConfig
 from gstds.train.tracking.store import client
-from gstds.train.variants import split_name, variant_config, variant_name
 
 BASE = RunConfig(schedule_params={"steepness": 20.0}, policy_params={"per": "epoch"})
 

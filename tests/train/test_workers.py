@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gstds.train.compare import Comparison, compare
+from gstds.train.comparing.compare import Comparison, compare
 from gstds.train.launching import workers
 from gstds.train.running.options import RunConfig
 from gstds.train.tracking.store import client

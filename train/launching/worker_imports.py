@@ -17,7 +17,7 @@ __all__: list[str] = []
 
 _MODULES = (
     "gstds.train.cli",
-    "gstds.train.fanout",
+    "gstds.train.comparing.fan_out",
     "gstds.train.tracking.tracker",
     "gstds.train.kept_view",
     "mlflow.tracking",

@@ -1,7 +1,7 @@
 """The paper's open checks as presets: which rows answer which question, on which data.
 
 GSTDS (arXiv 2507.04269) leaves open what each of its parts contributes. A preset is a comparison
-whose rows are variants (`gstds.train.variants`), run on one data set after the other.
+whose rows are variants (`gstds.train.comparing.variants`), run on one data set after the other.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 from gstds.common.checks import check_choice
 from gstds.common.files import write_json
-from gstds.train.compare import compare, plan
-from gstds.train.comparison import Comparison
-from gstds.train.datasets_command import check_data, on_dataset
-from gstds.train.fanout import Report, prepare
+from gstds.train.comparing.compare import compare, plan
+from gstds.train.comparing.comparison import Comparison
+from gstds.train.comparing.datasets import check_data, on_dataset
+from gstds.train.comparing.fan_out import Report, prepare
 from gstds.train.launching.jobs import Progress
 from gstds.train.launching.watch import Watch
 from gstds.train.running.stopping import StopFlag
@@ -98,7 +98,7 @@ EXPERIMENTS: dict[str, Preset] = {
         baseline="gstds",
     ),
 }
-"""Presets by name. ``overhead`` trains nothing and stands in `gstds.train.overhead`."""
+"""Presets by name. ``overhead`` trains nothing and stands in `gstds.train.comparing.overhead`."""
 
 
 def experiment_names() -> dict[str, str]:

@@ -27,7 +27,7 @@ def write_experiment(folder: Path, note: Mapping[str, Any]) -> Path:
 
     Args:
         folder: The experiment's folder.
-        note: As `gstds.train.experiments.run_experiment` returns it.
+        note: As `gstds.train.comparing.experiments.run_experiment` returns it.
 
     Raises:
         OSError: If the folder cannot be written.
@@ -43,7 +43,7 @@ def write_experiment(folder: Path, note: Mapping[str, Any]) -> Path:
 
 
 def _dataset_section(folder: Path, content: Mapping[str, Any]) -> list[str]:
-    from gstds.train.datasets_command import dataset_folder
+    from gstds.train.comparing.datasets import dataset_folder
 
     dataset = str(content["dataset"])
     table = comparison_table(content["summary"], setting=content["setting"])

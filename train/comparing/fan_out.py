@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gstds.train.comparison import Comparison
+from gstds.train.comparing.comparison import Comparison
 from gstds.train.launching.jobs import Ended, Job, Progress, run_job
 from gstds.train.launching.watch import ProgressWatch, Watch
 from gstds.train.running.run import StopFlag, finished_result

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.checks import check_integer
-from gstds.train.compare import plan_run
-from gstds.train.comparison import Comparison
-from gstds.train.fanout import check_place, prepare, run_all
+from gstds.train.comparing.compare import plan_run
+from gstds.train.comparing.comparison import Comparison
+from gstds.train.comparing.fan_out import check_place, prepare, run_all
+from gstds.train.comparing.variants import option_value, split_name, takes, variant_name
 from gstds.train.figures.statistics import confidence_half_width
 from gstds.train.launching.jobs import Job, Progress
 from gstds.train.launching.watch import Watch
 from gstds.train.running.stopping import StopFlag
-from gstds.train.variants import option_value, split_name, takes, variant_name
 
 __all__ = ["Axis", "grid", "parse_axes", "rank", "sweep_grid", "sweep_optuna", "swept_keys"]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from gstds.common.files import write_json, write_text
 from gstds.train.arguments import Arguments
-from gstds.train.compare import compare, plan_run
-from gstds.train.comparison import Comparison
+from gstds.train.comparing.compare import compare, plan_run
+from gstds.train.comparing.comparison import Comparison
+from gstds.train.comparing.fan_out import prepare
 from gstds.train.console import out, print_table
-from gstds.train.fanout import prepare
 from gstds.train.figures.tables import Table, judged_on
 from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 

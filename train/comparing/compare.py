@@ -12,9 +12,10 @@ from typing import Any
 
 from gstds.common.checks import check_integer
 from gstds.common.checksummed_json import write_sealed
-from gstds.train.comparison import Comparison
-from gstds.train.controls import SHORT_FULL, Controls, plan_controls
-from gstds.train.fanout import Report, check_place, prepare, run_all
+from gstds.train.comparing.comparison import Comparison
+from gstds.train.comparing.controls import SHORT_FULL, Controls, plan_controls
+from gstds.train.comparing.fan_out import Report, check_place, prepare, run_all
+from gstds.train.comparing.variants import split_name, variant_config
 from gstds.train.figures.statistics import paired_rows, summarize, summarize_controls
 from gstds.train.launching.jobs import Job, Progress, run_job
 from gstds.train.launching.watch import Watch
@@ -22,7 +23,6 @@ from gstds.train.launching.workers import warm_up
 from gstds.train.running.options import identity, run_folder
 from gstds.train.running.run import StopFlag, finished_result
 from gstds.train.running.setup import make_run_policy, with_paper_defaults
-from gstds.train.variants import split_name, variant_config
 
 __all__ = ["Comparison", "Job", "compare", "hardware", "plan", "plan_run", "run_job", "versions"]
 

@@ -22,10 +22,10 @@ from gstds.policies.controls.replay import encode_sequence
 from gstds.policies.registry import REPLAY
 from gstds.selection.schedules import Schedule
 from gstds.selection.weights import kept_count
+from gstds.train.comparing.variants import split_name
 from gstds.train.running.options import RunConfig, run_folder
 from gstds.train.running.record import Kept, read_kept
 from gstds.train.running.setup import make_run_schedule
-from gstds.train.variants import split_name
 
 if TYPE_CHECKING:
     from gstds.train.launching.jobs import Job

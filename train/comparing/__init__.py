@@ -1,0 +1,1 @@
+"""Policies x seeds, their controls, sweeps and experiments."""
