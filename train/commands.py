@@ -220,7 +220,7 @@ def _write_failed(arguments: Arguments, result: dict[str, Any]) -> None:
 
 
 def _show_run(arguments: Arguments, result: dict[str, Any], folder: Path) -> int:
-    from gstds.train.report import runs_table
+    from gstds.train.reporting.report import runs_table
 
     if arguments.json:
         write_json(arguments.json, _run_json(result))

@@ -56,7 +56,7 @@ def show_comparison(
     arguments: Arguments, content: dict[str, Any], folder: Path, uri: str | None
 ) -> int:
     """Write a comparison's report, print it and put it into MLflow; return the exit code."""
-    from gstds.train.report import write_report
+    from gstds.train.reporting.report import write_report
 
     if arguments.json:
         write_json(arguments.json, content)
@@ -66,7 +66,7 @@ def show_comparison(
     if "accuracy" in paths:
         out(f"plot (accuracy): {paths['accuracy']}")
     if uri:
-        from gstds.train.publish import publish
+        from gstds.train.reporting.mlflow_summary import publish
 
         publish(uri, arguments.experiment, content, paths)
         if any(folder.glob("runs/*/spool/*.jsonl")):

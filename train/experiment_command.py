@@ -82,7 +82,7 @@ def _comparisons(arguments: Arguments) -> int:
 
 def _publish(arguments: Arguments, note: dict[str, Any], comparison: Comparison) -> None:
     from gstds.train.comparing.datasets import dataset_folder
-    from gstds.train.publish import publish
+    from gstds.train.reporting.mlflow_summary import publish
 
     for content in note["comparisons"]:
         plot = dataset_folder(comparison.folder, content["dataset"]) / "rows.png"

@@ -17,7 +17,7 @@ __all__ = ["do_report", "print_tables"]
 
 def do_report(arguments: argparse.Namespace) -> int:
     """Write the report of a comparison, by its folder or by its name in the tracking store."""
-    from gstds.train.report import write_report
+    from gstds.train.reporting.report import write_report
 
     here = str(Path.cwd())
     if here not in sys.path:  # the data set may be a user's module:function
@@ -45,7 +45,7 @@ def _find_comparison(arguments: argparse.Namespace) -> Path:
     folder = Path(arguments.comparison)
     if folder.exists():
         return folder
-    from gstds.train.publish import fetch_comparison
+    from gstds.train.reporting.mlflow_summary import fetch_comparison
     from gstds.train.tracking.tracker import tracking_uri
 
     uri = tracking_uri(arguments.tracking_uri)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gstds.train.cli import main
-from gstds.train.publish import publish
+from gstds.train.reporting.mlflow_summary import publish
 from gstds.train.tracking.store import client, prepare_store
 
 GLOSSARY = Path(__file__).parents[2] / "docs" / "tracking.md"

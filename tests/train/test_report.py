@@ -19,7 +19,7 @@ from gstds.train.figures.plots import (
 )
 from gstds.train.figures.statistics import summarize
 from gstds.train.figures.tables import comparison_table, format_flops
-from gstds.train.report import write_report
+from gstds.train.reporting.report import write_report
 
 PNG = b"\x89PNG"
 

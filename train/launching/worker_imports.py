@@ -19,7 +19,7 @@ _MODULES = (
     "gstds.train.cli",
     "gstds.train.comparing.fan_out",
     "gstds.train.tracking.tracker",
-    "gstds.train.kept_view",
+    "gstds.train.reporting.kept",
     "mlflow.tracking",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.tracking.rest_store",

@@ -19,9 +19,9 @@ from gstds.train.figures.plots import (
 )
 from gstds.train.figures.statistics import summarize_controls
 from gstds.train.figures.tables import Table, caption, comparison_table
-from gstds.train.kept_view import view_of_kept
-from gstds.train.plots_kept import plot_balance, plot_extremes
-from gstds.train.report_page import (
+from gstds.train.reporting.kept import view_of_kept
+from gstds.train.reporting.kept_plots import plot_balance, plot_extremes
+from gstds.train.reporting.page import (
     Block,
     Code,
     Items,
@@ -31,7 +31,7 @@ from gstds.train.report_page import (
     as_html,
     as_markdown,
 )
-from gstds.train.report_tables import (
+from gstds.train.reporting.tables import (
     accuracy_table,
     controls_table,
     cost_table,

@@ -10,7 +10,7 @@ import numpy as np
 
 from gstds.train.figures.frame import save_figure
 from gstds.train.figures.palette import policy_color
-from gstds.train.kept_view import KeptView
+from gstds.train.reporting.kept import KeptView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

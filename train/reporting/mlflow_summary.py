@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.train.figures.tables import caption, comparison_table
-from gstds.train.report_tables import controls_table
+from gstds.train.reporting.tables import controls_table
 from gstds.train.tracking.store import client as make_client
 from gstds.train.tracking.store import mask_secrets, prepare_store
 from gstds.train.tracking.views import place_view

@@ -1,0 +1,1 @@
+"""What a comparison leaves for people to read: a page, and its summary in MLflow."""
