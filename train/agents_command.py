@@ -81,7 +81,7 @@ def add_learn(commands: Any, key_value: Any, add_options: Any) -> None:
 
 def do_learn(arguments: argparse.Namespace) -> int:
     """Teach an agent."""
-    from gstds.train.agents import AgentConfig, learn, load_agent_config
+    from gstds.train.agents.learn import AgentConfig, learn, load_agent_config
     from gstds.train.console import Console, say
     from gstds.train.running.run import StopFlag, interruptible
     from gstds.train.terms import EXIT_DONE, EXIT_INTERRUPTED
@@ -117,7 +117,7 @@ def do_learn(arguments: argparse.Namespace) -> int:
         write_json(arguments.json, result)
     _show(result, folder)
     if arguments.register and uri and result["status"] == "finished":
-        from gstds.train.agents_registry import register_agent
+        from gstds.train.agents.registry import register_agent
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that no example of an input goes with it

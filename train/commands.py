@@ -329,7 +329,7 @@ def _names(kind: str) -> dict[str, str]:
 
         return reference_names()
     if kind == "agents":
-        from gstds.train.agents import agent_names
+        from gstds.train.agents.learn import agent_names
 
         return agent_names()
     return {}

@@ -10,7 +10,7 @@ pytest.importorskip("stable_baselines3")
 
 from gstds.policies.learned.actor import Actor
 from gstds.policies.learned.agent_file import load_agent
-from gstds.train.agents import AgentConfig, Teacher, agent_names, learn
+from gstds.train.agents.learn import AgentConfig, Teacher, agent_names, learn
 from gstds.train.cli import main
 from gstds.train.running.run import StopFlag
 

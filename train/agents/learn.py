@@ -14,8 +14,8 @@ from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import write_json
 from gstds.common.state import latest_state, save_state
 from gstds.policies.learned.agent_file import AgentFile, save_agent, shipped_agents
-from gstds.train.agents_episodes import Episodes, ShuffledReward, judge
-from gstds.train.agents_models import AGENTS, actor_tensors, make_model, model_state, restore_model
+from gstds.train.agents.episodes import Episodes, ShuffledReward, judge
+from gstds.train.agents.models import AGENTS, actor_tensors, make_model, model_state, restore_model
 from gstds.train.running.run import StopFlag
 from gstds.train.tracking.tracker import NullTracker, Tracker
 
@@ -30,7 +30,7 @@ class AgentConfig:
     """Everything that decides what an agent learns.
 
     Args:
-        agent: One of `gstds.train.agents_models.AGENTS`.
+        agent: One of `gstds.train.agents.models.AGENTS`.
         agent_params: Parameters of the library's class.
         steps: Decisions to learn from.
         seed: Seed of the agent and of its episodes.

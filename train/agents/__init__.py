@@ -1,0 +1,1 @@
+"""Teaching agents to set the keep ratio, with Stable-Baselines3."""
