@@ -11,7 +11,7 @@ from typing import Any
 
 from gstds.common.checks import check_integer
 from gstds.common.files import write_json
-from gstds.train.arguments import (
+from gstds.train.terminal.arguments import (
     command_line,
     new_folder,
     open_tracking,
@@ -82,9 +82,9 @@ def add_learn(commands: Any, key_value: Any, add_options: Any) -> None:
 def do_learn(arguments: argparse.Namespace) -> int:
     """Teach an agent."""
     from gstds.train.agents.learn import AgentConfig, learn, load_agent_config
-    from gstds.train.console import Console, say
     from gstds.train.running.run import StopFlag, interruptible
-    from gstds.train.terms import EXIT_DONE, EXIT_INTERRUPTED
+    from gstds.train.terminal.console import Console, say
+    from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_INTERRUPTED
 
     user_folder_on_path()
     if arguments.resume:

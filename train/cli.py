@@ -18,16 +18,22 @@ from typing import Any, NoReturn
 
 from gstds.common.checks import near_names
 from gstds.train.agents_command import add_learn
-from gstds.train.fanout_options import (
+from gstds.train.launching.started_by_torchrun import launched_rank, refuse_launcher
+from gstds.train.running.options import RunConfig
+from gstds.train.terminal.comparison_options import (
     add_datasets_option,
     add_experiment,
     add_fanout_options,
     add_ray_option,
     add_sweep_options,
 )
-from gstds.train.launching.started_by_torchrun import launched_rank, refuse_launcher
-from gstds.train.running.options import RunConfig
-from gstds.train.terms import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, LIST_KINDS
+from gstds.train.terminal.exit_codes import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    LIST_KINDS,
+)
 
 __all__ = ["build_parser", "main"]
 

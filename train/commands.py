@@ -14,7 +14,12 @@ from gstds.common.checksummed_json import read_sealed
 from gstds.common.files import write_json
 from gstds.policies.registry import follows_schedule, policy_class
 from gstds.train.agents_command import do_learn
-from gstds.train.arguments import (
+from gstds.train.compare_command import do_compare
+from gstds.train.experiment_command import do_experiment
+from gstds.train.launching.started_by_torchrun import launched_rank
+from gstds.train.report_command import do_report
+from gstds.train.running.options import RunConfig, config_from
+from gstds.train.terminal.arguments import (
     check_places,
     command_line,
     given_options,
@@ -23,13 +28,8 @@ from gstds.train.arguments import (
     touch_folder,
     user_folder_on_path,
 )
-from gstds.train.compare_command import do_compare
-from gstds.train.console import Console, out, out_now
-from gstds.train.experiment_command import do_experiment
-from gstds.train.launching.started_by_torchrun import launched_rank
-from gstds.train.report_command import do_report
-from gstds.train.running.options import RunConfig, config_from
-from gstds.train.terms import (
+from gstds.train.terminal.console import Console, out, out_now
+from gstds.train.terminal.exit_codes import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
     EXIT_FAILED,

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.common.files import write_json
-from gstds.train.arguments import (
+from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
+from gstds.train.report_command import print_tables
+from gstds.train.sweep_command import do_sweep
+from gstds.train.terminal.arguments import (
     check_places,
     user_folder_on_path,
 )
-from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
-from gstds.train.console import out
-from gstds.train.report_command import print_tables
-from gstds.train.sweep_command import do_sweep
-from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from gstds.train.terminal.console import out
+from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
     pass
@@ -34,10 +34,10 @@ def do_compare(arguments: Arguments) -> int:
         raise ValueError("--datasets goes without --dataset and without --sweep")
     if arguments.sweep or arguments.sweep_optuna:
         return do_sweep(arguments)
-    from gstds.train.board import Board
     from gstds.train.comparing.compare import compare, plan
     from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.stopping import StopFlag, interruptible
+    from gstds.train.terminal.board import Board
 
     comparison = comparison_from(arguments, tuple(arguments.policies or _POLICIES), "compare")
     plan(comparison)

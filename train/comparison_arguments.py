@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gstds.train.arguments import (
+from gstds.train.running.options import config_from
+from gstds.train.terminal.arguments import (
     command_line,
     given_options,
     new_folder,
     open_tracking,
     touch_folder,
 )
-from gstds.train.running.options import config_from
 from gstds.train.tracking.store import mask_secrets
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from gstds.common.files import cache_root
-from gstds.train.shadowing import check_shadowing
+from gstds.train.terminal.imported_packages import check_shadowing
 from gstds.train.tracking.store import mask_secrets, probe_store, tracking_uri
 
 __all__ = ["Check", "check_shadowing", "diagnose"]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.common.checks import check_choice
-from gstds.train.arguments import (
+from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
+from gstds.train.terminal.arguments import (
     check_places,
     command_line,
     given_options,
@@ -15,9 +16,8 @@ from gstds.train.arguments import (
     touch_folder,
     user_folder_on_path,
 )
-from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
-from gstds.train.console import Console, out, print_table
-from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from gstds.train.terminal.console import Console, out, print_table
+from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
     from gstds.train.comparing.comparison import Comparison
@@ -56,11 +56,11 @@ def _overhead(arguments: Arguments) -> int:
 
 
 def _comparisons(arguments: Arguments) -> int:
-    from gstds.train.board import Board
     from gstds.train.comparing.experiment_report import write_experiment
     from gstds.train.comparing.experiments import EXPERIMENTS, ORIGINAL_DATASETS, run_experiment
     from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.stopping import StopFlag, interruptible
+    from gstds.train.terminal.board import Board
 
     preset = EXPERIMENTS[arguments.name]
     datasets = tuple(arguments.dataset or ORIGINAL_DATASETS)

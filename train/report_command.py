@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.checksummed_json import read_sealed
-from gstds.train.console import out, print_table
-from gstds.train.terms import EXIT_DONE
+from gstds.train.terminal.console import out, print_table
+from gstds.train.terminal.exit_codes import EXIT_DONE
 
 __all__ = ["do_report", "print_tables"]
 

@@ -13,10 +13,10 @@ from gstds.common.files import write_json, write_text
 from gstds.train.comparing.comparison import Comparison
 from gstds.train.comparing.variants import split_name
 from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
-from gstds.train.console import out, print_table
 from gstds.train.figures.tables import Table
 from gstds.train.running.options import RunConfig
-from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from gstds.train.terminal.console import out, print_table
+from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 
 __all__ = ["do_sweep", "judging_command", "ranking_table"]
 
@@ -26,10 +26,10 @@ _FRESH_SEEDS = 5
 
 def do_sweep(arguments: Arguments) -> int:
     """Run a sweep, rank its points, write ``sweep.json`` and ``sweep.md``."""
-    from gstds.train.board import Board
     from gstds.train.comparing.sweep import parse_axes, sweep_grid, sweep_optuna
     from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.stopping import StopFlag, interruptible
+    from gstds.train.terminal.board import Board
 
     if not arguments.sweep:
         raise ValueError("--sweep-optuna needs --sweep KEY=LOW..HIGH ...: what is searched")

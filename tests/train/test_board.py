@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gstds.train import board
-from gstds.train.board import Board
 from gstds.train.launching.jobs import Job
 from gstds.train.running.options import RunConfig
+from gstds.train.terminal import board
+from gstds.train.terminal.board import Board
 
 
 def job(policy, seed):

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from gstds.train.arguments import given_options
 from gstds.train.cli import _parse, main
 from gstds.train.running.options import RunConfig, config_from
+from gstds.train.terminal.arguments import given_options
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.files import write_json, write_text
-from gstds.train.arguments import Arguments
 from gstds.train.comparing.compare import compare, plan_run
 from gstds.train.comparing.comparison import Comparison
 from gstds.train.comparing.fan_out import prepare
-from gstds.train.console import out, print_table
 from gstds.train.figures.tables import Table, judged_on
-from gstds.train.terms import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from gstds.train.terminal.arguments import Arguments
+from gstds.train.terminal.console import out, print_table
+from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 
 __all__ = ["check_data", "compare_datasets", "dataset_folder", "on_dataset", "overview_table"]
 
@@ -50,9 +50,9 @@ def compare_datasets(
         ValueError: If a data set is named twice, or an option is unknown or out of range.
         OSError: If a file cannot be read or written.
     """
-    from gstds.train.board import Board
     from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.stopping import StopFlag, interruptible
+    from gstds.train.terminal.board import Board
 
     every = [on_dataset(comparison, dataset) for dataset in datasets]
     _check_once(datasets, [one.folder for one in every])

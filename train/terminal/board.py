@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from gstds.train.console import SECONDS_BETWEEN_LINES, Console, say
 from gstds.train.launching.jobs import Job
 from gstds.train.launching.watch import run_name
+from gstds.train.terminal.console import SECONDS_BETWEEN_LINES, Console, say
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -37,7 +37,7 @@ def command_line() -> str:
 
 def user_folder_on_path() -> None:
     """Let ``module:Class`` name files of the working folder, without shadowing the packages."""
-    from gstds.train.shadowing import check_mlflow
+    from gstds.train.terminal.imported_packages import check_mlflow
 
     for problem in check_mlflow():
         raise ValueError(problem)

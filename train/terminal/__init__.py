@@ -1,0 +1,1 @@
+"""What the commands share: their words, and what a person sees meanwhile."""
