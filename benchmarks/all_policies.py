@@ -23,7 +23,7 @@ from typing import Any
 
 from gstds.common.files import write_text
 from gstds.policies.registry import policy_names
-from gstds.train.cli import main as gstds
+from gstds.train.cli.main import main as gstds
 
 DATA = {
     "digits": ["--dataset", "digits"],

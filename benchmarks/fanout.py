@@ -39,7 +39,7 @@ def command(options: argparse.Namespace, folder: Path, workers: int) -> list[str
     words = [
         sys.executable,
         "-m",
-        "gstds.train.cli",
+        "gstds.train.cli.main",
         "compare",
         "--policies",
         *POLICIES,

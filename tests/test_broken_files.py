@@ -18,8 +18,8 @@ from gstds.common.state import latest_state, save_state
 from gstds.envs.data.datasets import load_data
 from gstds.policies.learned.agent_file import load_agent, save_agent
 from gstds.store.feature_store import FeatureStore, build_store, open_losses, save_losses
-from gstds.train.cli import build_parser
-from gstds.train.commands import _read_configuration
+from gstds.train.cli.commands import _read_configuration
+from gstds.train.cli.main import build_parser
 from gstds.train.running.folder import finished_result, open_folder
 from gstds.train.running.options import RunConfig
 from gstds.train.running.options_file import take_defaults

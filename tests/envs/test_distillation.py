@@ -11,7 +11,7 @@ import torch
 from gstds.envs import DataSelectionEnv
 from gstds.envs.task import task as world
 from gstds.envs.task.distillation import Teacher
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 from gstds.train.running.options import config_from, identity
 from gstds.train.running.run import execute
 from tests.stops import StopAfter

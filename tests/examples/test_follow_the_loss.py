@@ -11,7 +11,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def test_a_schedule_of_ones_own_runs_from_its_folder(tmp_path):
     out = tmp_path / "result.json"
-    command = [sys.executable, "-m", "gstds.train.cli", "run"]
+    command = [sys.executable, "-m", "gstds.train.cli.main", "run"]
     options = {
         "--policy": "follow_the_loss:FollowTheLoss",
         "--picker": "uniform",

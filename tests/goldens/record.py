@@ -90,7 +90,7 @@ def without_clocks(value):
 
 
 def _answer(*words: str) -> dict:
-    from gstds.train.cli import main
+    from gstds.train.cli.main import main
 
     code = main([*words, "--no-tracking", "--quiet", "--json", "answer.json"])
     if code:
@@ -99,7 +99,7 @@ def _answer(*words: str) -> dict:
 
 
 def _printed(*words: str) -> str:
-    from gstds.train.cli import main
+    from gstds.train.cli.main import main
 
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         if main(list(words)):

@@ -11,7 +11,7 @@ pytest.importorskip("stable_baselines3")
 from gstds.policies.learned.actor import Actor
 from gstds.policies.learned.agent_file import load_agent
 from gstds.train.agents.learn import AgentConfig, Teacher, agent_names, learn
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 from gstds.train.running.run import StopFlag
 
 SMALL = {"batch_size": 16, "epochs": 4, "picker": "uniform", "learner": "mlp", "interval": 2}

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def link(tmp_path, tiny_npz, store_uri, free_port, monkeypatch, capsys):
     words = ["compare", "--policies", "random", "full", "--seeds", "2", "--dataset", tiny_npz]
     words += ["--epochs", "3", "--batch-size", "32", "--out", "seen", "--quiet"]
     assert main([*words, "--tracking-uri", store_uri]) == 0, capsys.readouterr().err
-    command = [sys.executable, "-m", "gstds.train.cli", "ui", "--port", str(free_port)]
+    command = [sys.executable, "-m", "gstds.train.cli.main", "ui", "--port", str(free_port)]
     process = subprocess.Popen(
         [*command, "--tracking-uri", store_uri],
         stdout=subprocess.PIPE,

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_lists_are_tabbed_for_programs(capsys):
 
 def test_help_is_quick_because_it_imports_nothing_heavy():
     script = (
-        "import sys\nfrom gstds.train.cli import main\n"
+        "import sys\nfrom gstds.train.cli.main import main\n"
         "try: main(['run', '--help'])\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'mlflow', 'gymnasium', 'sklearn', 'scipy'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"

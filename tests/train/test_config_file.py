@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gstds.train.cli import _parse, main
+from gstds.train.cli.main import _parse, main
 from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terminal.arguments import given_options
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 
 
 @pytest.fixture

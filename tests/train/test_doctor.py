@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import gstds
-from gstds.train.doctor import Check, _guarded, _resnet50, _store, check_shadowing, diagnose
+from gstds.train.cli.doctor import Check, _guarded, _resnet50, _store, check_shadowing, diagnose
 
 ROOT = Path(__file__).resolve().parents[2]
 

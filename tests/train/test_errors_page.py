@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gstds.train.cli import build_parser, main
+from gstds.train.cli.main import build_parser, main
 
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 LONGEST = 150

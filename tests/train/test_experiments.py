@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 from gstds.train.comparing import experiments
 from gstds.train.comparing.compare import Comparison, plan
 from gstds.train.comparing.experiment_report import saving_table

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 from gstds.train.comparing.compare import Comparison, compare, plan
 from gstds.train.launching import workers
 from gstds.train.launching.jobs import run_job

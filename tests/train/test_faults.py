@@ -15,7 +15,7 @@ import torch
 
 from gstds.common.state import latest_state
 from gstds.envs import DataSelectionEnv
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 from gstds.train.running.folder import FolderInUseError
 from gstds.train.running.options import config_from
 from gstds.train.running.run import execute
@@ -234,7 +234,7 @@ def test_a_clock_that_jumps_changes_no_weight_and_loses_no_point(
 
 TWICE = """
 import sys
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

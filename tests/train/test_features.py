@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gstds.store.feature_store import open_losses
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 
 NETWORK = """
 import torch

@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-GSTDS = [sys.executable, "-m", "gstds.train.cli"]
+GSTDS = [sys.executable, "-m", "gstds.train.cli.main"]
 
 
 def start(folder, *words):

@@ -25,7 +25,7 @@ from gstds.train.tracking.spool import Item, Point, Spool
 from gstds.train.tracking.store import client
 from tests.counts import counts
 
-GSTDS = [sys.executable, "-m", "gstds.train.cli"]
+GSTDS = [sys.executable, "-m", "gstds.train.cli.main"]
 
 
 class Killer:

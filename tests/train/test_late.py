@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 from gstds.train.running.options import config_from
 from gstds.train.running.run import execute
 from gstds.train.tracking.spool import Spool, sync_spool

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 from gstds.train.running.options import config_from
 from gstds.train.running.run import RunFailedError, execute
 
@@ -135,7 +135,7 @@ def test_a_result_that_finds_no_room_is_a_failed_run_with_the_way_on(
 def test_a_screen_that_knows_no_greek_is_no_error():
     for words in (["list", "schedules"], ["compare", "--help"]):
         done = subprocess.run(
-            [sys.executable, "-m", "gstds.train.cli", *words],
+            [sys.executable, "-m", "gstds.train.cli.main", *words],
             capture_output=True,
             env=os.environ | {"PYTHONIOENCODING": "ascii"},
             check=False,
@@ -149,7 +149,7 @@ COMMANDS = ("run", "compare", "features", "report", "ui", "sync", "list", "docto
 
 @pytest.mark.parametrize("words", [[], ["data", "fetch"], *([name] for name in COMMANDS)])
 def test_every_help_has_an_example_that_can_be_copied(words, capsys):
-    from gstds.train.cli import build_parser
+    from gstds.train.cli.main import build_parser
 
     with pytest.raises(SystemExit):
         main([*words, "--help"])

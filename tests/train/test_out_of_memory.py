@@ -39,7 +39,7 @@ def make(shape, classes): return Hungry(shape, classes)
 
 
 def gstds(folder, *words):
-    command = [sys.executable, "-m", "gstds.train.cli", "run", *words]
+    command = [sys.executable, "-m", "gstds.train.cli.main", "run", *words]
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 

@@ -15,7 +15,7 @@ import pytest
 from gstds.common.state import latest_state
 from gstds.envs import DataSelectionEnv
 from gstds.envs.learner.models import build_model
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 
 PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
@@ -67,7 +67,7 @@ def words(out, *more, policy="loss-gap", learner="small-cnn"):
 def start(folder, command, processes=2):
     place = [*PROCESSES, str(processes)] if processes > 1 else []
     return subprocess.Popen(
-        [sys.executable, *place, "-m", "gstds.train.cli", *command],
+        [sys.executable, *place, "-m", "gstds.train.cli.main", *command],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": os.getcwd()},
         stdin=subprocess.DEVNULL,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 from gstds.train.running.options import RunConfig, config_from
 from gstds.train.running.options_file import load_config_file
 from gstds.train.running.record import read_kept

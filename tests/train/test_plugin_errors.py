@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from gstds.common.state import latest_state
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 from gstds.train.comparing.compare import compare
 from gstds.train.comparing.comparison import Comparison
 from gstds.train.running.options import config_from

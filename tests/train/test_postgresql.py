@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 
 pytestmark = pytest.mark.slow
 

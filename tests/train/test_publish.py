@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 from gstds.train.reporting.mlflow_summary import publish
 from gstds.train.tracking.store import client, prepare_store
 

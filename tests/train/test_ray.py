@@ -22,7 +22,15 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
 
 
 def words(data, out, *more):
-    found = [sys.executable, "-m", "gstds.train.cli", "compare", "--policies", "random", "full"]
+    found = [
+        sys.executable,
+        "-m",
+        "gstds.train.cli.main",
+        "compare",
+        "--policies",
+        "random",
+        "full",
+    ]
     found += ["--seeds", "2", "--dataset", data, "--batch-size", "16", "--learner", "mlp"]
     found += ["--learning-rate", "0.01", "--epochs", "40", "--checkpoint-every", "25"]
     found += ["--no-controls", "--threads", "1"]

@@ -69,7 +69,7 @@ def folder(tmp_path):
 
 def start(folder, cache, *more, reference="plug:rows", dataset=None):
     data = dataset or f"npz:{folder / 'many.npz'}"
-    words = [sys.executable, "-m", "gstds.train.cli", "features", "--dataset", data, "--quiet"]
+    words = [sys.executable, "-m", "gstds.train.cli.main", "features", "--dataset", data, "--quiet"]
     return subprocess.Popen(
         [*words, "--reference", reference, "--device", "cpu", "--limit", str(ROWS), *more],
         cwd=folder,

@@ -13,7 +13,7 @@ import pytest
 
 from gstds.common.state import latest_state
 from gstds.store.feature_store import FeatureStore
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 from gstds.train.running.options import config_from
 from gstds.train.running.run import RunFailedError, execute
 from gstds.train.running.stopping import StopFlag

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from gstds.common.state import latest_state, save_state
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 from gstds.train.running.options import config_from
 from gstds.train.running.run import StopFlag, execute
 from gstds.train.tracking.store import client
@@ -106,7 +106,7 @@ def test_another_number_of_processes_is_said(tmp_path, tiny_npz, caplog, before,
 
 KILLED = """
 import os, sys
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 from gstds.train.tracking.tracker import MlflowTracker
 MlflowTracker.finish = lambda self, status: os._exit(137)
 main(sys.argv[1:])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 
 
 def test_a_password_in_a_tracking_address_is_neither_shown_nor_written(

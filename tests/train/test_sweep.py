@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gstds.train.cli import build_parser, main
+from gstds.train.cli.main import build_parser, main
 from gstds.train.comparing.sweep import Axis, grid, parse_axes, rank, swept_keys
 from gstds.train.tracking.store import client
 

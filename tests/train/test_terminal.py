@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from gstds.train.cli import main
+from gstds.train.cli.main import main
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -20,7 +20,7 @@ def on_a_terminal(*words: str, cwd=None) -> tuple[int, str]:
     master, slave = pty.openpty()
     environment = os.environ | {"COLUMNS": "100", "TERM": "xterm", "PYTHONPATH": os.getcwd()}
     with subprocess.Popen(
-        [sys.executable, "-m", "gstds.train.cli", *words],
+        [sys.executable, "-m", "gstds.train.cli.main", *words],
         stdin=slave,
         stdout=slave,
         stderr=slave,

@@ -27,7 +27,7 @@ def command(tiny_npz, out, *more):
     words = [
         sys.executable,
         "-m",
-        "gstds.train.cli",
+        "gstds.train.cli.main",
         "compare",
         "--policies",
         *ROWS,

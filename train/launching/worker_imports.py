@@ -16,7 +16,7 @@ import sys
 __all__: list[str] = []
 
 _MODULES = (
-    "gstds.train.cli",
+    "gstds.train.cli.main",
     "gstds.train.comparing.fan_out",
     "gstds.train.tracking.tracker",
     "gstds.train.reporting.kept",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.common.checks import check_choice
-from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
+from gstds.train.cli.comparison_arguments import comparison_from, ui_line, with_tracking
 from gstds.train.terminal.arguments import (
     check_places,
     command_line,

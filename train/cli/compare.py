@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.common.files import write_json
-from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
-from gstds.train.report_command import print_tables
-from gstds.train.sweep_command import do_sweep
+from gstds.train.cli.comparison_arguments import comparison_from, ui_line, with_tracking
+from gstds.train.cli.report import print_tables
+from gstds.train.cli.sweep import do_sweep
 from gstds.train.terminal.arguments import (
     check_places,
     user_folder_on_path,

@@ -17,7 +17,7 @@ from dataclasses import MISSING, fields
 from typing import Any, NoReturn
 
 from gstds.common.checks import near_names
-from gstds.train.agents_command import add_learn
+from gstds.train.cli.learn import add_learn
 from gstds.train.launching.started_by_torchrun import launched_rank, refuse_launcher
 from gstds.train.running.options import RunConfig
 from gstds.train.terminal.comparison_options import (
@@ -368,7 +368,7 @@ def _complain(error: Exception, debug: bool) -> int:
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
-    from gstds.train import commands
+    from gstds.train.cli import commands
 
     if arguments.command != "run":
         refuse_launcher(arguments.command)

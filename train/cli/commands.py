@@ -13,11 +13,11 @@ from gstds.common.checks import check_choice
 from gstds.common.checksummed_json import read_sealed
 from gstds.common.files import write_json
 from gstds.policies.registry import follows_schedule, policy_class
-from gstds.train.agents_command import do_learn
-from gstds.train.compare_command import do_compare
-from gstds.train.experiment_command import do_experiment
+from gstds.train.cli.compare import do_compare
+from gstds.train.cli.experiment import do_experiment
+from gstds.train.cli.learn import do_learn
+from gstds.train.cli.report import do_report
 from gstds.train.launching.started_by_torchrun import launched_rank
-from gstds.train.report_command import do_report
 from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terminal.arguments import (
     check_places,
@@ -347,7 +347,7 @@ def do_data(arguments: Arguments) -> int:
 def do_features(arguments: Arguments) -> int:
     """Compute the reference's features and losses, or check them."""
     user_folder_on_path()
-    from gstds.train.features import prepare_features
+    from gstds.train.cli.features import prepare_features
 
     config = config_from(given_options(arguments))
     with Console(quiet=arguments.quiet) as console:
@@ -365,7 +365,7 @@ def do_features(arguments: Arguments) -> int:
 
 def do_doctor(arguments: Arguments) -> int:
     """Say what is installed, and what can be had."""
-    from gstds.train.doctor import diagnose
+    from gstds.train.cli.doctor import diagnose
 
     checks = diagnose()
     width = max(len(check.name) for check in checks)

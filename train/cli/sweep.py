@@ -10,9 +10,9 @@ from typing import Any
 
 from gstds.common.checks import check_integer
 from gstds.common.files import write_json, write_text
+from gstds.train.cli.comparison_arguments import comparison_from, ui_line, with_tracking
 from gstds.train.comparing.comparison import Comparison
 from gstds.train.comparing.variants import split_name
-from gstds.train.comparison_arguments import comparison_from, ui_line, with_tracking
 from gstds.train.figures.tables import Table
 from gstds.train.running.options import RunConfig
 from gstds.train.terminal.console import out, print_table

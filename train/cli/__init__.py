@@ -1,0 +1,1 @@
+"""The command line ``gstds``, a file for each larger command."""
