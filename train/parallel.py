@@ -15,7 +15,6 @@ from envs.learner import resolve_device
 from envs.parallel import Group, ProcessGroup, check_size
 from train.config import RunConfig
 from train.determinism import reproducible
-from train.failure import RunFailedError
 from train.launched import launched_size
 from train.run import Runner, finished_result
 from train.setup import make_run_policy
@@ -132,6 +131,5 @@ def follow(config: RunConfig, folder: Path, group: Group, *, resume: bool) -> st
             runner = _Follower(config, folder, group=group)
         with interruptible(stop):
             result = runner.run(stop, resume=resume)
-    if runner._failure is not None:
-        raise RunFailedError(config, result, runner._failure) from runner._failure
+    runner.raise_failure(result)
     return str(result["status"])

@@ -20,7 +20,7 @@ def reference(tiny_npz, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("GSTDS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("envs.world._references", {})
+    monkeypatch.setattr("envs.world.held_references", {})
     (tmp_path / "means.py").write_text(NETWORK)
 
     def load(compress=None, reference="means:means"):
