@@ -18,7 +18,7 @@ from gstds.validation import check_choice, check_integer, near_names, users_code
 from gstds.views import OPTIONAL_OBSERVATIONS
 from policies._selector_view import NotShownError, numbers
 from policies.base import Policy
-from policies.registry import _check_declarations, follows_schedule, make_policy, policy_class
+from policies.registry import check_declarations, follows_schedule, make_policy, policy_class
 
 __all__ = [
     "agreed_classes",
@@ -118,7 +118,7 @@ def check_needs(name: str, policy: Policy) -> dict[str, dict[str, Any]]:
     """
     with users_code(f"needs of policy {name!r}"):
         declared = policy.needs
-    _check_declarations(name, policy)
+    check_declarations(name, policy)
     needs = {need: dict(options) for need, options in declared.items()}
     for need, options in needs.items():
         who = f"needs of policy {name!r}"

@@ -64,7 +64,7 @@ class SelectiveBackprop(KeepRatioPolicy):
     def act(self, observation: Observation) -> Weights:
         """Return weights (N,): 1 for the samples whose coin says so."""
         rows, losses = self._batch_losses(observation)
-        ratio = self._checked_ratio(observation)
+        ratio = self.checked_ratio(observation)
         weights = np.zeros(len(observation["valid"]), dtype=np.float32)
         if ratio == 0.0 and self.beta is None:
             return weights
