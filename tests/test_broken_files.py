@@ -20,7 +20,7 @@ from gstds.store import FeatureStore, build_store, open_losses, save_losses
 from policies.agent_file import load_agent, save_agent
 from tests.policies.test_learned import agent
 from train.cli import build_parser
-from train.commands import _read_configuration
+from train.commands import read_configuration
 from train.config import RunConfig
 from train.config_file import take_defaults
 from train.record import KeptRecord, read_kept
@@ -115,7 +115,7 @@ def agent_arrays(folder: Path) -> Case:
 
 def configuration(folder: Path) -> Case:
     open_folder(folder, RunConfig(policy_params={"a": 1.5}), command="gstds run", tracking=None)
-    return folder / "config.json", lambda: _read_configuration(folder)
+    return folder / "config.json", lambda: read_configuration(folder)
 
 
 def comparison(folder: Path) -> Case:
@@ -272,7 +272,7 @@ def check_yaml(path: Path, *, full: bool) -> int:
     refused = 0
     for what, content in damages(YAML.encode(), full=full):
         path.write_bytes(content)
-        parser = build_parser()._commands["run"]  # type: ignore[attr-defined]
+        parser = build_parser().commands["run"]
         try:
             take_defaults(parser, path)
         except (ValueError, TypeError) as error:

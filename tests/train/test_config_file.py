@@ -7,7 +7,7 @@ import json
 import pytest
 
 from train.arguments import given_options
-from train.cli import _parse, main
+from train.cli import main, parse_words
 from train.config import RunConfig, config_from
 
 
@@ -17,7 +17,7 @@ def given(tmp_path, monkeypatch):
 
     def given(text, *words, command="run"):
         (tmp_path / "c.yaml").write_text(text)
-        return _parse([command, "--config", "c.yaml", *words])
+        return parse_words([command, "--config", "c.yaml", *words])
 
     return given
 
