@@ -42,12 +42,13 @@ test-slow: setup-slow ## the slow tests
 test-soak: setup ## the full counts of the slow tests: up to hours
 	$(BIN)/python -m pytest -q -m soak $(PARALLEL)
 
-lint: setup ## style, types and which package imports which
+lint: setup ## style, types, private names and which package imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/typed-tree
 	MYPYPATH=build/typed $(BIN)/mypy
 	cd build/typed && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
+	$(BIN)/python .ci/private_names
 
 audit: setup ## ask what is known against the installed packages, or check their hashes
 	$(BIN)/python .ci/audit $(VENV)

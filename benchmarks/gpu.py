@@ -33,7 +33,7 @@ def updates(learner: str, n: int, rounds: int) -> Iterator[Figure]:
         plain = Stepper.begin("full", data, batch_size=n, cuda_graphs=False)
         copying = Stepper.begin("full", data, batch_size=n)
         device = copying.env.device
-        copying.env._loader._pixels = lambda split, rows: split.gather(rows).to(device)
+        copying.env.loader.pixels = lambda split, rows: split.gather(rows).to(device)
         runs = {"both": both, "plain": plain, "copying": copying}
         seconds = interleave({k: several(v.step, STEPS) for k, v in runs.items()}, rounds)
     milliseconds = {k: round(1e3 * float(np.median(v)) / STEPS, 2) for k, v in seconds.items()}

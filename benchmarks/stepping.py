@@ -58,7 +58,7 @@ class Stepper:
         config = config_from(data | {"epochs": 1000, "policy": named} | options)
         chosen = make_run_policy(config) if isinstance(policy, str) else policy
         env = make_env(config, chosen)
-        env._ahead = ahead
+        env.ahead = ahead
         seen, _ = env.reset(seed=0)
         chosen.reset(policy_seed(0), RunContext(**env.context()))
         run = cls(chosen, env, seen)

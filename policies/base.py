@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -193,15 +194,12 @@ class KeepRatioPolicy(Policy):
     @property
     def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
         """Optional observations: those of the picker."""
-        return self._picker.needs
+        return self.picker.needs
 
-    @property
-    def _picker(self) -> NamedPicker:
-        # A subclass may define __init__ without calling this one's.
-        if "picker" not in self.__dict__:
-            self.picker = make_picker("hybrid")
-        picker: NamedPicker = self.picker
-        return picker
+    @functools.cached_property
+    def picker(self) -> NamedPicker:
+        """Says which samples are kept; hybrid if a subclass has an ``__init__`` all its own."""
+        return make_picker("hybrid")
 
     def keep_ratio(self, observation: Observation) -> float:
         """Return the share of the drawn batch to keep, in [0, 1]."""
@@ -226,13 +224,18 @@ class KeepRatioPolicy(Policy):
         Raises:
             ValueError: If `keep_ratio` returns something that is no share.
         """
-        return weights_for_ratio(observation, self._checked_ratio(observation), self._picker)
+        return weights_for_ratio(observation, self.checked_ratio(observation), self.picker)
 
     def step_flops(self, drawn: int, kept: int, context: RunContext) -> float:
         """Return the operations of the picker."""
-        return self._picker.flops(drawn, kept, context)
+        return self.picker.flops(drawn, kept, context)
 
-    def _checked_ratio(self, observation: Observation) -> float:
+    def checked_ratio(self, observation: Observation) -> float:
+        """Return what `keep_ratio` says of a batch.
+
+        Raises:
+            ValueError: If that is no share.
+        """
         value = self.keep_ratio(observation)
         try:
             ratio = float(value)

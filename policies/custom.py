@@ -73,7 +73,7 @@ class Custom(KeepRatioPolicy):
         """Return weights (N,), 0 for the dropped."""
         if self.weighting != "unbiased":
             return super().act(observation)
-        ratio = self._checked_ratio(observation)
+        ratio = self.checked_ratio(observation)
         rows, batch = valid_batch(observation)
         weights = np.zeros(len(observation["valid"]), dtype=np.float32)
         scores = self._score(batch)

@@ -15,6 +15,10 @@ __all__ = ["GSTDS"]
 class GSTDS(KeepRatioPolicy):
     """Half by Fiedler score, half by reference loss, on a sigmoid schedule: the paper's method.
 
+    The paper leaves open the score's sign, the Laplacian and the direction of the loss weight: the
+    options below. The defaults are one reading, and not the best of those tried
+    (docs/results/policies.md).
+
     Args:
         schedule: Keep-ratio schedule; the paper's sigmoid from .18 to .88.
         score: ``abs`` of the Fiedler vector, ``skew`` (sign such that Σv³ > 0) or ``raw``.
@@ -35,7 +39,7 @@ class GSTDS(KeepRatioPolicy):
         "the spectral solve: n²·D + 4/3·n³ up to 320 samples, above that 8·n·D an iteration; "
         "no forward, cached features and losses"
     )
-    helps = "batches with redundant bulk, a reference that generalizes"
+    helps = "nothing seen here; meant for batches with redundant bulk, a reference that generalizes"
     hurts = "outliers: the unnormalized Fiedler vector is nearly an indicator of the worst of them"
     paper_schedule = ("sigmoid", {})
 

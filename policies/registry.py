@@ -16,6 +16,7 @@ from gstds.selection.schedules import Schedule
 __all__ = [
     "ENTRY_POINTS",
     "POLICIES",
+    "check_declarations",
     "follows_schedule",
     "installed_policies",
     "make_policy",
@@ -194,11 +195,17 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
         raise ValueError(
             f"policy {name!r} cannot be made: {type(error).__name__}: {error}"
         ) from error
-    _check_declarations(name, policy)
+    check_declarations(name, policy)
     return policy
 
 
-def _check_declarations(name: str, policy: Policy) -> None:
+def check_declarations(name: str, policy: Policy) -> None:
+    """Check what a policy says of itself: needs, largest weight, normalizer, names it defines.
+
+    Raises:
+        TypeError: If a declaration has the wrong type.
+        ValueError: If one is out of range, or a name looks like a misspelt one of the interface.
+    """
     declared = {}
     for attribute in ("needs", "max_weight", "normalizer", "uses_reward"):
         with users_code(f"{attribute} of policy {name!r}"):  # each may be a property

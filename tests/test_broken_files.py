@@ -18,7 +18,7 @@ from gstds.common.state import latest_state, save_state
 from gstds.envs.data.datasets import load_data
 from gstds.policies.learned.agent_file import load_agent, save_agent
 from gstds.store.feature_store import FeatureStore, build_store, open_losses, save_losses
-from gstds.train.cli.commands import _read_configuration
+from gstds.train.cli.commands import read_configuration
 from gstds.train.cli.main import build_parser
 from gstds.train.running.folder import finished_result, open_folder
 from gstds.train.running.options import RunConfig
@@ -115,7 +115,7 @@ def agent_arrays(folder: Path) -> Case:
 
 def configuration(folder: Path) -> Case:
     open_folder(folder, RunConfig(policy_params={"a": 1.5}), command="gstds run", tracking=None)
-    return folder / "config.json", lambda: _read_configuration(folder)
+    return folder / "config.json", lambda: read_configuration(folder)
 
 
 def comparison(folder: Path) -> Case:
@@ -272,7 +272,7 @@ def check_yaml(path: Path, *, full: bool) -> int:
     refused = 0
     for what, content in damages(YAML.encode(), full=full):
         path.write_bytes(content)
-        parser = build_parser()._commands["run"]  # type: ignore[attr-defined]
+        parser = build_parser().commands["run"]
         try:
             take_defaults(parser, path)
         except (ValueError, TypeError) as error:

@@ -152,9 +152,9 @@ def test_a_gzip_bomb_in_place_of_fashion_mnist_is_not_unpacked(tmp_path):
         for _ in range(64):
             stream.write(bytes(2**20))
     with pytest.raises(OSError, match="is damaged"):
-        fashion._decompress(tmp_path / f"{name}.gz", name)
+        fashion.decompress(tmp_path / f"{name}.gz", name)
     with gzip.open(tmp_path / f"{name}.gz") as stream:
-        assert len(stream.read(fashion._SIZES[name] + 1)) == 10_009
+        assert len(stream.read(fashion.SIZES[name] + 1)) == 10_009
 
 
 # Archives

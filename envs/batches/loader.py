@@ -17,10 +17,12 @@ __all__ = ["Loader"]
 
 Indices = npt.NDArray[np.int64]
 _EVALUATION_BATCH = 512
-_SHARE_OF_GPU = 0.25
+SHARE_OF_GPU = 0.25
 """Pixels that take less of a GPU's free memory are copied there once and stay."""
 
-_on_gpu: WeakKeyDictionary[ArrayImages, dict[torch.device, torch.Tensor]] = WeakKeyDictionary()
+pixels_on_gpu: WeakKeyDictionary[ArrayImages, dict[torch.device, torch.Tensor]]
+pixels_on_gpu = WeakKeyDictionary()
+"""The copies, while their sources are in use."""
 
 
 class Loader:
@@ -39,7 +41,7 @@ class Loader:
         """Return the augmented images (n, C, H, W) of training samples: a function of the key."""
         data = self._data
         images = augment(
-            self._pixels(data.train, indices),
+            self.pixels(data.train, indices),
             indices,
             seed=self._seed,
             epoch=epoch,
@@ -48,7 +50,7 @@ class Loader:
         )
         return normalize(images, data.mean, data.std, channels_last=True)
 
-    def _pixels(self, split: Split, indices: Indices) -> torch.Tensor:
+    def pixels(self, split: Split, indices: Indices) -> torch.Tensor:
         """Return images (n, C, H, W) of a split, uint8, on the device."""
         whole = _whole(split, self._device)
         if whole is None:
@@ -64,7 +66,7 @@ class Loader:
         data = self._data
         for start in range(0, len(split), _EVALUATION_BATCH):
             rows = np.arange(start, min(start + _EVALUATION_BATCH, len(split)))
-            images = normalize(self._pixels(split, rows), data.mean, data.std, channels_last=True)
+            images = normalize(self.pixels(split, rows), data.mean, data.std, channels_last=True)
             yield images, torch.as_tensor(split.labels[rows], device=self._device)
 
 
@@ -73,10 +75,10 @@ def _whole(split: Split, device: torch.device) -> torch.Tensor | None:
     source = split.source
     if device.type != "cuda" or not isinstance(source, ArrayImages):
         return None
-    copies = _on_gpu.setdefault(source, {})
+    copies = pixels_on_gpu.setdefault(source, {})
     if device not in copies:
         free, _ = torch.cuda.mem_get_info(device)
-        if source.pixels.nbytes > _SHARE_OF_GPU * free:
+        if source.pixels.nbytes > SHARE_OF_GPU * free:
             return None
         copies[device] = source.pixels.to(device)
     return copies[device]

@@ -24,7 +24,16 @@ from gstds.common.files import cache_root, write_bytes
 from gstds.envs.data.downloads import exclusive, quick_downloads, require_answer
 from gstds.reference.vision import import_torchvision
 
-__all__ = ["CLASS_NAMES", "Files", "fetch_fashion", "probe_fashion", "read_fashion"]
+__all__ = [
+    "CLASS_NAMES",
+    "SIZES",
+    "Files",
+    "decompress",
+    "fetch_fashion",
+    "mirror",
+    "probe_fashion",
+    "read_fashion",
+]
 
 Files = dict[str, bytearray]
 
@@ -40,7 +49,7 @@ DIGESTS = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-_SIZES = {
+SIZES = {
     "train-images-idx3-ubyte": 47_040_016,
     "train-labels-idx1-ubyte": 60_008,
     "t10k-images-idx3-ubyte": 7_840_016,
@@ -80,7 +89,7 @@ def probe_fashion() -> str:
     if all((SYSTEM_FOLDER / f"{name}.gz").is_file() for name in DIGESTS):
         return "ready (the system's data-set folder)"
     try:
-        require_answer(_mirror())
+        require_answer(mirror())
     except OSError:
         return _probe_package()
     return "can be downloaded"
@@ -152,7 +161,7 @@ def _require(folder: Path, names: list[str]) -> None:
 def _read_plain(folder: Path) -> Files:
     _require(folder, list(DIGESTS))
     return {
-        name: _checked(folder / name, name, _read_whole(folder / name, _SIZES[name]))
+        name: _checked(folder / name, name, _read_whole(folder / name, SIZES[name]))
         for name in DIGESTS
     }
 
@@ -164,25 +173,35 @@ def _read_whole(path: Path, size: int) -> bytearray:
 
 def _read_compressed(folder: Path) -> Files:
     _require(folder, [f"{name}.gz" for name in DIGESTS])
-    return {name: _decompress(folder / f"{name}.gz", name) for name in DIGESTS}
+    return {name: decompress(folder / f"{name}.gz", name) for name in DIGESTS}
 
 
-def _decompress(path: Path, name: str) -> bytearray:
+def decompress(path: Path, name: str) -> bytearray:
+    """Return what a compressed file holds.
+
+    Args:
+        path: The file.
+        name: Which of the four it stands for.
+
+    Raises:
+        OSError: If it is damaged, or another file; one that unpacks to more is not unpacked whole.
+    """
     try:
         with gzip.open(path, "rb") as stream:
             # One byte more than there should be: what is larger is not unpacked to its end.
-            content = bytearray(stream.read(_SIZES[name] + 1))
+            content = bytearray(stream.read(SIZES[name] + 1))
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise _DamagedError(f"{path} is damaged ({error})") from error
     return _checked(path, name, content)
 
 
-def _mirror() -> str:
+def mirror() -> str:
+    """Return the address that torchvision downloads from."""
     return str(import_torchvision().datasets.FashionMNIST.mirrors[0])
 
 
 def _download() -> Files:
-    require_answer(_mirror())
+    require_answer(mirror())
     data_sets = import_torchvision().datasets
     with tempfile.TemporaryDirectory(dir=cache_folder()) as folder, quick_downloads():
         try:

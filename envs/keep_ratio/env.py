@@ -76,6 +76,9 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
         progress: Called with a phase, what is done, and the total, while data are prepared.
         **options: See above.
 
+    Attributes:
+        worlds: The environments of drawn batches, one for each instance.
+
     Raises:
         ValueError: If an option is unknown or out of range, or an instance is impossible.
         TypeError: If an option has the wrong type.
@@ -117,7 +120,7 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
         self._target = target_accuracy
         RewardMeter(self._reward_name, price=self._price, target=target_accuracy)
         self._seed = options.pop("seed", None)
-        self._worlds = [
+        self.worlds = [
             self._make_world(options | dict(one.options), progress) for one in self.instances
         ]
         self._curves: dict[int, Curve] = {}
@@ -139,7 +142,7 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
     @property
     def world(self) -> DataSelectionEnv:
         """The environment of drawn batches that this one runs in."""
-        return self._worlds[self.instance]
+        return self.worlds[self.instance]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -289,7 +292,7 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
         self.np_random.bit_generator.state = state["generator"]
         self.instance = find_instance(self.instances, state["instance"])
         self._observation = self.world.load_state_dict(state["world"])
-        self._last = self.world._info()
+        self._last = self.world.info()
         self._first, self._running = False, bool(state["running"])
         self._facts = RunFacts.from_context(self.world.context())
         self._trend = Trend(*state["trend"]) if state["trend"] else None

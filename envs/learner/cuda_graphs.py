@@ -15,7 +15,7 @@ import torch
 
 __all__ = ["CapturedUpdates"]
 
-_PLAIN = 16
+PLAIN_UPDATES = 16
 """Updates of one count before it is recorded: recording costs about as much as these save."""
 _MOST = 256
 """Counts that are recorded: each graph takes some megabytes."""
@@ -70,7 +70,7 @@ class CapturedUpdates:
     def _on_own_stream(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         shape = tuple(inputs[0].shape)
         self._seen[shape] += 1
-        if shape not in self._recorded and self._seen[shape] > _PLAIN:
+        if shape not in self._recorded and self._seen[shape] > PLAIN_UPDATES:
             self._record(shape, inputs)
         recorded = self._recorded.get(shape)
         if recorded is None:

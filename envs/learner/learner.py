@@ -142,6 +142,7 @@ class Learner:
         train_flops: Forward and backward of one sample.
         forward_flops: Forward of one sample.
         min_batch: 2 where BatchNorm cannot train on one sample, else 1.
+        captured: Updates that are recorded on a GPU and replayed; None where none are.
     """
 
     def __init__(
@@ -173,7 +174,7 @@ class Learner:
             self.model = normalize_globally(self.model, self._group)
         self.optimizer = self._make_optimizer()
         self._meter = GradientMeter(self._trained()) if measure_noise else None
-        self._captured = self._make_captured()
+        self.captured = self._make_captured()
 
     def _check_output(self, shape: tuple[int, int, int]) -> None:
         twin = copy.deepcopy(self.model).to("meta").eval()
@@ -281,8 +282,8 @@ class Learner:
             and nothing of the learner has changed.
         """
         self.model.train()
-        if self._captured and objective is None:
-            return self._update_on_gpu(self._captured, images, labels, weights, normalizer)
+        if self.captured and objective is None:
+            return self._update_on_gpu(self.captured, images, labels, weights, normalizer)
         with limited_threads(len(labels) * self.train_flops, self.device):
             before = self._buffers() if self.options.on_nan == "skip" else None
             with self._forward_mode(step):
@@ -419,8 +420,8 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
-        if self._captured:
-            self._captured.forget()
+        if self.captured:
+            self.captured.forget()
         if self._meter:
             self._meter.load_state_dict(state["gradient_noise"])
         groups = self.optimizer.state_dict()["param_groups"]

@@ -19,8 +19,8 @@ FLOPS_OF_A_THREAD = 3e8
 """Operations that keep one thread busy for long enough: half of where a second one began to pay."""
 
 
-# As OpenMP does, which reads it once, when torch is loaded.
-_asleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+waiting_threads_sleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+"""Whether they do: OpenMP reads it once, when torch is loaded."""
 
 
 def threads_for(flops: float, most: int) -> int:
@@ -39,7 +39,7 @@ def limited_threads(flops: float, device: torch.device) -> Iterator[None]:
         device: Where they are made; nothing is changed unless it is the processor.
     """
     before = torch.get_num_threads()
-    count = threads_for(flops, before) if _asleep and device.type == "cpu" else before
+    count = threads_for(flops, before) if waiting_threads_sleep and device.type == "cpu" else before
     if count == before:
         yield
         return

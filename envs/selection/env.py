@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -39,11 +40,30 @@ from gstds.envs.task.task import Progress, World, load_world
 from gstds.observation.batch_view import step_noise
 from gstds.observation.cost import Ledger
 
-__all__ = ["DataSelectionEnv"]
+__all__ = ["DataSelectionEnv", "RunStatus"]
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 PolicyFlops = Callable[[int, int, Mapping[str, Any]], float]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How a run stands, beside what the ``info`` of its steps says.
+
+    Attributes:
+        running: Whether there are steps to come.
+        truncated: Whether it was cut off after ``max_draws``.
+        train_loss: Mean loss of the samples last trained on.
+        skipped: Updates that were dropped, their loss or gradient not being finite.
+        closing: Samples (k,) that the last remainder of an equal budget was spent on.
+    """
+
+    running: bool
+    truncated: bool
+    train_loss: float
+    skipped: int
+    closing: Indices
 
 
 class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
@@ -152,7 +172,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self._context = self.context()
         n = self.options.batch_size
         check_pays_a_batch(self._budget, self.options, self._choosing_flops(n, n))
-        self._ahead = ahead
+        self.ahead = ahead
         self._first = True
         self._running = False
 
@@ -231,7 +251,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self._first = False
         self._begin(run_seed)
         observation = self._look()
-        return observation, self._info()
+        return observation, self.info()
 
     def _begin(self, run_seed: int, *, evaluate: bool = True) -> None:
         self.run_seed = run_seed
@@ -259,7 +279,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             learner,
             loader,
             ledger,
-            ahead=self._ahead,
+            ahead=self.ahead,
             shards=self._shards,
             group=self._group,
             embedding_width=self._embedding_width,
@@ -292,13 +312,45 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         return self._learner
 
     @property
+    def trainer(self) -> Trainer:
+        """What updates the network: it knows each sample's last loss, and who waits."""
+        return self._trainer
+
+    @property
+    def draws(self) -> Draws:
+        """Which samples each step draws, and in which epoch."""
+        return self._draws
+
+    @property
+    def loader(self) -> Loader:
+        """What the network is fed: augmented images and labels of training samples."""
+        return self._loader
+
+    @property
+    def scorer(self) -> Scorer:
+        """What computes the optional observations of a drawn batch."""
+        return self._scorer
+
+    @property
+    def batch(self) -> Indices:
+        """Samples (k,) of the drawn batch that the next action is for; none after the end."""
+        return self._batch.copy()
+
+    @property
+    def status(self) -> RunStatus:
+        """How the run stands."""
+        return RunStatus(
+            running=self._running,
+            truncated=self._truncated,
+            train_loss=self._trainer.memory.train_loss,
+            skipped=self._trainer.skipped,
+            closing=self._closing.copy(),
+        )
+
+    @property
     def visits(self) -> Indices:
         """How often each training sample was trained on (n,)."""
         return self._trainer.memory.visits
-
-    @property
-    def _train_loss(self) -> float:
-        return self._trainer.memory.train_loss
 
     @property
     def _left(self) -> float:
@@ -386,7 +438,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         )
         self._running = not done
         view = self._end_of_run_view() if done else self._look()
-        info = self._info(evaluate=evaluate) | {
+        info = self.info(evaluate=evaluate) | {
             "indices": padded_indices(batch, options.batch_size),
             "losses": padded(losses, options.batch_size),
             "trained": padded(trained, options.batch_size) > 0,
@@ -435,8 +487,12 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         """
         return self._evaluator.monitor(split)
 
-    def _info(self, *, evaluate: bool = False) -> dict[str, Any]:
-        """Return what a tracker logs: deterministic, no clock in it."""
+    def info(self, *, evaluate: bool = False) -> dict[str, Any]:
+        """Return what a tracker logs of the run as it stands: deterministic, no clock in it.
+
+        Args:
+            evaluate: Whether an evaluation has just fallen due.
+        """
         return {
             "step": self.step_count,
             "epoch": self._draws.epoch(max(0, self.step_count - 1)),

@@ -52,6 +52,11 @@ class Ahead:
         self._compute, self._active = compute, active
         self._begun: dict[int, Future[Answer]] = {}
 
+    @property
+    def begun(self) -> frozenset[int]:
+        """Steps that were begun, from the one last taken on."""
+        return frozenset(self._begun)
+
     def begin(self, step: int, count: int = 1) -> None:
         """Start on ``count`` steps from ``step`` on, unless that is not wanted or was done."""
         for one in range(step, step + count) if self._active else ():

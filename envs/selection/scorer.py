@@ -84,6 +84,11 @@ class Scorer:
             raw |= self._score_with_learner(step, charge)
         return raw
 
+    @property
+    def begun(self) -> frozenset[int]:
+        """Steps of which the cached features' say is known or being computed, see `begin`."""
+        return self._ahead.begun
+
     def flops(self, step: int) -> float:
         """Return what `score` charges for a step."""
         flops = self._spectral(step)[1]

@@ -151,7 +151,8 @@ def _load_data(
     )
 
 
-_references: dict[str, ReferenceData] = {}
+held_references: dict[str, ReferenceData] = {}
+"""What this process has loaded, by digest of data and reference."""
 
 
 def probe_fingerprint(data: Data, reference: Extractor) -> str:
@@ -180,9 +181,9 @@ def load_reference(
         OSError: If the cache cannot be written.
     """
     key = digest_of(data.fingerprint, name, with_logits, compress)
-    if key not in _references:
-        _references[key] = _build_reference(data, name, device, progress, with_logits, compress)
-    return _references[key]
+    if key not in held_references:
+        held_references[key] = _build_reference(data, name, device, progress, with_logits, compress)
+    return held_references[key]
 
 
 def _build_reference(

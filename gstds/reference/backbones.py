@@ -27,9 +27,11 @@ __all__ = [
     "build_untrained",
     "cached_resnet50",
     "detect",
+    "download_weights",
     "imagenet_resnet50",
     "lite0_weights",
     "load",
+    "random_entry",
     "read_checkpoint",
     "weights_digest",
 ]
@@ -231,11 +233,16 @@ def imagenet_resnet50() -> Path:
     """
     cached = cached_resnet50()
     if not cached.is_file():
-        _download(IMAGENET_RESNET50, cached)
+        download_weights(IMAGENET_RESNET50, cached)
     return cached
 
 
-def _download(url: str, target: Path) -> None:
+def download_weights(url: str, target: Path) -> None:
+    """Download a file whose name ends with the beginning of its SHA-256, as torch's weights' does.
+
+    Raises:
+        OSError: If it cannot be had, or is another file; then nothing is kept.
+    """
     expected = target.stem.rsplit("-", 1)[1]
     try:
         response = urllib.request.urlopen(url, timeout=_TIMEOUT)  # noqa: S310 - https
@@ -263,14 +270,15 @@ def build_untrained(input_size: int, seed: int) -> tuple[nn.Module, str]:
     generator = torch.Generator().manual_seed(seed)
     network = build(LITE0, input_size)
     inner: nn.Module = network.network  # type: ignore[assignment]
-    state = {k: _drawn(k, v, generator) for k, v in inner.state_dict().items()}
+    state = {k: random_entry(k, v, generator) for k, v in inner.state_dict().items()}
     load(network, state, "untrained")
     digest = weights_digest(state)
     _calibrate(network, input_size, generator)
     return network, digest
 
 
-def _drawn(key: str, value: Tensor, generator: torch.Generator) -> Tensor:
+def random_entry(key: str, value: Tensor, generator: torch.Generator) -> Tensor:
+    """Return random weights for one entry of a network's state, of the shape of ``value``."""
     if value.ndim == 4:
         spread = math.sqrt(2.0 / value[0].numel())
         return torch.randn(value.shape, generator=generator) * spread

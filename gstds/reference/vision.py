@@ -18,7 +18,7 @@ from types import ModuleType
 
 import torch
 
-__all__ = ["import_torchvision"]
+__all__ = ["import_torchvision", "operators_declared"]
 
 _OPERATORS = ("nms", "qnms")
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -52,6 +52,11 @@ def import_torchvision() -> ModuleType:
 def _forget(package: str) -> None:
     for name in [n for n in sys.modules if n == package or n.startswith(package + ".")]:
         del sys.modules[name]
+
+
+def operators_declared() -> bool:
+    """Say whether torchvision was imported by that mending, without its compiled operators."""
+    return bool(_declared)
 
 
 def _declare_operators() -> None:

@@ -51,7 +51,8 @@ AUTO_DENSE_MAX_GPU = 1024
 TYPICAL_ITERATIONS = 16
 """Iterations that `spectral_flops` assumes for the matrix-free solver unless told."""
 
-_CLAMPED_DENSE_MAX = 4096
+CLAMPED_DENSE_MAX = 4096
+"""The same with ``affinity="clamp"``: beyond, the blocks of the matrix are made again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +224,7 @@ def _solve(rows: Rows, affinity: str, options: _Options) -> tuple[Solution, torc
         one = torch.ones(1, dtype=torch.float64, device=rows.raw.device)
         return Solution(one, 0.0, 0.0, 1.0, 0, 0.0, "trivial"), one
     limit = AUTO_DENSE_MAX if rows.raw.device.type == "cpu" else AUTO_DENSE_MAX_GPU
-    limit = _CLAMPED_DENSE_MAX if affinity == "clamp" else limit
+    limit = CLAMPED_DENSE_MAX if affinity == "clamp" else limit
     dense = options.solver == "dense" or (options.solver == "auto" and count <= limit)
     if dense or count == 2:
         return solve_dense(rows, affinity, options.laplacian)
@@ -314,7 +315,7 @@ def spectral_flops(
     check_choice("solver", solver, SOLVERS)
     check_choice("laplacian", laplacian, LAPLACIANS)
     check_choice("affinity", affinity, AFFINITIES)
-    limit = _CLAMPED_DENSE_MAX if affinity == "clamp" else AUTO_DENSE_MAX
+    limit = CLAMPED_DENSE_MAX if affinity == "clamp" else AUTO_DENSE_MAX
     if n <= 1:
         return 0.0
     if solver == "dense" or (solver == "auto" and n <= limit) or n == 2:

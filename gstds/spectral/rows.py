@@ -18,6 +18,7 @@ __all__ = [
     "empty_rows",
     "prepare_rows",
     "resolve_affinity",
+    "shift_notice",
     "tall_product",
     "wide_product",
 ]
@@ -171,8 +172,8 @@ def resolve_affinity(rows: Rows, affinity: str) -> str:
     if affinity == "error":
         _refuse_negative_cosines(rows)
         return "cosine"
-    if not _said.spoken:
-        _said.spoken = True
+    if not shift_notice.given:
+        shift_notice.given = True
         _LOG.info(
             "features hold negative values: the affinity is (1 + cosine)/2; "
             "pass affinity='shift', 'clamp', 'cosine' or 'error' to choose"
@@ -181,11 +182,13 @@ def resolve_affinity(rows: Rows, affinity: str) -> str:
 
 
 @dataclass(slots=True)
-class _Once:
-    spoken: bool = False
+class Notice:
+    """What a process says once: whether it has."""
+
+    given: bool = False
 
 
-_said = _Once()
+shift_notice = Notice()
 
 
 def _refuse_negative_cosines(rows: Rows) -> None:

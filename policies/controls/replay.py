@@ -67,7 +67,7 @@ class Replay(KeepRatioPolicy):
     def keep_ratio(self, observation: Observation) -> float:
         """Return what the other run kept at this step, or at this share of the budget."""
         if self._progress is None:
-            step = round(self.schedule_progress(observation) * self._steps)
+            step = round(self.schedule_progress(observation) * len(self._ratios))
         else:
             step = int(np.searchsorted(self._progress, observation["progress"][0], side="right"))
         return float(self._ratios[min(step, len(self._ratios) - 1)])

@@ -15,7 +15,7 @@ from gstds.common.checks import check_choice, check_integer, near_names, users_c
 from gstds.observation.batch_view import OPTIONAL_OBSERVATIONS
 from gstds.policies.base import Policy
 from gstds.policies.dropin.observed import NotShownError, numbers
-from gstds.policies.registry import _check_declarations, follows_schedule, make_policy, policy_class
+from gstds.policies.registry import check_declarations, follows_schedule, make_policy, policy_class
 from gstds.selection.schedules import Schedule, make_schedule
 from gstds.spectral.fiedler import degrees, fiedler_vector
 from gstds.store.feature_store import FeatureStore
@@ -118,7 +118,7 @@ def check_needs(name: str, policy: Policy) -> dict[str, dict[str, Any]]:
     """
     with users_code(f"needs of policy {name!r}"):
         declared = policy.needs
-    _check_declarations(name, policy)
+    check_declarations(name, policy)
     needs = {need: dict(options) for need, options in declared.items()}
     for need, options in needs.items():
         who = f"needs of policy {name!r}"

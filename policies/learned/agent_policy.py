@@ -85,7 +85,7 @@ class ModelPolicy(SummaryPolicy):
 
     def decide(self, summary: Array) -> float:
         """Return the model's keep ratio."""
-        start = np.array([self._drawn == 0])
+        start = np.array([self.drawn == 0])
         action, self._state = self._model.predict(summary, self._state, start, self._deterministic)
         return self._to_ratio(action)
 

@@ -31,6 +31,9 @@ class SummaryPolicy(KeepRatioPolicy):
         picker: A name of `gstds.selection.ratio_pickers.RATIO_PICKERS`.
         observe: Further optional observations that the summary is to hold, name -> options.
 
+    Attributes:
+        drawn: Batches drawn so far.
+
     Raises:
         TypeError: If the interval is no whole number.
         ValueError: If it is below 1 or the picker is unknown.
@@ -48,7 +51,7 @@ class SummaryPolicy(KeepRatioPolicy):
         self._start_over()
 
     def _start_over(self) -> None:
-        self._drawn, self._ratio = 0, 1.0
+        self.drawn, self._ratio = 0, 1.0
         self._trend: Trend | None = None
         self._facts = RunFacts(2, 1.0)
 
@@ -64,19 +67,19 @@ class SummaryPolicy(KeepRatioPolicy):
 
     def keep_ratio(self, observation: Observation) -> float:
         """Return the ratio decided on; at every ``interval``-th batch, decide."""
-        if self._drawn % self.interval == 0:
+        if self.drawn % self.interval == 0:
             summary = summarize(observation, self._facts, self._trend)
             self._trend = Trend.of(observation)
             self._ratio = self.decide(summary)
-        self._drawn += 1
+        self.drawn += 1
         return self._ratio
 
     def state_dict(self) -> dict[str, Any]:
         """Return where in the interval the run is, as JSON-able values."""
         trend = [self._trend.train_loss, self._trend.mean_last_loss] if self._trend else None
-        return {"drawn": self._drawn, "ratio": self._ratio, "trend": trend}
+        return {"drawn": self.drawn, "ratio": self._ratio, "trend": trend}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
-        self._drawn, self._ratio = int(state["drawn"]), float(state["ratio"])
+        self.drawn, self._ratio = int(state["drawn"]), float(state["ratio"])
         self._trend = Trend(*state["trend"]) if state["trend"] else None

@@ -110,16 +110,17 @@ class LinUCB(SummaryPolicy):
         seen = transition.observation
         if self._before is None:
             self._before = (float(seen["mean_last_loss"][0]), float(seen["budget_left"][0]))
-        if self._drawn % self.interval:
+        if self.drawn % self.interval:
             return
         after = transition.next_observation
         loss, left = self._before
         spent = max(1e-6, left - float(after["budget_left"][0]))
         drop = (loss - float(after["mean_last_loss"][0])) / max(loss, 1e-6)
         self._before = None
-        self._credit(float(np.clip(drop / (100.0 * spent), -1.0, 1.0)))
+        self.credit(float(np.clip(drop / (100.0 * spent), -1.0, 1.0)))
 
-    def _credit(self, earned: float) -> None:
+    def credit(self, earned: float) -> None:
+        """Learn what the ratio last decided on has earned."""
         self._precision[self._arm] += np.outer(self._context, self._context)
         self._moment[self._arm] += earned * self._context
 

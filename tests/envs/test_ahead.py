@@ -56,13 +56,13 @@ def last_begun(env, weights, steps, monkeypatch):
     """Return, for each of some steps, the last step that was begun when its training began."""
     env.reset(seed=1)
     begun = []
-    train = env._trainer.train
+    train = env.trainer.train
 
     def noting(*args, **options):
-        begun.append(max(env._scorer._ahead._begun))
+        begun.append(max(env.scorer.begun))
         return train(*args, **options)
 
-    monkeypatch.setattr(env._trainer, "train", noting)
+    monkeypatch.setattr(env.trainer, "train", noting)
     for _ in range(steps):
         env.step(weights)
     return begun

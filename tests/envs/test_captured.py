@@ -52,7 +52,7 @@ def train(model: Learner, steps) -> list[bytes]:
 def test_replayed_updates_are_the_plain_ones_to_the_bit(name, extra):
     torch.backends.cudnn.benchmark = False
     plain, replayed = learner(name=name, cuda_graphs=False, **extra), learner(name=name, **extra)
-    assert plain._captured is None
+    assert plain.captured is None
     steps = list(batches(50))
     with_determinism = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -61,12 +61,12 @@ def test_replayed_updates_are_the_plain_ones_to_the_bit(name, extra):
     finally:
         torch.use_deterministic_algorithms(with_determinism)
     assert state_digest(plain.model.state_dict()) == state_digest(replayed.model.state_dict())
-    assert replayed._captured.replayed == 50 - 2 * captured._PLAIN
+    assert replayed.captured.replayed == 50 - 2 * captured.PLAIN_UPDATES
 
 
 @GPU
 def test_a_learner_put_back_goes_on_as_it_was(monkeypatch):
-    monkeypatch.setattr(captured, "_PLAIN", 2)
+    monkeypatch.setattr(captured, "PLAIN_UPDATES", 2)
     steps = list(batches(40))
     whole = learner()
     train(whole, steps)
@@ -81,7 +81,7 @@ def test_a_learner_put_back_goes_on_as_it_was(monkeypatch):
 
 @GPU
 def test_without_memory_for_a_graph_updates_go_on(monkeypatch):
-    monkeypatch.setattr(captured, "_PLAIN", 2)
+    monkeypatch.setattr(captured, "PLAIN_UPDATES", 2)
     steps = list(batches(12))
     plain, short = learner(), learner(cuda_graphs=False)
 
@@ -91,7 +91,7 @@ def test_without_memory_for_a_graph_updates_go_on(monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph", full)
     train(plain, steps)
     train(short, steps)
-    assert plain._captured.replayed == 0
+    assert plain.captured.replayed == 0
     assert state_digest(plain.model.state_dict()) == state_digest(short.model.state_dict())
 
 
@@ -100,7 +100,7 @@ def test_without_memory_for_a_graph_updates_go_on(monkeypatch):
 def test_a_run_is_the_same_with_graphs_resumed_or_not(tiny_npz, tmp_path, monkeypatch, pack):
     from tests.stops import StopAfter
 
-    monkeypatch.setattr(captured, "_PLAIN", 2)
+    monkeypatch.setattr(captured, "PLAIN_UPDATES", 2)
     options = {"dataset": tiny_npz, "policy": "gstds", "batch_size": 20, "epochs": 8}
     options |= {"device": "cuda", "deterministic": True, "reference": "untrained", "pack": pack}
     plain = execute(config_from(options | {"cuda_graphs": False}), tmp_path / "plain")
@@ -117,7 +117,7 @@ def test_a_run_is_the_same_with_graphs_resumed_or_not(tiny_npz, tmp_path, monkey
 )
 def test_updates_that_are_more_than_calls_to_kernels_are_not_recorded(options):
     made = learner(**options)
-    assert made._captured is None
+    assert made.captured is None
     assert np.isfinite(np.frombuffer(train(made, batches(1))[0], np.float32)).all()
 
 
@@ -125,25 +125,25 @@ def test_on_the_processor_nothing_is_recorded():
     made = Learner(
         LearnerOptions(), shape=SHAPE, classes=CLASSES, seed=0, device=torch.device("cpu")
     )
-    assert made._captured is None
+    assert made.captured is None
 
 
 @GPU
 def test_pixels_stay_on_the_gpu_where_they_have_room(tiny_npz, monkeypatch):
     seen = []
-    for share in (loader._SHARE_OF_GPU, 0.0):
-        monkeypatch.setattr(loader, "_SHARE_OF_GPU", share)
-        monkeypatch.setattr(loader, "_on_gpu", type(loader._on_gpu)())
+    for share in (loader.SHARE_OF_GPU, 0.0):
+        monkeypatch.setattr(loader, "SHARE_OF_GPU", share)
+        monkeypatch.setattr(loader, "pixels_on_gpu", type(loader.pixels_on_gpu)())
         env = DataSelectionEnv(dataset=tiny_npz, device="cuda", reward="none", observe=())
         env.reset(seed=0)
-        images = env._loader.images(np.array([5, 1, 5]), 2)
+        images = env.loader.images(np.array([5, 1, 5]), 2)
         evaluated = env.monitor("test")
         seen.append((images.cpu().numpy().tobytes(), evaluated))
-        copies = list(loader._on_gpu.values())
+        copies = list(loader.pixels_on_gpu.values())
         assert [len(c) for c in copies if c] == ([1] if share else [])
     on_processor = DataSelectionEnv(dataset=tiny_npz, device="cpu", reward="none", observe=())
     on_processor.reset(seed=0)
-    plain = on_processor._loader.images(np.array([5, 1, 5]), 2)
+    plain = on_processor.loader.images(np.array([5, 1, 5]), 2)
     assert seen[0] == seen[1]
     assert seen[0][0] == plain.numpy().tobytes()
 

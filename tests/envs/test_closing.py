@@ -17,12 +17,12 @@ def env():
 
 
 def spend(env, samples, *, step=0, seed=7, carried=()):
-    env._trainer.carried = list(carried)
+    env.trainer.carried = list(carried)
     return spend_remainder(
         samples * env.sample_flops,
         env.sample_flops,
-        env._draws,
-        env._trainer,
+        env.draws,
+        env.trainer,
         step=step,
         seed=seed,
         least=env.learner.min_batch,
@@ -39,8 +39,8 @@ def test_as_many_samples_as_the_remainder_pays_for(env, samples):
 
 def test_they_come_from_the_next_batches_and_depend_on_the_seed(env):
     chosen, _ = spend(env, 70, step=3)
-    assert set(chosen[:64]) == set(env._draws.batch(3))
-    assert set(chosen[64:]) < set(env._draws.batch(4))
+    assert set(chosen[:64]) == set(env.draws.batch(3))
+    assert set(chosen[64:]) < set(env.draws.batch(4))
     assert set(spend(env, 6, seed=1)[0]) != set(spend(env, 6, seed=2)[0])
 
 

@@ -20,7 +20,7 @@ def reference(tiny_npz, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("GSTDS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("gstds.envs.task.task._references", {})
+    monkeypatch.setattr("gstds.envs.task.task.held_references", {})
     (tmp_path / "means.py").write_text(NETWORK)
 
     def load(compress=None, reference="means:means"):

@@ -44,7 +44,7 @@ def test_the_objective_is_the_formulas(share, temperature):
 
 def test_the_reference_has_logits_that_give_its_losses_and_they_are_kept(options, monkeypatch):
     bare = {k: v for k, v in options.items() if k != "policy"}
-    monkeypatch.setattr(world, "_references", {})
+    monkeypatch.setattr(world, "held_references", {})
     assert DataSelectionEnv(**bare, observe=("reference_losses",)).world.reference.logits is None
     env = DataSelectionEnv(**bare, observe=(), distill=0.5)
     reference = env.world.reference
@@ -52,7 +52,7 @@ def test_the_reference_has_logits_that_give_its_losses_and_they_are_kept(options
     losses = -np.log(softmax(reference.logits.astype(np.float64)))[np.arange(len(labels)), labels]
     np.testing.assert_allclose(losses, reference.losses, atol=1e-5)
     assert "reference_losses" not in env.reset(seed=0)[0]
-    monkeypatch.setattr(world, "_references", {})
+    monkeypatch.setattr(world, "held_references", {})
     monkeypatch.setattr(world, "cross_fitted_losses", None)  # nothing is fitted a second time
     again = world.load_reference(env.data, "untrained", "cpu", with_logits=True)
     np.testing.assert_array_equal(again.logits, reference.logits)
@@ -91,8 +91,8 @@ def test_at_a_share_of_one_the_labels_have_no_say(options, monkeypatch):
             **{k: v for k, v in options.items() if k != "policy"}, observe=(), distill=1.0
         )
         env.reset(seed=0)
-        labels = env._loader.labels
-        monkeypatch.setattr(env._loader, "labels", lambda i, f=labels, s=shift: (f(i) + s) % 4)
+        labels = env.loader.labels
+        monkeypatch.setattr(env.loader, "labels", lambda i, f=labels, s=shift: (f(i) + s) % 4)
         for _ in range(3):
             info = env.step(np.ones(32, np.float32))[-1]
         digests.append([v.cpu().numpy().tobytes() for v in env.learner.model.state_dict().values()])

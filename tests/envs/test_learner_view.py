@@ -28,8 +28,8 @@ def make(tiny_npz, **options):
 def test_all_rows_come_from_the_logits_of_the_augmented_view(tiny_npz):
     env = make(tiny_npz)
     view, _ = env.reset(seed=0)
-    logits = env.learner.logits(env._loader.images(env._batch, 0)).cpu().numpy().astype(np.float64)
-    labels = env.data.train.labels[env._batch]
+    logits = env.learner.logits(env.loader.images(env.batch, 0)).cpu().numpy().astype(np.float64)
+    labels = env.data.train.labels[env.batch]
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     ordered = np.sort(p, 1)
     np.testing.assert_allclose(view["learner_probabilities"], p, atol=1e-5)
@@ -46,9 +46,9 @@ def test_embeddings_and_residuals_are_the_last_layers_gradient(tiny_npz, learner
     view, _ = env.reset(seed=0)
     head = [m for m in env.learner.model.modules() if isinstance(m, torch.nn.Linear)][-1]
     assert view["learner_embeddings"].shape == (32, embedding_width(env.learner))
-    images, label = env._loader.images(env._batch[:1], 0), env.data.train.labels[env._batch[:1]]
+    images, label = env.loader.images(env.batch[:1], 0), env.data.train.labels[env.batch[:1]]
     env.learner.model.eval()
-    loss = F.cross_entropy(env.learner.model(images), env._loader.labels(env._batch[:1]))
+    loss = F.cross_entropy(env.learner.model(images), env.loader.labels(env.batch[:1]))
     (gradient,) = torch.autograd.grad(loss, head.weight)
     residual = view["learner_probabilities"][0] - np.eye(4)[label[0]]
     expected = np.outer(residual, view["learner_embeddings"][0])

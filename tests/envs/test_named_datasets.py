@@ -26,7 +26,7 @@ def tiny_fashion(tmp_path, monkeypatch):
     for name, content in files.items():
         monkeypatch.setitem(fashion.DIGESTS, name, sha256(content).hexdigest())
     # A closed port and an empty path stand for a machine without connection and without apt.
-    monkeypatch.setattr(fashion, "_mirror", lambda: "http://127.0.0.1:9/")
+    monkeypatch.setattr(fashion, "mirror", lambda: "http://127.0.0.1:9/")
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     return files
 

@@ -33,7 +33,7 @@ def spied(env):
         seen.append((len(images), float(normalizer)))
         return update(images, labels, weights, normalizer, **options)
 
-    env._learner.update = noting
+    env.learner.update = noting
     return seen
 
 
@@ -41,7 +41,7 @@ def drive(env, weigh=chosen_weights, until=None):
     """Step to the end; return what was kept, as (sample, epoch, weight), and the last info."""
     kept, done, info = [], False, {}
     while not done and env.step_count != until:
-        step, batch, epoch = env.step_count, env._batch.copy(), env._draws.epoch(env.step_count)
+        step, batch, epoch = env.step_count, env.batch, env.draws.epoch(env.step_count)
         weights = weigh(env, step)
         _, _, terminated, truncated, info = env.step(weights)
         kept += [(batch[i], epoch, weights[i]) for i in np.flatnonzero(weights[: len(batch)])]
@@ -76,21 +76,21 @@ def test_every_update_is_full_and_the_last_takes_what_is_left():
 def test_the_learner_is_the_one_that_is_fed_the_kept_samples_in_order():
     env, other = begun(), begun()
     progress = []
-    update = env._trainer.update
+    update = env.trainer.update
 
     def noting(*args, **options):
         progress.append((env.progress, options["step"]))
         return update(*args, **options)
 
-    env._trainer.update = noting
+    env.trainer.update = noting
     kept, _ = drive(env)
     for at, (now, step) in zip(range(0, len(kept), N), progress, strict=True):
         chunk = kept[at : at + N]
-        images = torch.cat([other._loader.images(np.array([i]), epoch) for i, epoch, _ in chunk])
+        images = torch.cat([other.loader.images(np.array([i]), epoch) for i, epoch, _ in chunk])
         rows = np.array([i for i, _, _ in chunk])
         weights = torch.tensor([w for _, _, w in chunk]).to(images.device)
         other.learner.set_progress(now)
-        other.learner.update(images, other._loader.labels(rows), weights, len(chunk), step=step)
+        other.learner.update(images, other.loader.labels(rows), weights, len(chunk), step=step)
     assert same(env, other)
 
 
@@ -149,7 +149,7 @@ def test_a_resumed_run_is_the_run_to_the_bit(tmp_path, setting):
     whole, half = begun(setting=setting, budget=0.4), begun(setting=setting, budget=0.4)
     drive(whole)
     drive(half, until=4)
-    assert half._trainer.carried
+    assert half.trainer.carried
     save_state(tmp_path, 4, half.state_dict())
     resumed = DataSelectionEnv(**OPTIONS | {"setting": setting, "budget": 0.4})
     resumed.load_state_dict(latest_state(tmp_path))
@@ -168,15 +168,15 @@ def test_an_equal_budget_is_spent_to_the_last_two_samples_and_never_over(share):
     assert spent <= env.budget_flops
     assert env.budget_flops - spent < 2 * env.sample_flops
     assert sum(size for size, _ in updates) == env.visits.sum()
-    assert not env._trainer.carried
+    assert not env.trainer.carried
 
 
 def test_a_batch_of_which_nothing_is_kept_adds_nothing():
     env = begun()
     env.step(chosen_weights(env, 0))
-    before = [tuple(c) for c in env._trainer.carried]
+    before = [tuple(c) for c in env.trainer.carried]
     _, _, _, _, info = env.step(np.zeros(N, np.float32))
-    assert [tuple(c) for c in env._trainer.carried] == before
+    assert [tuple(c) for c in env.trainer.carried] == before
     assert not info["trained"].any()
 
 

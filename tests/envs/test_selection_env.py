@@ -115,7 +115,7 @@ def test_every_policy_meets_the_same_order_weights_and_pixels(tiny_npz):
         env = DataSelectionEnv(dataset=tiny_npz, epochs=2, batch_size=32, **BARE)
         env.reset(seed=5)
         start = digest(env)
-        pixels = env._loader.images(np.array([3, 1]), 1)
+        pixels = env.loader.images(np.array([3, 1]), 1)
         order = [i["next_indices"].tolist() for i in run(env, policies.make_policy(name), 5)]
         seen.append((start, pixels.cpu().numpy().tobytes(), order))
     assert seen[0] == seen[1]
@@ -125,11 +125,11 @@ def test_a_samples_pixels_do_not_depend_on_its_neighbors(tiny_npz):
     env = DataSelectionEnv(dataset=tiny_npz, epochs=1, batch_size=32, **BARE)
     env.reset(seed=0)
     together, alone = (
-        env._loader.images(np.array([7, 9, 2]), 0),
-        env._loader.images(np.array([9]), 0),
+        env.loader.images(np.array([7, 9, 2]), 0),
+        env.loader.images(np.array([9]), 0),
     )
     assert torch.equal(together[1], alone[0])
-    assert not torch.equal(env._loader.images(np.array([9]), 1)[0], alone[0])
+    assert not torch.equal(env.loader.images(np.array([9]), 1)[0], alone[0])
 
 
 @pytest.mark.parametrize("name", ["gstds", "random"])
@@ -168,7 +168,7 @@ def test_dropped_images_are_never_loaded(tmp_path, monkeypatch):
     counted.LOADED.clear()
     weights = np.zeros(32, np.float32)
     weights[[4, 9, 20]] = 1
-    expected = env.data.train.rows[env._batch[[4, 9, 20]]]
+    expected = env.data.train.rows[env.batch[[4, 9, 20]]]
     env.step(weights)
     assert sorted(counted.LOADED) == sorted(expected.tolist())
     counted.LOADED.clear()
@@ -314,9 +314,10 @@ def test_rewards_telescope_and_fall_with_the_price(tiny_npz):
     def total(price):
         env = DataSelectionEnv(dataset=tiny_npz, epochs=3, batch_size=32, observe=(), price=price)
         env.reset(seed=0)
-        first = env._evaluator.last.loss
+        first = env.state_dict()["evaluator"]["validation"][0]
         infos = run(env, policies.make_policy("full"))
-        return sum(i["reward"] for i in infos[1:]), first, env._evaluator.last.loss
+        last = env.state_dict()["evaluator"]["validation"][0]
+        return sum(i["reward"] for i in infos[1:]), first, last
 
     free, first, last = total(0.0)
     assert free == pytest.approx(first - last)
@@ -357,7 +358,7 @@ def test_a_lone_sample_that_batchnorm_cannot_take_is_carried_into_the_next_updat
     assert env.learner.min_batch == 2
     weights = np.zeros(128, np.float32)
     weights[5] = 1
-    sample = int(env._batch[5])
+    sample = int(env.batch[5])
     _, _, _, _, info = env.step(weights)
     assert (info["carried"], info["charged_flops"], env.visits[sample]) == (1, 0, 0)
     _, _, _, _, info = env.step(weights)

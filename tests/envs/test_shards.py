@@ -31,7 +31,7 @@ def test_slices_cover_all_and_differ_by_one_at_most():
 def test_scores_are_those_of_the_shards_graphs(tiny_npz, shards):
     observe = {"spectral_scores": {"laplacian": "normalized"}, "degrees": {}, "features": {}}
     env, view = begun(tiny_npz, observe=observe, shards=shards)
-    features = env.world.reference.features(env._batch)
+    features = env.world.reference.features(env.batch)
     gaps = []
     for rows in shard_slices(32, shards):
         spectrum = fiedler_vector(features[rows], laplacian="normalized")
@@ -50,7 +50,7 @@ def test_what_the_learner_says_is_the_same_of_a_shard(tiny_npz):
     for name in LEARNER:
         np.testing.assert_allclose(view[name], seen[name], rtol=1e-5, atol=1e-6)
     assert env.ledger.flops["score"] == whole.ledger.flops["score"]
-    assert env._scorer.images.equal(whole._scorer.images)
+    assert env.scorer.images.equal(whole.scorer.images)
 
 
 def test_a_last_batch_smaller_than_the_shards_is_scored(tiny_npz):

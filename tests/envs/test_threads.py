@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def four_threads(monkeypatch):
-    monkeypatch.setattr(threads, "_asleep", True)
+    monkeypatch.setattr(threads, "waiting_threads_sleep", True)
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     yield
@@ -42,7 +42,7 @@ def test_the_count_is_put_back_whatever_happens():
 
 
 def test_threads_that_spin_are_all_taken(monkeypatch):
-    monkeypatch.setattr(threads, "_asleep", False)
+    monkeypatch.setattr(threads, "waiting_threads_sleep", False)
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     with limited_threads(0, CPU):

@@ -31,7 +31,7 @@ def drawn_state(architecture):
     with torch.device("meta"):
         network = getattr(import_torchvision().models, architecture)(weights=None)
     generator = torch.Generator().manual_seed(0)
-    return {k: backbones._drawn(k, v, generator) for k, v in network.state_dict().items()}
+    return {k: backbones.random_entry(k, v, generator) for k, v in network.state_dict().items()}
 
 
 def torchvision_features(architecture, state, batch):
@@ -196,7 +196,7 @@ def test_a_download_with_another_checksum_is_refused_and_not_kept(tmp_path):
     (tmp_path / "resnet50-0676ba61.pth").write_bytes(b"something else")
     target = tmp_path / "cache" / "resnet50-0676ba61.pth"
     with pytest.raises(OSError, match="another checksum"):
-        backbones._download((tmp_path / target.name).as_uri(), target)
+        backbones.download_weights((tmp_path / target.name).as_uri(), target)
     assert list(target.parent.iterdir()) == []
 
 

@@ -135,7 +135,7 @@ def test_float64_input_gives_float64_scores(solver, laplacian):
 def test_clamp_agrees_densely_and_blockwise(laplacian, monkeypatch):
     features = signed(np.random.default_rng(2), 150, 20)
     for limit in (4096, 10):
-        monkeypatch.setattr("gstds.spectral.fiedler._CLAMPED_DENSE_MAX", limit)
+        monkeypatch.setattr("gstds.spectral.fiedler.CLAMPED_DENSE_MAX", limit)
         spectrum = fiedler_vector(features, laplacian=laplacian, affinity="clamp", sign="raw")
         assert (spectrum.iterations > 0) == (limit == 10)
         assert_accurate(spectrum, features, laplacian, "clamp")
@@ -346,7 +346,7 @@ def test_input_is_left_alone_and_may_be_read_only():
 
 
 def test_negative_features_are_shifted_and_it_is_said_once(caplog, monkeypatch):
-    monkeypatch.setattr(_spectral_rows._said, "spoken", False)
+    monkeypatch.setattr(_spectral_rows.shift_notice, "given", False)
     features = signed(np.random.default_rng(12), 20, 5)
     with caplog.at_level(logging.INFO, logger="gstds.spectral"):
         automatic = fiedler_vector(features)

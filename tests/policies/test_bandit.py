@@ -15,18 +15,14 @@ def pay(policy, reward, evaluate=True):
     return policy.keep_ratio(view)
 
 
-def chances(policy):
-    return policy._bandit.probabilities
-
-
 def test_a_ratio_is_held_until_an_evaluation():
     policy = make("bandit")
     first = policy.keep_ratio(observation(policy))
-    before = policy._generator.bit_generator.state
+    before = policy.state_dict()["generator"]
     assert [pay(policy, 0.0, evaluate=False) for _ in range(20)] == [first] * 20
-    assert policy._generator.bit_generator.state == before
+    assert policy.state_dict()["generator"] == before
     pay(policy, 0.0)
-    assert policy._generator.bit_generator.state != before
+    assert policy.state_dict()["generator"] != before
 
 
 def test_ratios_are_those_given_and_all_are_tried():
@@ -66,7 +62,7 @@ def test_shuffled_rewards_make_another_update(algorithm):
         policy.reset(0, CONTEXT)
         for reward in order:
             pay(policy, reward)
-        states.append(policy._bandit.state_dict())
+        states.append(policy.state_dict()["bandit"])
     assert any(not np.array_equal(states[0][k], states[1][k]) for k in states[0])
 
 

@@ -80,7 +80,7 @@ def test_reordering_a_batch_reorders_the_answer(name):
 
 def test_really_prunes(name):
     policy = make(name)
-    if not isinstance(policy, KeepRatioPolicy) or not getattr(policy._picker, "exact", True):
+    if not isinstance(policy, KeepRatioPolicy) or not getattr(policy.picker, "exact", True):
         pytest.skip("no fixed size")
     if type(policy).act is not KeepRatioPolicy.act:
         pytest.skip("its own way of keeping")

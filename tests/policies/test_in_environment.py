@@ -83,7 +83,7 @@ class Run:
     def _wanted(self, view):
         """How many an exact picker must keep; asked of a twin, for asking may count."""
         policy = self.policy
-        exact = isinstance(policy, KeepRatioPolicy) and policy._picker.exact
+        exact = isinstance(policy, KeepRatioPolicy) and policy.picker.exact
         if not exact or type(policy).act is not KeepRatioPolicy.act:
             return None
         twin = make_run_policy(config_from(DIGITS | {"policy": self.name}))

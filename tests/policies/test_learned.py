@@ -218,7 +218,7 @@ def test_a_bandit_finds_the_ratio_that_pays(draw):
     taken = []
     for _ in range(60):
         ratio = bandit.decide(summary)
-        bandit._credit({0.1: 0.2, 0.5: 0.8, 1.0: 0.1}[ratio])
+        bandit.credit({0.1: 0.2, 0.5: 0.8, 1.0: 0.1}[ratio])
         taken.append(ratio)
     assert {0.1, 0.5, 1.0} <= set(taken)
     assert taken[-20:].count(0.5) >= 14
@@ -228,8 +228,8 @@ def test_a_bandit_learns_in_a_run_and_other_losses_teach_it_something_else(tiny_
     def learned(sign):
         env = DataSelectionEnv(dataset=tiny_npz, observe=(), **WORLD)
         policy = LinUCB(picker="uniform", interval=2)
-        original = policy._credit
-        policy._credit = lambda earned: original(sign * earned)
+        original = policy.credit
+        policy.credit = lambda earned: original(sign * earned)
         drive(env, policy)
         return policy.state_dict()["moment"]
 

@@ -64,7 +64,7 @@ def test_the_same_samples_are_kept_as_in_the_environment(name):
     )
     done = False
     while not done:
-        batch = env._batch
+        batch = env.batch
         learner = {k: v[: len(batch)] for k, v in seen.items() if k.startswith("learner_")}
         wanted = policy.act(seen)
         kept, _ = selector.select(batch, **learner)
@@ -216,7 +216,7 @@ def _rank(rank, address, out):
             "weight": model.module.weight.data,
             "bias": model.module.bias.data,
             "gradient": model.module.weight.grad,
-            "visited": torch.as_tensor(chooser._memory.visits),
+            "visited": chooser.state_dict()["memory"]["visits"],
         },
         f"{out}/{rank}.pt",
     )

@@ -52,8 +52,8 @@ def test_rows_are_those_of_the_stores_losses_too(whole):
 
 @pytest.mark.parametrize("name", ["random", "full", "infobatch", "lowest-degree"])
 def test_the_stores_note_says_the_number_of_classes_whatever_is_needed(whole, name):
-    assert Selector(name, whole, 9)._classes == CLASSES
-    assert Selector(name, str(whole.path), 9)._samples == N
+    assert Selector(name, whole, 9).state_dict()["num_classes"] == CLASSES
+    assert Selector(name, str(whole.path), 9).state_dict()["num_samples"] == N
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,8 @@ def test_a_store_of_other_samples_is_refused(store):  # noqa: F811
     with pytest.raises(ValueError, match=r"labels says 50, store 60; .*pass rows="):
         Selector("random", store, 9, labels=np.zeros(50, int))
     half = np.arange(50)
-    assert Selector("random", store, 9, labels=half % 4, rows=half)._samples == 50
+    chooser = Selector("random", store, 9, labels=half % 4, rows=half)
+    assert chooser.state_dict()["num_samples"] == 50
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_arguments_out_of_range_are_named(options, message):
 
 def test_labels_may_be_whole_floats_bools_or_a_tensor():
     for labels in (torch.arange(N) % 4, (np.arange(N) % 4).astype(float), np.arange(N) % 2 > 0):
-        assert selector(labels=labels)._samples == N
+        assert selector(labels=labels).state_dict()["num_samples"] == N
 
 
 # ---------------------------------------------------------------------- a policy that is made

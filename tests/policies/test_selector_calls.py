@@ -70,15 +70,22 @@ def test_a_process_group_made_after_the_first_batch_is_refused(two):
     assert alone.select(np.arange(10))[1].sum().item() == pytest.approx(1)
 
 
-def test_a_process_group_may_be_made_after_a_state_is_taken_up(two):
+def test_a_process_group_may_be_made_after_a_state_is_taken_up(two, monkeypatch):
     saved = selector(policy="infobatch")
     run(saved, 4)
     resumed = selector(policy="infobatch")
     resumed.load_state_dict(saved.state_dict())
+    contexts, begin = [], resumed.policy.reset
+
+    def noting(seed, context):
+        contexts.append(context)
+        begin(seed, context)
+
+    monkeypatch.setattr(resumed.policy, "reset", noting)
     two()
     resumed.select(np.arange(10))
-    assert resumed.policy._steps == 4
-    assert resumed._context.steps_per_epoch == 2
+    assert resumed.policy.state_dict()["steps"] == 4
+    assert [context.steps_per_epoch for context in contexts] == [2]
 
 
 def test_processes_that_are_insisted_on_must_be_there():
@@ -149,7 +156,7 @@ def test_one_kept_sample_of_a_numpy_batch_is_told():
     kept, _ = chooser.select(indices)
     assert np.ndim(indices[kept]) == 0
     chooser.observe_losses(indices[kept], torch.tensor([0.5]))
-    assert chooser._memory.visits.sum() == 1
+    assert chooser.state_dict()["memory"]["visits"].sum() == 1
     with pytest.raises(ValueError, match=r"indices must have shape \(n,\), got \(1, 1\)"):
         chooser.observe_losses([[1]], [1.0])
 
@@ -211,12 +218,13 @@ def test_half_precision_and_another_width():
 # ---------------------------------------------------------------------- ahead of training
 
 
-def test_where_others_keep_something_a_process_that_keeps_nothing_yields_a_sample(two):
+def test_where_others_keep_something_a_process_that_keeps_nothing_yields_a_sample(two, monkeypatch):
     two()
     chooser = selector(policy=Silent())
     sampler = SelectionSampler(chooser, [range(5, 8)])
     assert list(sampler) == []
-    chooser._ranks.totals = lambda own, kept: (own + 2, kept + 2)
+    totals = "gstds.policies.dropin.selector.Ranks.totals"
+    monkeypatch.setattr(totals, lambda ranks, own, kept: (own + 2, kept + 2))
     assert list(sampler) == [[(5, 0.0)]]
 
 

@@ -84,9 +84,9 @@ def test_a_selector_knows_the_widths():
     names = ("learner_probabilities", "learner_embeddings")
     views = {name: full_view()[name] for name in names}
     selector.select(np.arange(16), **views)
-    assert selector._spent == 16 * 1e6 / 3 + 4 * 1e6 + divbs_flops(16, 4, 4, width)
+    assert selector.state_dict()["spent"] == 16 * 1e6 / 3 + 4 * 1e6 + divbs_flops(16, 4, 4, width)
     again = Selector("divbs", None, 4, schedule=quarter, **options)
     again.load_state_dict(selector.state_dict())
     for one in (selector, again):
         one.select(np.arange(16), **views)
-    assert again._spent == selector._spent
+    assert again.state_dict()["spent"] == selector.state_dict()["spent"]

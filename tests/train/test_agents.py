@@ -36,14 +36,13 @@ def config(npz, agent="ppo", **changes):
 def test_a_stopped_and_resumed_agent_is_the_one_that_was_never_stopped(tiny_npz, tmp_path, agent):
     whole = learn(config(tiny_npz, agent), tmp_path / "whole")
     stop = StopFlag()
-    teacher = Teacher(config(tiny_npz, agent), tmp_path / "parts")
-    chunk = teacher._chunk
 
-    def once(flag):
-        chunk(flag)
-        stop.set()
+    def at_the_first_decision(phase, done, total):
+        if phase == "learning":
+            stop.set()
 
-    teacher._chunk = once  # type: ignore[method-assign]
+    folder = tmp_path / "parts"
+    teacher = Teacher(config(tiny_npz, agent), folder, progress=at_the_first_decision)
     assert teacher.teach(stop)["status"] == "interrupted"
     parts = learn(config(tiny_npz, agent), tmp_path / "parts", resume=True)
     assert parts["status"] == whole["status"] == "finished"

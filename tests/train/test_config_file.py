@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gstds.train.cli.main import _parse, main
+from gstds.train.cli.main import main, parse_words
 from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terminal.arguments import given_options
 
@@ -17,7 +17,7 @@ def given(tmp_path, monkeypatch):
 
     def given(text, *words, command="run"):
         (tmp_path / "c.yaml").write_text(text)
-        return _parse([command, "--config", "c.yaml", *words])
+        return parse_words([command, "--config", "c.yaml", *words])
 
     return given
 

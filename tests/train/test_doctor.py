@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 import gstds
-from gstds.train.cli.doctor import Check, _guarded, _resnet50, _store, check_shadowing, diagnose
+from gstds.train.cli.doctor import (
+    Check,
+    check_resnet50,
+    check_shadowing,
+    check_store,
+    diagnose,
+    guarded,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,16 +42,16 @@ def test_the_papers_weights_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "gstds.reference.backbones.IMAGENET_RESNET50", "http://127.0.0.1:9/resnet50-1.pth"
     )
-    missing = _resnet50()
+    missing = check_resnet50()
     assert missing.status == "warn"
     assert f"put resnet50-1.pth into {tmp_path}" in missing.mend
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints" / "resnet50-1.pth").write_text("")
-    assert _resnet50().status == "ok"
+    assert check_resnet50().status == "ok"
 
 
 def test_a_bad_store_is_a_failed_check_not_an_exception(tmp_path):
-    (check,) = _store(f"sqlite:///{tmp_path}")
+    (check,) = check_store(f"sqlite:///{tmp_path}")
     assert check.status == "fail"
     assert "names a folder" in check.detail
 
@@ -54,7 +61,7 @@ def test_a_check_that_breaks_is_reported():
         yield Check("first", "ok", "fine")
         raise RuntimeError("http://me:secret@host is broken")
 
-    first, second = _guarded("mine", broken)
+    first, second = guarded("mine", broken)
     assert first.status == "ok"
     assert (second.name, second.status) == ("mine", "fail")
     assert "secret" not in second.detail

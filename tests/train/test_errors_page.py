@@ -258,12 +258,11 @@ def test_the_page_of_errors_is_what_happens_and_nothing_is_left(elsewhere):
 
 
 def test_every_option_has_a_row_or_takes_anything():
-    commands: Any = build_parser()._commands  # type: ignore[attr-defined]
+    commands = build_parser().commands
     seen: set[str] = set()
     for command in ("run", "compare"):
         options = {
-            a.option_strings[-1] if len(a.option_strings) == 1 else a.option_strings[0]
-            for a in commands[command]._actions
+            names[-1] if len(names) == 1 else names[0] for names in commands[command].options
         }
         options = {"--help" if o == "-h" else o for o in options}
         known = set(OPTIONS[command]) | ANY[command]

@@ -51,7 +51,7 @@ def test_threads_that_were_not_said_share_the_cores_among_the_workers(tmp_path, 
 
 def test_workers_are_spawned_where_there_is_a_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert workers._start_method() == "spawn"
+    assert workers.start_method() == "spawn"
 
 
 def test_a_run_that_waits_can_be_stopped(tmp_path, tiny_npz):

@@ -24,7 +24,7 @@ def features(tiny_npz, tmp_path, monkeypatch):
     (tmp_path / "rows.py").write_text(NETWORK)
 
     def features(*more):
-        monkeypatch.setattr("gstds.envs.task.task._references", {})
+        monkeypatch.setattr("gstds.envs.task.task.held_references", {})
         words = ["--dataset", tiny_npz, "--reference", "rows:mean_of_rows", "--quiet"]
         return main(["features", *words, *more])
 

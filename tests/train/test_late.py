@@ -54,7 +54,7 @@ def test_a_run_whose_store_goes_away_once_it_has_a_name_is_described_afterwards(
     from gstds.train.tracking import delivery
 
     # The courier that never gets to it is one whose process was killed after the first call.
-    monkeypatch.setattr(delivery.Courier, "_work", lambda self: None)
+    monkeypatch.setattr(delivery.Courier, "work", lambda self: None)
     tracker = tracker_of(store_uri, tmp_path)
     tracker.prepare()
     run_id = tracker.start(**HEAD, description="what it is", data=DATA)
@@ -113,8 +113,8 @@ def test_a_delivery_cut_off_after_the_head_makes_no_second_run(nowhere, store_ur
     spool = Spool(tmp_path / "spool", run_id)
     spool.drain(client(store_uri), stop=iter([False, True]).__next__)  # the head alone
     assert spool
-    spool._target_path.unlink()  # as if killed before it was noted
-    spool._offset_path.unlink()
+    (tmp_path / "spool" / f"{run_id}.target").unlink()  # as if killed before it was noted
+    (tmp_path / "spool" / f"{run_id}.offset").unlink()
     sync_spool(tmp_path, store_uri)
     assert steps(store_uri, late_run(store_uri, run_id).info.run_id) == [0]
 
@@ -127,7 +127,7 @@ def test_a_damaged_note_of_where_the_run_went_delivers_again(nowhere, store_uri,
     tracker.finish("finished")
     spool = Spool(tmp_path / "spool", run_id)
     spool.drain(client(store_uri), stop=iter([False, False, True]).__next__)
-    spool._target_path.write_text("{")
+    (tmp_path / "spool" / f"{run_id}.target").write_text("{")
     sync_spool(tmp_path, store_uri)
     assert steps(store_uri, late_run(store_uri, run_id).info.run_id) == list(range(3000))
 
@@ -312,8 +312,8 @@ def test_a_run_whose_server_comes_back_in_the_middle_is_delivered_by_itself(
             self.left -= 1
             return False
 
-    tracker = MlflowTracker(front.address, spool=tmp_path / "r" / "spool", patient=True)
-    tracker._interval = 0.05
+    spool = tmp_path / "r" / "spool"
+    tracker = MlflowTracker(front.address, spool=spool, interval=0.05, patient=True)
     config = config_from({"dataset": tiny_npz, "policy": "random", "batch_size": 16, "epochs": 6})
     result = execute(config, tmp_path / "r", tracker=tracker, stop=ComesBack(60))
     assert tracker.delivered

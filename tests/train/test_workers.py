@@ -232,7 +232,7 @@ def test_workers_import_nothing_of_the_working_folder_unasked(tmp_path, tiny_npz
 def test_workers_have_the_environment_and_the_folder_of_now(
     tmp_path, tiny_npz, monkeypatch, method
 ):
-    monkeypatch.setattr(workers, "_start_method", lambda: method)
+    monkeypatch.setattr(workers, "start_method", lambda: method)
     workers.warm_up(1)  # a server has the environment of the moment when it began
     monkeypatch.setenv("SEEN_BY_WORKERS", method)
     monkeypatch.chdir(tmp_path)

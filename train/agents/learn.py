@@ -150,8 +150,8 @@ class Teacher:
         self._checkpoints = self.folder / "checkpoints"
 
     def _check_held_out(self) -> None:
-        learned = [w.options for w in self.env._worlds]
-        for one, world in zip(self.judged.instances, self.judged._worlds, strict=True):
+        learned = [w.options for w in self.env.worlds]
+        for one, world in zip(self.judged.instances, self.judged.worlds, strict=True):
             if world.options in learned:
                 raise ValueError(
                     f"held-out instance {one.name!r} is one of those learned on; give it another "

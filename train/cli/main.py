@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, NoReturn
 
@@ -35,32 +35,44 @@ from gstds.train.terminal.exit_codes import (
     LIST_KINDS,
 )
 
-__all__ = ["build_parser", "main"]
+__all__ = ["Parser", "build_parser", "main", "parse_words"]
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str}
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, with the near options."""
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, with the near options.
+
+    Attributes:
+        commands: Its commands' own parsers, by name.
+    """
+
+    commands: Mapping[str, Parser] = {}
+
+    @property
+    def options(self) -> list[Sequence[str]]:
+        """Its options, each by all its names."""
+        return [action.option_strings for action in self._actions]
 
     def error(self, message: str) -> NoReturn:
+        """Raise the message as a ``ValueError``, which `main` writes on one line."""
         raise ValueError(message + self._hint(message))
 
     def _hint(self, message: str) -> str:
         _, marker, unknown = message.partition("unrecognized arguments: ")
         if not marker:
             return ""
-        known = [text for action in self._actions for text in action.option_strings]
+        known = [text for names in self.options for text in names]
         word = unknown.split()[0].partition("=")[0]
         near = near_names(word, known)
         return f"; {near.partition('? ')[0]}?" if near.startswith("did you mean") else ""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the options; what is unknown is an error of the command that it stands behind."""
         parsed, rest = self.parse_known_args(args, namespace)
         if rest:
-            name = getattr(parsed, "command", None)
-            target = self._commands.get(name, self) if hasattr(self, "_commands") else self
-            target.error("unrecognized arguments: " + " ".join(rest))
+            name = getattr(parsed, "command", None) or ""
+            self.commands.get(name, self).error("unrecognized arguments: " + " ".join(rest))
         return parsed
 
 
@@ -269,12 +281,12 @@ def _add_small_commands(commands: Any) -> None:
     )
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser of the command line."""
-    common = _Parser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")
     common.add_argument("--quiet", action="store_true", help="show no progress")
-    parser = _Parser(
+    parser = Parser(
         prog="gstds",
         description="Train deep networks on the samples of each batch that are worth it.",
         epilog="example: gstds compare --policies gstds random full --seeds 3 --dataset digits",
@@ -293,7 +305,7 @@ def build_parser() -> argparse.ArgumentParser:
         add(commands)
     add_learn(commands, _key_value, _add_options)
     add_experiment(commands, _add_options, _add_record_options)
-    parser._commands = commands.choices  # type: ignore[attr-defined]
+    parser.commands = commands.choices
     return parser
 
 
@@ -325,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
     try:
-        return _dispatch(_parse(words))
+        return _dispatch(parse_words(words))
     except KeyboardInterrupt:
         sys.stderr.write("gstds: interrupted\n")
         return EXIT_INTERRUPTED
@@ -335,14 +347,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error, debug)
 
 
-def _parse(words: list[str]) -> argparse.Namespace:
+def parse_words(words: Sequence[str]) -> argparse.Namespace:
     """Return the words' options, those of ``--config FILE`` where the words have none."""
-    parser: Any = build_parser()
+    parser = build_parser()
     arguments: argparse.Namespace = parser.parse_args(words)
     if getattr(arguments, "config", None):
         from gstds.train.running.options_file import take_defaults
 
-        take_defaults(parser._commands[arguments.command], arguments.config)
+        take_defaults(parser.commands[arguments.command], arguments.config)
         arguments = parser.parse_args(words)
         arguments.config = None
     return arguments

@@ -15,7 +15,6 @@ from gstds.common.process_group import Group, ProcessGroup, check_size
 from gstds.envs.learner.learner import resolve_device
 from gstds.train.launching.started_by_torchrun import launched_size
 from gstds.train.running.determinism import reproducible
-from gstds.train.running.failure import RunFailedError
 from gstds.train.running.options import RunConfig
 from gstds.train.running.run import Runner, finished_result
 from gstds.train.running.setup import make_run_policy
@@ -132,6 +131,5 @@ def follow(config: RunConfig, folder: Path, group: Group, *, resume: bool) -> st
             runner = _Follower(config, folder, group=group)
         with interruptible(stop):
             result = runner.run(stop, resume=resume)
-    if runner._failure is not None:
-        raise RunFailedError(config, result, runner._failure) from runner._failure
+    runner.raise_failure(result)
     return str(result["status"])

@@ -26,7 +26,7 @@ from gstds.train.launching.jobs import Ended, Job, failed_result, run_job
 from gstds.train.launching.watch import Watch, run_name
 from gstds.train.running.run import StopFlag
 
-__all__ = ["RETRIES", "run_in_processes", "warm_up"]
+__all__ = ["RETRIES", "run_in_processes", "start_method", "warm_up"]
 
 RETRIES = 2
 _SECONDS_BETWEEN_MESSAGES = 0.5
@@ -40,7 +40,7 @@ def warm_up(threads: int) -> None:
     Args:
         threads: What the libraries may use, in every worker; they read it when they are loaded.
     """
-    if _start_method() == "forkserver":
+    if start_method() == "forkserver":
         with _environment(threads, PYTHONSAFEPATH="1"):  # no module of the working folder's
             get_context("forkserver").set_forkserver_preload(
                 ["gstds.train.launching.worker_imports"]
@@ -74,7 +74,7 @@ class _Worker:
     """One process, the parent's end of its pipe, and the run it does."""
 
     def __init__(self, threads: int) -> None:
-        context = get_context(_start_method())
+        context = get_context(start_method())
         self.pipe, theirs = context.Pipe()
         warm_up(threads)
         with _environment(threads):
@@ -218,7 +218,8 @@ def _cause_of_death(code: int | None) -> str:
     return f"ended with exit code {code}"
 
 
-def _start_method() -> str:
+def start_method() -> str:
+    """Return how worker processes begin here: from a server, or each anew."""
     import torch
 
     return "forkserver" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"

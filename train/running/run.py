@@ -130,7 +130,7 @@ class Runner:
         return self._end(status, error)
 
     def _loop(self, observation: dict[str, Any], stop: StopFlag, start: float) -> str:
-        done = not self.env._running
+        done = not self.env.status.running
         while not done:
             before = self._training_seconds()
             with self.ledger.timed("policy"):
@@ -178,6 +178,18 @@ class Runner:
                 f"the policy kept nothing for a whole epoch, {steps} batches; "
                 "its weights must not all be zero"
             )
+
+    def raise_failure(self, result: dict[str, Any]) -> None:
+        """Raise what ended the run, if something did.
+
+        Args:
+            result: What `run` returned.
+
+        Raises:
+            RunFailedError: If the policy or the environment raised.
+        """
+        if self._failure is not None:
+            raise RunFailedError(self.config, result, self._failure) from self._failure
 
     # ------------------------------------------------------------------ begin and resume
 
@@ -324,7 +336,7 @@ class Runner:
     # ------------------------------------------------------------------ the end
 
     def _end(self, status: str, error: str) -> dict[str, Any]:
-        if status == "finished" and not math.isfinite(self.env._train_loss):
+        if status == "finished" and not math.isfinite(self.env.status.train_loss):
             status = "diverged"
         ended = status in ("finished", "diverged")
         test = self.env.monitor("test") if ended and self.config.test else None
@@ -359,6 +371,7 @@ class Runner:
 
     def _result(self, status: str, test: Any) -> dict[str, Any]:
         env, ledger = self.env, self.ledger
+        at_end = env.status
         reference = env.world.reference
         seconds = dict(ledger.seconds)
         if reference:
@@ -376,7 +389,7 @@ class Runner:
             "test_loss": finite_or_none(test.loss) if test else None,
             "worst_class_accuracy": min(test.class_accuracy) if test else None,
             "val_accuracy": self.history[-1]["val_accuracy"] if self.history else None,
-            "train_loss": finite_or_none(env._train_loss),
+            "train_loss": finite_or_none(at_end.train_loss),
             "mean_keep": self.kept.mean_keep,
             "charged_flops": ledger.charged_flops,
             "reference_flops": ledger.reference_flops,
@@ -391,11 +404,11 @@ class Runner:
             "processes": self.group.size,
             "samples_trained": int(env.visits.sum()),
             "samples_drawn": self.kept.drawn,
-            "samples_closing": len(env._closing),
-            "skipped_updates": env._trainer.skipped,
+            "samples_closing": len(at_end.closing),
+            "skipped_updates": at_end.skipped,
             "seen": float((env.visits > 0).mean()),
             "class_coverage": self._coverage(),
-            "under_budget": env._truncated,
+            "under_budget": at_end.truncated,
             "reference_accuracy": reference.accuracy if reference else None,
             "weights_sha256": state_digest(env.learner.model.state_dict()),
             "history": self.history,
@@ -408,9 +421,8 @@ class Runner:
     def _write_artifacts(self, result: dict[str, Any]) -> None:
         from gstds.train.figures.plots import plot_run
 
-        order_seed = self.env._seeds["order"]
         kept = self.folder / "kept.npz"
-        self.kept.save(kept, visits=self.env.visits, order_seed=order_seed)
+        self.kept.save(kept, visits=self.env.visits, order_seed=self.env.draws.seed)
         ratios = self.kept.keep_sequence() / self.env.options.batch_size
         write_bytes(self.folder / "run.png", plot_run(self.history, ratios.tolist()))
         write_json(self.folder / "history.json", result["history"])
@@ -476,6 +488,5 @@ def execute(
             runner.tracker.prepare()
         with interruptible(stop) if stop else contextlib.nullcontext():
             result = runner.run(stop, resume=resume)
-    if runner._failure is not None:
-        raise RunFailedError(config, result, runner._failure) from runner._failure
+    runner.raise_failure(result)
     return result

@@ -58,7 +58,7 @@ class Courier:
         self._next_try = 0.0
         self._pause = 1.0
         self._warned = set(warned)
-        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._thread = threading.Thread(target=self.work, name="tracking", daemon=True)
         self._thread.start()
 
     def put(self, item: Item) -> None:
@@ -95,7 +95,8 @@ class Courier:
         self._spool_everything()
         return not self._spool and not self._queue
 
-    def _work(self) -> None:
+    def work(self) -> None:
+        """Deliver until there is nothing more to come: what the thread does."""
         while not self._abandoned:
             with self._wake:
                 if not self._closing and not self._is_pressing():

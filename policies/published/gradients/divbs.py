@@ -11,6 +11,9 @@ __all__ = ["DivBS"]
 class DivBS(KeepRatioPolicy):
     """Diversified batch selection: greedy orthogonal pick on last-layer gradients.
 
+    Deviates from the authors' release: here the sample of the largest normalized gain is taken,
+    there one is drawn by a multinomial over the gains as they are.
+
     Args:
         schedule: Keep-ratio schedule; the paper keeps 32 of 320.
 

@@ -64,7 +64,7 @@ class SelectiveBackprop(KeepRatioPolicy):
     def act(self, observation: Observation) -> Weights:
         """Return weights (N,): 1 for the samples whose coin says so."""
         rows, losses = self._batch_losses(observation)
-        ratio = self._checked_ratio(observation)
+        ratio = self.checked_ratio(observation)
         weights = np.zeros(len(observation["valid"]), dtype=np.float32)
         if ratio == 0.0 and self.beta is None:
             return weights
@@ -100,6 +100,10 @@ class SelectiveBackprop(KeepRatioPolicy):
 class StaleSelectiveBackprop(SelectiveBackprop):
     """Selective-Backprop on each sample's loss at its last visit: no scoring forward.
 
+    Not the authors' StaleSB, which forwards a sample again after two epochs, and primes: here a
+    loss is as old as the sample's last training. Compare it with `best` at twice the learning rate,
+    which is what the weight of 2 of `best` is.
+
     Args:
         schedule: Keep-ratio schedule; without effect if ``beta`` is given.
         beta: Exponent, None to solve it.
@@ -109,7 +113,7 @@ class StaleSelectiveBackprop(SelectiveBackprop):
         ValueError: If an option is unknown or out of range.
     """
 
-    source = "StaleSB of Selective-Backprop, arXiv 1910.00762"
+    source = "after StaleSB of Selective-Backprop, arXiv 1910.00762, and not the same"
     cost = "nothing beside training on the kept samples"
     helps = "as selective-backprop, and whenever a forward is dear"
     hurts = "noisy labels; low keep ratios, where last losses are old"
