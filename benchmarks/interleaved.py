@@ -176,7 +176,7 @@ def line(item: Figure) -> str:
 
 def plot(title: str, figures: Sequence[Figure]) -> bytes:
     """Return a bar for each figure, its quartiles, and a tick where it has to reach."""
-    from gstds.train.comparing.experiment_report import new_figure, picture
+    from gstds.train.reporting.experiment import new_figure, picture
 
     drawing, axes = new_figure(8.0, 0.9 + 0.36 * len(figures))
     places = np.arange(len(figures))[::-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gstds.train.running.stopping import StopFlag
+from gstds.train.running.ending import StopFlag
 
 
 class StopAfter(StopFlag):

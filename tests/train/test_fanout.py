@@ -11,8 +11,8 @@ from gstds.train.cli.main import main
 from gstds.train.comparing.compare import Comparison, compare, plan
 from gstds.train.launching import workers
 from gstds.train.launching.jobs import run_job
+from gstds.train.running.ending import StopFlag
 from gstds.train.running.options import RunConfig
-from gstds.train.running.stopping import StopFlag
 from gstds.train.tracking.store import client, file_lock
 
 

@@ -14,9 +14,9 @@ import pytest
 from gstds.common.state import latest_state
 from gstds.store.feature_store import FeatureStore
 from gstds.train.cli.main import main
+from gstds.train.running.ending import StopFlag
 from gstds.train.running.options import config_from
 from gstds.train.running.run import RunFailedError, execute
-from gstds.train.running.stopping import StopFlag
 from gstds.train.tracking.store import client
 from gstds.train.tracking.tracker import MlflowTracker, sync_spool
 

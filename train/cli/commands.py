@@ -13,10 +13,9 @@ from gstds.common.checks import check_choice
 from gstds.common.checksummed_json import read_sealed
 from gstds.common.files import write_json
 from gstds.policies.registry import follows_schedule, policy_class
-from gstds.train.cli.compare import do_compare
+from gstds.train.cli.compare import do_compare, do_report
 from gstds.train.cli.experiment import do_experiment
 from gstds.train.cli.learn import do_learn
-from gstds.train.cli.report import do_report
 from gstds.train.launching.started_by_torchrun import launched_rank
 from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terminal.arguments import (

@@ -1,26 +1,26 @@
-"""The command ``compare``: several policies and seeds, or a sweep over their parameters."""
+"""The commands ``compare`` and ``report``: several policies and seeds, and what they show."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gstds.common.checksummed_json import read_sealed
 from gstds.common.files import write_json
 from gstds.train.cli.comparison_arguments import comparison_from, ui_line, with_tracking
-from gstds.train.cli.report import print_tables
 from gstds.train.cli.sweep import do_sweep
-from gstds.train.terminal.arguments import (
-    check_places,
-    user_folder_on_path,
-)
-from gstds.train.terminal.console import out
+from gstds.train.terminal.arguments import check_places, user_folder_on_path
+from gstds.train.terminal.console import out, print_table
 from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
-    pass
+    from gstds.train.comparing.comparison import Comparison
 
-__all__ = ["do_compare"]
+__all__ = ["do_compare", "do_report"]
 
 Arguments = argparse.Namespace
 _POLICIES = ["gstds", "random", "full"]
@@ -36,23 +36,69 @@ def do_compare(arguments: Arguments) -> int:
         return do_sweep(arguments)
     from gstds.train.comparing.compare import compare, plan
     from gstds.train.launching.ray_runs import ray_cluster
-    from gstds.train.running.stopping import StopFlag, interruptible
+    from gstds.train.running.ending import StopFlag, interruptible
     from gstds.train.terminal.board import Board
 
     comparison = comparison_from(arguments, tuple(arguments.policies or _POLICIES), "compare")
     plan(comparison)
     comparison = with_tracking(arguments, comparison)
     if arguments.datasets:
-        from gstds.train.comparing.datasets import compare_datasets
-
-        return compare_datasets(arguments, comparison, arguments.datasets, show_comparison)
+        return _compare_datasets(arguments, comparison, arguments.datasets)
     stop = StopFlag()
     with ray_cluster(comparison.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):
         content = compare(comparison, progress=board, stop=stop, watch=board)
-    return show_comparison(arguments, content, comparison.folder, comparison.tracking)
+    return _show_comparison(arguments, content, comparison.folder, comparison.tracking)
 
 
-def show_comparison(
+def _compare_datasets(arguments: Arguments, comparison: Comparison, datasets: Sequence[str]) -> int:
+    """Compare on one data set after the other; write ``overview.json`` and ``overview.md``.
+
+    Args:
+        arguments: The command line.
+        comparison: Policies, options, seeds and folder.
+        datasets: Names of data sets.
+
+    Raises:
+        ValueError: If a data set is named twice, or an option is unknown or out of range.
+        OSError: If a file cannot be read or written.
+    """
+    from gstds.train.comparing.compare import compare
+    from gstds.train.comparing.datasets import check_data, on_dataset, write_overview
+    from gstds.train.launching.ray_runs import ray_cluster
+    from gstds.train.running.ending import StopFlag, interruptible
+    from gstds.train.terminal.board import Board
+
+    every = [on_dataset(comparison, dataset) for dataset in datasets]
+    _check_once(datasets, [one.folder for one in every])
+    check_data(every)
+    stop = StopFlag()
+    contents, codes = {}, []
+    for dataset, one in zip(datasets, every, strict=True):
+        if stop.is_set:
+            codes.append(EXIT_INTERRUPTED)
+            break
+        with ray_cluster(one.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):
+            contents[dataset] = compare(one, progress=board, stop=stop, watch=board)
+        out(f"\n{dataset}:\n")
+        quiet = argparse.Namespace(**{**vars(arguments), "json": None})
+        codes.append(_show_comparison(quiet, contents[dataset], one.folder, one.tracking))
+    overview, table = write_overview(comparison, contents)
+    if arguments.json:
+        write_json(arguments.json, overview)
+    out("\noverview:\n")
+    print_table(table)
+    out(f"\n{table.caption}\noverview: {comparison.folder / 'overview.md'}")
+    worst = (EXIT_INTERRUPTED, EXIT_FAILED)
+    return next((code for code in worst if code in codes), EXIT_DONE)
+
+
+def _check_once(datasets: Sequence[str], folders: Sequence[Path]) -> None:
+    twice = {d for d, f in zip(datasets, folders, strict=True) if folders.count(f) > 1}
+    if twice:
+        raise ValueError(f"datasets must be named once each, got {sorted(twice)} more than once")
+
+
+def _show_comparison(
     arguments: Arguments, content: dict[str, Any], folder: Path, uri: str | None
 ) -> int:
     """Write a comparison's report, print it and put it into MLflow; return the exit code."""
@@ -61,7 +107,7 @@ def show_comparison(
     if arguments.json:
         write_json(arguments.json, content)
     paths = write_report(folder, content)
-    print_tables(content)
+    _print_tables(content)
     out(f"\nreport: {paths['html']}")
     if "accuracy" in paths:
         out(f"plot (accuracy): {paths['accuracy']}")
@@ -83,3 +129,52 @@ def _all_there(content: dict[str, Any]) -> bool:
     planned = content["controls_planned"]
     whole = len(content["runs"]) == content["planned"]
     return whole and planned is not None and len(content["controls"]) == planned
+
+
+def do_report(arguments: argparse.Namespace) -> int:
+    """Write the report of a comparison, by its folder or by its name in the tracking store."""
+    from gstds.train.reporting.report import write_report
+
+    here = str(Path.cwd())
+    if here not in sys.path:  # the data set may be a user's module:function
+        sys.path.append(here)
+    folder = _find_comparison(arguments)
+    try:
+        content = read_sealed(folder / "comparison.json")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(folder)!r} holds no readable comparison.json: {error}") from error
+    try:
+        # A file is no one's word for running code: only the command line is.
+        named = arguments.dataset == content["config"]["dataset"]
+        paths = write_report(folder, content, run_code=named)
+        _print_tables(content)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{str(folder)!r}: comparison.json is not one that this release reads "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    out(f"\nreport: {paths['html']}")
+    return EXIT_DONE
+
+
+def _find_comparison(arguments: argparse.Namespace) -> Path:
+    folder = Path(arguments.comparison)
+    if folder.exists():
+        return folder
+    from gstds.train.reporting.mlflow_summary import fetch_comparison
+    from gstds.train.tracking.tracker import tracking_uri
+
+    uri = tracking_uri(arguments.tracking_uri)
+    place = Path("runs") / f"report-{folder.name}"
+    return fetch_comparison(uri, arguments.experiment, arguments.comparison, place)
+
+
+def _print_tables(content: dict[str, Any]) -> None:
+    """Print the comparison, and below it the controls."""
+    from gstds.train.figures.tables import comparison_table
+
+    if content["summary"]:
+        print_table(comparison_table(content["summary"], setting=content["setting"]))
+    if content.get("controls_summary"):
+        out("\ncontrols, beside the same baseline:\n")
+        print_table(replace(comparison_table(content["controls_summary"]), caption=""))

@@ -56,10 +56,10 @@ def _overhead(arguments: Arguments) -> int:
 
 
 def _comparisons(arguments: Arguments) -> int:
-    from gstds.train.comparing.experiment_report import write_experiment
     from gstds.train.comparing.experiments import EXPERIMENTS, ORIGINAL_DATASETS, run_experiment
     from gstds.train.launching.ray_runs import ray_cluster
-    from gstds.train.running.stopping import StopFlag, interruptible
+    from gstds.train.reporting.experiment import write_experiment
+    from gstds.train.running.ending import StopFlag, interruptible
     from gstds.train.terminal.board import Board
 
     preset = EXPERIMENTS[arguments.name]
@@ -81,8 +81,8 @@ def _comparisons(arguments: Arguments) -> int:
 
 
 def _publish(arguments: Arguments, note: dict[str, Any], comparison: Comparison) -> None:
-    from gstds.train.comparing.datasets import dataset_folder
     from gstds.train.reporting.mlflow_summary import publish
+    from gstds.train.running.options import dataset_folder
 
     for content in note["comparisons"]:
         plot = dataset_folder(comparison.folder, content["dataset"]) / "rows.png"

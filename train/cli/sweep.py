@@ -28,7 +28,7 @@ def do_sweep(arguments: Arguments) -> int:
     """Run a sweep, rank its points, write ``sweep.json`` and ``sweep.md``."""
     from gstds.train.comparing.sweep import parse_axes, sweep_grid, sweep_optuna
     from gstds.train.launching.ray_runs import ray_cluster
-    from gstds.train.running.stopping import StopFlag, interruptible
+    from gstds.train.running.ending import StopFlag, interruptible
     from gstds.train.terminal.board import Board
 
     if not arguments.sweep:

@@ -17,8 +17,7 @@ from gstds.train.comparing.controls import SHORT_FULL, Controls, plan_controls
 from gstds.train.comparing.fan_out import Report, check_place, prepare, run_all
 from gstds.train.comparing.variants import split_name, variant_config
 from gstds.train.figures.statistics import paired_rows, summarize, summarize_controls
-from gstds.train.launching.jobs import Job, Progress, run_job
-from gstds.train.launching.watch import Watch
+from gstds.train.launching.jobs import Job, Progress, Watch, run_job
 from gstds.train.launching.workers import warm_up
 from gstds.train.running.options import identity, run_folder
 from gstds.train.running.run import StopFlag, finished_result

@@ -1,28 +1,19 @@
-"""The command ``compare --datasets``: one comparison for each data set, and an overview."""
+"""One comparison on each of several data sets, and an overview of them."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from gstds.common.files import write_json, write_text
-from gstds.train.comparing.compare import compare, plan_run
+from gstds.train.comparing.compare import plan_run
 from gstds.train.comparing.comparison import Comparison
 from gstds.train.comparing.fan_out import prepare
 from gstds.train.figures.tables import Table, judged_on
-from gstds.train.terminal.arguments import Arguments
-from gstds.train.terminal.console import out, print_table
-from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from gstds.train.running.options import dataset_folder
 
-__all__ = ["check_data", "compare_datasets", "dataset_folder", "on_dataset", "overview_table"]
-
-
-def dataset_folder(folder: Path, dataset: str) -> Path:
-    """Return where a data set's comparison goes."""
-    return folder / "".join(c if c.isalnum() or c in "-._" else "-" for c in dataset)
+__all__ = ["check_data", "on_dataset", "overview_table", "write_overview"]
 
 
 def on_dataset(comparison: Comparison, dataset: str) -> Comparison:
@@ -35,64 +26,18 @@ def on_dataset(comparison: Comparison, dataset: str) -> Comparison:
     )
 
 
-def compare_datasets(
-    arguments: Arguments, comparison: Comparison, datasets: Sequence[str], show: Any
-) -> int:
-    """Compare on one data set after the other; write ``overview.json`` and ``overview.md``.
+def write_overview(
+    comparison: Comparison, contents: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Any], Table]:
+    """Write ``overview.json`` and ``overview.md``; return what they hold.
 
     Args:
-        arguments: The command line.
         comparison: Policies, options, seeds and folder.
-        datasets: Names of data sets.
-        show: Writes and prints one comparison, and returns its exit code.
+        contents: The content of each data set's comparison.
 
     Raises:
-        ValueError: If a data set is named twice, or an option is unknown or out of range.
-        OSError: If a file cannot be read or written.
+        OSError: If a file cannot be written.
     """
-    from gstds.train.launching.ray_runs import ray_cluster
-    from gstds.train.running.stopping import StopFlag, interruptible
-    from gstds.train.terminal.board import Board
-
-    every = [on_dataset(comparison, dataset) for dataset in datasets]
-    _check_once(datasets, [one.folder for one in every])
-    check_data(every)
-    stop = StopFlag()
-    contents, codes = {}, []
-    for dataset, one in zip(datasets, every, strict=True):
-        if stop.is_set:
-            codes.append(EXIT_INTERRUPTED)
-            break
-        with ray_cluster(one.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):
-            contents[dataset] = compare(one, progress=board, stop=stop, watch=board)
-        out(f"\n{dataset}:\n")
-        quiet = argparse.Namespace(**{**vars(arguments), "json": None})
-        codes.append(show(quiet, contents[dataset], one.folder, one.tracking))
-    _write(arguments, comparison, contents)
-    worst = (EXIT_INTERRUPTED, EXIT_FAILED)
-    return next((code for code in worst if code in codes), EXIT_DONE)
-
-
-def check_data(comparisons: Sequence[Comparison]) -> None:
-    """Load every data set once, so that a wrong name is found before the first run.
-
-    Raises:
-        ValueError: If a data set is unknown or unusable.
-        OSError: If a file cannot be read.
-    """
-    for one in comparisons:
-        prepare([plan_run(one, "full", one.first_seed)], None)
-
-
-def _check_once(datasets: Sequence[str], folders: Sequence[Path]) -> None:
-    twice = {d for d, f in zip(datasets, folders, strict=True) if folders.count(f) > 1}
-    if twice:
-        raise ValueError(f"datasets must be named once each, got {sorted(twice)} more than once")
-
-
-def _write(
-    arguments: Arguments, comparison: Comparison, contents: Mapping[str, Mapping[str, Any]]
-) -> None:
     rows = [{**row, "dataset": d} for d, content in contents.items() for row in content["summary"]]
     overview = {
         "version": 1,
@@ -107,11 +52,18 @@ def _write(
     table = overview_table(rows)
     parts = ["# Overview", f"```\n{comparison.command}\n```", table.markdown(), table.caption]
     write_text(comparison.folder / "overview.md", "\n\n".join(parts) + "\n")
-    if arguments.json:
-        write_json(arguments.json, overview)
-    out("\noverview:\n")
-    print_table(table)
-    out(f"\n{table.caption}\noverview: {comparison.folder / 'overview.md'}")
+    return overview, table
+
+
+def check_data(comparisons: Sequence[Comparison]) -> None:
+    """Load every data set once, so that a wrong name is found before the first run.
+
+    Raises:
+        ValueError: If a data set is unknown or unusable.
+        OSError: If a file cannot be read.
+    """
+    for one in comparisons:
+        prepare([plan_run(one, "full", one.first_seed)], None)
 
 
 def overview_table(rows: Sequence[Mapping[str, Any]]) -> Table:

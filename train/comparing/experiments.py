@@ -16,9 +16,8 @@ from gstds.train.comparing.compare import compare, plan
 from gstds.train.comparing.comparison import Comparison
 from gstds.train.comparing.datasets import check_data, on_dataset
 from gstds.train.comparing.fan_out import Report, prepare
-from gstds.train.launching.jobs import Progress
-from gstds.train.launching.watch import Watch
-from gstds.train.running.stopping import StopFlag
+from gstds.train.launching.jobs import Progress, Watch
+from gstds.train.running.ending import StopFlag
 
 __all__ = ["EXPERIMENTS", "ORIGINAL_DATASETS", "OVERHEAD", "Preset", "experiment_names"]
 __all__ += ["run_experiment"]

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gstds.train.comparing.comparison import Comparison
-from gstds.train.launching.jobs import Ended, Job, Progress, run_job
-from gstds.train.launching.watch import ProgressWatch, Watch
+from gstds.train.launching.jobs import Ended, Job, Progress, ProgressWatch, Watch, run_job
 from gstds.train.running.run import StopFlag, finished_result
 from gstds.train.running.setup import make_env, make_run_policy
 

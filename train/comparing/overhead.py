@@ -14,8 +14,8 @@ import numpy.typing as npt
 from gstds.common.checks import check_integer
 from gstds.common.files import write_bytes, write_json, write_text
 from gstds.spectral.fiedler import AUTO_DENSE_MAX, fiedler_vector, spectral_flops
-from gstds.train.comparing.experiment_report import new_figure, picture
 from gstds.train.figures.tables import Table, format_flops
+from gstds.train.reporting.experiment import new_figure, picture
 
 __all__ = ["measure_overhead", "write_overhead"]
 

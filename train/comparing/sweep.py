@@ -20,9 +20,8 @@ from gstds.train.comparing.comparison import Comparison
 from gstds.train.comparing.fan_out import check_place, prepare, run_all
 from gstds.train.comparing.variants import option_value, split_name, takes, variant_name
 from gstds.train.figures.statistics import confidence_half_width
-from gstds.train.launching.jobs import Job, Progress
-from gstds.train.launching.watch import Watch
-from gstds.train.running.stopping import StopFlag
+from gstds.train.launching.jobs import Job, Progress, Watch
+from gstds.train.running.ending import StopFlag
 
 __all__ = ["Axis", "grid", "parse_axes", "rank", "sweep_grid", "sweep_optuna", "swept_keys"]
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.files import cache_root
-from gstds.train.launching.jobs import Ended, Job, failed_result
+from gstds.train.launching.jobs import Ended, Job, Watch, failed_result
 from gstds.train.launching.ray_tasks import Mailbox, plain_job, run_task, see_files
-from gstds.train.launching.watch import Watch
 from gstds.train.launching.workers import RETRIES
-from gstds.train.running.stopping import StopFlag
+from gstds.train.running.ending import StopFlag
 
 __all__ = [
     "RETRIES",

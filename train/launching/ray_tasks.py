@@ -76,7 +76,7 @@ def run_task(
         return None
     _settle(environment, here)
     from gstds.train.launching.jobs import run_job
-    from gstds.train.running.stopping import StopFlag
+    from gstds.train.running.ending import StopFlag
 
     stop = StopFlag()
     with _Reporter(mailbox, plain["folder"], stop) as reporter:

@@ -14,11 +14,11 @@ import torch
 from gstds.common.process_group import Group, ProcessGroup, check_size
 from gstds.envs.learner.learner import resolve_device
 from gstds.train.launching.started_by_torchrun import launched_size
-from gstds.train.running.determinism import reproducible
+from gstds.train.running.ending import StopFlag, interruptible
 from gstds.train.running.options import RunConfig
+from gstds.train.running.resources import reproducible
 from gstds.train.running.run import Runner, finished_result
 from gstds.train.running.setup import make_run_policy
-from gstds.train.running.stopping import StopFlag, interruptible
 
 __all__ = ["follow", "process_group"]
 

@@ -22,8 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from gstds.train.launching.jobs import Ended, Job, failed_result, run_job
-from gstds.train.launching.watch import Watch, run_name
+from gstds.train.launching.jobs import Ended, Job, Watch, failed_result, run_job, run_name
 from gstds.train.running.run import StopFlag
 
 __all__ = ["RETRIES", "run_in_processes", "start_method", "warm_up"]

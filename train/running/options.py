@@ -20,6 +20,7 @@ __all__ = [
     "ENV_FIELDS",
     "RunConfig",
     "config_from",
+    "dataset_folder",
     "identity",
     "policy_path",
     "run_folder",
@@ -203,6 +204,11 @@ def identity(config: RunConfig) -> str:
 def policy_path(policy: str) -> str:
     """Return a policy's name as it stands in the names of files."""
     return policy.replace(":", "-").replace("/", "-")
+
+
+def dataset_folder(folder: Path, dataset: str) -> Path:
+    """Return where a data set's comparison goes."""
+    return folder / "".join(c if c.isalnum() or c in "-._" else "-" for c in dataset)
 
 
 def run_folder(comparison: Path, config: RunConfig, row: str | None = None) -> Path:

@@ -1,12 +1,17 @@
-"""Whether a disk has room for what is going to be written."""
+"""What a run asks of the machine: room on the disk, and algorithms that repeat to the bit."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_space", "space_needed"]
+import torch
+
+__all__ = ["check_space", "reproducible", "space_needed"]
 
 _RESULTS = 500_000
 
@@ -42,3 +47,29 @@ def check_space(folder: Path, needed: int) -> None:
             f"{needed / 1e6:.1f} MB needed; free some, name another folder, or do without "
             "checkpoints: --checkpoint-every 0"
         )
+
+
+@contextlib.contextmanager
+def reproducible(wanted: bool) -> Iterator[None]:
+    """Let torch use deterministic algorithms only, and put its settings back afterwards.
+
+    On a GPU torch's fastest algorithms add up in any order.
+    An operation that has no such algorithm warns. On the processor runs are bit-identical anyway.
+
+    Args:
+        wanted: Change nothing if false.
+    """
+    if not wanted:
+        yield
+        return
+    # Read when the first matrices are multiplied on a GPU.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    mode = torch.get_deterministic_debug_mode()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        torch.backends.cudnn.benchmark = benchmark

@@ -19,14 +19,12 @@ from gstds.common.state import StateError, all_finite, latest_state, save_state,
 from gstds.observation.batch_view import checked_weights
 from gstds.policies import RunContext, Transition
 from gstds.train.running.description import record_head
-from gstds.train.running.determinism import reproducible
-from gstds.train.running.failure import RunFailedError
+from gstds.train.running.ending import RunFailedError, StopFlag, interruptible
 from gstds.train.running.folder import configured, finished_result, held
 from gstds.train.running.options import RunConfig, identity
 from gstds.train.running.record import KeptRecord, diverged, finite_or_none, step_metrics
-from gstds.train.running.resources import check_space, space_needed
+from gstds.train.running.resources import check_space, reproducible, space_needed
 from gstds.train.running.setup import make_env, make_run_policy
-from gstds.train.running.stopping import StopFlag, interruptible
 from gstds.train.tracking.tracker import NullTracker, Tracker
 
 __all__ = [

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from gstds.train.launching.jobs import Job
-from gstds.train.launching.watch import run_name
+from gstds.train.launching.jobs import Job, run_name
 from gstds.train.terminal.console import SECONDS_BETWEEN_LINES, Console, say
 
 if TYPE_CHECKING:

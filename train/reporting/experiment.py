@@ -43,7 +43,7 @@ def write_experiment(folder: Path, note: Mapping[str, Any]) -> Path:
 
 
 def _dataset_section(folder: Path, content: Mapping[str, Any]) -> list[str]:
-    from gstds.train.comparing.datasets import dataset_folder
+    from gstds.train.running.options import dataset_folder
 
     dataset = str(content["dataset"])
     table = comparison_table(content["summary"], setting=content["setting"])
