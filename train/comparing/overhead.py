@@ -14,8 +14,8 @@ import numpy.typing as npt
 from gstds.common.checks import check_integer
 from gstds.common.files import write_bytes, write_json, write_text
 from gstds.spectral.fiedler import AUTO_DENSE_MAX, fiedler_vector, spectral_flops
+from gstds.train.figures.frame import as_png, new_figure
 from gstds.train.figures.tables import Table, format_flops
-from gstds.train.reporting.experiment import new_figure, picture
 
 __all__ = ["measure_overhead", "write_overhead"]
 
@@ -108,7 +108,7 @@ def write_overhead(
     """
     note = {"version": 1, "name": "overhead", "question": question, "command": command}
     write_json(folder / "experiment.json", {**note, **rows})
-    write_bytes(folder / "overhead.png", picture(_plot(rows)))
+    write_bytes(folder / "overhead.png", as_png(_plot(rows)))
     batch, features = (_table(rows[name]) for name in ("batch", "features"))
     caption = (
         f"Medians of rounds in which all cases take turns. Up to N = {AUTO_DENSE_MAX} the solve is "

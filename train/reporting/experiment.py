@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gstds.common.files import write_bytes, write_text
+from gstds.train.figures.frame import as_png, new_figure
 from gstds.train.figures.palette import policy_color
 from gstds.train.figures.tables import Table, comparison_table
 
@@ -16,10 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["new_figure", "picture", "saving_table", "write_experiment"]
+__all__ = ["saving_table", "write_experiment"]
 
 Summary = Sequence[Mapping[str, Any]]
-_DPI = 130
 
 
 def write_experiment(folder: Path, note: Mapping[str, Any]) -> Path:
@@ -49,7 +47,7 @@ def _dataset_section(folder: Path, content: Mapping[str, Any]) -> list[str]:
     table = comparison_table(content["summary"], setting=content["setting"])
     saving = saving_table(content["summary"])
     plot = dataset_folder(folder, dataset) / "rows.png"
-    write_bytes(plot, picture(_plot_rows(content["summary"])))
+    write_bytes(plot, as_png(_plot_rows(content["summary"])))
     left = [f"Left out: `{row}`: {why}" for row, why in content.get("left_out", {}).items()]
     return [
         f"## {dataset}",
@@ -125,27 +123,3 @@ def _draw_cost(axes: Axes, place: int, row: Mapping[str, Any]) -> None:
             axes.plot(
                 [row[key]], [place], marker, ms=size, markeredgecolor=color, markerfacecolor=fill
             )
-
-
-def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
-    """Return a figure outside matplotlib's global state, and its axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns)
-    for one in np.atleast_1d(axes):
-        one.grid(visible=True, color="#e4e4e4", linewidth=0.7)
-        one.set_axisbelow(True)
-        one.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def picture(figure: Figure) -> bytes:
-    """Return a figure as PNG."""
-    import io
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
