@@ -176,7 +176,7 @@ def line(item: Figure) -> str:
 
 def plot(title: str, figures: Sequence[Figure]) -> bytes:
     """Return a bar for each figure, its quartiles, and a tick where it has to reach."""
-    from gstds.train.reporting.experiment import new_figure, picture
+    from gstds.train.figures.frame import as_png, new_figure
 
     drawing, axes = new_figure(8.0, 0.9 + 0.36 * len(figures))
     places = np.arange(len(figures))[::-1]
@@ -189,4 +189,4 @@ def plot(title: str, figures: Sequence[Figure]) -> bytes:
             axes.plot([item.reach] * 2, [place - 0.4, place + 0.4], color="black", linewidth=2)
     axes.set_yticks(places, [item.case for item in figures], fontsize=8)
     axes.set_title(f"{title}\nblack: to reach; orange: not reached", fontsize=9, loc="left")
-    return picture(drawing)
+    return as_png(drawing)
