@@ -54,7 +54,7 @@ def test_a_sampler_of_single_indices_of_ones_own_is_named():
 
 
 def test_what_is_no_selector_is_named():
-    with pytest.raises(TypeError, match=r"selector must be a policies\.Selector, got 'gstds'"):
+    with pytest.raises(TypeError, match=r"selector must be a gstds\.Selector, got 'gstds'"):
         SelectionSampler("gstds", BATCHES)
 
 
