@@ -1,9 +1,84 @@
-"""The method as pure functions over arrays: spectral scores, schedules, pickers, costs."""
+"""Train on the samples of each batch that are worth it, and know what it cost.
+
+The names stand in the order of a first program; each is imported when it is first asked for.
+
+    import gstds
+
+    gstds.run("gstds", dataset="digits", epochs=2, out="runs/first")
+    gstds.compare(["gstds", "random", "full"], dataset="digits", seeds=3, out="runs/compared")
+
+    class Half(gstds.KeepRatioPolicy):
+        def keep_ratio(self, observation):
+            return 0.5
+
+The method lies in `gstds.spectral`, `gstds.selection`, `gstds.observation`, `gstds.reference` and
+`gstds.store`; the world in `gstds.envs`, who decides in `gstds.policies`, experiments in
+`gstds.train`.
+"""
 
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from gstds.common.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from gstds.policies.base import KeepRatioPolicy, Policy, RunContext, Transition
+    from gstds.policies.dropin.sampler import IndexedDataset, SelectionSampler
+    from gstds.policies.dropin.selector import Selector
+    from gstds.policies.registry import make_policy, policy_names
+    from gstds.selection.schedules import make_schedule
+    from gstds.spectral.fiedler import Spectrum, fiedler_vector
+    from gstds.store.feature_store import FeatureStore
+    from gstds.store.from_images import prepare_store
+    from gstds.train.calls import compare, run
+
+__version__ = "0.2.0.dev0"
+
+_NAMES = {
+    "run": "gstds.train.calls",
+    "compare": "gstds.train.calls",
+    "KeepRatioPolicy": "gstds.policies.base",
+    "Policy": "gstds.policies.base",
+    "RunContext": "gstds.policies.base",
+    "Transition": "gstds.policies.base",
+    "make_policy": "gstds.policies.registry",
+    "policy_names": "gstds.policies.registry",
+    "Selector": "gstds.policies.dropin.selector",
+    "SelectionSampler": "gstds.policies.dropin.sampler",
+    "IndexedDataset": "gstds.policies.dropin.sampler",
+    "prepare_store": "gstds.store.from_images",
+    "FeatureStore": "gstds.store.feature_store",
+    "make_schedule": "gstds.selection.schedules",
+    "fiedler_vector": "gstds.spectral.fiedler",
+    "Spectrum": "gstds.spectral.fiedler",
+}
+_ROOMS = ("spectral", "selection", "observation", "reference", "store", "envs", "policies", "train")
+
+__all__ = [
+    "FeatureStore",
+    "IndexedDataset",
+    "KeepRatioPolicy",
+    "Policy",
+    "RunContext",
+    "SelectionSampler",
+    "Selector",
+    "Spectrum",
+    "Transition",
+    "compare",
+    "fiedler_vector",
+    "make_policy",
+    "make_schedule",
+    "policy_names",
+    "prepare_store",
+    "run",
+]
+
+__getattr__ = lazy_names(__name__, {**_NAMES, **dict.fromkeys(_ROOMS, "")})
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_NAMES, *_ROOMS]
 
 
 def _refuse_a_mixture() -> None:

@@ -1,1 +1,23 @@
 """Fiedler scores: one number per sample from the cosine graph of a batch's features."""
+
+from gstds.spectral.fiedler import (
+    AFFINITIES,
+    LAPLACIANS,
+    SIGNS,
+    SOLVERS,
+    Spectrum,
+    degrees,
+    fiedler_vector,
+    spectral_flops,
+)
+
+__all__ = [
+    "AFFINITIES",
+    "LAPLACIANS",
+    "SIGNS",
+    "SOLVERS",
+    "Spectrum",
+    "degrees",
+    "fiedler_vector",
+    "spectral_flops",
+]

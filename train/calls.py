@@ -1,0 +1,100 @@
+"""A run, and a comparison, as one call of Python each; options as on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gstds.train.comparing.compare import compare as run_comparison
+from gstds.train.comparing.comparison import Comparison
+from gstds.train.reporting.report import write_report
+from gstds.train.running.options import config_from
+from gstds.train.running.run import execute
+from gstds.train.tracking.tracker import MlflowTracker
+
+__all__ = ["compare", "run"]
+
+
+def run(
+    policy: str = "gstds",
+    *,
+    out: str | Path,
+    tracking: str | None = None,
+    experiment: str = "gstds",
+    resume: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train once under one policy; return what ``gstds run --json`` writes of the run.
+
+    Args:
+        policy: A name of ``gstds list policies``, or ``module:Class``.
+        out: Folder for the configuration, checkpoints and result.
+        tracking: URI of the MLflow store that keeps the record, such as ``sqlite:///mlflow.db``;
+            None for none.
+        experiment: The store's experiment.
+        resume: Go on where a stopped run was; a finished one is returned.
+        **options: Any option of ``gstds run``, with underscores: ``dataset``, ``epochs``, ...
+
+    Raises:
+        ValueError: If an option is unknown or out of range, or the data are unusable.
+        OSError: If a file cannot be read or written.
+        RunFailedError: If the policy or the environment raised.
+    """
+    config = config_from({"policy": policy, **options})
+    spool = Path(out) / "spool"
+    tracker = MlflowTracker(tracking, experiment, spool) if tracking else None
+    return execute(config, out, tracker=tracker, resume=resume, command="gstds.run")
+
+
+def compare(
+    policies: Sequence[str] = ("gstds", "random", "full"),
+    *,
+    out: str | Path,
+    seeds: int = 3,
+    baseline: str | None = None,
+    controls: bool = True,
+    workers: int = 1,
+    tracking: str | None = None,
+    experiment: str = "gstds",
+    **options: Any,
+) -> dict[str, Any]:
+    """Train under several policies and seeds; return what ``gstds compare --json`` writes.
+
+    The same call with the same ``out`` goes on where it was: nothing is repeated. The folder holds
+    ``report.html`` and ``report.md`` afterwards. With several workers, and a policy of your own,
+    call this below ``if __name__ == "__main__":``.
+
+    Args:
+        policies: Names, ``module:Class``, or a policy with options as ``gstds@keep=.4``.
+        out: The comparison's folder.
+        seeds: Number of seeds.
+        baseline: What the others are tested against; by default ``random``, if it is among them.
+        controls: Run the automatic controls too.
+        workers: Number of processes.
+        tracking: URI of the MLflow store, None for none.
+        experiment: The store's experiment.
+        **options: Any option of ``gstds run``, with underscores.
+
+    Raises:
+        ValueError: If an option is unknown or out of range, or the data are unusable.
+        OSError: If a file cannot be read or written.
+    """
+    rows = tuple(policies)
+    folder = Path(out)
+    comparison = Comparison(
+        base=config_from(options),
+        policies=rows,
+        seeds=seeds,
+        baseline=baseline or ("random" if "random" in rows else rows[0]),
+        name=folder.name,
+        folder=folder,
+        tracking=tracking,
+        experiment=experiment,
+        workers=workers,
+        controls=controls,
+        command="gstds.compare",
+    )
+    content = run_comparison(comparison)
+    write_report(folder, content)
+    return content
