@@ -6,11 +6,14 @@ Importing this package registers ``gstds/DataSelection-v0`` and ``gstds/KeepRati
 from gymnasium.envs.registration import register, registry
 
 from envs.datasets import load_data
+from envs.forks import survive_forks
 from envs.keep_ratio_env import KeepRatioEnv
 from envs.options import EnvOptions
 from envs.selection_env import DataSelectionEnv
 
 __all__ = ["DataSelectionEnv", "EnvOptions", "KeepRatioEnv", "load_data"]
+
+survive_forks()
 
 if "gstds/DataSelection-v0" not in registry:
     register(

@@ -51,6 +51,7 @@ class Ahead:
     def __init__(self, compute: Callable[[int], Answer], *, active: bool) -> None:
         self._compute, self._active = compute, active
         self._begun: dict[int, Future[Answer]] = {}
+        self._process = os.getpid()
 
     def begin(self, step: int, count: int = 1) -> None:
         """Start on ``count`` steps from ``step`` on, unless that is not wanted or was done."""
@@ -69,6 +70,8 @@ class Ahead:
         return answer.result()
 
     def _start(self, step: int) -> Future[Answer]:
+        if self._process != os.getpid():  # forked: what the parent's thread had begun never ends here
+            self._process, self._begun = os.getpid(), {}
         if step not in self._begun:
             self._begun[step] = _pool().submit(self._compute, step)
         return self._begun[step]
