@@ -70,7 +70,7 @@ class Ahead:
         return answer.result()
 
     def _start(self, step: int) -> Future[Answer]:
-        if self._process != os.getpid():  # forked: what the parent's thread had begun never ends here
+        if self._process != os.getpid():  # forked: the thread that had begun these is not here
             self._process, self._begun = os.getpid(), {}
         if step not in self._begun:
             self._begun[step] = _pool().submit(self._compute, step)

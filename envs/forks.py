@@ -4,7 +4,8 @@ A fork has the forking thread alone. GNU's libgomp, which torch's wheels for Lin
 pool of that thread in mind and waits in the child, for ever, for threads that are the parent's. So
 the pool is put down before a fork; parent and child each start another when they need one. That
 changes no count of threads, and so not a bit. (OpenBLAS, Intel's and LLVM's OpenMP see to this
-themselves.) ``gymnasium.vector.AsyncVectorEnv`` forks by default, after it has made one environment.
+themselves.) ``gymnasium.vector.AsyncVectorEnv`` forks by default, after it has made one environment
+to look at its spaces.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def _release_pools() -> None:
     global _released
     found = threadpoolctl.ThreadpoolController().select(prefix="libgomp").lib_controllers
     pauses = [getattr(one.dynlib, "omp_pause_resource_all", None) for one in found]
-    _released = all([pause is not None and pause(_HARD) == 0 for pause in pauses])  # noqa: C419
+    failed = [pause is None or pause(_HARD) for pause in pauses]  # each, whatever the others say
+    _released = not any(failed)
 
 
 def _go_on() -> None:

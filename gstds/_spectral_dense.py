@@ -20,7 +20,7 @@ __all__ = ["dense_affinity", "one_blas_thread", "solve_dense"]
 
 _ONE_THREAD_MAX = 1024
 _lock = threading.RLock()
-if hasattr(os, "register_at_fork"):  # a fork waits until no other thread solves: it could not release
+if hasattr(os, "register_at_fork"):  # a child could not release what another thread holds
     os.register_at_fork(
         before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
     )
