@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Not the home: matplotlib lists the fonts it finds, once.
+os.environ.setdefault("MPLCONFIGDIR", str(Path(__file__).parents[1] / ".pytest_cache" / "mpl"))
 
 import numpy as np
 import pytest
@@ -12,6 +15,11 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from tests.plants import marker, pickled  # noqa: F401  (fixtures of every test)
+from tests.untouched import (  # noqa: F401  (hooks of every session)
+    pytest_sessionfinish,
+    pytest_sessionstart,
+    pytest_terminal_summary,
+)
 
 # Machines are shared: how long a case takes says nothing about the code.
 settings.register_profile("gstds", deadline=None, suppress_health_check=[HealthCheck.too_slow])

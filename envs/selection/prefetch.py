@@ -51,6 +51,7 @@ class Ahead:
     def __init__(self, compute: Callable[[int], Answer], *, active: bool) -> None:
         self._compute, self._active = compute, active
         self._begun: dict[int, Future[Answer]] = {}
+        self._process = os.getpid()
 
     @property
     def begun(self) -> frozenset[int]:
@@ -74,6 +75,8 @@ class Ahead:
         return answer.result()
 
     def _start(self, step: int) -> Future[Answer]:
+        if self._process != os.getpid():  # forked: the thread that had begun these is not here
+            self._process, self._begun = os.getpid(), {}
         if step not in self._begun:
             self._begun[step] = _pool().submit(self._compute, step)
         return self._begun[step]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ __all__ = ["dense_affinity", "one_blas_thread", "solve_dense"]
 
 _ONE_THREAD_MAX = 1024
 _lock = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a child could not release what another thread holds
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
 
 
 @cache

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 from pathlib import Path
@@ -13,7 +14,8 @@ from gstds.train.tracking.store import prepare_store
 def _schema(tmp_path_factory) -> Path:
     """An MLflow database without experiments of ours: making its schema takes seconds."""
     path = tmp_path_factory.mktemp("schema") / "mlflow.db"
-    prepare_store(f"sqlite:///{path}", "template")
+    with contextlib.chdir(path.parent):  # MLflow puts the artifacts of its own experiment there
+        prepare_store(f"sqlite:///{path}", "template")
     return path
 
 

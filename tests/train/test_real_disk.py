@@ -143,7 +143,10 @@ def test_a_database_on_a_full_disk_delays_nothing_and_gets_everything_later(
     assert client(uri).get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_read_only_folder_is_refused_before_training(disk, tiny_npz, capsys):
+def test_a_read_only_folder_is_refused_before_training(
+    disk, tiny_npz, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
     assert mount("-o", "remount,ro", str(disk)).returncode == 0
     words = ["run", "--policy", "random", "--dataset", tiny_npz, "--quiet"]
     for more in (
