@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from tests.plants import marker, pickled  # noqa: F401  (fixtures of every test)
+from tests.stores import free_port, mlflow_schema, store_uri  # noqa: F401  (the same)
 from tests.untouched import (  # noqa: F401  (hooks of every session)
     pytest_sessionfinish,
     pytest_sessionstart,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from settings import SETTINGS, N, make, observation
 
 from gstds.policies import KeepRatioPolicy, Policy, Transition
 from gstds.selection.weights import kept_count
+from tests.policies.settings import SETTINGS, N, make, observation
 
 
 @pytest.fixture(params=SETTINGS)

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-import settings
-from settings import ALWAYS, SETTINGS
 
 from gstds.common.noise import policy_seed
 from gstds.common.state import latest_state, save_state, state_digest
@@ -17,6 +15,8 @@ from gstds.policies import KeepRatioPolicy, RunContext, Transition
 from gstds.selection.weights import kept_count
 from gstds.train.running.options import config_from
 from gstds.train.running.setup import make_env, make_run_policy
+from tests.policies import settings
+from tests.policies.settings import ALWAYS, SETTINGS
 
 DIGITS = {
     "dataset": "digits",

@@ -6,11 +6,11 @@ import inspect
 
 import numpy as np
 import pytest
-from settings import CONTEXT, N, observation
 
 from gstds.policies import Transition, make_policy
 from gstds.policies.registry import POLICIES, policy_class
 from gstds.selection.schedules import make_schedule
+from tests.policies.settings import CONTEXT, N, observation
 
 OTHER = {
     "affinity": "clamp",

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from settings import CONTEXT, N, make, observation
 
 from gstds.observation.gradient_noise import NoiseScale, noise_samples, noise_share
 from gstds.policies import Selector, Transition, make_policy
 from gstds.selection.control import PlateauWatch, RiseWatch, gap_ratio, noise_ratio, spread_ratio
 from gstds.train.running.options import config_from
 from gstds.train.running.run import execute
+from tests.policies.settings import CONTEXT, N, make, observation
 from tests.stops import StopAfter
 
 ADAPTIVE = ["plateau", "loss-gap", "gradient-noise", "budget", "bandit"]

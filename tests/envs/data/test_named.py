@@ -6,7 +6,7 @@ import pytest
 
 from gstds.envs.data import fashion_mnist as fashion
 from gstds.envs.data.datasets import fetch_data, load_data, probe_data
-from tests.envs.test_datasets import picture
+from tests.envs.data.test_datasets import picture
 
 N, CLASSES = 120, 3
 

@@ -19,7 +19,7 @@ from gstds.train.tracking.spool import Spool, sync_spool
 from gstds.train.tracking.store import client
 from gstds.train.tracking.tracker import DataInput, MlflowTracker
 from tests.stops import StopAfter
-from tests.train.test_ui import Server
+from tests.train.tracking.test_server import Server
 
 HEAD = {"name": "late", "params": {"epochs": 3}, "tags": {"policy": "random"}}
 DATA = DataInput("digits", "f" * 64, 1257, 10, (8, 8, 1), "digits")

@@ -15,7 +15,7 @@ import pytest
 
 from gstds.train.cli.main import build_parser, main
 
-PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
+PAGE = Path(__file__).parents[3] / "docs" / "errors.md"
 LONGEST = 150
 RUN = ["run", "--no-tracking", "--quiet"]
 COMPARE = ["compare", "--no-tracking", "--quiet"]
@@ -219,8 +219,9 @@ In the library: a `ValueError` or `TypeError` (bad arguments), an `OSError` (fil
 `RuntimeError` (a call out of turn); messages name the parameter, its value and the mend. A run that
 fails later ends with exit code 1 and says at which step; `--debug` shows the traceback.
 
-This page is written by `python -m tests.train.test_errors_page` and compared with what really
-happens by `tests/train/test_errors_page.py`. Long answers are cut off (…), as are lists of names.
+This page is written by `python -m tests.train.cli.test_errors_page` and compared with what really
+happens by `tests/train/cli/test_errors_page.py`. Long answers are cut off (…), as are lists of
+names.
 """
 
 
@@ -253,7 +254,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_page_of_errors_is_what_happens_and_nothing_is_left(elsewhere):
-    assert page() == PAGE.read_text(), "run: python -m tests.train.test_errors_page"
+    assert page() == PAGE.read_text(), "run: python -m tests.train.cli.test_errors_page"
     assert list(elsewhere.iterdir()) == []
 
 

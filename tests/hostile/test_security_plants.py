@@ -297,7 +297,7 @@ def test_an_agents_tensors_cannot_be_a_pickle(tmp_path, pickled):
     from hashlib import sha256
 
     from gstds.policies.learned.agent_file import save_agent
-    from tests.policies.test_learned import agent
+    from tests.policies.learned.test_agent_policy import agent
 
     for data in (pickled, huge_header()):
         save_agent(tmp_path, agent())

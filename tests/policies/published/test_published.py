@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from views import CONTEXT, N, full_view
 
 from gstds import policies
 from gstds.common.noise import keyed_uniform
@@ -14,6 +13,7 @@ from gstds.selection.draws import percentiles
 from gstds.selection.pickers import PICKERS, make_picker, picker_names
 from gstds.selection.schedules import make_schedule
 from gstds.selection.scores import SCORES, make_score, score_names
+from tests.policies.views import CONTEXT, N, full_view
 
 QUARTER = make_schedule("constant", keep=0.25)
 STALE = ("stale-big-loss", "stale-jest", "stale-rho-loss", "stale-selective-backprop")

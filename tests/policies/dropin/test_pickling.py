@@ -7,8 +7,6 @@ import pickle
 
 import numpy as np
 import pytest
-from settings import CONTEXT, SETTINGS, make, observation
-from views import full_view
 
 from gstds.policies import Selector, make_policy
 from gstds.policies.sharded import Sharded
@@ -16,6 +14,8 @@ from gstds.selection.pickers import PICKERS, make_picker
 from gstds.selection.ratio_pickers import RATIO_PICKERS
 from gstds.selection.scores import SCORES, make_score
 from gstds.store.feature_store import build_store
+from tests.policies.settings import CONTEXT, SETTINGS, make, observation
+from tests.policies.views import full_view
 
 WITHOUT_SCORE = ("divbs", "k-center", "uniform")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-FOLDER = Path(__file__).parents[1] / "mlflow"
+FOLDER = Path(__file__).parents[2] / "mlflow"
 TEXT = (FOLDER / "compose.yaml").read_text()
 SERVICES = yaml.safe_load(TEXT)["services"]
 

@@ -1,3 +1,5 @@
+"""Fixtures of tests that need an MLflow store or a port."""
+
 from __future__ import annotations
 
 import contextlib
@@ -11,7 +13,7 @@ from gstds.train.tracking.store import prepare_store
 
 
 @pytest.fixture(scope="session")
-def _schema(tmp_path_factory) -> Path:
+def mlflow_schema(tmp_path_factory) -> Path:
     """An MLflow database without experiments of ours: making its schema takes seconds."""
     path = tmp_path_factory.mktemp("schema") / "mlflow.db"
     with contextlib.chdir(path.parent):  # MLflow puts the artifacts of its own experiment there
@@ -20,11 +22,11 @@ def _schema(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def store_uri(_schema, tmp_path) -> str:
+def store_uri(mlflow_schema, tmp_path) -> str:
     """The URI of a fresh sqlite store in the test's own folder."""
     place = tmp_path / "store" / "mlflow.db"
     place.parent.mkdir()
-    shutil.copy(_schema, place)
+    shutil.copy(mlflow_schema, place)
     return f"sqlite:///{place}"
 
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from settings import CONTEXT, N, observation
 
 from gstds.policies import make_policy
 from gstds.policies.controls.replay import Replay, decode_sequence, encode_sequence
+from tests.policies.settings import CONTEXT, N, observation
 
 RATIOS = np.arange(100) % 13 / 24
 

@@ -16,7 +16,7 @@ from gstds.train.cli.main import main
 from gstds.train.reporting.mlflow_summary import publish
 from gstds.train.tracking.store import client, prepare_store
 
-GLOSSARY = Path(__file__).parents[2] / "docs" / "tracking.md"
+GLOSSARY = Path(__file__).parents[3] / "docs" / "tracking.md"
 PLUG_IN = """
     from gstds.policies import KeepRatioPolicy
 
@@ -33,8 +33,8 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def store_uri(_schema, place):
-    shutil.copy(_schema, place / "mlflow.db")
+def store_uri(mlflow_schema, place):
+    shutil.copy(mlflow_schema, place / "mlflow.db")
     return f"sqlite:///{place / 'mlflow.db'}"
 
 

@@ -5,12 +5,12 @@ import textwrap
 
 import numpy as np
 import pytest
-from views import CONTEXT, N, full_view, permuted
 
 from gstds import policies
 from gstds.policies.registry import POLICIES, follows_schedule, policy_class
 from gstds.policies.spelling import refuse_misspelt
 from gstds.selection.schedules import Constant, make_schedule
+from tests.policies.views import CONTEXT, N, full_view, permuted
 
 
 def observation(progress=0.0, n=N, valid=N, seed=0):

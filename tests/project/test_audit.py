@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / ".ci" / "audit"
+SCRIPT = Path(__file__).parents[2] / ".ci" / "audit"
 
 
 @pytest.fixture

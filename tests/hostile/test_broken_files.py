@@ -25,7 +25,7 @@ from gstds.train.running.options import RunConfig
 from gstds.train.running.options_file import take_defaults
 from gstds.train.running.record import KeptRecord, read_kept
 from gstds.train.tracking.spool import Item, Point, Spool
-from tests.policies.test_learned import agent
+from tests.policies.learned.test_agent_policy import agent
 
 RUN = "0" * 32
 Case = tuple[Path, Callable[[], Any]]

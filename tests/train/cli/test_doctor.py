@@ -16,7 +16,7 @@ from gstds.train.cli.doctor import (
     guarded,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from settings import CONTEXT, N, make, observation
 
 from gstds.policies import Transition, make_policy
 from gstds.policies.adaptive.bandit import RATIOS
+from tests.policies.settings import CONTEXT, N, make, observation
 
 
 def pay(policy, reward, evaluate=True):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from settings import CONTEXT, SETTINGS, make
-from views import full_view
 
 from gstds.policies import Policy, RunContext, Selector, make_policy
 from gstds.selection.diverse import divbs_flops, k_center_flops
 from gstds.selection.pickers import PICKERS, make_picker
 from gstds.selection.schedules import make_schedule
+from tests.policies.settings import CONTEXT, SETTINGS, make
+from tests.policies.views import full_view
 
 SIZES = RunContext(**vars(CONTEXT) | {"feature_dim": 100, "embedding_dim": 30})
 CHARGED = {"divbs", "k-center", "linucb"}

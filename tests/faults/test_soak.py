@@ -59,7 +59,7 @@ def begun(data: str, cases: int):
 YOUNG = """
 import sys
 from pathlib import Path
-from tests.test_soak import BLOCK, begun, steps
+from tests.faults.test_soak import BLOCK, begun, steps
 
 env, folder = begun(sys.argv[1], int(sys.argv[2])), Path(sys.argv[3])
 steps(env, BLOCK, folder)
@@ -76,7 +76,7 @@ def speed_of_a_young_run(env, data: str, cases: int, folder: Path) -> float:
     """
     command = [sys.executable, "-c", YOUNG, data, str(cases), str(folder / "young")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=Path(__file__).parents[1], **pipes) as young:
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], **pipes) as young:
         assert young.stdout.readline() == "ready\n"
         ratios = []
         for _ in range(ROUNDS):
