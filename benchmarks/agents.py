@@ -136,7 +136,7 @@ def feature_space(
     from matplotlib import pyplot as plt
 
     env = DataSelectionEnv(**options, observe={"reference_losses": {}}, reward="none")
-    store: Any = env.world.reference.store  # type: ignore[union-attr]  # observed, so it is there
+    store: Any = env.task.reference.store  # type: ignore[union-attr]  # observed, so it is there
     features = np.asarray(store.gather(np.arange(len(env.data.train))), np.float64)
     _, _, axes = np.linalg.svd(features - features.mean(axis=0), full_matrices=False)
     x, y = ((features - features.mean(axis=0)) @ axes[:2].T).T

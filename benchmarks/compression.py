@@ -23,7 +23,7 @@ import numpy as np
 
 from gstds.common.files import write_json
 from gstds.envs.task.options import EnvOptions
-from gstds.envs.task.task import load_world
+from gstds.envs.task.task import load_task
 from gstds.spectral.fiedler import LAPLACIANS, fiedler_vector
 from gstds.store.compression import Compression, fit_basis, parse_compression, project
 from gstds.store.encoding import decode, encode
@@ -49,7 +49,7 @@ def features_of(options: argparse.Namespace, dataset: str) -> np.ndarray:
     chosen = EnvOptions(
         dataset=dataset, limit=limit, reference=options.reference, observe=("features",)
     )
-    reference = load_world(chosen).reference
+    reference = load_task(chosen).reference
     assert reference is not None  # noqa: S101  (the observation asks for it)
     return reference.features(np.arange(len(reference.rows)))
 

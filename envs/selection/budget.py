@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gstds.envs.learner.learner import Learner
 from gstds.envs.task.options import EnvOptions, scores_with_learner
 from gstds.envs.task.rewards import evaluates
-from gstds.envs.task.task import World
+from gstds.envs.task.task import Task
 from gstds.observation.cost import Ledger
 
 __all__ = ["Budget", "charge_reference", "check_pays_a_batch", "make_budget"]
@@ -34,21 +34,21 @@ class Budget:
     consumes_validation: bool
 
 
-def make_budget(options: EnvOptions, learner: Learner, world: World) -> Budget:
+def make_budget(options: EnvOptions, learner: Learner, task: Task) -> Budget:
     """Return the budget of an environment's options.
 
     Raises:
         ValueError: If the budget does not pay for the reference that it is charged with.
     """
-    full = options.epochs * len(world.data.train) * learner.train_flops
+    full = options.epochs * len(task.data.train) * learner.train_flops
     equal_budget = options.setting == "equal-budget"
     total = full * (options.budget if equal_budget else 1.0)
     if options.charge_reference:
-        total = _without_reference(total, world)
+        total = _without_reference(total, task)
     consumes = evaluates(options.reward) or bool(
         {"validation_loss", "validation_accuracy"} & set(options.observe)
     )
-    evaluation = len(world.data.reward_validation) * learner.forward_flops if consumes else 0.0
+    evaluation = len(task.data.reward_validation) * learner.forward_flops if consumes else 0.0
     return Budget(
         sample_flops=learner.train_flops,
         forward_flops=learner.forward_flops,
@@ -59,8 +59,8 @@ def make_budget(options: EnvOptions, learner: Learner, world: World) -> Budget:
     )
 
 
-def _without_reference(total: float, world: World) -> float:
-    reference = world.reference
+def _without_reference(total: float, task: Task) -> float:
+    reference = task.reference
     cost = reference.features_flops + reference.probe_flops if reference else 0.0
     if cost >= total:
         raise ValueError(
@@ -70,11 +70,11 @@ def _without_reference(total: float, world: World) -> float:
     return total - cost
 
 
-def charge_reference(ledger: Ledger, world: World) -> None:
+def charge_reference(ledger: Ledger, task: Task) -> None:
     """Note what the reference's features and probe cost, where there is a reference."""
-    if world.reference:
-        ledger.charge("features", world.reference.features_flops)
-        ledger.charge("probe", world.reference.probe_flops)
+    if task.reference:
+        ledger.charge("features", task.reference.features_flops)
+        ledger.charge("probe", task.reference.probe_flops)
 
 
 def check_pays_a_batch(budget: Budget, options: EnvOptions, policy_flops: float) -> None:

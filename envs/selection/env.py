@@ -36,7 +36,7 @@ from gstds.envs.selection.scorer import Scorer
 from gstds.envs.selection.trainer import Trainer
 from gstds.envs.task.distillation import make_teacher
 from gstds.envs.task.options import RUN_ENTRIES, EnvOptions
-from gstds.envs.task.task import Progress, World, load_world
+from gstds.envs.task.task import Progress, Task, load_task
 from gstds.observation.batch_view import step_noise
 from gstds.observation.cost import Ledger
 
@@ -158,8 +158,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self._group = group or Group()
         self._shards = check_integer("shards", shards, low=1, high=self.options.batch_size)
         self.device = resolve_device(self.options.device)
-        self.world: World = load_world(self.options, progress)
-        self.data = self.world.data
+        self.task: Task = load_task(self.options, progress)
+        self.data = self.task.data
         self.ledger = Ledger()
         self._draws = Draws(len(self.data.train), self.options.batch_size, 0)
         self.steps_per_epoch = self._draws.steps_per_epoch
@@ -167,7 +167,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self.max_draws = self.options.draws_allowed(self.total_steps)
         self._learner = self._new_learner(0)
         self._make_spaces()
-        self._budget = make_budget(self.options, self._learner, self.world)
+        self._budget = make_budget(self.options, self._learner, self.task)
         self._policy_flops = policy_flops or (lambda drawn, kept, context: 0.0)
         self._context = self.context()
         n = self.options.batch_size
@@ -177,7 +177,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self._running = False
 
     def _make_spaces(self) -> None:
-        options, reference = self.options, self.world.reference
+        options, reference = self.options, self.task.reference
         dim = reference.store.dim if reference else None
         n = options.batch_size
         seen = "learner_embeddings" in options.observe
@@ -219,7 +219,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             "budget_flops": self.budget_flops,
             "embedding_dim": self._embedding_width or 0,
             "epochs": self.options.epochs,
-            "feature_dim": self.world.reference.store.dim if self.world.reference else 0,
+            "feature_dim": self.task.reference.store.dim if self.task.reference else 0,
             "forward_flops": self._budget.forward_flops,
             "max_draws": self.max_draws,
             "num_classes": self.data.num_classes,
@@ -261,7 +261,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self._keep_ratio = 1.0
         self._closing: Indices = np.empty(0, dtype=np.int64)
         self.ledger = Ledger()
-        charge_reference(self.ledger, self.world)
+        charge_reference(self.ledger, self.task)
         self._make_parts()
         self._learner.set_progress(0.0)
         if evaluate:
@@ -273,7 +273,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         learner = self._learner = self._new_learner(seeds["initialization"])
         loader = self._loader = Loader(data, self.device, seeds["augmentation"])
         self._scorer = Scorer(
-            self.world,
+            self.task,
             options.observe,
             self._draws,
             learner,
@@ -294,7 +294,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             samples=len(data.train),
             progress=lambda: self.progress,
             normalizer=options.normalizer,
-            teacher=make_teacher(options, self.world.reference, self.device),
+            teacher=make_teacher(options, self.task.reference, self.device),
             group=self._group,
             pack=options.batch_size if options.pack else 0,
         )

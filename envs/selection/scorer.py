@@ -16,7 +16,7 @@ from gstds.envs.learner.learner import Learner
 from gstds.envs.learner.predictions import learner_view
 from gstds.envs.selection.prefetch import Ahead
 from gstds.envs.task.options import LEARNER_OBSERVATIONS, scores_with_learner
-from gstds.envs.task.task import World, needs_reference
+from gstds.envs.task.task import Task, needs_reference
 from gstds.observation.batch_view import shard_slices, spectral_view
 from gstds.observation.cost import Ledger
 
@@ -32,7 +32,7 @@ class Scorer:
     """Scores drawn batches with the reference's cached features and with the learner.
 
     Args:
-        world: Data, and the reference where something asks for one.
+        task: Data, and the reference where something asks for one.
         observe: Optional observations, name -> options.
         draws: Which samples a step draws.
         learner: The network under training.
@@ -51,7 +51,7 @@ class Scorer:
 
     def __init__(
         self,
-        world: World,
+        task: Task,
         observe: Mapping[str, Mapping[str, Any]],
         draws: Draws,
         learner: Learner,
@@ -64,7 +64,7 @@ class Scorer:
         embedding_width: int | None = None,
     ) -> None:
         # A reference that is there for distillation alone has no say here.
-        self._reference = world.reference if needs_reference(observe) else None
+        self._reference = task.reference if needs_reference(observe) else None
         self._observe, self._draws = observe, draws
         self._learner, self._loader, self._ledger = learner, loader, ledger
         # The thread has draws of its own: the others remember one epoch's order at a time.

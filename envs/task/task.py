@@ -28,9 +28,9 @@ from gstds.store.losses import open_logits, save_logits
 
 __all__ = [
     "ReferenceData",
-    "World",
+    "Task",
     "load_dataset",
-    "load_world",
+    "load_task",
     "needs_reference",
     "probe_fingerprint",
     "reference_store_path",
@@ -71,7 +71,7 @@ class ReferenceData:
 
 
 @dataclass(frozen=True)
-class World:
+class Task:
     """Data, and the reference's view of it where something asks for one."""
 
     data: Data
@@ -83,7 +83,7 @@ def needs_reference(observe: Mapping[str, Any]) -> bool:
     return bool({"spectral_scores", "reference_losses", "features", "degrees"} & set(observe))
 
 
-def load_world(options: EnvOptions, progress: Progress | None = None) -> World:
+def load_task(options: EnvOptions, progress: Progress | None = None) -> Task:
     """Load the data and, where something asks for it, the reference; shared within a process.
 
     Raises:
@@ -94,7 +94,7 @@ def load_world(options: EnvOptions, progress: Progress | None = None) -> World:
     check_files(data, progress)
     teaches = options.distill > 0
     if not needs_reference(options.observe) and not teaches:
-        return World(data, None)
+        return Task(data, None)
     reference = load_reference(
         data,
         options.reference,
@@ -103,7 +103,7 @@ def load_world(options: EnvOptions, progress: Progress | None = None) -> World:
         with_logits=teaches,
         compress=options.compress,
     )
-    return World(data, reference)
+    return Task(data, reference)
 
 
 def load_dataset(options: EnvOptions) -> Data:

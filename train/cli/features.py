@@ -8,7 +8,7 @@ from collections.abc import Callable
 from gstds.common.files import cache_root
 from gstds.envs.task.features import make_extractor
 from gstds.envs.task.options import EnvOptions
-from gstds.envs.task.task import load_world, probe_fingerprint, reference_store_path
+from gstds.envs.task.task import load_task, probe_fingerprint, reference_store_path
 from gstds.train.running.options import RunConfig
 
 __all__ = ["prepare_features"]
@@ -47,7 +47,7 @@ def prepare_features(
         from gstds.train.launching.ray_features import build_on_ray
 
         build_on_ray(config, ray, progress)
-    reference = load_world(options, progress).reference
+    reference = load_task(options, progress).reference
     assert reference is not None  # noqa: S101  (the observation above asks for it)
     if verify:
         reference.store.verify()
@@ -62,7 +62,7 @@ def prepare_features(
 
 def _forget(config: RunConfig) -> None:
     """Delete the features and what the probe made of them."""
-    data = load_world(EnvOptions(**config.env_options(), observe=())).data
+    data = load_task(EnvOptions(**config.env_options(), observe=())).data
     reference = make_extractor(data, config.reference, config.compress)
     shutil.rmtree(reference_store_path(data, reference)[0], ignore_errors=True)
     name = f"{probe_fingerprint(data, reference)}.safetensors"

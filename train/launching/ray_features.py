@@ -18,7 +18,7 @@ from gstds.envs.task.features import (
     reference_store_path,
 )
 from gstds.envs.task.options import EnvOptions
-from gstds.envs.task.task import load_world
+from gstds.envs.task.task import load_task
 from gstds.store.format import MANIFEST_NAME
 from gstds.train.launching.ray_runs import (
     RETRIES,
@@ -54,7 +54,7 @@ def build_on_ray(config: RunConfig, address: str, progress: Progress | None = No
         ConnectionError: If no cluster answers, or its workers die again and again.
         OSError: If the cache cannot be written.
     """
-    data = load_world(EnvOptions(**config.env_options(), observe=()), progress).data
+    data = load_task(EnvOptions(**config.env_options(), observe=()), progress).data
     # Here it says what is wanted; nodes compute, on the device that the configuration names.
     extractor = make_extractor(data, config.reference, config.compress)
     store = reference_store_path(data, extractor)[0]

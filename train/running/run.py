@@ -370,7 +370,7 @@ class Runner:
     def _result(self, status: str, test: Any) -> dict[str, Any]:
         env, ledger = self.env, self.ledger
         at_end = env.status
-        reference = env.world.reference
+        reference = env.task.reference
         seconds = dict(ledger.seconds)
         if reference:
             seconds |= reference.seconds

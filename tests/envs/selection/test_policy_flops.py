@@ -87,7 +87,7 @@ def test_a_run_of_k_center_is_charged_for_its_distances(tmp_path):
     kept = np.unpackbits(np.load(tmp_path / "kept.npz")["kept"], axis=1).sum(1)
     env = make_env(config, make_run_policy(config))
     drawn = [len(env.draws.batch(step)) for step in range(env.total_steps)]
-    dim = env.world.reference.store.dim
+    dim = env.task.reference.store.dim
     expected = sum(k_center_flops(n, int(k), dim) for n, k in zip(drawn, kept, strict=True))
     assert result["flops_by_phase"]["policy"] == expected
     phases = ("train", "score", "spectral", "evaluate", "policy")

@@ -31,7 +31,7 @@ def test_slices_cover_all_and_differ_by_one_at_most():
 def test_scores_are_those_of_the_shards_graphs(tiny_npz, shards):
     observe = {"spectral_scores": {"laplacian": "normalized"}, "degrees": {}, "features": {}}
     env, view = begun(tiny_npz, observe=observe, shards=shards)
-    features = env.world.reference.features(env.batch)
+    features = env.task.reference.features(env.batch)
     gaps = []
     for rows in shard_slices(32, shards):
         spectrum = fiedler_vector(features[rows], laplacian="normalized")

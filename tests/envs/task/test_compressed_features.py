@@ -7,7 +7,7 @@ import pytest
 
 from gstds.envs.selection.env import DataSelectionEnv
 from gstds.envs.task.options import EnvOptions
-from gstds.envs.task.task import load_world
+from gstds.envs.task.task import load_task
 
 NETWORK = """
 def means():
@@ -27,7 +27,7 @@ def reference(tiny_npz, tmp_path, monkeypatch):
         options = EnvOptions(
             dataset=tiny_npz, reference=reference, compress=compress, observe=("features",)
         )
-        found = load_world(options).reference
+        found = load_task(options).reference
         return found, found.features(np.arange(len(found.rows)))
 
     return load

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gstds.envs import DataSelectionEnv
-from gstds.envs.task import task as world
+from gstds.envs.task import task
 from gstds.envs.task.distillation import Teacher
 from gstds.train.cli.main import main
 from gstds.train.running.options import config_from, identity
@@ -44,17 +44,17 @@ def test_the_objective_is_the_formulas(share, temperature):
 
 def test_the_reference_has_logits_that_give_its_losses_and_they_are_kept(options, monkeypatch):
     bare = {k: v for k, v in options.items() if k != "policy"}
-    monkeypatch.setattr(world, "held_references", {})
-    assert DataSelectionEnv(**bare, observe=("reference_losses",)).world.reference.logits is None
+    monkeypatch.setattr(task, "held_references", {})
+    assert DataSelectionEnv(**bare, observe=("reference_losses",)).task.reference.logits is None
     env = DataSelectionEnv(**bare, observe=(), distill=0.5)
-    reference = env.world.reference
+    reference = env.task.reference
     labels = env.data.train.labels
     losses = -np.log(softmax(reference.logits.astype(np.float64)))[np.arange(len(labels)), labels]
     np.testing.assert_allclose(losses, reference.losses, atol=1e-5)
     assert "reference_losses" not in env.reset(seed=0)[0]
-    monkeypatch.setattr(world, "held_references", {})
-    monkeypatch.setattr(world, "cross_fitted_losses", None)  # nothing is fitted a second time
-    again = world.load_reference(env.data, "untrained", "cpu", with_logits=True)
+    monkeypatch.setattr(task, "held_references", {})
+    monkeypatch.setattr(task, "cross_fitted_losses", None)  # nothing is fitted a second time
+    again = task.load_reference(env.data, "untrained", "cpu", with_logits=True)
     np.testing.assert_array_equal(again.logits, reference.logits)
 
 

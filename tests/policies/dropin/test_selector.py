@@ -51,7 +51,7 @@ def test_the_same_samples_are_kept_as_in_the_environment(name):
     )
     seen, _ = env.reset(seed=3)
     policy.reset(policy_seed(3), RunContext(**env.context()))
-    reference = env.world.reference
+    reference = env.task.reference
     selector = Selector(
         name,
         reference and reference.store,
