@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 __all__ = [
+    "FEWEST_RUNS",
     "Table",
     "accuracy_header",
     "caption",
     "comparison_table",
+    "effect_size",
     "fixed",
     "flop_unit",
     "format_flops",
@@ -30,6 +32,9 @@ __all__ = [
 Summary = Sequence[Mapping[str, Any]]
 
 _PREFIXES = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
+FEWEST_RUNS = 10
+"""With fewer runs no difference is claimed and no effect size shown."""
+
 _NOTHING = "-"
 
 
@@ -196,7 +201,7 @@ def _columns(summary: Summary) -> dict[str, Any]:
     names = dict(zip(compute, (unit, "+ ref/R", "+ ref"), strict=False))
     against = {
         "diff": lambda r: points(r, "difference", "difference_ci95", sign="+"),
-        "d": lambda r: fixed(r.get("effect_size"), 1),
+        "d": lambda r: effect_size(r, 1),
         "p Holm": lambda r: p_value(r.get("p_holm")),
         "p flip": lambda r: p_value(r.get("sign_flip_p")),
     }
@@ -257,6 +262,12 @@ def fixed(value: float | None, digits: int, unit: str = "") -> str:
     return _NOTHING if value is None else f"{value:.{digits}f}{unit}"
 
 
+def effect_size(row: Mapping[str, Any], digits: int) -> str:
+    """Return a row's effect size; a hyphen for so few pairs that it would say nothing."""
+    enough = row.get("n_pairs", 0) >= FEWEST_RUNS
+    return fixed(row.get("effect_size") if enough else None, digits)
+
+
 def three_digits(value: float) -> str:
     """Return a number with about three digits."""
     if value >= 99.95:
@@ -271,8 +282,10 @@ def _span(counts: Sequence[int]) -> str:
 def _test_sentence(baseline: str, seeds: int) -> str:
     if seeds < 2:
         return f"One seed: no interval and no test against {baseline}."
+    size = "d: mean difference over its standard deviation"
+    few = f"{seeds} runs are too few to claim a difference, or for an effect size d"
     return (
-        f"d: mean difference over its standard deviation; p Holm: two-sided paired t test against "
+        f"{size if seeds >= FEWEST_RUNS else few}; p Holm: two-sided paired t test against "
         f"{baseline}, adjusted over the policies (Holm); "
         f"p flip: exact sign-flip test, not below {2 / 2**seeds:.3g} with {seeds} seeds."
     )

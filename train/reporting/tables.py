@@ -7,8 +7,10 @@ from typing import Any
 
 from gstds.train.figures.curves import cost_to_accuracy, curves
 from gstds.train.figures.tables import (
+    FEWEST_RUNS,
     Table,
     accuracy_header,
+    effect_size,
     fixed,
     flop_unit,
     format_flops,
@@ -45,7 +47,7 @@ def accuracy_table(summary: Sequence[Row], caption: str = "") -> Table:
     """Lay out final accuracies with every test against the baseline."""
     tests: dict[str, Cell] = {
         "diff": lambda r: points(r, "difference", "difference_ci95", sign="+"),
-        "d": lambda r: fixed(r.get("effect_size"), 2),
+        "d": lambda r: effect_size(r, 2),
         "p t": lambda r: p_value(r.get("p_value")),
         "p Holm": lambda r: p_value(r.get("p_holm")),
         "p flip": lambda r: p_value(r.get("sign_flip_p")),
@@ -75,7 +77,7 @@ def controls_table(rows: Sequence[Row]) -> Table:
             "same": lambda r: str(r["same"]),
             "seeds": lambda r: str(r["n_pairs"]),
             "diff": lambda r: points(r, "difference", "difference_ci95", sign="+"),
-            "d": lambda r: fixed(r.get("effect_size"), 2),
+            "d": lambda r: effect_size(r, 2),
             "p t": lambda r: p_value(r.get("p_value")),
             "p flip": lambda r: p_value(r.get("sign_flip_p")),
             "compute": lambda r: fixed(r.get("compute_ratio"), 2, "×"),
@@ -230,5 +232,7 @@ def _difference(row: Row, other: str, p: float | None) -> str:
     difference = points(row, "difference", "difference_ci95", sign="+")
     if p is None:
         return f"{difference} points to {other}, not tested"
+    if row["n_pairs"] < FEWEST_RUNS:
+        return f"{difference} points to {other} ({row['n_pairs']} runs: too few to tell)"
     word = "a difference" if p < _SIGNIFICANT else "no difference shown"
     return f"{difference} points to {other} (p {p_value(p)}: {word})"

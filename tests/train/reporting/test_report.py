@@ -20,6 +20,7 @@ from gstds.train.figures.plots import (
 from gstds.train.figures.statistics import summarize
 from gstds.train.figures.tables import comparison_table, format_flops
 from gstds.train.reporting.report import write_report
+from gstds.train.reporting.tables import findings
 
 PNG = b"\x89PNG"
 
@@ -71,6 +72,20 @@ def test_table_shows_what_the_summary_says():
     assert (
         "short full" in comparison_table(summarize(RUNS, "random"), setting="equal-budget").caption
     )
+
+
+@pytest.mark.parametrize("seeds", [9, 10])
+def test_fewer_than_ten_runs_claim_nothing(seeds):
+    """Half a point in every seed: p is far below .05 however few they are."""
+    near = {s: 0.8 + s / 1000 for s in range(seeds)}
+    runs = [run("random", s, a) for s, a in near.items()]
+    runs += [run("gstds", s, a - 0.005 - 1e-4 * (s % 3)) for s, a in near.items()]
+    summary = summarize(runs, "random")
+    row = cells(comparison_table(summary), "gstds")
+    said = next(s for s in findings({"summary": summary}) if s.startswith("gstds"))
+    assert (row["d"] == "-") == (seeds < 10)
+    assert ("too few to tell" in said) == (seeds < 10)
+    assert ("a difference" in said) == (seeds >= 10)
 
 
 def test_one_policy_and_one_seed_need_no_test():
