@@ -9,6 +9,9 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Not the home: matplotlib lists the fonts it finds, once.
 os.environ.setdefault("MPLCONFIGDIR", str(Path(__file__).parents[1] / ".pytest_cache" / "mpl"))
 
+# Otherwise Ray notes a token of its own making in the home.
+os.environ.setdefault("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+
 import numpy as np
 import pytest
 import torch
