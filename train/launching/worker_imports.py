@@ -13,9 +13,9 @@ import os
 import signal
 import sys
 
-__all__: list[str] = []
+__all__ = ["MODULES"]
 
-_MODULES = (
+MODULES = (
     "gstds.train.cli.main",
     "gstds.train.comparing.fan_out",
     "gstds.train.tracking.tracker",
@@ -34,7 +34,7 @@ def _preload() -> None:
     # Ctrl-C reaches the whole group; the server leaves it to its workers, also while it imports.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
-    for name in _MODULES:
+    for name in MODULES:
         if os.getppid() != parent:  # refused its input meanwhile: nobody will ask for a worker
             raise SystemExit
         # What cannot be imported is told by the worker that needs it.
