@@ -10,9 +10,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
+from gstds import IndexedDataset, SelectionSampler, Selector, prepare_store
 from gstds.common.files import cache_root
-from gstds.policies import IndexedDataset, SelectionSampler, Selector
-from gstds.store.from_images import prepare_store
 
 
 class Digits(Dataset):

@@ -18,9 +18,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from gstds import Selector, prepare_store
 from gstds.common.files import cache_root
-from gstds.policies import Selector
-from gstds.store.from_images import prepare_store
 
 
 def train(rank: int, address: str, folder: str, policy: str, epochs: int) -> None:

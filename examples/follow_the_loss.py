@@ -1,6 +1,6 @@
 """An adaptive schedule of one's own: gstds run --policy follow_the_loss:FollowTheLoss."""
 
-from gstds.policies import KeepRatioPolicy
+from gstds import KeepRatioPolicy
 
 
 class FollowTheLoss(KeepRatioPolicy):

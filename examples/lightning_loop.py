@@ -12,10 +12,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from gstds import Selector, prepare_store
 from gstds.common.files import cache_root
-from gstds.policies import Selector
 from gstds.reference.vision import import_torchvision
-from gstds.store.from_images import prepare_store
 
 import_torchvision()  # beside a CPU torch it may need a hand, and lightning imports it
 import lightning  # noqa: E402

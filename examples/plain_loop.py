@@ -10,9 +10,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from gstds import Selector, prepare_store
 from gstds.common.files import cache_root
-from gstds.policies import Selector
-from gstds.store.from_images import prepare_store
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:

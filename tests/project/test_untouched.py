@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-GUARD = Path(__file__).with_name("untouched.py")
+GUARD = Path(__file__).parents[1] / "untouched.py"
 TESTS = {
     "nothing": "pass",
     "caches": "Path('.hypothesis').mkdir(); Path('a.egg-info').mkdir()",

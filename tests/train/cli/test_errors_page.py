@@ -115,58 +115,44 @@ def refusal(words: list[str]) -> str:
 
 
 def functions() -> dict[str, Callable[[], Any]]:
-    import gstds.reference.networks
-    import gstds.selection.schedules
-    import gstds.selection.weights
-    import gstds.spectral.fiedler
-    from gstds import envs, policies
-    from gstds.store.feature_store import FeatureStore, build_store
+    import gstds
+    import gstds.envs
+    import gstds.reference
+    import gstds.selection
+    import gstds.spectral
+    import gstds.store
 
     noise = np.array([0.1, 0.6])
     return {
-        "gstds.spectral.fiedler.fiedler_vector(np.zeros((2, 3)))": lambda: (
-            gstds.spectral.fiedler.fiedler_vector(np.zeros((2, 3)))
+        "gstds.fiedler_vector(np.zeros((2, 3)))": lambda: gstds.fiedler_vector(np.zeros((2, 3))),
+        "gstds.fiedler_vector([1, 2])": lambda: gstds.fiedler_vector([1, 2]),
+        "gstds.fiedler_vector(x, solver='fast')": lambda: gstds.fiedler_vector(
+            np.ones((2, 3)), solver="fast"
         ),
-        "gstds.spectral.fiedler.fiedler_vector([1, 2])": lambda: (
-            gstds.spectral.fiedler.fiedler_vector([1, 2])
+        "gstds.spectral.degrees(np.ones(3))": lambda: gstds.spectral.degrees(np.ones(3)),
+        "gstds.selection.kept_count(1.3, 10)": lambda: gstds.selection.kept_count(1.3, 10),
+        "gstds.selection.top_k([nan, 1], 1)": lambda: gstds.selection.top_k([np.nan, 1], 1),
+        "gstds.selection.uniform(3, noise)": lambda: gstds.selection.uniform(3, noise),
+        "gstds.selection.weighted_sample([-1, 1], 1, noise)": (
+            lambda: gstds.selection.weighted_sample([-1, 1], 1, noise)
         ),
-        "gstds.spectral.fiedler.fiedler_vector(x, solver='fast')": lambda: (
-            gstds.spectral.fiedler.fiedler_vector(np.ones((2, 3)), solver="fast")
+        "gstds.selection.hybrid([1, 2], [1, 2], 3, noise)": (
+            lambda: gstds.selection.hybrid([1, 2], [1, 2], 3, noise)
         ),
-        "gstds.spectral.fiedler.degrees(np.ones(3))": lambda: gstds.spectral.fiedler.degrees(
-            np.ones(3)
+        "gstds.make_schedule('sigmoid', keep=0.95)": (
+            lambda: gstds.make_schedule("sigmoid", keep=0.95)
         ),
-        "gstds.selection.weights.kept_count(1.3, 10)": lambda: gstds.selection.weights.kept_count(
-            1.3, 10
-        ),
-        "gstds.selection.weights.top_k([nan, 1], 1)": lambda: gstds.selection.weights.top_k(
-            [np.nan, 1], 1
-        ),
-        "gstds.selection.weights.uniform(3, noise)": lambda: gstds.selection.weights.uniform(
-            3, noise
-        ),
-        "gstds.selection.weights.weighted_sample([-1, 1], 1, noise)": (
-            lambda: gstds.selection.weights.weighted_sample([-1, 1], 1, noise)
-        ),
-        "gstds.selection.weights.hybrid([1, 2], [1, 2], 3, noise)": (
-            lambda: gstds.selection.weights.hybrid([1, 2], [1, 2], 3, noise)
-        ),
-        "gstds.selection.schedules.make_schedule('sigmoid', keep=0.95)": (
-            lambda: gstds.selection.schedules.make_schedule("sigmoid", keep=0.95)
-        ),
-        "gstds.selection.schedules.make_schedule('linear', low=1)": (
-            lambda: gstds.selection.schedules.make_schedule("linear", low=1)
-        ),
-        "gstds.selection.schedules.Linear()(1.2)": lambda: gstds.selection.schedules.Linear()(1.2),
-        "FeatureStore.open('nowhere')": lambda: FeatureStore.open("nowhere"),
-        "build_store(..., rows=0)": lambda: build_store(
+        "gstds.make_schedule('linear', low=1)": lambda: gstds.make_schedule("linear", low=1),
+        "gstds.make_schedule('linear')(1.2)": lambda: gstds.make_schedule("linear")(1.2),
+        "gstds.FeatureStore.open('nowhere')": lambda: gstds.FeatureStore.open("nowhere"),
+        "gstds.store.build_store(..., rows=0)": lambda: gstds.store.build_store(
             "s", rows=0, dim=1, fingerprint="", backbone={}, compute=lambda a, b: None
         ),
-        "gstds.reference.networks.make_reference('resnet51', image_side=32)": lambda: (
-            gstds.reference.networks.make_reference("resnet51", image_side=32)
+        "gstds.reference.make_reference('resnet51', image_side=32)": lambda: (
+            gstds.reference.make_reference("resnet51", image_side=32)
         ),
         "gstds.envs.DataSelectionEnv(datasett='digits')": (
-            lambda: envs.DataSelectionEnv(datasett="digits")
+            lambda: gstds.envs.DataSelectionEnv(datasett="digits")
         ),
         "env.step(np.full(32, nan))": lambda: _environment().step(np.full(32, np.nan)),
         "env.step(np.ones(3))": lambda: _environment().step(np.ones(3)),
@@ -174,9 +160,10 @@ def functions() -> dict[str, Callable[[], Any]]:
         "env.step before env.reset": lambda: _environment(reset=False).step(np.ones(32)),
         "env.reset(options={'a': 1})": lambda: _environment().reset(options={"a": 1}),
         "env.load_state_dict({})": lambda: _environment().load_state_dict({}),
-        "policies.make_policy('gstd')": lambda: policies.make_policy("gstd"),
-        "policies.make_policy('learned:nowhere')": (
-            lambda: policies.make_policy("learned:nowhere")
+        "gstds.make_policy('gstd')": lambda: gstds.make_policy("gstd"),
+        "gstds.make_policy('learned:nowhere')": lambda: gstds.make_policy("learned:nowhere"),
+        "gstds.run('gstds', epochss=2, out='there')": (
+            lambda: gstds.run("gstds", epochss=2, out="there")
         ),
     }
 
