@@ -1,4 +1,4 @@
-"""GSTDS, the baseline: guided spectral data selection (arXiv 2507.04269)."""
+"""GSTDS, the baseline: Guided Spectrally Tuned Data Selection (arXiv 2507.04269)."""
 
 from __future__ import annotations
 
