@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gstds.common.files import cache_root
 from gstds.envs.data.downloads import exclusive, quick_downloads, require_answer
@@ -23,7 +25,7 @@ from gstds.envs.data.images import ArrayImages, FileImages
 from gstds.envs.data.raw_data import Content, crop_padding, make_content
 from gstds.reference.vision import import_torchvision
 
-__all__ = ["SOURCES", "NamedSource"]
+__all__ = ["SOURCES", "NamedSource", "digits"]
 
 _FILE_SIDE = 224
 
@@ -47,12 +49,21 @@ class NamedSource:
     files: bool = False
 
 
-def _read_digits(_: int | None) -> Content:
-    from sklearn.datasets import load_digits
+def digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Return scikit-learn's handwritten digits: images (1797, 8, 8) of 0..255, labels (1797,).
 
-    digits = load_digits()
-    images = np.rint(digits.images * (255.0 / 16.0)).astype(np.uint8)
-    return make_content("digits", ArrayImages(images), digits.target, None, None, pad=1)
+    Its file is read where it lies: importing scikit-learn takes longer than a run on them.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    folder = Path(str(spec and spec.origin)).parent
+    rows = np.loadtxt(folder / "datasets" / "data" / "digits.csv.gz", np.uint8, delimiter=",")
+    images = np.rint(rows[:, :-1].reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
+    return images, rows[:, -1].astype(np.int64)
+
+
+def _read_digits(_: int | None) -> Content:
+    images, labels = digits()
+    return make_content("digits", ArrayImages(images), labels, None, None, pad=1)
 
 
 def _read_fashion(_: int | None) -> Content:

@@ -80,9 +80,10 @@ def build_model(name: str, shape: tuple[int, int, int], classes: int, seed: int)
     if ":" in name:
         return _user_model(name, shape, classes, seed)
     check_choice("learner", name, LEARNERS)
-    with torch.device("meta"):
+    # Torch's own weights are drawn and thrown away: off the meta device it would load its compiler,
+    # which takes longer than a short run. The default generator is put back as it was.
+    with torch.random.fork_rng(devices=[]):
         model = LEARNERS[name][0](shape, classes)
-    model = model.to_empty(device="cpu")
     initialize(model, torch.Generator().manual_seed(seed % 2**63))
     return model
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gstds.common.files import cache_root, write_bytes
+from gstds.envs.data.named import digits
 from gstds.envs.learner.models import build_model
 from gstds.envs.learner.optimizers import SGD
 
@@ -63,12 +63,9 @@ def digits_network() -> nn.Module:
 
 
 def _train(model: nn.Module) -> None:
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    pixels = np.round(data.images * (255 / 16)).astype(np.uint8)
+    pixels, classes = digits()
     images = _input(torch.from_numpy(pixels)[:, None])
-    labels = torch.from_numpy(data.target.astype(np.int64))
+    labels = torch.from_numpy(classes)
     optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     generator = torch.Generator().manual_seed(_SEED)
     model.train()

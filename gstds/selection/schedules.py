@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 import numpy as np
-from scipy.integrate import quad
-from scipy.optimize import brentq
 
 from gstds.common.checks import (
     check_choice,
@@ -84,6 +82,8 @@ class Schedule:
         return 1.0 / self._integral(lambda p: 1.0 / self._ratio(p)) if lowest > _LEAST else 0.0
 
     def _integral(self, function: Callable[[float], float]) -> float:
+        from scipy.integrate import quad  # slow to import, and seldom needed
+
         edges = (0.0, *self._breakpoints(), 1.0)
         inner = 1e-12
         return math.fsum(
@@ -114,6 +114,8 @@ class Schedule:
             raise ValueError(f"keep: the mean of {shape} is 0 in unit {unit!r}; raise its levels")
         if keep <= mean:
             return shape._affine(keep / mean, 0.0)
+        from scipy.optimize import brentq
+
         scale = brentq(
             lambda s: shape._affine(s, 1.0 - s).mean_keep(unit) - keep, 0.0, 1.0, xtol=1e-13
         )
@@ -176,6 +178,8 @@ class Sigmoid(Schedule):
                 f"keep must be in [{lowest:.3f}, {highest:.3f}] for a sigmoid from {shape.low:g} "
                 f"to {shape.high:g}, got {keep:g}; change low or high, or use schedule 'constant'"
             )
+        from scipy.optimize import brentq
+
         midpoint = brentq(lambda m: mean_at(m) - keep, first, last, xtol=1e-13)
         return replace(shape, midpoint=midpoint)
 
