@@ -30,8 +30,8 @@ class Best(Policy):
     without trust come last. How many labels are wrong is estimated from the reference losses, see
     `gstds.selection.label_noise`, which assumes that a wrong one is drawn uniformly. Clean labels
     are not wholly trusted either: mean trust was .974 on clean Fashion-MNIST. Under wrong labels
-    the gain is this filter's: a random choice among trusted labels had as much
-    (docs/results/best.md).
+    the gain is this filter's: a random choice among trusted labels had as much, and full training
+    that stops early most of it (docs/results/best.md).
 
     What is kept trains at the loss weight ``weight``, by default 2, which is a doubled learning
     rate: compare with others at twice the rate. A learner without normalization may not stand it:
@@ -53,8 +53,8 @@ class Best(Policy):
     source = "this project; last losses as in InfoBatch, arXiv 2303.04947"
     cost = "nothing beside training on the kept samples; the reference's losses are cached"
     helps = (
-        "at a small budget, as others that go by the last loss do; uniformly wrong labels, by its "
-        "filter, which random keep could have too"
+        "at a small budget, as others that go by the last loss do, none of them tuned; uniformly "
+        "wrong labels, by its filter, which random keep could have too"
     )
     hurts = (
         "a learning rate that is at its limit already: the loss has to rise before it is lowered; "

@@ -16,8 +16,8 @@ class GSTDS(KeepRatioPolicy):
     """Half by Fiedler score, half by reference loss, on a sigmoid schedule: the paper's method.
 
     The paper leaves open the score's sign, the Laplacian and the direction of the loss weight: the
-    options below. The defaults are one reading, and not the best of those tried
-    (docs/results/policies.md).
+    options below. The defaults are one reading; in three seeds, which claim
+    nothing, others had higher means (docs/results/policies.md).
 
     Args:
         schedule: Keep-ratio schedule; the paper's sigmoid from .18 to .88.

@@ -40,7 +40,7 @@ class KeepRatioBandit(KeepRatioPolicy):
 
     source = "Exp3.S: Auer et al. 2002; discounted UCB: Garivier and Moulines 2011, arXiv 0805.3415"
     cost = "that of the picker, and the evaluations of the reward-validation split"
-    helps = "long runs with many evaluations (--evaluations), above all at equal budget"
+    helps = "meant for long runs with many evaluations (--evaluations); not shown there"
     hurts = "short runs: a keep ratio is tried for a whole evaluation interval, noise decides"
     uses_reward = True
 

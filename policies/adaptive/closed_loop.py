@@ -39,7 +39,7 @@ class Plateau(KeepRatioPolicy):
 
     source = "this project; the rule that lowers learning rates on a plateau, turned to data"
     cost = "that of the picker"
-    helps = "runs whose loss stalls late: they begin cheaply and get more data when it is needed"
+    helps = "meant for runs whose loss stalls late: a cheap beginning, more data when it is needed"
     hurts = "a loss that stalls for other reasons, such as a large learning rate, buys data too"
     _watch = PlateauWatch(2, 0.0)
 
@@ -107,7 +107,7 @@ class LossGap(KeepRatioPolicy):
 
     source = "this project"
     cost = "that of the picker, and the evaluations of the reward-validation split"
-    helps = "small sets that a run overfits"
+    helps = "meant for small sets that a run overfits"
     hurts = "T is of kept samples: a picker of easy ones opens the gap, one of hard ones closes it"
     _decay = 0.9
 
@@ -182,7 +182,7 @@ class GradientNoise(KeepRatioPolicy):
 
     source = "the noise scale of McCandlish et al. 2018, arXiv 1812.06162"
     cost = "that of the picker; the noise scale is measured on the updates' own gradients"
-    helps = "large drawn batches: early in training, when few samples say it all, it keeps few"
+    helps = "meant for large drawn batches: early, when few samples say it all, it keeps few"
     hurts = "drawn batches far below the noise scale: everything is kept"
 
     def __init__(

@@ -22,7 +22,7 @@ class Random(KeepRatioPolicy):
 
     source = "RS2, arXiv 2305.18424"
     cost = "nothing beside training on the kept samples"
-    helps = "everywhere, more than one would think: the baseline to beat"
+    helps = "as the control of every selector, at a learning rate of its own"
     hurts = "noisy labels: it keeps as many of them as there are"
 
     def __init__(self, schedule: Schedule | str | None = None) -> None:

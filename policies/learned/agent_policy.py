@@ -29,7 +29,7 @@ class Learned(SummaryPolicy):
 
     source = "this project: trained in gstds/KeepRatio-v0"
     cost = "that of its picker; the network costs nothing beside"
-    helps = "at a small budget, near the runs that it was trained on"
+    helps = "meant for a small budget, near the runs that it was trained on"
     hurts = "far from them: it extrapolates"
 
     def __init__(self, path: str) -> None:

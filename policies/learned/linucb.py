@@ -46,7 +46,7 @@ class LinUCB(SummaryPolicy):
 
     source = "LinUCB, arXiv 1003.0146; Thompson sampling, arXiv 1209.3352"
     cost = "that of its picker, and two solves of 18 unknowns for each ratio at a decision"
-    helps = "when there are no runs to train an agent on beforehand"
+    helps = "meant for when there are no runs to train an agent on; below random keep on digits"
     hurts = "short runs: it has only a few dozen decisions to learn from"
 
     def __init__(

@@ -20,7 +20,7 @@ class KCenter(KeepRatioPolicy):
 
     source = "Sener and Savarese, arXiv 1708.00489; Gonzalez, 1985"
     cost = "n·(n + 4)·D for the distances of all pairs; no forward, cached features"
-    helps = "duplicates and redundant data"
+    helps = "meant for duplicates and redundant data"
     hurts = "outliers and wrong labels: both are far from everything"
 
     def __init__(self, schedule: Schedule | str | None = None) -> None:
@@ -65,7 +65,7 @@ class FiedlerBoundary(KeepRatioPolicy):
         "the spectral solve: n²·D + 4/3·n³ up to 320 samples, above that 8·n·D an iteration; "
         "no forward, cached features"
     )
-    helps = "where the classes meet in the reference's features"
+    helps = "meant for where the classes meet in the reference's features"
     hurts = "when the cut has little to do with the labels"
 
     def __init__(

@@ -23,7 +23,7 @@ class DivBS(KeepRatioPolicy):
 
     source = "DivBS, arXiv 2406.04872"
     cost = "n·f for the learner's forward; 2·n²·(C + H + 1) + 2·n·k² for the pick, k samples kept"
-    helps = "redundant batches at a low keep ratio"
+    helps = "meant for redundant batches at a low keep ratio"
     hurts = "noisy labels: their gradients are large and unlike the others"
     paper_schedule = ("constant", {"keep": 0.1})
 

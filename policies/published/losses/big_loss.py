@@ -20,7 +20,7 @@ class BigLoss(KeepRatioPolicy):
 
     source = "Online batch selection, arXiv 1511.06343; Ordered SGD, arXiv 1907.04371"
     cost = "n·f for the learner's forward"
-    helps = "clean data on which most samples are learned early"
+    helps = "meant for clean data on which most samples are learned early"
     hurts = "noisy labels: wrong labels have the highest losses"
     _score = "loss"
 

@@ -20,7 +20,7 @@ class EasyReference(KeepRatioPolicy):
 
     source = "easy-reference of JEST, arXiv 2406.17711"
     cost = "nothing beside training on the kept samples; the reference's losses are cached"
-    helps = "noisy labels at a moderate keep ratio"
+    helps = "meant for noisy labels at a moderate keep ratio"
     hurts = "clean data: the hard samples are never seen"
 
     def __init__(self, schedule: Schedule | str | None = None) -> None:

@@ -29,7 +29,7 @@ class Jest(KeepRatioPolicy):
 
     source = "JEST, arXiv 2406.17711; learnability: RHO-LOSS, arXiv 2206.07137"
     cost = _SCORING
-    helps = "noisy or redundant data, a reference that generalizes, low keep ratios"
+    helps = "meant for noisy or redundant data, a reference that generalizes, low keep ratios"
     hurts = (
         "clean data at a high keep ratio: the scoring forward costs more than it saves above 2/3"
     )
@@ -80,7 +80,7 @@ class RhoLoss(KeepRatioPolicy):
 
     source = "RHO-LOSS, arXiv 2206.07137"
     cost = _SCORING
-    helps = "noisy labels and redundant data, with a reference that generalizes"
+    helps = "meant for noisy labels and redundant data, with a reference that generalizes"
     hurts = "a weak reference; no draw: the same hard samples come back each epoch"
     paper_schedule = ("constant", {"keep": 0.1})
     _score = "learnability"

@@ -34,7 +34,7 @@ class SelectiveBackprop(KeepRatioPolicy):
 
     source = "Selective-Backprop, arXiv 1910.00762"
     cost = "n·f for the learner's forward"
-    helps = "clean data on which most samples are learned early; milder than big-loss"
+    helps = "meant for clean data on which most samples are learned early; milder than big-loss"
     hurts = "noisy labels; high keep ratios, where the forward costs more than it saves"
     paper_schedule = ("constant", {"keep": 0.5})
     paper_parameters = {"beta": 1.0}  # noqa: RUF012  (a constant of the class)

@@ -22,7 +22,7 @@ class Uncertainty(KeepRatioPolicy):
 
     source = "Margin and entropy sampling: Settles, Active Learning Literature Survey, 2009"
     cost = "n·f for the learner's forward"
-    helps = "late in training, near the decision boundary; wrong labels do not attract it"
+    helps = "meant for late training, near the decision boundary; wrong labels do not attract it"
     hurts = "early in training: nothing is sure; ambiguous samples come back for ever"
 
     def __init__(self, schedule: Schedule | str | None = None, measure: str = "margin") -> None:
