@@ -38,7 +38,12 @@ class Solution:
 
 
 def status_of(lambda2: float, lambda3: float, lambda_max: float) -> str:
-    """Name the spectrum's low end: ``disconnected``, ``degenerate`` or ``converged``."""
+    """Name the spectrum's low end: ``indefinite``, ``disconnected``, ``degenerate``, ``converged``.
+
+    Below zero the trivial vector is not the lowest: the cosines had negative ones among them.
+    """
+    if lambda2 < -RESOLUTION * lambda_max:
+        return "indefinite"
     if abs(lambda2) <= RESOLUTION * lambda_max:
         return "disconnected"
     return "degenerate" if lambda3 - lambda2 <= RESOLUTION * lambda_max else "converged"

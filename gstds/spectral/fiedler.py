@@ -70,8 +70,9 @@ class Spectrum:
             if clamped. Sharp to about 1/N unless clamped.
         iterations: Expansions of the matrix-free solver; 0 for the dense one.
         residual: Norm of L·v - lambda2·v.
-        status: ``converged``; ``disconnected`` (lambda2 <= 1e-6·lambda_max); ``degenerate``
-            (lambda3 - lambda2 <= 1e-6·lambda_max); ``not-converged``; ``trivial`` (N = 1).
+        status: ``converged``; ``indefinite`` (lambda2 below zero, with negative cosines);
+            ``disconnected`` (lambda2 <= 1e-6·lambda_max); ``degenerate`` (lambda3 - lambda2 <=
+            1e-6·lambda_max); ``not-converged``; ``trivial`` (N = 1).
     """
 
     scores: Any

@@ -147,6 +147,9 @@ def test_cosine_takes_signed_features_as_they_are(solver):
     values = oracle(features, "unnormalized")[1]
     spectrum = fiedler_vector(features, affinity="cosine", solver=solver, sign="raw")
     assert spectrum.lambda2 == pytest.approx(values[0], abs=1e-6 * values[-1])
+    assert values[0] < 0
+    assert spectrum.status == "indefinite"
+    assert fiedler_vector(features, solver=solver).status == "converged"  # shifted
     with pytest.raises(ValueError, match="positive degrees"):
         fiedler_vector(features, affinity="cosine", laplacian="normalized", solver=solver)
 
