@@ -120,15 +120,17 @@ def test_the_source_distribution_holds_what_builds_the_wheel_and_nothing_else(bu
     }
 
 
-def test_the_tree_builds_the_same_wheel_as_the_source_distribution(built, clone, tmp_path):
+def test_the_tree_builds_the_same_as_fresh_copies(built, clone, tmp_path):
     tree = tmp_path / "tree"
     shutil.copytree(clone, tree, ignore=shutil.ignore_patterns("build", "*.egg-info", "dist"))
-    code = "import setuptools.build_meta as b; b.build_wheel('dist')"
+    code = "import setuptools.build_meta as b; b.build_wheel('dist'); b.build_sdist('dist')"
     (tree / "dist").mkdir()
     done = run([sys.executable, "-c", code], tree)
     assert done.returncode == 0, done.stderr
-    (wheel,) = (tree / "dist").iterdir()
+    wheel, sdist = (tree / "dist" / path.name for path in built)
     assert contents(wheel) == contents(built[0])
+    with tarfile.open(sdist) as ours, tarfile.open(built[1]) as theirs:
+        assert sorted(ours.getnames()) == sorted(theirs.getnames())
 
 
 def test_make_wheel_is_this_build():
