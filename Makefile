@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # One test process per core, up to four; each test uses one thread.
 PARALLEL ?= -n auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: help setup setup-slow run test test-slow test-soak lint audit format bench bench-quick clean
+.PHONY: help setup setup-slow run test test-slow test-soak lint audit format wheel bench bench-quick clean
 .DEFAULT_GOAL := setup
 
 help:
@@ -58,6 +58,9 @@ audit: setup ## ask what is known against the installed packages, or check their
 format: setup ## put the sources into their style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+wheel: setup ## the wheel and the source distribution, in dist/
+	$(BIN)/python .ci/wheel dist
 
 bench: setup ## measure docs/performance.md again, on an idle machine
 	$(BIN)/python benchmarks/performance_page.py --run

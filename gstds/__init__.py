@@ -82,12 +82,17 @@ def __dir__() -> list[str]:
 
 
 def _refuse_a_mixture() -> None:
-    """Refuse to run with sub-packages of another copy: an installed one, beside this folder."""
+    """Refuse to run without sub-packages, or with those of another, installed copy."""
     here = Path(__file__).resolve().parent
     for name in ("envs", "policies", "train"):
         spec = importlib.util.find_spec(f"{__name__}.{name}")
         found = Path(spec.origin).resolve().parent if spec and spec.origin else None
-        if found not in (None, here / name, here.parent / name):
+        if found is None:
+            raise ImportError(
+                f"gstds comes from {here}, which is no whole copy: gstds.{name} is not found; "
+                f"install it (pip install {here.parent}), or start Python in another folder"
+            )
+        if found not in (here / name, here.parent / name):
             raise ImportError(
                 f"two copies of gstds are mixed: gstds comes from {here}, gstds.{name} from "
                 f"{found}; install the copy that you mean into an environment of its own, or "

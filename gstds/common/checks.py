@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 __all__ = [
@@ -73,7 +75,12 @@ def module_advice(name: str) -> str:
     if module.startswith(".") and "/" not in module:
         return f"name the module without leading dots: {name.lstrip('.')}"
     if not (module.endswith(".py") or "/" in module):
-        return f"run from the folder that holds {module.replace('.', '/')}.py"
+        file = module.replace(".", "/") + ".py"
+        top = module.partition(".")[0]
+        other = getattr(sys.modules.get(top), "__file__", None)
+        if other and Path(file).is_file():
+            return f"{top!r} is {other}, which hides the one here; rename yours"
+        return f"run from the folder that holds {file}"
     folder, _, file = module.rpartition("/")
     where = f", from the folder {folder}" if folder.strip("./") else ""
     return f"name the module, not the file: {file.removesuffix('.py')}:{attribute}{where}"

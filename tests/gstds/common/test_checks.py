@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -28,6 +30,23 @@ from gstds.common.checks import (
 )
 def test_a_file_that_was_meant_as_a_module(name, advice):
     assert module_advice(name) == advice
+
+
+def test_a_package_that_hides_the_users_own_is_named(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "net.py").write_text("")
+    (tmp_path / "installed" / "mine").mkdir(parents=True)
+    other = tmp_path / "installed" / "mine" / "__init__.py"
+    other.write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    with pytest.raises(ImportError):
+        importlib.import_module("mine.net")
+    assert module_advice("mine.net:make") == (
+        f"'mine' is {other}, which hides the one here; rename yours"
+    )
+    monkeypatch.delitem(sys.modules, "mine")
+    assert module_advice("mine.net:make") == "run from the folder that holds mine/net.py"
 
 
 def test_the_near_names_come_first():

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import gstds
 from gstds.train.cli.doctor import (
     Check,
     check_resnet50,
@@ -73,20 +72,50 @@ def test_nothing_shadows_here():
     assert check_shadowing() == []
 
 
-@pytest.mark.parametrize("with_init", [True, False])
-@pytest.mark.parametrize("name", ["gstds", "envs", "policies", "train"])
-def test_a_folder_of_the_user_that_shadows_is_named(tmp_path, monkeypatch, name, with_init):
-    (tmp_path / name).mkdir()
-    if with_init:
-        (tmp_path / name / "__init__.py").write_text("")
+@pytest.mark.parametrize(
+    "shadow",
+    [
+        *("gstds.py", "gstds/", "gstds/__init__.py", "envs/", "envs/__init__.py", "policies.py"),
+        *("train.py", "mlflow/", "mlflow.py", "mlflow/__init__.py", "numpy/__init__.py"),
+    ],
+)
+def test_what_shadows_in_a_users_process_is_named(tmp_path, monkeypatch, shadow):
+    place = tmp_path / shadow
+    if shadow.endswith(".py"):
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("raise RuntimeError('the user's own')\n")
+    else:
+        place.mkdir()
     monkeypatch.chdir(tmp_path)
     problems = check_shadowing()
-    code = [sys.executable, "-c", "import gstds; print(gstds.__version__)"]
+    # What a user's process does; a folder without __init__ never hides an installed package.
+    name = Path(shadow).parts[0].removesuffix(".py")
+    library = name if name in ("mlflow", "numpy") else "gstds"
+    code = [sys.executable, "-c", f"import gstds, {library}; gstds.__version__, {library}.__file__"]
     works = subprocess.run(code, capture_output=True, check=False).returncode == 0
-    assert works or name == "gstds"  # the other names are nobody's
     if works:
         assert problems == []
     else:
         (problem,) = problems
-        assert str(tmp_path / "gstds") in problem
-        assert gstds.__file__ in problem
+        assert problem.startswith(f"package {name!r} comes from {place}")
+        kind = "file" if shadow.count("/") == 0 else "folder"
+        assert f"rename that {kind} or" in problem
+    assert works == (
+        shadow.split("/")[0] in ("envs", "policies.py", "train.py") or shadow == "mlflow/"
+    )
+
+
+def test_files_of_the_folder_are_looked_at_and_not_run(tmp_path, monkeypatch):
+    for name in ("gstds.py", "mlflow.py"):
+        (tmp_path / name).write_text("open('it-ran', 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    assert len(check_shadowing()) == 2
+    assert not (tmp_path / "it-ran").exists()
+
+
+def test_a_python_that_cannot_import_it_at_all_is_told(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise RuntimeError('mine')\n")
+    monkeypatch.chdir(tmp_path)
+    (problem,) = check_shadowing()
+    assert "cannot import gstds" in problem
+    assert problem.endswith("RuntimeError: mine")
