@@ -30,7 +30,7 @@ _LOSSES = "gstds.policies.published.losses"
 
 UNLISTED: dict[str, str] = {
     "custom": "gstds.policies.custom:Custom",
-    "short-full": "gstds.policies.controls.uniform:Full",
+    "short-full": "gstds.policies.uninformed.uniform:Full",
 }
 """Names that say nothing without an argument: understood, not listed. ``short-full`` is what a
 comparison calls full training at the compute of another policy."""
@@ -44,8 +44,8 @@ REPLAY = "random:"
 POLICIES: dict[str, str] = {
     "best": "gstds.policies.best:Best",
     "gstds": "gstds.policies.gstds:GSTDS",
-    "random": "gstds.policies.controls.uniform:Random",
-    "full": "gstds.policies.controls.uniform:Full",
+    "random": "gstds.policies.uninformed.uniform:Random",
+    "full": "gstds.policies.uninformed.uniform:Full",
     "bandit": "gstds.policies.adaptive.bandit:KeepRatioBandit",
     "big-loss": f"{_LOSSES}.big_loss:BigLoss",
     "budget": "gstds.policies.adaptive.budget:BudgetControl",
@@ -107,7 +107,7 @@ def policy_class(name: str) -> type[Policy]:
     if name.startswith(LEARNED):
         return policy_class("gstds.policies.learned.agent_policy:Learned")
     if name.startswith(REPLAY):
-        return policy_class("gstds.policies.controls.replay:Replay")
+        return policy_class("gstds.policies.uninformed.replay:Replay")
     named = POLICIES | UNLISTED
     target = name if ":" in name else named.get(name) or installed_policies().get(name)
     if target is None:

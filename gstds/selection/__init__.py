@@ -1,6 +1,6 @@
 """How many samples of a drawn batch are kept, and which: pure functions over arrays."""
 
-from gstds.selection.draws import bernoulli_by_percentile, chunked_softmax, softmax_sample
+from gstds.selection.sampling import bernoulli_by_percentile, chunked_softmax, softmax_sample
 from gstds.selection.schedules import Schedule, make_schedule
 from gstds.selection.weights import (
     hybrid,

@@ -26,7 +26,7 @@ from gstds.common.checks import (
     near_names,
 )
 from gstds.selection.diverse import divbs, divbs_flops, k_center, k_center_flops
-from gstds.selection.draws import bernoulli_by_percentile, chunked_softmax, softmax_sample
+from gstds.selection.sampling import bernoulli_by_percentile, chunked_softmax, softmax_sample
 from gstds.selection.scores import NamedScore, make_score, spectral_score
 from gstds.selection.weights import LOSS_WEIGHTINGS, hybrid, top_k, uniform, weighted_sample
 

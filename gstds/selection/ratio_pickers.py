@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_choice
-from gstds.selection.draws import softmax_sample
+from gstds.selection.sampling import softmax_sample
 from gstds.selection.weights import hybrid, learnability, uniform
 
 __all__ = ["RATIO_PICKERS", "RatioPicker", "ratio_picker"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from gstds.selection.diverse import divbs, greedy_orthogonal, k_center
-from gstds.selection.draws import bernoulli_by_percentile, chunked_softmax, softmax_sample
+from gstds.selection.sampling import bernoulli_by_percentile, chunked_softmax, softmax_sample
 from gstds.selection.schedules import SCHEDULES, make_schedule
 from gstds.selection.weights import (
     hybrid,

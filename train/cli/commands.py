@@ -352,7 +352,7 @@ def do_data(arguments: Arguments) -> int:
 def do_features(arguments: Arguments) -> int:
     """Compute the reference's features and losses, or check them."""
     user_folder_on_path()
-    from gstds.train.cli.features import prepare_features
+    from gstds.train.cli.reference_features import prepare_features
 
     config = config_from(given_options(arguments))
     with Console(quiet=arguments.quiet) as console:

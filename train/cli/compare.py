@@ -37,7 +37,7 @@ def do_compare(arguments: Arguments) -> int:
     from gstds.train.comparing.compare import compare, plan
     from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.ending import StopFlag, interruptible
-    from gstds.train.terminal.board import Board
+    from gstds.train.terminal.live_table import Board
 
     comparison = comparison_from(arguments, tuple(arguments.policies or _POLICIES), "compare")
     plan(comparison)
@@ -66,7 +66,7 @@ def _compare_datasets(arguments: Arguments, comparison: Comparison, datasets: Se
     from gstds.train.comparing.datasets import check_data, on_dataset, write_overview
     from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.ending import StopFlag, interruptible
-    from gstds.train.terminal.board import Board
+    from gstds.train.terminal.live_table import Board
 
     every = [on_dataset(comparison, dataset) for dataset in datasets]
     _check_once(datasets, [one.folder for one in every])

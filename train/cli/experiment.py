@@ -60,7 +60,7 @@ def _comparisons(arguments: Arguments) -> int:
     from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.reporting.experiment import write_experiment
     from gstds.train.running.ending import StopFlag, interruptible
-    from gstds.train.terminal.board import Board
+    from gstds.train.terminal.live_table import Board
 
     preset = EXPERIMENTS[arguments.name]
     datasets = tuple(arguments.dataset or ORIGINAL_DATASETS)

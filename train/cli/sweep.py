@@ -29,7 +29,7 @@ def do_sweep(arguments: Arguments) -> int:
     from gstds.train.comparing.sweep import parse_axes, sweep_grid, sweep_optuna
     from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.ending import StopFlag, interruptible
-    from gstds.train.terminal.board import Board
+    from gstds.train.terminal.live_table import Board
 
     if not arguments.sweep:
         raise ValueError("--sweep-optuna needs --sweep KEY=LOW..HIGH ...: what is searched")

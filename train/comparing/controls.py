@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gstds.policies.controls.replay import encode_sequence
 from gstds.policies.registry import REPLAY
+from gstds.policies.uninformed.replay import encode_sequence
 from gstds.selection.schedules import Schedule
 from gstds.selection.weights import kept_count
 from gstds.train.comparing.variants import split_name

@@ -10,7 +10,7 @@ import numpy as np
 from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import derived_uniform
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition, Weights
-from gstds.selection.draws import keep_probabilities, percentiles
+from gstds.selection.sampling import keep_probabilities, percentiles
 from gstds.selection.schedules import Schedule
 
 __all__ = ["SelectiveBackprop", "StaleSelectiveBackprop"]

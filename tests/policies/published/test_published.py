@@ -9,8 +9,8 @@ from gstds import policies
 from gstds.common.noise import keyed_uniform
 from gstds.policies.published.losses.selective_backprop import SelectiveBackprop
 from gstds.policies.registry import POLICIES, UNLISTED
-from gstds.selection.draws import percentiles
 from gstds.selection.pickers import PICKERS, make_picker, picker_names
+from gstds.selection.sampling import percentiles
 from gstds.selection.schedules import make_schedule
 from gstds.selection.scores import SCORES, make_score, score_names
 from tests.policies.views import CONTEXT, N, full_view

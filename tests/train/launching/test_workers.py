@@ -239,7 +239,7 @@ def test_workers_have_the_environment_and_the_folder_of_now(
     (tmp_path / f"telling_{method}.py").write_text(
         "import os\n"
         "from pathlib import Path\n"
-        "from gstds.policies.controls.uniform import Full\n"
+        "from gstds.policies.uninformed.uniform import Full\n"
         "class Telling(Full):\n"
         "    def act(self, observation):\n"
         "        Path(f'worker-{os.getpid()}').write_text(os.environ['SEEN_BY_WORKERS'])\n"

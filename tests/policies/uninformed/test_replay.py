@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gstds.policies import make_policy
-from gstds.policies.controls.replay import Replay, decode_sequence, encode_sequence
+from gstds.policies.uninformed.replay import Replay, decode_sequence, encode_sequence
 from tests.policies.settings import CONTEXT, N, observation
 
 RATIOS = np.arange(100) % 13 / 24

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from gstds.train.launching.jobs import Job
 from gstds.train.running.options import RunConfig
-from gstds.train.terminal import board
-from gstds.train.terminal.board import Board
+from gstds.train.terminal import live_table as board
+from gstds.train.terminal.live_table import Board
 
 
 def job(policy, seed):

@@ -1,1 +1,0 @@
-"""What policies are held against: uniform random samples, everything, another one's counts."""
