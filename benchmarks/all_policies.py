@@ -24,6 +24,7 @@ from typing import Any
 from gstds.common.files import write_text
 from gstds.policies.registry import policy_names
 from gstds.train.cli.main import main as gstds
+from gstds.train.figures.statistics import with_holm
 
 DATA = {
     "digits": ["--dataset", "digits"],
@@ -102,7 +103,7 @@ def table(rows: Sequence[Summary], full_flops: float) -> str:
     """Lay out a summary as Markdown."""
     head = "| policy | n | test % | minus random | p Holm | worst class % | keep | / full | + ref |"
     lines = [head, "|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
-    for row in sorted(rows, key=lambda r: -(r["mean"] or 0.0)):
+    for row in sorted(with_holm(rows), key=lambda r: -(r["mean"] or 0.0)):
         p = row.get("p_holm")
         cells = [
             row["policy"],
@@ -121,10 +122,10 @@ def table(rows: Sequence[Summary], full_flops: float) -> str:
 
 def controls_table(rows: Sequence[Summary]) -> str:
     """Lay out the tests against the controls as Markdown."""
-    lines = ["| policy | control | same | minus control | p t |", "|---|---|---|--:|--:|"]
-    for row in rows:
+    lines = ["| policy | control | same | minus control | p Holm |", "|---|---|---|--:|--:|"]
+    for row in with_holm(rows):
         gap = _points(row["difference"], row["difference_ci95"], sign="+")
-        p = row.get("p_value")
+        p = row["p_holm"]
         said_p = "-" if p is None else "<.001" if p < 0.001 else f"{p:.3f}".lstrip("0")
         lines.append(f"| {row['policy']} | {row['control']} | {row['same']} | {gap} | {said_p} |")
     return "\n".join(lines)

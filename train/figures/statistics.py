@@ -23,6 +23,7 @@ __all__ = [
     "sign_flip_p",
     "summarize",
     "summarize_controls",
+    "with_holm",
 ]
 
 Run = Mapping[str, Any]
@@ -214,6 +215,12 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
         running = max(running, min(1.0, (len(known) - rank) * p))
         adjusted[name] = running
     return adjusted
+
+
+def with_holm(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows with ``p_holm``: their ``p_value`` adjusted over all of them."""
+    adjusted = holm({str(i): row.get("p_value") for i, row in enumerate(rows)})
+    return [{**row, "p_holm": p} for row, p in zip(rows, adjusted.values(), strict=True)]
 
 
 def _flip_sums(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gstds.train.figures.curves import cost_to_accuracy, curves
+from gstds.train.figures.statistics import with_holm
 from gstds.train.figures.tables import (
     FEWEST_RUNS,
     Table,
@@ -70,7 +71,7 @@ def accuracy_table(summary: Sequence[Row], caption: str = "") -> Table:
 def controls_table(rows: Sequence[Row]) -> Table:
     """Lay out the tests of policies against their controls."""
     return _lay_out(
-        rows,
+        with_holm(rows),
         {
             "policy": lambda r: str(r["policy"]),
             "control": lambda r: str(r["control"]),
@@ -78,13 +79,13 @@ def controls_table(rows: Sequence[Row]) -> Table:
             "seeds": lambda r: str(r["n_pairs"]),
             "diff": lambda r: points(r, "difference", "difference_ci95", sign="+"),
             "d": lambda r: effect_size(r, 2),
-            "p t": lambda r: p_value(r.get("p_value")),
+            "p Holm": lambda r: p_value(r.get("p_holm")),
             "p flip": lambda r: p_value(r.get("sign_flip_p")),
             "compute": lambda r: fixed(r.get("compute_ratio"), 2, "×"),
         },
-        "diff: policy minus control in points, paired by seed, with its 95% t interval; the p are "
-        "not adjusted for the number of rows. compute: the policy's over the control's. Same keep "
-        "sequence: random samples, as many of each batch as the policy kept (of its run with the "
+        "diff: policy minus control in points, paired by seed, with its 95% t interval; p Holm: "
+        "paired t test, adjusted over the rows. compute: the policy's over the control's. Same "
+        "keep sequence: random samples, as many of each batch as the policy kept (of its run with the "
         "same seed; under an equal budget at the same share of the budget). Same compute: all "
         "samples, but training is over, fully decayed, when the baseline's compute is spent.",
     )
@@ -213,7 +214,7 @@ def findings(comparison: Mapping[str, Any]) -> tuple[str, ...]:
     """Say in a sentence for each policy how it stands to the baseline and to its control."""
     against = {
         (str(row["policy"]), str(row["same"])): row
-        for row in comparison.get("against_controls", ())
+        for row in with_holm(comparison.get("against_controls", ()))
     }
     lines = []
     for row in comparison["summary"]:
@@ -223,7 +224,7 @@ def findings(comparison: Mapping[str, Any]) -> tuple[str, ...]:
             parts.append(_difference(row, str(row["baseline"]), row.get("p_holm")))
         control = against.get((policy, "keep sequence"))
         if control and control["control"] != row["baseline"]:
-            parts.append(_difference(control, str(control["control"]), control.get("p_value")))
+            parts.append(_difference(control, str(control["control"]), control["p_holm"]))
         lines.append("; ".join(parts) + ".")
     return tuple(lines)
 

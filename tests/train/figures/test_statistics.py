@@ -17,6 +17,7 @@ from gstds.train.figures.statistics import (
     paired_t,
     sign_flip_p,
     summarize,
+    with_holm,
 )
 
 
@@ -187,3 +188,8 @@ def test_effect_size_is_the_mean_difference_in_sample_deviations() -> None:
     assert cohens_d([0.0, 0.0]) == 0.0
     assert cohens_d([0.5, 0.5]) is None
     assert cohens_d([0.5]) is None
+
+
+def test_a_tables_p_values_are_adjusted_over_its_rows():
+    rows = [{"policy": n, "p_value": p} for n, p in (("a", 0.04), ("b", None), ("c", 0.01))]
+    assert [row["p_holm"] for row in with_holm(rows)] == [0.04, None, 0.02]
