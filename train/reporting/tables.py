@@ -85,8 +85,8 @@ def controls_table(rows: Sequence[Row]) -> Table:
         },
         "diff: policy minus control in points, paired by seed, with its 95% t interval; p Holm: "
         "paired t test, adjusted over the rows. compute: the policy's over the control's. Same "
-        "keep sequence: random samples, as many of each batch as the policy kept (of its run with the "
-        "same seed; under an equal budget at the same share of the budget). Same compute: all "
+        "keep sequence: random samples, as many of each batch as the policy kept (of its run with "
+        "the same seed; under an equal budget at the same share of the budget). Same compute: all "
         "samples, but training is over, fully decayed, when the baseline's compute is spent.",
     )
 
