@@ -66,9 +66,9 @@ def register_agent(folder: str | Path, name: str, uri: str) -> str:
     from mlflow.types import Schema, TensorSpec
 
     # MLflow logs models to its one global store only; a registry of its own stays what it was.
-    before = mlflow.get_tracking_uri()
+    # Setting it names it in the environment too, where None takes it out again.
+    before: Any = mlflow.get_tracking_uri() if mlflow.tracking.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(uri)
-
     try:
         info = mlflow.pyfunc.log_model(
             name="agent",

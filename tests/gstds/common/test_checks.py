@@ -40,6 +40,7 @@ def test_a_package_that_hides_the_users_own_is_named(tmp_path, monkeypatch):
     other.write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "installed")
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # another test's
     with pytest.raises(ImportError):
         importlib.import_module("mine.net")
     assert module_advice("mine.net:make") == (

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -34,10 +36,12 @@ def test_a_registered_agent_answers_as_the_policy_does(folder, store_uri, tmp_pa
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     where = mlflow.get_tracking_uri()
     assert register_agent(folder, "keeper", store_uri) == "models:/keeper/1"
     assert register_agent(folder, "keeper", store_uri) == "models:/keeper/2"
     assert mlflow.get_tracking_uri() == where
+    assert "MLFLOW_TRACKING_URI" not in os.environ
     mlflow.set_tracking_uri(store_uri)
     try:
         model = mlflow.pyfunc.load_model("models:/keeper/2")
@@ -55,7 +59,7 @@ def test_a_registered_agent_answers_as_the_policy_does(folder, store_uri, tmp_pa
         assert {"agent.json", "agent.safetensors", "MLmodel"} <= names
         assert not any(name.endswith((".pkl", ".py", ".pt")) for name in names), files
     finally:
-        mlflow.set_tracking_uri(where)
+        mlflow.set_tracking_uri(None)
 
 
 def test_no_damaged_agent_is_registered(folder, store_uri):
