@@ -67,7 +67,8 @@ def register_agent(folder: str | Path, name: str, uri: str) -> str:
 
     # MLflow logs models to its one global store only; a registry of its own stays what it was.
     # Setting it names it in the environment too, where None takes it out again.
-    before: Any = mlflow.get_tracking_uri() if mlflow.tracking.is_tracking_uri_set() else None
+    was_set = mlflow.tracking.is_tracking_uri_set()  # type: ignore[no-untyped-call]
+    before: Any = mlflow.get_tracking_uri() if was_set else None
     mlflow.set_tracking_uri(uri)
     try:
         info = mlflow.pyfunc.log_model(
