@@ -8,7 +8,14 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from gstds.common.checks import check_choice, check_number, module_advice, near_names, users_code
+from gstds.common.checks import (
+    check_choice,
+    check_number,
+    module_advice,
+    near_names,
+    renamed,
+    users_code,
+)
 from gstds.policies.base import KeepRatioPolicy, Policy
 from gstds.policies.spelling import refuse_misspelt
 from gstds.selection.schedules import Schedule
@@ -120,7 +127,8 @@ def policy_class(name: str) -> type[Policy]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name != module_name.partition(".")[0] and error.name != module_name:
-            raise ValueError(f"policy {name!r} cannot be imported: {error}") from error
+            hint = f"; {renamed(error.name)}" if renamed(error.name) else ""
+            raise ValueError(f"policy {name!r} cannot be imported: {error}{hint}") from error
         raise ValueError(
             f"policy {name!r}: no module {module_name!r}; {module_advice(target)}"
         ) from error

@@ -17,6 +17,7 @@ __all__ = [
     "check_number",
     "module_advice",
     "near_names",
+    "renamed",
     "require_entries",
     "users_code",
 ]
@@ -65,6 +66,14 @@ def near_names(name: str, known: Iterable[str]) -> str:
     return f"{hint}known: {', '.join(options) or 'none'}"
 
 
+def renamed(module: str | None) -> str:
+    """Return what became of a package of release 0.1, if a missing module is of one; else ""."""
+    top = (module or "").partition(".")[0]
+    if top not in ("envs", "policies", "train"):
+        return ""
+    return f"the project's package {top!r} of release 0.1 is 'gstds.{top}' now (CHANGELOG.md)"
+
+
 def module_advice(name: str) -> str:
     """Return what to do about a ``module:attribute`` whose module is not found.
 
@@ -80,6 +89,8 @@ def module_advice(name: str) -> str:
         other = getattr(sys.modules.get(top), "__file__", None)
         if other and Path(file).is_file():
             return f"{top!r} is {other}, which hides the one here; rename yours"
+        if renamed(top) and not Path(top).exists():
+            return renamed(top)
         return f"run from the folder that holds {file}"
     folder, _, file = module.rpartition("/")
     where = f", from the folder {folder}" if folder.strip("./") else ""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,6 +48,17 @@ class ReadsOnlyItsNeeds(dict):
         needs = set(policy.needs)
         needs |= {"lambda2", "eigengap", "effective_nodes"} if "spectral_scores" in needs else set()
         super().__init__({k: v for k, v in full.items() if k in ALWAYS_THERE | needs})
+
+
+def test_a_plug_in_for_the_first_release_is_told_the_new_name(tmp_path, monkeypatch):
+    (tmp_path / "for_old.py").write_text("from policies import KeepRatioPolicy\n")
+    monkeypatch.chdir(tmp_path)  # not in the clone, whose folder has the name
+    elsewhere = [p for p in sys.path if not (Path(p) / "policies").is_dir()]
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *elsewhere])
+    with pytest.raises(
+        ValueError, match=r"No module named 'policies'; .* is 'gstds\.policies' now"
+    ):
+        policies.make_policy("for_old:Old")
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))

@@ -32,6 +32,14 @@ def test_a_file_that_was_meant_as_a_module(name, advice):
     assert module_advice(name) == advice
 
 
+@pytest.mark.parametrize("top", ["envs", "policies", "train"])
+def test_a_package_of_the_first_release_is_told_its_new_name(tmp_path, monkeypatch, top):
+    monkeypatch.chdir(tmp_path)
+    assert f"is 'gstds.{top}' now" in module_advice(f"{top}.mine:M")
+    (tmp_path / top).mkdir()  # a user's own
+    assert module_advice(f"{top}.mine:M") == f"run from the folder that holds {top}/mine.py"
+
+
 def test_a_package_that_hides_the_users_own_is_named(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "net.py").write_text("")
