@@ -137,8 +137,12 @@ def finishes(script, *words):
 
 @pytest.mark.parametrize(
     "script",
-    [STEPS, BY_FUNCTION, IN_MID_EPISODE, OLD_LIBGOMP],
-    ids=["by id", "by function", "in mid-episode", "old libgomp"],
+    [
+        pytest.param(STEPS, id="by id"),
+        pytest.param(BY_FUNCTION, id="by function", marks=pytest.mark.slow),
+        pytest.param(IN_MID_EPISODE, id="in mid-episode", marks=pytest.mark.slow),
+        pytest.param(OLD_LIBGOMP, id="old libgomp", marks=pytest.mark.slow),
+    ],
 )
 def test_vectors_and_forks_go_on_as_in_one_process(tiny_npz, script):
     finishes(script, tiny_npz)
