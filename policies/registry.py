@@ -50,7 +50,7 @@ REPLAY = "random:"
 
 POLICIES: dict[str, str] = {
     "best": "gstds.policies.best:Best",
-    "gstds": "gstds.policies.gstds:GSTDS",
+    "gstds": "gstds.policies.paper:GSTDS",
     "random": "gstds.policies.uninformed.uniform:Random",
     "full": "gstds.policies.uninformed.uniform:Full",
     "bandit": "gstds.policies.adaptive.bandit:KeepRatioBandit",

@@ -6,7 +6,15 @@ from gstds.common.lazy import lazy_names
 
 if TYPE_CHECKING:
     from gstds.train.calls import compare, run
+    from gstds.train.running.ending import RunFailedError
 
-__all__ = ["compare", "run"]
+__all__ = ["RunFailedError", "compare", "run"]
 
-__getattr__ = lazy_names(__name__, dict.fromkeys(__all__, "gstds.train.calls"))
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "run": "gstds.train.calls",
+        "compare": "gstds.train.calls",
+        "RunFailedError": "gstds.train.running.ending",
+    },
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def run(
         OSError: If a file cannot be read or written.
         RunFailedError: If the policy or the environment raised.
     """
-    config = config_from({"policy": policy, **options})
+    config = config_from({"policy": _name(policy), **options})
     spool = Path(out) / "spool"
     tracker = MlflowTracker(tracking, experiment, spool) if tracking else None
     return execute(config, out, tracker=tracker, resume=resume, command="gstds.run")
@@ -79,8 +80,10 @@ def compare(
     Raises:
         ValueError: If an option is unknown or out of range, or the data are unusable.
         OSError: If a file cannot be read or written.
+        RuntimeError: If every run failed.
     """
-    rows = tuple(policies)
+    _refuse_inside_a_worker()
+    rows = tuple(_name(policy) for policy in policies)
     folder = Path(out)
     comparison = Comparison(
         base=config_from(options),
@@ -97,4 +100,25 @@ def compare(
     )
     content = run_comparison(comparison)
     write_report(folder, content)
+    runs = content["runs"]
+    if runs and all(run["status"] == "failed" for run in runs):
+        guard = 'put the call below `if __name__ == "__main__":`: workers run the script once more'
+        advice = f"; {guard}" if workers > 1 and "worker process" in runs[0]["error"] else ""
+        raise RuntimeError(f"no run of the comparison finished: {runs[0]['error']}{advice}")
     return content
+
+
+def _name(policy: Any) -> str:
+    if isinstance(policy, str):
+        return policy
+    kind = policy if isinstance(policy, type) else type(policy)
+    raise TypeError(
+        f"policy must be a name or 'module:Class', got {policy!r}; a class of your own is named by "
+        f"the file that it stands in, such as 'my_file:{kind.__name__}'"
+    )
+
+
+def _refuse_inside_a_worker() -> None:
+    """End a worker that runs the script which started it: it would start workers again."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(1)

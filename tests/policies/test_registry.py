@@ -140,7 +140,7 @@ def test_options_reach_the_environment():
         ("gstds", {"score": "absolute"}, "score: unknown name"),
         ("gstds", {"score_share": 1.5}, r"score_share must be in \[0, 1\]"),
         ("no_such_module:X", {}, "run from the folder that holds no_such_module.py"),
-        ("gstds.policies.gstds:GTSDS", {}, "did you mean 'GSTDS'"),
+        ("gstds.policies.paper:GTSDS", {}, "did you mean 'GSTDS'"),
     ],
 )
 def test_bad_names_are_refused_with_the_near_ones(name, parameters, message):

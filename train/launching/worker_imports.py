@@ -13,6 +13,8 @@ import os
 import signal
 import sys
 
+from gstds.train.tracking.store import prepare_environment
+
 __all__ = ["MODULES"]
 
 MODULES = (
@@ -33,6 +35,7 @@ MODULES = (
 def _preload() -> None:
     # Ctrl-C reaches the whole group; the server leaves it to its workers, also while it imports.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prepare_environment()  # MLflow would note an installation for its telemetry
     parent = os.getppid()
     for name in MODULES:
         if os.getppid() != parent:  # refused its input meanwhile: nobody will ask for a worker
