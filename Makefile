@@ -47,7 +47,7 @@ test-soak: setup ## the full counts of the slow tests: up to hours
 lint: setup ## style, types, private names and which package imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python .ci/typed-tree
+	$(BIN)/python .ci/typed_tree
 	MYPYPATH=build/typed $(BIN)/mypy
 	cd build/typed && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
 	$(BIN)/python .ci/private_names
