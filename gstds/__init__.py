@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from gstds.spectral.fiedler import Spectrum, fiedler_vector
     from gstds.store.feature_store import FeatureStore
     from gstds.store.from_images import prepare_store
-    from gstds.train.calls import compare, run
+    from gstds.train.cli.calls import compare, run
 
 __version__ = "0.2.0.dev0"
 
 _NAMES = {
-    "run": "gstds.train.calls",
-    "compare": "gstds.train.calls",
+    "run": "gstds.train.cli.calls",
+    "compare": "gstds.train.cli.calls",
     "KeepRatioPolicy": "gstds.policies.base",
     "Policy": "gstds.policies.base",
     "RunContext": "gstds.policies.base",

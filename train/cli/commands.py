@@ -370,7 +370,7 @@ def do_features(arguments: Arguments) -> int:
 
 def do_doctor(arguments: Arguments) -> int:
     """Say what is installed, and what can be had."""
-    from gstds.train.cli.doctor import diagnose
+    from gstds.train.terminal.doctor import diagnose
 
     checks = diagnose()
     width = max(len(check.name) for check in checks)
