@@ -182,7 +182,7 @@ def test_a_node_says_which_files_it_does_not_see(cluster, data, tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from gstds.train import ray_runs\n"
+        "from gstds.train.launching import ray_runs\n"
         "from gstds.train.launching.ray_tasks import see_files\n"
         "import ray\n"
         "with ray_runs.ray_cluster(sys.argv[1]):\n"

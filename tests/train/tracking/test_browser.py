@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ def page(tmp_path):
         browser = playwright.chromium.launch_persistent_context(
             tmp_path / "profile",
             executable_path=program,
+            env={**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")},
             args=list(FLAGS),
             headless=True,
             viewport={"width": 1500, "height": 3000},
