@@ -10,9 +10,8 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
-__all__ = ["exclusive", "quick_downloads", "require_answer"]
+__all__ = ["quick_downloads", "require_answer"]
 
 _ANSWER_SECONDS = 4.0
 _STALL_SECONDS = 20.0
@@ -64,20 +63,3 @@ def quick_downloads() -> Iterator[None]:
     finally:
         socket.setdefaulttimeout(before)
         tarfile.TarFile.extraction_filter = unpack
-
-
-@contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Make ``folder`` and hold its lock; another process that asks for it waits.
-
-    Raises:
-        OSError: If the folder cannot be made or written to.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("wb") as handle:
-        # Where there is no fcntl, two downloads may overlap; the renames stay atomic.
-        with contextlib.suppress(ImportError):
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

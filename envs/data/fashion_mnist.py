@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstds.common.files import cache_root, write_bytes
-from gstds.envs.data.downloads import exclusive, quick_downloads, require_answer
+from gstds.common.locks import locked
+from gstds.envs.data.downloads import quick_downloads, require_answer
 from gstds.reference.vision import import_torchvision
 
 __all__ = [
@@ -108,7 +109,7 @@ def _find() -> tuple[Files, Path]:
 
 
 def _fetch(here: Path, failures: list[str]) -> Files:
-    with exclusive(here):
+    with locked(here / ".lock"):
         # Another process may have fetched it while this one waited.
         files = _attempt("", lambda: _read_plain(here), [])
         if files is not None:

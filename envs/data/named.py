@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.files import cache_root
-from gstds.envs.data.downloads import exclusive, quick_downloads, require_answer
+from gstds.common.locks import locked
+from gstds.envs.data.downloads import quick_downloads, require_answer
 from gstds.envs.data.fashion_mnist import (
     CLASS_NAMES,
     DIGESTS,
@@ -94,7 +95,7 @@ def _torchvision(name: str, class_name: str, address: str, parts: list[dict[str,
         return [make(str(folder), **part) for part in parts]
     except (RuntimeError, OSError):
         pass
-    with exclusive(folder):
+    with locked(folder / ".lock"):
         try:
             if not any(folder.rglob("*.t*gz")):
                 require_answer(address)

@@ -34,7 +34,7 @@ from gstds.store.format import (
     row_checksums,
 )
 
-__all__ = ["BuildPlan", "Compute", "Progress", "complete_build", "discard", "locked"]
+__all__ = ["BuildPlan", "Compute", "Progress", "complete_build", "discard"]
 
 JOURNAL_NAME = "journal.jsonl"
 LOCK_NAME = ".lock"
@@ -84,41 +84,6 @@ class BuildPlan:
         """Return the first row of a chunk and the row after its last."""
         start = chunk * self.chunk_rows
         return start, min(start + self.chunk_rows, self.rows)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the store's lock; a second process waits here until the first is done or dead.
-
-    Raises:
-        OSError: If the folder cannot be made or written.
-    """
-    while True:
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            _lock(descriptor)
-            if not _still_there(descriptor, path / LOCK_NAME):
-                continue
-            yield
-            return
-        finally:
-            os.close(descriptor)
-
-
-def _lock(descriptor: int) -> None:
-    # Where the system has no flock, two builds at once still end whole: chunks have equal bytes.
-    with contextlib.suppress(ImportError):
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-
-
-def _still_there(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def discard(path: Path) -> None:

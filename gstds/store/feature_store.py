@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_choice, check_integer
-from gstds.store.build import BuildPlan, Compute, Progress, complete_build, discard, locked
+from gstds.common.locks import locked
+from gstds.store.build import LOCK_NAME, BuildPlan, Compute, Progress, complete_build, discard
 from gstds.store.encoding import decode
 from gstds.store.format import (
     DATA_NAME,
@@ -256,7 +257,7 @@ def build_store(
         dtype=check_choice("dtype", dtype, DTYPES),
     )
     canonical(plan.backbone)
-    with locked(folder):
+    with locked(folder / LOCK_NAME):
         if rebuild:
             discard(folder)
         if not (folder / MANIFEST_NAME).exists():

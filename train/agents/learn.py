@@ -17,7 +17,8 @@ from gstds.policies.learned.agent_file import AgentFile, save_agent, shipped_age
 from gstds.train.agents.episodes import Episodes, ShuffledReward, judge
 from gstds.train.agents.models import AGENTS, actor_tensors, make_model, model_state, restore_model
 from gstds.train.running.run import StopFlag
-from gstds.train.tracking.tracker import NullTracker, Tracker
+from gstds.train.tracking.log import RunLog
+from gstds.train.tracking.uploader import Upload
 
 __all__ = ["AgentConfig", "Teacher", "agent_names", "learn", "load_agent_config"]
 
@@ -101,7 +102,7 @@ class Teacher:
     Args:
         config: What it learns.
         folder: Where configuration, checkpoints and agents go: ``last`` and ``best``.
-        tracker: Keeps the record.
+        upload: Delivers the log to MLflow; None for nobody.
         command: The command line, for the agent's file.
         progress: Called with the phase, what of it is done, and its total.
         note: Called with a line whenever the agent was looked at on the held-out instances.
@@ -117,7 +118,7 @@ class Teacher:
         config: AgentConfig,
         folder: str | Path,
         *,
-        tracker: Tracker | None = None,
+        upload: Upload | None = None,
         command: str = "",
         progress: Callable[[str, int, int], None] | None = None,
         note: Callable[[str], None] | None = None,
@@ -127,7 +128,7 @@ class Teacher:
         from gstds.envs import KeepRatioEnv
 
         self.config, self.folder, self.command = config, Path(folder), command
-        self.tracker: Tracker = tracker or NullTracker()
+        self.upload, self.log = upload, RunLog(self.folder)
         self._progress = progress or (lambda phase, done, total: None)
         self._note = note or (lambda text: None)
         common: dict[str, Any] = {"action": config.action, **config.env}
@@ -165,7 +166,7 @@ class Teacher:
         stop = stop or StopFlag()
         state = latest_state(self._checkpoints) if resume else None
         self._begin(state)
-        self._start_tracker(state)
+        self._begin_log(resume)
         start = time.perf_counter() - self._seconds
         if not self.history:
             self._judge()
@@ -207,7 +208,7 @@ class Teacher:
         row = {"steps": steps} | {k: v for k, v in verdict.items() if k != "episodes"}
         self.history.append(row)
         keys = ("accuracy", "loss", "reward", "mean_keep")
-        self.tracker.log({f"val/{key}": row[key] for key in keys}, steps)
+        self.log.log({f"val/{key}": row[key] for key in keys}, steps)
         self._note(
             f"after {steps} decisions: held-out accuracy {100 * row['accuracy']:.2f}%, mean keep "
             f"{row['mean_keep']:.3f}, reward {row['reward']:+.3f}"
@@ -255,24 +256,23 @@ class Teacher:
 
     # ------------------------------------------------------------------ record
 
-    def _start_tracker(self, state: Mapping[str, Any] | None) -> None:
-        tracked = state["tracker"] if state else {}
-        if tracked:
-            self.tracker.load_state_dict(tracked)
+    def _begin_log(self, resume: bool) -> None:
         config = self.config
-        self.tracker.start(
+        self.log.begin(
             name=f"learn-{config.agent}-seed{config.seed}",
             params={k: v for k, v in config.as_dict().items() if v is not None},
             tags={"kind": "agent", "agent": config.agent, "folder": str(self.folder.absolute())},
             description=f"Agent `{config.agent}` learns to set the keep ratio.",
-            resume=tracked.get("run_id"),
+            resume=resume,
         )
+        if self.upload:
+            self.upload.begin(self.folder, self.log.run_id)
 
     def _track(self) -> None:
         rows = self.episodes.rows
         for row in rows[self._told :]:
             self._told += 1
-            self.tracker.log(
+            self.log.log(
                 {
                     "episode/reward": row["reward"],
                     "episode/mean_keep": row["mean_keep"],
@@ -281,7 +281,7 @@ class Teacher:
                 },
                 self._told,
             )
-        self.tracker.log({"cost/charged_flops": self.episodes.charged}, self.model.num_timesteps)
+        self.log.log({"cost/charged_flops": self.episodes.charged}, self.model.num_timesteps)
 
     def _save(self) -> None:
         state = {
@@ -293,9 +293,11 @@ class Teacher:
             "seconds": self._seconds,
             "judging_flops": self._judging_flops,
             "told": self._told,
-            "tracker": self.tracker.state_dict(),
         }
+        self.log.sync()  # what a resumed agent does not repeat is on the disk
         save_state(self._checkpoints, int(self.model.num_timesteps), state)
+        if self.upload:
+            self.upload.remind(at_once=False)
 
     def _begin(self, state: Mapping[str, Any] | None) -> None:
         # The library begins by resetting: it must do so before an old state is put back.
@@ -325,11 +327,13 @@ class Teacher:
         write_json(self.folder / "result.json", result)
         cost = {f"final/{name}": float(value) for name, value in self.cost().items()}
         accuracy = {"final/val_accuracy": float(self.best["accuracy"])}
-        self.tracker.log(cost | accuracy, int(self.model.num_timesteps))
+        self.log.log(cost | accuracy, int(self.model.num_timesteps))
         for name in ("result.json", "best/agent.json", "best/agent.safetensors"):
             if (self.folder / name).exists():
-                self.tracker.log_file(self.folder / name, "agent")
-        self.tracker.finish(status)
+                self.log.log_file(self.folder / name, "agent")
+        self.log.finish(status)
+        if self.upload:
+            self.upload.remind()
         return result
 
 
@@ -337,7 +341,7 @@ def learn(
     config: AgentConfig,
     folder: str | Path,
     *,
-    tracker: Tracker | None = None,
+    upload: Upload | None = None,
     stop: StopFlag | None = None,
     resume: bool = False,
     command: str = "",
@@ -346,9 +350,7 @@ def learn(
 ) -> dict[str, Any]:
     """Teach an agent in a folder; see `Teacher`."""
     folder = Path(folder)
-    teacher = Teacher(
-        config, folder, tracker=tracker, command=command, progress=progress, note=note
-    )
+    teacher = Teacher(config, folder, upload=upload, command=command, progress=progress, note=note)
     if not resume:
         write_sealed(
             folder / "config.json", {"version": 1, "config": config.as_dict(), "command": command}

@@ -12,7 +12,8 @@ from gstds.train.comparing.comparison import Comparison
 from gstds.train.reporting.report import write_report
 from gstds.train.running.options import config_from
 from gstds.train.running.run import execute
-from gstds.train.tracking.tracker import MlflowTracker
+from gstds.train.tracking.store import check_store
+from gstds.train.tracking.uploader import Upload
 
 __all__ = ["compare", "run"]
 
@@ -43,9 +44,10 @@ def run(
         RunFailedError: If the policy or the environment raised.
     """
     config = config_from({"policy": _name(policy), **options})
-    spool = Path(out) / "spool"
-    tracker = MlflowTracker(tracking, experiment, spool) if tracking else None
-    return execute(config, out, tracker=tracker, resume=resume, command="gstds.run")
+    upload = Upload(tracking, experiment) if tracking else None
+    if upload:
+        check_store(upload.uri, experiment)
+    return execute(config, out, upload=upload, resume=resume, command="gstds.run")
 
 
 def compare(

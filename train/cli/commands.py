@@ -158,13 +158,11 @@ def _text(value: Any, *, or_none: bool = False) -> Any:
 def _find_run(name: str, arguments: Arguments) -> Path:
     if Path(name).is_dir():
         return Path(name)
-    from gstds.train.tracking.store import client, store_exists, tracking_uri
+    from gstds.train.tracking.store import tracking_uri
+    from gstds.train.tracking.views import folder_of
 
-    uri = tracking_uri(arguments.tracking_uri)
     try:
-        if not store_exists(uri):
-            raise ValueError(f"there is no {uri}")
-        return Path(client(uri).get_run(name).data.tags["folder"])
+        return folder_of(name, tracking_uri(arguments.tracking_uri))
     except Exception as error:
         raise ValueError(
             f"--resume {name!r} is neither a folder nor the id of a run in the tracking store"
@@ -186,22 +184,19 @@ def _lead(
 ) -> int:
     from gstds.train.running.run import RunFailedError, StopFlag, execute, finished_result
     from gstds.train.running.setup import make_run_policy
+    from gstds.train.tracking.uploader import Upload
 
     make_run_policy(config)
-    tracker = None
+    upload = None
     if not (resume and finished_result(folder)):
         uri = open_tracking(arguments)
-        if uri:
-            from gstds.train.tracking.tracker import MlflowTracker
-
-            spool, patient = folder / "spool", arguments.offline
-            tracker = MlflowTracker(uri, arguments.experiment, spool, patient=patient)
+        upload = Upload(uri, arguments.experiment) if uri else None
     try:
         with Console(quiet=arguments.quiet) as console:
             result = execute(
                 config,
                 folder,
-                tracker=tracker,
+                upload=upload,
                 stop=StopFlag(),
                 resume=resume,
                 checkpoint_every=arguments.checkpoint_every,
@@ -226,6 +221,7 @@ def _write_failed(arguments: Arguments, result: dict[str, Any]) -> None:
 
 def _show_run(arguments: Arguments, result: dict[str, Any], folder: Path) -> int:
     from gstds.train.reporting.report import runs_table
+    from gstds.train.tracking.delivery import read_target
 
     if arguments.json:
         write_json(arguments.json, _run_json(result))
@@ -234,9 +230,7 @@ def _show_run(arguments: Arguments, result: dict[str, Any], folder: Path) -> int
     if result["status"] == "interrupted":
         out(f"go on with: gstds run --resume {folder}")
         return EXIT_INTERRUPTED
-    if any((folder / "spool").glob("*.jsonl")):
-        out(f"not all of its record is in MLflow yet; deliver it by: gstds sync {folder}")
-    elif result.get("run_id"):
+    if read_target(folder):
         out("open the UI: gstds ui")
     return _EXIT_CODES.get(result["status"], EXIT_FAILED)
 
@@ -262,8 +256,10 @@ def do_ui(arguments: Arguments) -> int:
     """Serve the MLflow UI on the tracking store."""
     from gstds.train.tracking.server import open_ui
     from gstds.train.tracking.store import mask_secrets, store_exists, tracking_uri
+    from gstds.train.tracking.uploader import deliver_waiting
 
     uri = tracking_uri(arguments.tracking_uri)
+    deliver_waiting(uri)
     if not store_exists(uri):
         raise ValueError(
             f"nothing was tracked in {mask_secrets(uri)}: there is no such file; start where the "
@@ -280,10 +276,10 @@ def do_ui(arguments: Arguments) -> int:
 
 
 def do_sync(arguments: Arguments) -> int:
-    """Deliver spooled records."""
-    from gstds.train.tracking.tracker import sync_spool
+    """Deliver to MLflow what is not there yet."""
+    from gstds.train.tracking.uploader import sync
 
-    counts = sync_spool(arguments.folder, arguments.tracking_uri)
+    counts = sync(arguments.folder, arguments.tracking_uri)
     out(f"{sum(counts.values())} records of {len(counts)} runs delivered")
     return EXIT_DONE
 

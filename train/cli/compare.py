@@ -113,10 +113,9 @@ def _show_comparison(
         out(f"plot (accuracy): {paths['accuracy']}")
     if uri:
         from gstds.train.reporting.mlflow_summary import publish
+        from gstds.train.tracking.uploader import Upload
 
-        publish(uri, arguments.experiment, content, paths)
-        if any(folder.glob("runs/*/spool/*.jsonl")):
-            out(f"not all of the record is in MLflow yet; deliver it by: gstds sync {folder}")
+        publish(Upload(uri, arguments.experiment), content, paths)
         out(ui_line(arguments))
     statuses = [run["status"] for run in (*content["runs"], *content["controls"])]
     if "interrupted" in statuses or not _all_there(content):
@@ -162,7 +161,7 @@ def _find_comparison(arguments: argparse.Namespace) -> Path:
     if folder.exists():
         return folder
     from gstds.train.reporting.mlflow_summary import fetch_comparison
-    from gstds.train.tracking.tracker import tracking_uri
+    from gstds.train.tracking.store import tracking_uri
 
     uri = tracking_uri(arguments.tracking_uri)
     place = Path("runs") / f"report-{folder.name}"

@@ -83,10 +83,12 @@ def _comparisons(arguments: Arguments) -> int:
 def _publish(arguments: Arguments, note: dict[str, Any], comparison: Comparison) -> None:
     from gstds.train.reporting.mlflow_summary import publish
     from gstds.train.running.options import dataset_folder
+    from gstds.train.tracking.uploader import Upload
 
+    upload = Upload(comparison.tracking, arguments.experiment)
     for content in note["comparisons"]:
         plot = dataset_folder(comparison.folder, content["dataset"]) / "rows.png"
-        publish(str(comparison.tracking), arguments.experiment, content, {"rows": plot})
+        publish(upload, content, {"rows": plot})
 
 
 def _show(arguments: Arguments, note: dict[str, Any], page: Path, uri: str | None) -> int:

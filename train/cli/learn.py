@@ -85,6 +85,7 @@ def do_learn(arguments: argparse.Namespace) -> int:
     from gstds.train.running.run import StopFlag, interruptible
     from gstds.train.terminal.console import Console, say
     from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_INTERRUPTED
+    from gstds.train.tracking.uploader import Upload
 
     user_folder_on_path()
     if arguments.resume:
@@ -96,17 +97,13 @@ def do_learn(arguments: argparse.Namespace) -> int:
     uri = open_tracking(arguments)
     if arguments.register and not uri:
         raise ValueError("--register needs the MLflow store that --no-tracking leaves out")
-    tracker = None
-    if uri:
-        from gstds.train.tracking.tracker import MlflowTracker
-
-        tracker = MlflowTracker(uri, arguments.experiment, spool=folder / "spool")
+    upload = Upload(uri, arguments.experiment) if uri else None
     stop = StopFlag()
     with interruptible(stop), Console(quiet=arguments.quiet) as console:
         result = learn(
             config,
             folder,
-            tracker=tracker,
+            upload=upload,
             stop=stop,
             resume=bool(arguments.resume),
             command=command_line(),

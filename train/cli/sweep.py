@@ -90,10 +90,6 @@ def _show(
     print_table(table)
     out(f"\n{table.caption}\nresult: {comparison.folder / 'sweep.json'}")
     if comparison.tracking:
-        from gstds.train.tracking.store import prepare_store
-        from gstds.train.tracking.views import place_view
-
-        place_view(comparison.tracking, prepare_store(comparison.tracking, comparison.experiment))
         out(ui_line(arguments))
     return _exit_code(runs, planned, best)
 

@@ -139,7 +139,7 @@ def compare(
     if comparison.workers > 1 and todo and not comparison.ray:
         warm_up(_threads(comparison))
     prepare(jobs, progress)
-    comparison.prepare_store()
+    comparison.check_store()
     report = report or (lambda result, old: None)
     results = run_all(jobs, comparison, progress, report, stop, watch)
     controls = None if comparison.controls else Controls()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gstds.train.running.options import RunConfig
-from gstds.train.tracking.store import prepare_store
+from gstds.train.tracking.store import check_store
 
 __all__ = ["Comparison"]
 
@@ -53,15 +53,15 @@ class Comparison:
     offline: bool = False
     threads: int | None = None
 
-    def prepare_store(self) -> None:
-        """Make sure, before the first run, that the tracking store answers and is whole.
+    def check_store(self) -> None:
+        """Make sure, before the first run, that the tracking store can be used.
 
         Raises:
             ConnectionError: If it does not answer, unless the comparison is to begin offline.
         """
         if self.tracking:
             try:
-                prepare_store(self.tracking, self.experiment)
+                check_store(self.tracking, self.experiment)
             except ConnectionError:
                 if not self.offline:
                     raise

@@ -143,7 +143,7 @@ class _Sweep:
     def run(self, jobs: Sequence[Job]) -> Results:
         check_place(self.comparison, jobs)
         prepare(jobs, self.progress)
-        self.comparison.prepare_store()
+        self.comparison.check_store()
         found = run_all(jobs, self.comparison, self.progress, _ignore, self.stop, self.watch)
         return [found[folder] for folder in _folders(jobs) if folder in found]
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from gstds.common.checksummed_json import read_sealed
+from gstds.common.locks import locked
 from gstds.train.running.options import RunConfig
 from gstds.train.running.run import StopFlag, execute
-from gstds.train.tracking.store import file_lock
+from gstds.train.tracking.uploader import Upload
 
 __all__ = ["Ended", "Job", "Progress", "ProgressWatch", "Watch", "failed_result"]
 __all__ += ["run_job", "run_name"]
@@ -79,19 +79,13 @@ def _run_alone(
     stop: StopFlag,
     evaluated: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Any]:
-    from gstds.train.tracking.tracker import MlflowTracker
-
-    tracker = None
-    if job.tracking:
-        tracker = MlflowTracker(
-            job.tracking, job.experiment, spool=job.folder / "spool", patient=True
-        )
+    upload = Upload(job.tracking, job.experiment, elsewhere=job.elsewhere) if job.tracking else None
     begun = (job.folder / "config.json").exists()
     try:
         return execute(
             job.config,
             job.folder,
-            tracker=tracker,
+            upload=upload,
             resume=begun,
             checkpoint_every=job.checkpoint_every,
             tags=job.tags,
@@ -128,15 +122,12 @@ def _alone_in(folder: Path, stop: StopFlag) -> Iterator[bool]:
     Yields:
         Whether it is held: False if ``stop`` was set while waiting.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("ab") as handle, contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
         alone = False
         while not alone and not stop.is_set:
-            try:
-                held.enter_context(file_lock(handle, wait=False))
+            with contextlib.suppress(BlockingIOError):
+                held.enter_context(locked(folder / ".lock", wait=_SECONDS_BETWEEN_TRIES))
                 alone = True
-            except BlockingIOError:
-                time.sleep(_SECONDS_BETWEEN_TRIES)
         yield alone
 
 

@@ -18,6 +18,7 @@ from gstds.train.launching.jobs import Ended, Job, Watch, failed_result
 from gstds.train.launching.ray_tasks import Mailbox, plain_job, run_task, see_files
 from gstds.train.launching.workers import RETRIES
 from gstds.train.running.ending import StopFlag
+from gstds.train.tracking.uploader import Upload
 
 __all__ = [
     "RETRIES",
@@ -143,6 +144,9 @@ def _collect(
     ray: Any, pending: dict[Any, Job], mailbox: Any, ended: Ended, watch: Watch, stop: StopFlag
 ) -> None:
     jobs = {str(job.folder.absolute()): job for job in pending.values()}
+    uploads = {
+        key: Upload(job.tracking, job.experiment) for key, job in jobs.items() if job.tracking
+    }
     halted = False
     while pending:
         done, _ = ray.wait(list(pending), timeout=0.5)
@@ -151,9 +155,14 @@ def _collect(
                 watch.moved(jobs[key], *content)
             else:
                 watch.evaluated(jobs[key], content)
+                if key in uploads:
+                    uploads[key].follow(jobs[key].folder)
         for reference in done:
             job = pending.pop(reference)
             result = _result(ray, reference, job)
+            key = str(job.folder.absolute())
+            if key in uploads:
+                uploads[key].follow(job.folder)
             if result is not None:
                 ended(job, result)
         if stop.is_set and not halted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from gstds.envs.learner.learner import resolve_device
 from gstds.train.launching.started_by_torchrun import launched_size
 from gstds.train.running.ending import StopFlag, interruptible
 from gstds.train.running.options import RunConfig
-from gstds.train.running.resources import reproducible
+from gstds.train.running.record import Record
 from gstds.train.running.run import Runner, finished_result
-from gstds.train.running.setup import make_run_policy
+from gstds.train.running.setup import make_run_policy, reproducible
 
 __all__ = ["follow", "process_group"]
 
@@ -91,14 +91,17 @@ def _checked_backend(backend: str, device: torch.device) -> str:
     return name
 
 
+class _NoEvaluation(Record):
+    """The record of a process that evaluates nothing and tells nothing."""
+
+    def evaluate(self, info: Mapping[str, Any]) -> None:
+        pass
+
+
 class _Follower(Runner):
     """Trains its part and leaves everything else, evaluation too, to the first process."""
 
-    def _start_tracker(self, state: dict[str, Any] | None) -> None:
-        pass
-
-    def _evaluate(self, info: dict[str, Any]) -> None:
-        pass
+    record_class = _NoEvaluation
 
     def _save_checkpoint(self) -> None:
         pass

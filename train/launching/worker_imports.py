@@ -1,6 +1,6 @@
 """What every worker process needs, imported once in the process that they are forked from.
 
-Torch and MLflow take longer to import than a short run takes. Nothing here may compute: a process
+Torch takes longer to import than a short run takes. Nothing here may compute: a process
 whose libraries have started threads cannot be forked. Only the fork server of
 `gstds.train.launching.workers` imports this module.
 """
@@ -13,21 +13,15 @@ import os
 import signal
 import sys
 
-from gstds.train.tracking.store import prepare_environment
-
 __all__ = ["MODULES"]
 
 MODULES = (
     "gstds.train.cli.main",
     "gstds.train.comparing.fan_out",
-    "gstds.train.tracking.tracker",
+    "gstds.train.tracking.uploader",
     "gstds.train.reporting.kept",
-    "mlflow.tracking",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "mlflow.store.tracking.rest_store",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
-    "alembic.command",
     "PIL.Image",
 )
 
@@ -35,7 +29,6 @@ MODULES = (
 def _preload() -> None:
     # Ctrl-C reaches the whole group; the server leaves it to its workers, also while it imports.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    prepare_environment()  # MLflow would note an installation for its telemetry
     parent = os.getppid()
     for name in MODULES:
         if os.getppid() != parent:  # refused its input meanwhile: nobody will ask for a worker

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.train.running.options import policy_path
-from gstds.train.running.record import Kept, read_kept
+from gstds.train.running.kept import Kept, read_kept
 
 if TYPE_CHECKING:
     from gstds.envs.data.datasets import Data

@@ -1,4 +1,4 @@
-"""A comparison in MLflow: a summary run, descriptions, saved views. Best effort, all of it."""
+"""A comparison's own log, which becomes its summary run in MLflow; and the way back."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import hashlib
 import json
 import logging
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gstds.train.figures.tables import caption, comparison_table
 from gstds.train.reporting.tables import controls_table
+from gstds.train.tracking.delivery import SUPERSEDED_TAG
+from gstds.train.tracking.log import LOG_NAME, RunLog, read_log
 from gstds.train.tracking.store import client as make_client
-from gstds.train.tracking.store import mask_secrets, prepare_store
-from gstds.train.tracking.views import place_view
-
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
+from gstds.train.tracking.store import mask_secrets, prepare_store, store_exists
+from gstds.train.tracking.uploader import Upload, deliver_waiting
 
 __all__ = ["STATISTICS", "fetch_comparison", "publish", "summary_metrics"]
 
@@ -55,59 +53,63 @@ _AGAINST_CONTROL = {
     "control_difference_ci95": "difference_ci95",
     "control_p_value": "p_value",
 }
-_BATCH = 500
 _LONGEST_NOTE = 7800
-_MARK = "<!-- gstds -->"
-_ABOUT = f"""{_MARK}
-Runs of `gstds run` and `gstds compare`. Each run has the tags `policy`, `seed`, `dataset` and
-`comparison`; the tag `kind` tells runs (`run`) from the controls that a comparison makes by itself
-(`control`) and from the run that holds a comparison's statistics and its report (`summary`).
-The menu *Views* holds a view of each comparison, grouped by policy; `gstds ui` opens the newest.
-What every metric means stands in `docs/tracking.md`.
-"""
 
 
-def publish(uri: str, experiment: str, content: Content, paths: Mapping[str, Path]) -> None:
-    """Put a comparison into the store: its summary run, its view, a word about the experiment.
+def publish(upload: Upload, content: Content, paths: Mapping[str, Path]) -> None:
+    """Log a comparison in its folder, and ask for its delivery: its summary run and its view.
 
-    Whatever the store does not take is left out with a warning: the comparison stands without it.
+    What stands there already, because the same command ran before, is not logged again.
 
     Args:
-        uri: The store.
-        experiment: The experiment's name.
+        upload: Where it goes.
         content: The comparison, as `gstds.train.comparing.compare.compare` returns it.
         paths: The report's files.
     """
+    folder = next(iter(paths.values())).parent.absolute()
+    log = RunLog(folder)
+    head = _head(content, folder)
     try:
-        experiment_id = prepare_store(uri, experiment)
-        client = make_client(uri)
-    except Exception as error:
-        _log.warning("the comparison was not put into MLflow: %s", mask_secrets(str(error)))
+        same = _logged_tags(folder).get("digest") == head["tags"]["digest"]
+        log.begin(**head, resume=same)
+    except (OSError, ValueError) as error:
+        _log.warning("the comparison is not logged: %s", error)
         return
-    name = str(content["name"])
-    _try("the experiment was not described", lambda: _describe_experiment(client, experiment_id))
-    place_view(uri, experiment_id)
-    runs = [*content["runs"], *content.get("controls", ())]
-    place_view(uri, experiment_id, name, sorted({str(run["policy"]) for run in runs}))
-    if content["summary"]:
-        _try("no summary run", lambda: _publish_summary(client, experiment_id, content, paths))
+    if not same:
+        log.log(summary_metrics(content), 0)
+        for path in (*paths.values(), folder / "comparison.json"):
+            if path.exists():
+                log.log_file(path)
+        runs = [*content["runs"], *content.get("controls", ())]
+        log.log_view(str(content["name"]), sorted({str(run["policy"]) for run in runs}))
+    log.finish("finished")
+    upload.begin(folder, log.run_id)
 
 
-def _try(problem: str, action: Callable[[], Any]) -> None:
-    try:
-        action()
-    except Exception as error:
-        _log.warning("%s in MLflow: %s", problem, mask_secrets(str(error)))
+def _logged_tags(folder: Path) -> dict[str, str]:
+    if not (folder / LOG_NAME).exists():
+        return {}
+    head = next((line for line, _ in read_log(folder / LOG_NAME)), {})
+    return dict(head.get("tags", {}))
 
 
-def _describe_experiment(client: MlflowClient, experiment_id: str) -> None:
-    """Write the description, unless the user wrote one."""
-    there = client.get_experiment(experiment_id).tags.get("mlflow.note.content", "")
-    if there != _ABOUT and (not there or there.startswith(_MARK)):
-        client.set_experiment_tag(experiment_id, "mlflow.note.content", _ABOUT)
-
-
-# ---------------------------------------------------------------------------------- summary run
+def _head(content: Content, folder: Path) -> dict[str, Any]:
+    config = content["config"]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return {
+        "name": f"summary of {content['name']}",
+        "params": {key: config[key] for key in ("learner", "epochs", "batch_size", "schedule")},
+        "tags": {
+            "comparison": str(content["name"]),
+            "kind": "summary",
+            "folder": str(folder),
+            "dataset": str(config["dataset"]),
+            "setting": str(content["setting"]),
+            "baseline": str(content["baseline"]),
+            "digest": digest,
+        },
+        "description": _note(content),
+    }
 
 
 def summary_metrics(content: Content) -> dict[str, float]:
@@ -126,55 +128,6 @@ def _named(rows: Sequence[Content], names: Mapping[str, str]) -> Iterator[tuple[
                 yield f"summary/{metric}/{policy}", float(row[key])
 
 
-def _publish_summary(
-    client: MlflowClient, experiment_id: str, content: Content, paths: Mapping[str, Path]
-) -> None:
-    """Replace the comparison's summary run, unless it says the same already."""
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-    folder = str(next(iter(paths.values())).parent.absolute())
-    old = [run for run in _summaries(client, experiment_id, str(content["name"]))
-           if run.data.tags.get("folder") == folder]  # fmt: skip
-    if len(old) == 1 and old[0].data.tags.get("digest") == digest:
-        return
-    run_id = _create(client, experiment_id, content, folder)
-    _log_metrics(client, run_id, summary_metrics(content))
-    for path in (*paths.values(), Path(folder) / "comparison.json"):
-        if path.exists():
-            client.log_artifact(run_id, str(path))
-    # Only a whole one has the digest: one that was cut off is made anew.
-    client.set_tag(run_id, "digest", digest)
-    client.set_terminated(run_id, "FINISHED")
-    for run in old:
-        client.delete_run(run.info.run_id)
-
-
-def _summaries(client: MlflowClient, experiment_id: str, name: str) -> list[Any]:
-    quote = '"' if "'" in name else "'"
-    query = f"tags.comparison = {quote}{name}{quote} AND tags.kind = 'summary'"
-    return list(client.search_runs([experiment_id], query, order_by=["start_time DESC"]))
-
-
-def _create(client: MlflowClient, experiment_id: str, content: Content, folder: str) -> str:
-    config = content["config"]
-    tags = {
-        "comparison": str(content["name"]),
-        "kind": "summary",
-        "folder": folder,
-        "dataset": str(config["dataset"]),
-        "setting": str(content["setting"]),
-        "baseline": str(content["baseline"]),
-        "mlflow.runColor": "#000000",
-        "mlflow.source.name": "gstds",
-        "mlflow.source.type": "LOCAL",
-        "mlflow.note.content": _note(content),
-    }
-    run = client.create_run(experiment_id, tags=tags, run_name=f"summary of {content['name']}")
-    params = {name: config[name] for name in ("learner", "epochs", "batch_size", "schedule")}
-    for name, value in params.items():
-        client.log_param(run.info.run_id, name, value)
-    return str(run.info.run_id)
-
-
 def _note(content: Content) -> str:
     """Return the result as Markdown, as much of it as a tag holds."""
     parts = [
@@ -190,18 +143,6 @@ def _note(content: Content) -> str:
     return "\n\n".join(parts)[:_LONGEST_NOTE]
 
 
-def _log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float]) -> None:
-    from mlflow.entities import Metric
-
-    now = time.time_ns() // 1_000_000
-    metrics = [Metric(name, value, now, 0) for name, value in values.items()]
-    for i in range(0, len(metrics), _BATCH):
-        client.log_batch(run_id, metrics=metrics[i : i + _BATCH])
-
-
-# ---------------------------------------------------------------------------------- back again
-
-
 def fetch_comparison(uri: str, experiment: str, name: str, place: Path) -> Path:
     """Return the folder of a comparison by its name in the store.
 
@@ -215,11 +156,15 @@ def fetch_comparison(uri: str, experiment: str, name: str, place: Path) -> Path:
         ValueError: If the store has no such comparison.
         ConnectionError: If the store does not answer.
     """
-    path = uri.removeprefix("sqlite:///")
+    deliver_waiting(uri)
+    client = make_client(uri)
+    quote = '"' if "'" in name else "'"
+    query = f"tags.comparison = {quote}{name}{quote} AND tags.kind = 'summary'"
+    query += f" AND tags.{SUPERSEDED_TAG} IS NULL"
     found: list[Any] = []
-    if path == uri or Path(path).exists():
-        client = make_client(uri)
-        found = _summaries(client, prepare_store(uri, experiment), name)
+    if store_exists(uri):
+        place_of = prepare_store(uri, experiment)
+        found = list(client.search_runs([place_of], query, order_by=["start_time DESC"]))
     if not found:
         raise ValueError(
             f"{name!r} is neither a folder with comparison.json nor a comparison in experiment "

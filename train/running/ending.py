@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from gstds.observation.batch_view import OPTIONAL_OBSERVATIONS, observation_bounds
 from gstds.train.running.options import RunConfig
 
-__all__ = ["RunFailedError", "StopFlag", "interruptible"]
+__all__ = ["RunFailedError", "StopFlag", "diverged", "interruptible"]
 
 
 class StopFlag:
@@ -45,6 +46,11 @@ def interruptible(stop: StopFlag) -> Iterator[None]:
             signal.signal(number, old)
 
 
+def diverged(info: Mapping[str, Any], steps_per_epoch: int) -> bool:
+    """Say whether the loss is not finite, or a whole epoch of updates was skipped for that."""
+    return info["skipped_in_a_row"] >= steps_per_epoch or not math.isfinite(info["train_loss"])
+
+
 class RunFailedError(RuntimeError):
     """A run ended with an exception of its policy or its environment.
 
@@ -52,9 +58,7 @@ class RunFailedError(RuntimeError):
         result: The run's result as far as it got, with status ``failed``.
     """
 
-    def __init__(
-        self, config: RunConfig, result: dict[str, Any], error: Exception | SystemExit
-    ) -> None:
+    def __init__(self, config: RunConfig, result: dict[str, Any], error: BaseException) -> None:
         step = result["steps"]
         super().__init__(
             f"run failed at step {step} (policy {config.policy!r}, seed {config.seed}): "
@@ -63,7 +67,7 @@ class RunFailedError(RuntimeError):
         self.result = result
 
 
-def _hint(error: Exception | SystemExit) -> str:
+def _hint(error: BaseException) -> str:
     """Say what to do about an observation that was misspelt, or read and not declared."""
     name = error.args[0] if isinstance(error, KeyError) and error.args else None
     if not isinstance(name, str):

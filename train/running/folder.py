@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gstds.common.checksummed_json import read_sealed, write_sealed
+from gstds.common.locks import locked
 from gstds.train.running.options import RunConfig, identity
-from gstds.train.tracking.store import file_lock
 
 __all__ = ["FolderInUseError", "configured", "finished_result", "held", "open_folder"]
 
@@ -64,23 +63,15 @@ def held(folder: Path) -> Iterator[list[Path]]:
     """
     made = [p for p in (folder, *folder.parents) if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "run.lock"
-    with path.open("ab") as handle, contextlib.ExitStack() as lock:
+    with contextlib.ExitStack() as lock:
         try:
-            lock.enter_context(file_lock(handle, wait=False))
-            # The file may be the one that its last holder has just removed.
-            alone = path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat())
+            lock.enter_context(locked(folder / "run.lock", wait=0, keep=False))
         except BlockingIOError:
-            alone = False
-        if not alone:
             raise FolderInUseError(
                 f"{folder} is in use: another process runs there; wait for its end, or choose "
                 "another folder by --out"
-            )
-        try:
-            yield made
-        finally:
-            path.unlink(missing_ok=True)
+            ) from None
+        yield made
 
 
 @contextlib.contextmanager
@@ -97,7 +88,7 @@ def configured(
     On error the folders that were ``made`` for the run are taken back.
     """
     if not resume:
-        for stale in ("result.json", "history.json"):
+        for stale in ("result.json", "history.json", "traceback.txt"):
             (folder / stale).unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         open_folder(folder, config, command=command, tracking=tracking)

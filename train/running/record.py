@@ -1,234 +1,299 @@
-"""What a run leaves behind: its curve, its keep sequence, and which samples were kept."""
+"""A run's record as it goes on: its log, its history, what it kept, and its result at the end."""
 
 from __future__ import annotations
 
-import io
+import contextlib
+import logging
 import math
-from array import array
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+from gstds.common.checksummed_json import sealed
+from gstds.common.files import pending_json, write_bytes, write_json, write_text
+from gstds.common.state import state_digest
+from gstds.train.running.kept import KeptRecord
+from gstds.train.running.options import RunConfig, identity
+from gstds.train.tracking.delivery import read_target
+from gstds.train.tracking.log import DataInput, RunLog
+from gstds.train.tracking.sources import git_commit
 
-from gstds.common.files import write_bytes
-from gstds.common.npz import read_arrays
+if TYPE_CHECKING:
+    from gstds.envs import DataSelectionEnv
+    from gstds.envs.data.datasets import Data
 
-__all__ = [
-    "Kept",
-    "KeptRecord",
-    "coverage",
-    "diverged",
-    "finite_or_none",
-    "read_kept",
-    "reference_system_seconds",
-    "step_metrics",
-]
+__all__ = ["Record", "record_head"]
 
-_TENTHS = 10
-_KEYS = ("kept", "progress", "visits", "batch_size", "order_seed")
+_log = logging.getLogger(__name__)
+_MOST_LOGGED_STEPS = 1000
+_FINAL = (
+    *("test_accuracy", "test_loss", "worst_class_accuracy", "mean_keep", "charged_flops"),
+    *("reference_flops", "seconds", "wall_seconds", "steps", "seen", "class_coverage"),
+    *("reference_system_seconds", "val_accuracy"),
+)
 
 
-def finite_or_none(value: float) -> float | None:
+class Record:
+    """What one run tells about itself.
+
+    Args:
+        config: The run's options.
+        folder: Its folder.
+        env: Its environment.
+        log: Its log.
+        evaluated: Called with each evaluation's row of the history.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        env: DataSelectionEnv,
+        log: RunLog,
+        evaluated: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.config, self.folder, self.env, self.log = config, folder, env, log
+        self.history: list[dict[str, Any]] = []
+        train = env.data.train
+        self.kept = KeptRecord(env.options.batch_size, train.labels, env.data.num_classes)
+        self.elapsed = 0.0
+        self.total = min(env.total_steps, env.max_draws)
+        self._evaluated = evaluated or (lambda row: None)
+        self._log_every = max(1, math.ceil(self.total / _MOST_LOGGED_STEPS))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it."""
+        return {"kept": self.kept.state_dict(), "history": self.history, "elapsed": self.elapsed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.kept.load_state_dict(state["kept"])
+        self.history = [dict(row) for row in state["history"]]
+        self.elapsed = float(state["elapsed"])
+
+    # ------------------------------------------------------------------ while it goes on
+
+    def training_seconds(self) -> float:
+        """Seconds of the run so far, without monitoring: what selecting and training took."""
+        phases = ("load", "train", "spectral", "score", "evaluate", "policy", "track")
+        return float(sum(self.env.ledger.seconds.get(phase, 0.0) for phase in phases))
+
+    def step(self, info: Mapping[str, Any], weights: Any) -> None:
+        """Take up a step, and evaluate where that is due."""
+        self.kept.add(info, weights)
+        step = int(info["step"])
+        if info["evaluate"] or step % self._log_every == 0:
+            with self.env.ledger.timed("track"):
+                metrics = {
+                    "train/loss": info["train_loss"],
+                    "selection/keep_ratio": info["keep_ratio"],
+                }
+                skipped = {"train/skipped": info["skipped"]} if info["skipped"] else {}
+                self.log.log(metrics | skipped, step)
+        if info["evaluate"]:
+            self.evaluate(info)
+
+    def evaluate(self, info: Mapping[str, Any]) -> None:
+        """Evaluate on selection-validation, and log it."""
+        ledger = self.env.ledger
+        result = self.env.monitor("selection_validation")
+        row = {
+            "step": info["step"],
+            "epoch": info["epoch"],
+            "progress": info["progress"],
+            "charged_flops": info["charged_flops"],
+            "seconds": self.training_seconds(),
+            "val_accuracy": result.accuracy,
+            "val_loss": _finite_or_none(result.loss),
+            "train_loss": _finite_or_none(info["train_loss"]),
+            "keep_ratio": info["keep_ratio"],
+            "mean_keep": self.kept.mean_keep,
+            "class_coverage": self.kept.take_coverage(),
+            "seen": float((self.env.visits > 0).mean()),
+        }
+        self.history.append(row)
+        self._evaluated(row)
+        metrics = {
+            "val/accuracy": result.accuracy,
+            "val/loss": result.loss,
+            "selection/mean_keep": row["mean_keep"],
+            "selection/class_coverage": row["class_coverage"],
+            "selection/seen": row["seen"],
+            # Here and nowhere else: over a metric as x axis the UI joins grouped runs point by
+            # point, not by step, so cost and accuracy must have the same steps.
+            "cost/charged_flops": row["charged_flops"],
+            "time/training": row["seconds"],
+        }
+        # A checkpoint does not hold its own seconds: the phase is there before the first one.
+        phases = {"checkpoint": 0.0} | ledger.seconds
+        metrics |= {f"time/{phase}": s for phase, s in phases.items()}
+        metrics |= {f"cost/{phase}_flops": f for phase, f in ledger.flops.items()}
+        self.log.log(metrics, info["step"])
+
+    # ------------------------------------------------------------------ at the end
+
+    def end(self, status: str, error: str, processes: int) -> tuple[dict[str, Any], OSError | None]:
+        """Write the result, and what shows it; a run with a result is not repeated.
+
+        Args:
+            status: How the run ended.
+            error: The traceback of what ended it, or nothing.
+            processes: How many trained together.
+
+        Returns:
+            The result as it stands in the JSON file, and why that could not be written, if so.
+        """
+        if status == "finished" and not math.isfinite(self.env.status.train_loss):
+            status = "diverged"
+        ended = status in ("finished", "diverged")
+        test = self.env.monitor("test") if ended and self.config.test else None
+        result = self._result(status, test, processes)
+        if error:
+            result["error"] = f"step {result['steps']}: {error.strip().splitlines()[-1]}"
+            self._write("the traceback", lambda: self._write_traceback(error))
+        problem = None
+        with contextlib.ExitStack() as pending:
+            try:
+                pending.enter_context(pending_json(self.folder / "result.json", sealed(result)))
+            except OSError as full:
+                result |= {"status": "failed", "error": f"the result was not written: {full}"}
+                problem = OSError(
+                    f"{self.folder / 'result.json'} cannot be written ({full.strerror}); free some "
+                    f"space, then: gstds run --resume {self.folder}"
+                )
+            if ended and problem is None:
+                self._write("plots and kept samples", lambda: self._write_artifacts(result))
+            self._log_final(result)
+            self.log.finish(result["status"])
+        return result, problem
+
+    def _result(self, status: str, test: Any, processes: int) -> dict[str, Any]:
+        env, ledger = self.env, self.env.ledger
+        at_end = env.status
+        reference = env.task.reference
+        seconds = dict(ledger.seconds)
+        if reference:
+            seconds |= reference.seconds
+        target = read_target(self.folder)
+        return {
+            "policy": self.config.policy,
+            "seed": self.config.seed,
+            "dataset": self.config.dataset,
+            "learner": self.config.learner,
+            "setting": self.config.setting,
+            "run_id": self.log.run_id,
+            "mlflow_run_id": target.mlflow_run_id if target else None,
+            "identity": identity(self.config),
+            "status": status,
+            "test_accuracy": test.accuracy if test else None,
+            "test_loss": _finite_or_none(test.loss) if test else None,
+            "worst_class_accuracy": min(test.class_accuracy) if test else None,
+            "val_accuracy": self.history[-1]["val_accuracy"] if self.history else None,
+            "train_loss": _finite_or_none(at_end.train_loss),
+            "mean_keep": self.kept.mean_keep,
+            "charged_flops": ledger.charged_flops,
+            "reference_flops": ledger.reference_flops,
+            "full_flops": env.full_flops,
+            "budget_flops": env.budget_flops,
+            "flops_by_phase": dict(ledger.flops),
+            "seconds": self.training_seconds(),
+            "wall_seconds": self.elapsed,
+            "reference_system_seconds": self.kept.reference_system_seconds(),
+            "seconds_by_phase": seconds,
+            "steps": env.step_count,
+            "processes": processes,
+            "samples_trained": int(env.visits.sum()),
+            "samples_drawn": self.kept.drawn,
+            "samples_closing": len(at_end.closing),
+            "skipped_updates": at_end.skipped,
+            "seen": float((env.visits > 0).mean()),
+            "class_coverage": self._coverage(),
+            "under_budget": at_end.truncated,
+            "reference_accuracy": reference.accuracy if reference else None,
+            "weights_sha256": state_digest(env.learner.model.state_dict()),
+            "history": self.history,
+        }
+
+    def _coverage(self) -> float | None:
+        values = [row["class_coverage"] for row in self.history]
+        return math.fsum(values) / len(values) if values else None
+
+    def _write(self, what: str, action: Callable[[], None]) -> None:
+        """Write something that is no loss; what cannot be written is told, not raised."""
+        try:
+            action()
+        except OSError as error:
+            _log.warning("%s: %s were not written: %s", self.folder, what, error)
+
+    def _write_traceback(self, error: str) -> None:
+        write_text(self.folder / "traceback.txt", error)
+        self.log.log_file(self.folder / "traceback.txt")
+
+    def _write_artifacts(self, result: dict[str, Any]) -> None:
+        from gstds.train.figures.plots import plot_run
+
+        kept = self.folder / "kept.npz"
+        self.kept.save(kept, visits=self.env.visits, order_seed=self.env.draws.seed)
+        ratios = self.kept.keep_sequence() / self.env.options.batch_size
+        write_bytes(self.folder / "run.png", plot_run(self.history, ratios.tolist()))
+        write_json(self.folder / "history.json", result["history"])
+        for name in ("kept.npz", "run.png", "config.json"):
+            if (self.folder / name).exists():
+                self.log.log_file(self.folder / name)
+
+    def _log_final(self, result: dict[str, Any]) -> None:
+        values = {f"final/{n}": result[n] for n in _FINAL if result[n] is not None}
+        if result["status"] in ("finished", "diverged"):
+            values["final/relative_compute"] = result["charged_flops"] / result["full_flops"]
+            values["final/tracking_share"] = self.log.seconds / max(self.elapsed, 1e-9)
+        self.log.log(values, result["steps"])
+
+
+def _finite_or_none(value: float) -> float | None:
     """Return a number as JSON can hold it."""
     return float(value) if math.isfinite(value) else None
 
 
-def diverged(info: Mapping[str, Any], steps_per_epoch: int) -> bool:
-    """Say whether the loss is not finite, or a whole epoch of updates was skipped for that."""
-    return info["skipped_in_a_row"] >= steps_per_epoch or not math.isfinite(info["train_loss"])
+def record_head(
+    config: RunConfig, data: Data, folder: Path, more: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the keyword arguments of `RunLog.begin`.
 
-
-def step_metrics(info: Mapping[str, Any]) -> dict[str, float]:
-    """Return what is logged of a step; of skipped updates only where there are some."""
-    skipped = {"train/skipped": info["skipped"]} if info["skipped"] else {}
+    Args:
+        config: The run's options.
+        data: Its data set.
+        folder: Its folder.
+        more: Tags that its comparison gives it; they win.
+    """
+    tags = _tags(config, folder) | dict(more)
+    of = more.get("control_of")
+    what = f"Policy `{tags['policy']}` on `{config.dataset}`, seed {config.seed}"
     return {
-        "train/loss": info["train_loss"],
-        "selection/keep_ratio": info["keep_ratio"],
-    } | skipped
+        "name": f"{tags['policy']}-{config.dataset}-seed{config.seed}",
+        "params": {k: v for k, v in config.as_dict().items() if v is not None},
+        "tags": tags,
+        "description": f"{what}, {config.setting}." + (f" A control of {of}." if of else ""),
+        "data": DataInput(
+            name=data.name,
+            digest=data.fingerprint,
+            rows=len(data.train),
+            classes=data.num_classes,
+            shape=(*data.image_shape[1:], data.image_shape[0]),
+            source=config.dataset,
+        ),
+    }
 
 
-def coverage(counts: npt.NDArray[np.int64]) -> float:
-    """Return the effective share of classes among kept samples, in (0, 1]: exp(entropy) / C.
-
-    Args:
-        counts: Kept samples by class (C,).
-    """
-    total = counts.sum()
-    if total == 0:
-        return 0.0
-    shares = counts[counts > 0] / total
-    return float(math.exp(-(shares * np.log(shares)).sum()) / len(counts))
-
-
-@dataclass
-class KeptRecord:
-    """One bit per drawn sample, one row per step; and the counts that the tables need.
-
-    Args:
-        batch_size: N.
-        labels: Training labels (n,).
-        classes: Number of classes.
-    """
-
-    batch_size: int
-    labels: npt.NDArray[np.int64]
-    classes: int
-    bits: bytearray = field(default_factory=bytearray)
-    drawn: int = 0
-    kept: int = 0
-    since: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    progress: array[float] = field(default_factory=lambda: array("d"))
-    seconds: array[float] = field(default_factory=lambda: array("d"))
-
-    def __post_init__(self) -> None:
-        """Begin the class counts."""
-        self.since = np.zeros(self.classes, dtype=np.int64)
-
-    def add(self, info: Mapping[str, Any], weights: npt.NDArray[np.float32]) -> None:
-        """Take up a step."""
-        drawn = int(info["drawn"])
-        mask = np.zeros(self.batch_size, dtype=bool)
-        mask[:drawn] = weights[:drawn] > 0
-        self.bits += np.packbits(mask).tobytes()
-        self.progress.append(float(info["progress"]))
-        self.drawn += drawn
-        self.kept += int(info["kept"])
-        chosen = np.asarray(info["indices"])[mask]
-        self.since += np.bincount(self.labels[chosen], minlength=self.classes)
-
-    def clock(self, seconds: float) -> None:
-        """Take down how long the last step took: deciding, loading, training."""
-        self.seconds.append(seconds)
-
-    def reference_system_seconds(self) -> float | None:
-        """Return steps × median step time so far; see the function of that name."""
-        counts = self.keep_sequence()
-        return reference_system_seconds(np.array(self.seconds), counts) if len(counts) else None
-
-    def take_coverage(self) -> float:
-        """Return the class coverage since the last call."""
-        value = coverage(self.since)
-        self.since[:] = 0
-        return value
-
-    @property
-    def mean_keep(self) -> float:
-        """Kept over drawn, over all steps so far."""
-        return self.kept / self.drawn if self.drawn else 0.0
-
-    def masks(self) -> npt.NDArray[np.uint8]:
-        """Return the packed bits (steps, ceil(N / 8)); `numpy.unpackbits` opens them."""
-        width = -(-self.batch_size // 8)
-        return np.frombuffer(bytes(self.bits), dtype=np.uint8).reshape(-1, width)
-
-    def keep_sequence(self) -> npt.NDArray[np.int64]:
-        """Return how many samples each step kept (steps,)."""
-        counts: npt.NDArray[np.int64] = np.unpackbits(self.masks(), axis=1).sum(1, dtype=np.int64)
-        return counts
-
-    def save(self, path: Any, *, visits: npt.NDArray[np.int64], order_seed: int) -> None:
-        """Write a compressed ``.npz``, which `read_kept` reads.
-
-        It holds ``kept`` (steps, ceil(N / 8)), packed; ``progress`` (steps,) after each step;
-        ``visits`` (n,); and the batch size and the seed of the order, which decode them.
-        """
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            kept=self.masks(),
-            progress=np.array(self.progress, dtype=np.float64),
-            visits=visits.astype(np.int32),
-            batch_size=np.int64(self.batch_size),
-            order_seed=np.uint64(order_seed),
-        )
-        write_bytes(path, buffer.getvalue())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything, as arrays and JSON-able values."""
-        return {
-            "bits": np.frombuffer(bytes(self.bits), dtype=np.uint8).copy(),
-            "drawn": self.drawn,
-            "kept": self.kept,
-            "since": self.since.copy(),
-            "progress": np.array(self.progress, dtype=np.float64),
-            "seconds": np.array(self.seconds, dtype=np.float64),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self.bits = bytearray(np.asarray(state["bits"], dtype=np.uint8).tobytes())
-        self.drawn, self.kept = int(state["drawn"]), int(state["kept"])
-        self.since = np.array(state["since"], dtype=np.int64)
-        self.progress = array("d", np.asarray(state["progress"], dtype=np.float64).tolist())
-        self.seconds = array("d", np.asarray(state["seconds"], dtype=np.float64).tolist())
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Which samples of which batches a finished run kept.
-
-    Attributes:
-        masks: Kept or not, by step and position in the drawn batch (T, N).
-        progress: Share of the run done after each step (T,); None in records of older versions.
-        visits: How often each training sample was trained on (n,).
-        order_seed: Seed of the order of the batches.
-    """
-
-    masks: npt.NDArray[np.bool_]
-    progress: npt.NDArray[np.float64] | None
-    visits: npt.NDArray[np.int64]
-    order_seed: int
-
-    @property
-    def counts(self) -> npt.NDArray[np.int64]:
-        """Samples that each step kept (T,)."""
-        counts: npt.NDArray[np.int64] = self.masks.sum(axis=1, dtype=np.int64)
-        return counts
-
-    @property
-    def sizes(self) -> npt.NDArray[np.int64]:
-        """Samples that each step drew (T,): N, or the rest at the end of an epoch."""
-        steps, batch = self.masks.shape
-        in_epoch = np.arange(steps) % -(-len(self.visits) // batch)
-        sizes: npt.NDArray[np.int64] = np.minimum(batch, len(self.visits) - in_epoch * batch)
-        return sizes
-
-
-def read_kept(path: str | Path) -> Kept:
-    """Read what `KeptRecord.save` wrote.
-
-    Raises:
-        OSError: If the file is missing or damaged.
-    """
-    try:
-        file = read_arrays(path, _KEYS)
-        batch = int(file["batch_size"])
-        masks = np.unpackbits(file["kept"], axis=1, count=batch).astype(bool)
-        visits = file["visits"].astype(np.int64)
-        return Kept(masks, file.get("progress"), visits, int(file["order_seed"]))
-    except (KeyError, ValueError, TypeError) as error:
-        raise OSError(f"{str(path)!r} is damaged: {error}") from error
-
-
-def reference_system_seconds(
-    seconds: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]
-) -> float:
-    """Return steps × median step time, the medians taken among steps of like size.
-
-    The median leaves out what disturbed single steps. A schedule's steps differ in size, so one
-    median of all would stand for none of them: the steps are sorted by what they kept, and every
-    tenth of them has its own (after Kaddour et al., No Train No Gain, arXiv 2307.06440).
-
-    Args:
-        seconds: Duration of each step (T,).
-        counts: Samples that each step kept (T,).
-
-    Returns:
-        Seconds of the whole run.
-    """
-    order = np.argsort(counts, kind="stable")
-    groups = [g for g in np.array_split(seconds[order], _TENTHS) if len(g)]
-    return float(sum(len(group) * np.median(group) for group in groups))
+def _tags(config: RunConfig, folder: Path) -> dict[str, str]:
+    tags = {
+        "policy": config.policy,
+        "seed": str(config.seed),
+        "dataset": config.dataset,
+        "learner": config.learner,
+        "setting": config.setting,
+        "identity": identity(config),
+        "folder": str(folder.absolute()),
+        "kind": "run",
+    }
+    commit = git_commit()
+    return tags | ({"git_commit": commit} if commit else {})

@@ -1,9 +1,13 @@
-"""From a configuration to an environment and the policy that acts in it."""
+"""From a configuration to an environment, the policy that acts in it, and torch's settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from gstds import policies
 from gstds.common.checks import check_integer, check_number, users_code
@@ -15,7 +19,8 @@ from gstds.train.running.options import RunConfig
 if TYPE_CHECKING:
     from gstds.common.process_group import Group
 
-__all__ = ["make_env", "make_run_policy", "make_run_schedule", "with_paper_defaults"]
+__all__ = ["make_env", "make_run_policy", "make_run_schedule", "reproducible"]
+__all__ += ["with_paper_defaults"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -139,3 +144,29 @@ def _policy_flops(name: str, policy: policies.Policy) -> Callable[..., float]:
         return check_number(f"step_flops of policy {name!r}", value, low=0)
 
     return flops
+
+
+@contextlib.contextmanager
+def reproducible(wanted: bool) -> Iterator[None]:
+    """Let torch use deterministic algorithms only, and put its settings back afterwards.
+
+    On a GPU torch's fastest algorithms add up in any order.
+    An operation that has no such algorithm warns. On the processor runs are bit-identical anyway.
+
+    Args:
+        wanted: Change nothing if false.
+    """
+    if not wanted:
+        yield
+        return
+    # Read when the first matrices are multiplied on a GPU.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    mode = torch.get_deterministic_debug_mode()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        torch.backends.cudnn.benchmark = benchmark

@@ -107,11 +107,11 @@ def open_tracking(arguments: Arguments) -> str | None:
     """
     if arguments.no_tracking:
         return None
-    from gstds.train.tracking.store import probe_store, tracking_uri
+    from gstds.train.tracking.store import check_store, tracking_uri
 
     uri = tracking_uri(arguments.tracking_uri)
     try:
-        probe_store(uri)
+        check_store(uri, arguments.experiment)
     except ConnectionError:
         if not getattr(arguments, "offline", False):
             raise

@@ -77,7 +77,7 @@ def view_state(comparison: str | None = None, folded: Sequence[str] = ()) -> dic
 
 def run_filter(comparison: str | None) -> str:
     """Return the search that finds runs and controls, but no summary: that one has no policy."""
-    filters = ["tags.policy != ''"]
+    filters = ["tags.policy != ''", "tags.superseded IS NULL"]
     if comparison is not None:
         quote = '"' if "'" in comparison else "'"
         filters.insert(0, f"tags.comparison = {quote}{comparison}{quote}")

@@ -8,29 +8,34 @@ import logging
 import os
 import re
 import socket
+import sqlite3
 import tempfile
 import urllib.parse
-from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
+
+from gstds.common.locks import locked
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
     from mlflow.tracking import MlflowClient
 
 __all__ = [
+    "check_store",
     "client",
     "mask_secrets",
     "prepare_environment",
     "prepare_store",
     "probe_store",
+    "sqlite_path",
     "store_exists",
     "tracking_uri",
 ]
 
 PROBE_SECONDS = 3.0
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-# Retries of MLflow's own would hold a delivery for minutes: the tracker retries by itself.
+# Retries of MLflow's own would hold a delivery for minutes: the uploader retries by itself.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -53,7 +58,7 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # The tracker says once that a store is away; each retry of the library's is no news.
+    # The uploader says once that a store is away; each retry of the library's is no news.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
@@ -68,7 +73,7 @@ def tracking_uri(option: str | None = None) -> str:
         The path of a sqlite store is made absolute.
     """
     uri = option or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     return uri if path is None else f"sqlite:///{path}"
 
 
@@ -103,8 +108,39 @@ def probe_store(uri: str) -> str:
 
 def store_exists(uri: str) -> bool:
     """Say whether there is a store, which for a server only asking it can tell; makes none."""
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     return path is None or (path.is_file() and path.stat().st_size > 0)
+
+
+def check_store(uri: str, experiment: str) -> None:
+    """Refuse a store that cannot be used, before any work; makes nothing and imports no MLflow.
+
+    Raises:
+        ConnectionError: If nobody answers at ``uri``.
+        PermissionError: If the folder of a sqlite store cannot be written.
+        ValueError: If the URI is of a kind that cannot be used, or the experiment has no name or
+            was deleted.
+    """
+    if not experiment.strip():
+        raise ValueError(f"experiment must be a name, got {experiment!r}")
+    probe_store(uri)
+    path = sqlite_path(uri)
+    if path is not None and store_exists(uri):
+        query = "select experiment_id, lifecycle_stage from experiments where name = ?"
+        # What is wrong with the file, or another schema, is the uploader's to tell.
+        with contextlib.suppress(sqlite3.Error):
+            address = f"file:{urllib.parse.quote(str(path))}?mode=ro"
+            with contextlib.closing(sqlite3.connect(address, timeout=1, uri=True)) as database:
+                for number, stage in database.execute(query, (experiment,)).fetchall():
+                    _refuse_deleted(uri, experiment, number, stage)
+
+
+def _refuse_deleted(uri: str, experiment: str, number: object, stage: str) -> None:
+    if stage != "active":
+        raise ValueError(
+            f"experiment {experiment!r} (id {number}) was deleted in {mask_secrets(uri)}; "
+            "restore it, or choose another name by --experiment"
+        )
 
 
 def prepare_store(uri: str, experiment: str = "gstds") -> str:
@@ -130,7 +166,7 @@ def prepare_store(uri: str, experiment: str = "gstds") -> str:
     if not experiment.strip():
         raise ValueError(f"experiment must be a name, got {experiment!r}")
     kind = probe_store(uri)
-    with store_lock(uri) if kind in ("sqlite", "sql") else contextlib.nullcontext():
+    with locked(_lock_path(uri)) if kind in ("sqlite", "sql") else contextlib.nullcontext():
         try:
             _make_schema(uri)
             return _experiment_id(uri, experiment)
@@ -140,35 +176,8 @@ def prepare_store(uri: str, experiment: str = "gstds") -> str:
             raise ConnectionError(_unreachable(uri, error)) from error
 
 
-@contextlib.contextmanager
-def store_lock(uri: str) -> Iterator[None]:
-    """Hold the lock under which a database is created, waiting for whoever holds it."""
-    lock = _lock_path(uri)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+b") as handle, file_lock(handle):
-        yield
-
-
-@contextlib.contextmanager
-def file_lock(handle: IO[bytes], *, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on an open file; the system frees it when the process dies.
-
-    Raises:
-        BlockingIOError: If ``wait`` is false and another process or handle holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows: one process at a time is the user's care there
-        yield
-        return
-    fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    try:
-        yield
-    finally:
-        fcntl.flock(handle, fcntl.LOCK_UN)
-
-
-def _sqlite_path(uri: str) -> Path | None:
+def sqlite_path(uri: str) -> Path | None:
+    """Return the absolute path of a sqlite store's file; None for a store of another kind."""
     if not uri.startswith("sqlite:///"):
         return None
     name = uri.removeprefix("sqlite:///")
@@ -183,7 +192,7 @@ def _check_kind(uri: str) -> str:
         return "sql"
     if scheme.startswith("databricks") or uri == "databricks":
         return "other"
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     if path is None:
         raise ValueError(
             f"tracking URI {mask_secrets(uri)!r} is of no kind that MLflow can write to; give "
@@ -208,7 +217,7 @@ def _check_sqlite(uri: str, path: Path) -> None:
 
 
 def _lock_path(uri: str) -> Path:
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     if path is not None:
         return path.with_name(f".{path.name}.lock")
     digest = hashlib.sha256(uri.encode()).hexdigest()[:16]
@@ -221,19 +230,34 @@ def _make_schema(uri: str) -> None:
     MLflow cannot mend a schema whose making was cut short, by a kill or a full disk, so it is made
     in a file beside the store and renamed.
     """
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     if path is None or (path.exists() and path.stat().st_size):
         return
     new = path.with_name(f".{path.name}.new")
     _remove_database(new)
     try:
-        mlflow_client = client(f"sqlite:///{new}")
-        mlflow_client.search_experiments(max_results=1)
-        with contextlib.suppress(AttributeError):  # a private name; the file may stay open too
-            mlflow_client._tracking_client.store.engine.dispose()
+        if not _fill_from_template(new):
+            mlflow_client = client(f"sqlite:///{new}")
+            mlflow_client.search_experiments(max_results=1)
+            with contextlib.suppress(AttributeError):  # a private name; the file may stay open too
+                mlflow_client._tracking_client.store.engine.dispose()
         os.replace(new, path)
     finally:
         _remove_database(new)
+
+
+def _fill_from_template(path: Path) -> bool:
+    """Make MLflow's tables from a copy of what its migrations make, which take seconds.
+
+    Returns:
+        Whether the copy is of the release that is installed.
+    """
+    schema = Path(__file__).with_name("mlflow_schema.sql").read_text()
+    if schema.splitlines()[0] != f"-- mlflow {version('mlflow')}":
+        return False
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(schema)
+    return True
 
 
 def _remove_database(path: Path) -> None:
@@ -242,7 +266,7 @@ def _remove_database(path: Path) -> None:
 
 
 def _unreachable(uri: str, error: BaseException | str) -> str:
-    if _sqlite_path(uri):
+    if sqlite_path(uri):
         return _unusable(uri, str(error).splitlines()[0][:300])
     return mask_secrets(
         f"no MLflow store answers at {uri} ({str(error).splitlines()[0][:300]}); start the server, "
@@ -290,18 +314,14 @@ def _experiment_id(uri: str, experiment: str) -> str:
     found = mlflow_client.get_experiment_by_name(experiment)
     if found is None:
         found = _create_experiment(mlflow_client, uri, experiment)
-    if found.lifecycle_stage != "active":
-        raise ValueError(
-            f"experiment {experiment!r} (id {found.experiment_id}) was deleted in "
-            f"{mask_secrets(uri)}; restore it, or choose another name by --experiment"
-        )
+    _refuse_deleted(uri, experiment, found.experiment_id, found.lifecycle_stage)
     return str(found.experiment_id)
 
 
 def _create_experiment(mlflow_client: MlflowClient, uri: str, experiment: str) -> Experiment:
     from mlflow.exceptions import MlflowException
 
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     location = None
     if path is not None:
         folder = urllib.parse.quote(experiment, safe="")

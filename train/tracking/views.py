@@ -11,16 +11,17 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.train.tracking.charts import encode_view, view_state
 from gstds.train.tracking.store import client as make_client
-from gstds.train.tracking.store import mask_secrets
+from gstds.train.tracking.store import mask_secrets, store_exists
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["find_view", "place_view"]
+__all__ = ["describe_experiment", "find_view", "folder_of", "place_view"]
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +30,23 @@ _PREFIX = "gstds: "
 _ALL = "gstds: all runs"
 _LONGEST_TAG = 20_000
 _MOST_VIEWS = 20
+
+
+_MARK = "<!-- gstds -->"
+_ABOUT = f"""{_MARK}
+Runs of `gstds run` and `gstds compare`. Each run has the tags `policy`, `seed`, `dataset` and
+`comparison`; the tag `kind` tells runs (`run`) from the controls that a comparison makes by itself
+(`control`) and from the run that holds a comparison's statistics and its report (`summary`).
+The menu *Views* holds a view of each comparison, grouped by policy; `gstds ui` opens the newest.
+What every metric means stands in `docs/tracking.md`.
+"""
+
+
+def describe_experiment(client: MlflowClient, experiment_id: str) -> None:
+    """Say on the experiment's page what its runs are, unless the user wrote something."""
+    there = client.get_experiment(experiment_id).tags.get("mlflow.note.content", "")
+    if there != _ABOUT and (not there or there.startswith(_MARK)):
+        client.set_experiment_tag(experiment_id, "mlflow.note.content", _ABOUT)
 
 
 def place_view(
@@ -101,3 +119,18 @@ def _name(value: str) -> str:
         return str(view.get("name", ""))
     except (ValueError, AttributeError):
         return ""
+
+
+def folder_of(run: str, uri: str) -> Path:
+    """Return the folder of a run, by its own id or by MLflow's.
+
+    Raises:
+        LookupError: If the store is not there, or has no such run.
+    """
+    if not store_exists(uri):
+        raise LookupError(f"there is no {uri}")
+    client = make_client(uri)
+    every = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(every, f"tags.`gstds.run_id` = '{run}'", max_results=1)
+    tags = (found[0] if found else client.get_run(run)).data.tags
+    return Path(tags["folder"])

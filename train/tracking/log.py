@@ -1,0 +1,293 @@
+"""A run's log, the record of what it did: lines of JSON in its folder, only ever appended.
+
+Tables, reports and MLflow read it; the run itself knows nothing of them. Rules: `RunLog.log` and
+`RunLog.log_file` never raise and never wait for anybody. A bad metric name is left out with one
+warning. NaN is ``null``; infinity is logged as NaN, because MLflow would show it as 1.8e308. A
+metric has one line for a step: a resumed run, which repeats its steps to the bit, writes none that
+are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from gstds.common.checksummed_json import check_seal, sealed
+from gstds.common.files import fsync_directory
+from gstds.train.tracking.store import mask_secrets
+
+__all__ = ["LOG_NAME", "STATUSES", "DataInput", "RunLog", "read_log"]
+
+_log = logging.getLogger(__name__)
+
+LOG_NAME = "log.jsonl"
+STATUSES = ("finished", "failed", "diverged", "interrupted")
+_MOST_IN_MEMORY = 100_000  # lines, while the disk takes none
+_NAME = re.compile(r"[\w.\- ]+(/[\w.\- ]+)*")
+
+
+@dataclass(frozen=True)
+class DataInput:
+    """A data set as MLflow shows it beside the run, known without its images.
+
+    Attributes:
+        name: The data set's name.
+        digest: Its fingerprint; the first 36 characters are shown.
+        rows: Number of training images.
+        classes: Number of classes.
+        shape: One image's shape, such as ``(H, W, C)``.
+        source: Where it comes from.
+    """
+
+    name: str
+    digest: str
+    rows: int
+    classes: int
+    shape: tuple[int, ...]
+    source: str
+
+
+def read_log(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield each whole line from an offset, with the offset behind it.
+
+    Args:
+        path: A folder's log.
+        start: Where a line begins.
+
+    Raises:
+        ValueError: If a line is not what was written.
+        OSError: If the file cannot be read.
+    """
+    with path.open("rb") as handle:
+        handle.seek(start)
+        for line in handle:
+            if not line.endswith(b"\n"):  # cut off by a crash, or just being written
+                return
+            try:
+                yield check_seal(json.loads(line), "a line"), handle.tell()
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"{path} is damaged behind byte {handle.tell() - len(line)}: {error}; "
+                    "remove that line"
+                ) from error
+
+
+class RunLog:
+    """Writes a run's log.
+
+    Args:
+        folder: The run's folder; None keeps nothing.
+    """
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self.path = None if folder is None else Path(folder).absolute() / LOG_NAME
+        self.run_id: str | None = None
+        self.seconds = 0.0
+        self._descriptor: int | None = None
+        self._size = 0
+        self._waiting: list[bytes] = []
+        self._last: dict[str, int] = {}
+        self._good_names: dict[str, bool] = {}
+        self._warned: set[str] = set()
+
+    def begin(
+        self,
+        *,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        description: str = "",
+        data: DataInput | None = None,
+        resume: bool = False,
+    ) -> str | None:
+        """Begin a log, or go on with the one that is there.
+
+        Args:
+            name: What the run is called.
+            params: Its configuration.
+            tags: What it is found by.
+            description: Markdown.
+            data: The training data.
+            resume: Go on, if there is something to go on with.
+
+        Returns:
+            The run's id; None if nothing is kept.
+
+        Raises:
+            ValueError: If the log that is there is damaged.
+            OSError: If it cannot be written.
+        """
+        if self.path is None:
+            return None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if resume and self._take_up():
+            self._write({"kind": "resumed"})
+        else:
+            self.path.unlink(missing_ok=True)
+            self.run_id = uuid4().hex
+            self._open()
+            head = {
+                "run_id": self.run_id,
+                "name": name,
+                "params": {k: _as_text(v) for k, v in params.items()},
+                "tags": {k: _as_text(v) for k, v in tags.items()},
+                "description": mask_secrets(description),
+                "data": asdict(data) if data else None,
+            }
+            self._write({"kind": "run", **head})
+        return self.run_id
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log values of metrics named ``section/name`` at a step."""
+        with self._guarded("log"):
+            values = {
+                key: self._finite_or_none(key, value)
+                for key, value in metrics.items()
+                if self._is_good(key) and self._is_new(key, int(step))
+            }
+            if values:
+                self._write({"kind": "metrics", "step": int(step), "values": values})
+
+    def log_file(self, path: str | Path, folder: str = "") -> None:
+        """Log a file of the run's folder as an artifact in ``folder``."""
+        with self._guarded("log_file"):
+            if self.path is not None:
+                own = Path(path).absolute().relative_to(self.path.parent).as_posix()
+                self._write({"kind": "file", "file": own, "folder": folder})
+
+    def log_view(self, name: str, policies: list[str]) -> None:
+        """Log that a comparison has runs to be looked at together."""
+        with self._guarded("log_view"):
+            self._write({"kind": "view", "name": name, "policies": policies})
+
+    def finish(self, status: str) -> None:
+        """End the log; it is on the disk afterwards.
+
+        Raises:
+            ValueError: If ``status`` is none of `STATUSES`.
+        """
+        if status not in STATUSES:
+            raise ValueError(f"status must be one of {', '.join(STATUSES)}, got {status!r}")
+        with self._guarded("finish"):
+            self._write({"kind": "end", "status": status})
+        self.sync()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def sync(self) -> None:
+        """Bring all that was logged to the disk."""
+        with self._guarded("sync"):
+            if self._descriptor is not None:
+                self._flush()
+                os.fsync(self._descriptor)
+
+    # ------------------------------------------------------------------ the file
+
+    def _take_up(self) -> bool:
+        """Read what is there, without the half line of a crash; return whether there was some."""
+        if self.path is None or not self.path.exists():
+            return False
+        for line, end in read_log(self.path):
+            self._size = end
+            if line["kind"] == "run":
+                self.run_id = str(line["run_id"])
+            elif line["kind"] == "metrics":
+                self._last |= dict.fromkeys(line["values"], int(line["step"]))
+        if self.run_id is None:
+            return False
+        self._open()
+        return True
+
+    def _open(self) -> None:
+        if self.path is None:
+            return
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._descriptor = os.open(self.path, flags, 0o644)
+        os.ftruncate(self._descriptor, self._size)
+        fsync_directory(self.path.parent)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._descriptor is None:
+            return
+        line = {"kind": line.pop("kind"), "time": time.time_ns() // 1_000_000, **line}
+        self._waiting.append((json.dumps(sealed(line), allow_nan=False) + "\n").encode())
+        self._flush()
+
+    def _flush(self) -> None:
+        """Write what waits, whole or not at all."""
+        if self._descriptor is None or not self._waiting:
+            return
+        content = memoryview(b"".join(self._waiting))
+        done = 0
+        try:
+            while done < len(content):
+                done += os.write(self._descriptor, content[done:])
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self._size)
+            self._warn_once(f"{self.path} cannot be written ({error.strerror}); the run goes on")
+            del self._waiting[:-_MOST_IN_MEMORY]
+            return
+        self._size += done
+        self._waiting = []
+
+    # ------------------------------------------------------------------ what is logged
+
+    def _is_new(self, key: str, step: int) -> bool:
+        if step <= self._last.get(key, step - 1):
+            return False
+        self._last[key] = step
+        return True
+
+    def _is_good(self, key: str) -> bool:
+        known = self._good_names.get(key)
+        if known is None:
+            known = isinstance(key, str) and len(key) <= 250 and bool(_NAME.fullmatch(key))
+            known = known and not any(part in (".", "..") for part in key.split("/"))
+            self._good_names[key] = known
+            if not known:
+                self._warn_once(
+                    f"metric {key!r} is left out: names are section/name of letters, digits, "
+                    "'_', '-', '.' and spaces, at most 250 characters"
+                )
+        return known
+
+    def _finite_or_none(self, key: str, value: float) -> float | None:
+        number = float(value)
+        if math.isinf(number):
+            self._warn_once(f"metric {key!r} became infinite; it is logged as NaN")
+        return number if math.isfinite(number) else None
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            _log.warning("%s", mask_secrets(message))
+
+    @contextlib.contextmanager
+    def _guarded(self, action: str) -> Iterator[None]:
+        """Count the seconds, and warn of an error: a run must not die of its record."""
+        begin = time.perf_counter()
+        try:
+            yield
+        except Exception as error:
+            self._warn_once(f"{action}: {type(error).__name__}: {error}")
+        finally:
+            self.seconds += time.perf_counter() - begin
+
+
+def _as_text(value: Any) -> str:
+    """Return a parameter's value as it is shown, without secrets."""
+    if isinstance(value, dict | list | tuple):
+        return mask_secrets(json.dumps(value, default=str))
+    return mask_secrets(str(value))
