@@ -6,6 +6,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A process of its own for each test's store would take the processor from the others. Tests deliver
+# by `sync`, and those of the process itself set this to 1.
+os.environ.setdefault("GSTDS_UPLOADER", "0")
 # Not the home: matplotlib lists the fonts it finds, once.
 os.environ.setdefault("MPLCONFIGDIR", str(Path(__file__).parents[1] / ".pytest_cache" / "mpl"))
 

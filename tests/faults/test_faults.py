@@ -19,8 +19,9 @@ from gstds.train.cli.main import main
 from gstds.train.running.folder import FolderInUseError
 from gstds.train.running.options import config_from
 from gstds.train.running.run import execute
-from gstds.train.tracking.store import client
+from gstds.train.tracking.uploader import Upload
 from tests.stops import StopAfter
+from tests.stores import delivered, history
 
 PLUGIN = """
 import torch
@@ -97,16 +98,14 @@ def test_a_skipped_update_changes_nothing_and_is_counted(spoiled, learner):
 
 @pytest.mark.parametrize("steps", [1, 7, 14])
 def test_a_run_that_skips_resumes_bit_for_bit(spoiled, tmp_path, steps, store_uri):
-    from gstds.train.tracking.tracker import MlflowTracker
-
     config = options(spoiled, learner="spoiling:forward", on_nan="skip")
-    whole = execute(config, tmp_path / "whole", tracker=MlflowTracker(store_uri))
+    whole = execute(config, tmp_path / "whole", upload=Upload(store_uri))
     assert (whole["status"], whole["skipped_updates"]) == ("finished", 3)
     execute(config, tmp_path / "cut", stop=StopAfter(2 * steps), checkpoint_every=1)
     again = execute(config, tmp_path / "cut", resume=True)
     same = ("weights_sha256", "skipped_updates", "test_loss", "charged_flops", "samples_trained")
     assert [again[name] for name in same] == [whole[name] for name in same]
-    assert "train/skipped" in client(store_uri).get_run(whole["run_id"]).data.metrics
+    assert "train/skipped" in delivered(store_uri, tmp_path / "whole").data.metrics
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_a_good_checkpoint(spoiled, tmp_path):
@@ -207,26 +206,23 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(tiny_npz, tmp_path):
 def test_a_clock_that_jumps_changes_no_weight_and_loses_no_point(
     tiny_npz, tmp_path, monkeypatch, store_uri, shift
 ):
-    from gstds.train.tracking.tracker import MlflowTracker
-
     config = options(tiny_npz, policy="random")
     whole = execute(config, tmp_path / "whole")
     execute(
         config,
         tmp_path / "cut",
-        tracker=MlflowTracker(store_uri, spool=tmp_path / "spool"),
+        upload=Upload(store_uri),
         stop=StopAfter(12),
         checkpoint_every=1,
     )
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + shift)
-    tracker = MlflowTracker(store_uri, spool=tmp_path / "spool")
-    again = execute(config, tmp_path / "cut", tracker=tracker, resume=True)
+    again = execute(config, tmp_path / "cut", upload=Upload(store_uri), resume=True)
     assert again["weights_sha256"] == whole["weights_sha256"]
     assert again["seconds"] >= 0
-    history = client(store_uri).get_metric_history(again["run_id"], "train/loss")
-    assert sorted({point.step for point in history}) == list(range(1, again["steps"] + 1))
-    assert len(history) == again["steps"]
+    delivered(store_uri, tmp_path / "cut")
+    steps = [step for step, _ in history(store_uri, tmp_path / "cut")]
+    assert steps == list(range(1, again["steps"] + 1))
 
 
 # Two processes

@@ -21,9 +21,10 @@ import numpy as np
 import pytest
 
 from gstds.store.feature_store import FeatureStore
-from gstds.train.tracking.spool import Item, Point, Spool
-from gstds.train.tracking.store import client
+from gstds.train.tracking.log import RunLog
+from gstds.train.tracking.uploader import Upload, undelivered
 from tests.counts import counts
+from tests.stores import delivered
 
 GSTDS = [sys.executable, "-m", "gstds.train.cli.main"]
 
@@ -89,12 +90,20 @@ class Killer:
             return
 
 
-def points_of(store_uri: str, run_id: str) -> dict[str, list[int]]:
-    """Return every metric's steps, sorted, as many times as the store holds them."""
+def points_of(store_uri: str, folder: Path) -> dict[str, list[int]]:
+    """Return every metric's steps, sorted, as many times as the store holds them.
+
+    Whoever delivers, the uploader that outlived a kill or this process, it is one run, and ended.
+    """
+    run = delivered(store_uri, folder)
+    assert run.info.status == "FINISHED"
     with sqlite3.connect(store_uri.removeprefix("sqlite:///")) as database:
-        rows = database.execute("select key, step from metrics where run_uuid = ?", (run_id,))
+        name = (run.data.tags["gstds.run_id"],)
+        same = "select count(*) from tags where key = 'gstds.run_id' and value = ?"
+        assert database.execute(same, name).fetchone() == (1,)
+        query = "select key, step from metrics where run_uuid = ?"
         steps: dict[str, list[int]] = {}
-        for key, step in rows:
+        for key, step in database.execute(query, (run.info.run_id,)):
             steps.setdefault(key, []).append(step)
     return {key: sorted(values) for key, values in steps.items()}
 
@@ -109,7 +118,7 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(
     words += ["--tracking-uri", store_uri, "--checkpoint-every", "10"]
     killer.measure(*words, "--out", "whole", begun=tmp_path / "whole")
     whole = result_of(tmp_path / "whole")
-    expected = points_of(store_uri, whole["run_id"])
+    expected = points_of(store_uri, tmp_path / "whole")
     assert len(expected["train/loss"]) > 100
     number = 0
     while killer.kills < cases:
@@ -125,9 +134,7 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(
         cut = result_of(tmp_path / out)
         for name in ("weights_sha256", "test_accuracy", "charged_flops", "steps", "mean_keep"):
             assert cut[name] == whole[name], name
-        assert points_of(store_uri, cut["run_id"]) == expected
-        assert client(store_uri).get_run(cut["run_id"]).info.status == "FINISHED"
-        assert not (tmp_path / "spool").exists()
+        assert points_of(store_uri, tmp_path / out) == expected
     print(f"\n{killer.kills} kills in {number} runs")
 
 
@@ -174,32 +181,33 @@ def features_in(cache: Path) -> dict[str, bytes]:
 @counts(slow=1, soak=10)
 def test_a_sync_killed_at_random_moments_delivers_everything_once(cases, tmp_path, store_uri):
     killer = Killer(tmp_path, seed=cases)
-    place = client(store_uri)
-    experiment = place.create_experiment("kills")
     words = ("sync", "--tracking-uri", store_uri, "--quiet")
-    count, each = 60, 500
+    count = 30_000
 
-    def spooled() -> str:
-        run_id = str(place.create_run(experiment).info.run_id)
-        items = [
-            Item(points=tuple(Point("train/loss", float(s), 1000 + s, s) for s in steps))
-            for i in range(count)
-            for steps in [range(i * each, (i + 1) * each)]
-        ]
-        Spool(tmp_path / "spool", run_id).append([*items, Item(status="FINISHED", end_time=1)])
-        return run_id
+    def logged(name: str) -> Path:
+        log = RunLog(tmp_path / name)
+        Upload(store_uri).begin(tmp_path / name, log.begin(name=name, params={}, tags={}))
+        for step in range(count):
+            log.log({"train/loss": float(step)}, step)
+        log.finish("finished")
+        return tmp_path / name
 
-    first = spooled()
-    killer.measure(*words, begun=tmp_path / "spool" / f"{first}.offset")
-    assert points_of(store_uri, first) == {"train/loss": list(range(count * each))}
+    first = logged("whole")
+    before = (first / "delivery.json").read_bytes()
+
+    class Begun(type(first)):  # type: ignore[misc]
+        def exists(self) -> bool:
+            return bool(self.read_bytes() != before)
+
+    killer.measure(*words, begun=Begun(first / "delivery.json"))
+    assert points_of(store_uri, first) == {"train/loss": list(range(count))}
     number = 0
     while killer.kills < cases:
         number += 1
-        run_id = spooled()
+        folder = logged(f"cut{number}")
         killer.until_done(lambda: words, most=cases)
-        assert points_of(store_uri, run_id) == {"train/loss": list(range(count * each))}
-        assert place.get_run(run_id).info.status == "FINISHED"
-        assert not list(tmp_path.glob("spool/*"))
+        assert not undelivered(tmp_path)
+        assert points_of(store_uri, folder) == {"train/loss": list(range(count))}
     print(f"\n{killer.kills} kills in {number} deliveries")
 
 

@@ -81,7 +81,7 @@ def test_a_users_code_that_fails_is_told_by_name(here, capsys, monkeypatch, word
 
 def test_a_disk_without_room_is_told_before_training(tiny_npz, tmp_path, monkeypatch):
     room = SimpleNamespace(free=400_000)
-    monkeypatch.setattr("gstds.train.running.resources.shutil.disk_usage", lambda folder: room)
+    monkeypatch.setattr("gstds.train.running.checkpoints.shutil.disk_usage", lambda folder: room)
     with pytest.raises(OSError, match=r"--out .*no space on the disk, 0\.4 MB free and up to 1\."):
         execute(options(tiny_npz), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -111,7 +111,7 @@ def test_pictures_that_find_no_room_cost_no_result(tiny_npz, tmp_path, monkeypat
     def full(path, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("gstds.train.running.run.write_bytes", full)
+    monkeypatch.setattr("gstds.train.running.record.write_bytes", full)
     assert execute(options(tiny_npz, epochs=1), tmp_path)["status"] == "finished"
     assert json.loads((tmp_path / "result.json").read_text())["test_accuracy"] is not None
     assert "plots and kept samples were not written" in caplog.text
@@ -125,7 +125,7 @@ def test_a_result_that_finds_no_room_is_a_failed_run_with_the_way_on(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("gstds.train.running.run.pending_json", full)
+        patch.setattr("gstds.train.running.record.pending_json", full)
         with pytest.raises(RunFailedError, match=r"result\.json cannot be written.*--resume"):
             execute(options(tiny_npz, epochs=2), tmp_path / "r", checkpoint_every=3)
     again = execute(options(tiny_npz, epochs=2), tmp_path / "r", resume=True)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from gstds.train.tracking.store import client
+from tests.stores import delivered
 
 LEARNER = """
 import resource
@@ -65,4 +65,4 @@ def test_a_run_that_gets_no_memory_fails_by_name_and_goes_on_later(tmp_path, tin
     )
     for key in ("weights_sha256", "test_accuracy", "charged_flops", "steps"):
         assert cut[key] == whole[key]
-    assert client(store_uri).get_run(cut["run_id"]).info.status == "FINISHED"
+    assert delivered(store_uri, tmp_path / "cut").info.status == "FINISHED"

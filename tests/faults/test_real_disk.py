@@ -17,8 +17,9 @@ from gstds.train.cli.main import main
 from gstds.train.running.ending import StopFlag
 from gstds.train.running.options import config_from
 from gstds.train.running.run import RunFailedError, execute
-from gstds.train.tracking.store import client
-from gstds.train.tracking.tracker import MlflowTracker, sync_spool
+from gstds.train.tracking.log import RunLog
+from gstds.train.tracking.uploader import Upload, sync
+from tests.stores import delivered, history
 
 MEGABYTES = 6
 
@@ -129,18 +130,18 @@ def test_a_database_on_a_full_disk_delays_nothing_and_gets_everything_later(
     database = disk / "mlflow.db"
     database.write_bytes(Path(store_uri.removeprefix("sqlite:///")).read_bytes())
     uri = f"sqlite:///{database}"
-    tracker = MlflowTracker(uri, spool=tmp_path / "spool", interval=0.1, finish_seconds=5)
-    run_id = tracker.start(name="full", params={}, tags={})
+    log = RunLog(tmp_path / "r")
+    upload = Upload(uri)
+    upload.begin(tmp_path / "r", log.begin(name="full", params={}, tags={}))
     filler = fill(disk)
     for step in range(3000):
-        tracker.log({"train/loss": float(step)}, step)
-    tracker.finish("finished")
-    assert not tracker.delivered
+        log.log({"train/loss": float(step)}, step)
+    log.finish("finished")
+    with pytest.raises(ConnectionError, match=r"cannot be|stays in"):
+        sync(tmp_path)
     filler.unlink()
-    sync_spool(tmp_path / "spool", uri)
-    points = client(uri).get_metric_history(run_id, "train/loss")
-    assert sorted(point.step for point in points) == list(range(3000))
-    assert client(uri).get_run(run_id).info.status == "FINISHED"
+    assert delivered(uri, tmp_path / "r").info.status == "FINISHED"
+    assert history(uri, tmp_path / "r") == [(i, float(i)) for i in range(3000)]
 
 
 def test_a_read_only_folder_is_refused_before_training(

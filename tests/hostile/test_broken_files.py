@@ -21,10 +21,11 @@ from gstds.store.feature_store import FeatureStore, build_store, open_losses, sa
 from gstds.train.cli.commands import read_configuration
 from gstds.train.cli.main import build_parser
 from gstds.train.running.folder import finished_result, open_folder
+from gstds.train.running.kept import KeptRecord, read_kept
 from gstds.train.running.options import RunConfig
 from gstds.train.running.options_file import take_defaults
-from gstds.train.running.record import KeptRecord, read_kept
-from gstds.train.tracking.spool import Item, Point, Spool
+from gstds.train.tracking.delivery import note_target, read_target
+from gstds.train.tracking.log import LOG_NAME, RunLog, read_log
 from tests.policies.learned.test_agent_policy import agent
 
 RUN = "0" * 32
@@ -147,21 +148,24 @@ def data_set(folder: Path) -> Case:
     return folder / "data.npz", read
 
 
-def spooled(folder: Path) -> Case:
-    points = tuple(Point("train/loss", 0.5 * i, 1000 + i, i) for i in range(4))
-    Spool(folder, RUN).append([Item(points=points), Item(status="FINISHED", tags=(("a", "b"),))])
-    path = folder / f"{RUN}.jsonl"
-    whole, every = path.read_bytes(), [item for item, _ in Spool(folder, RUN).waiting()]
+def logged(folder: Path) -> Case:
+    log = RunLog(folder)
+    log.begin(name="test", params={}, tags={"a": "b"})
+    for step in range(4):
+        log.log({"train/loss": 0.5 * step}, step)
+    log.finish("finished")
+    path = folder / LOG_NAME
+    whole, every = path.read_bytes(), [line for line, _ in read_log(path)]
 
     def read() -> Any:
-        items = [item for item, _ in Spool(folder, RUN).waiting()]
+        lines = [line for line, _ in read_log(path)]
         content = path.read_bytes()
         # As a kill in the middle of an append leaves it: what came before is delivered.
         cut = whole.startswith(content) and content != whole
         if cut or content[-1:] != b"\n":
-            assert items == every[: len(items)]
+            assert lines == every[: len(lines)]
             raise ValueError(f"torn: {path}")
-        return items
+        return lines
 
     return path, read
 
@@ -178,7 +182,7 @@ CASES = [
     comparison,
     kept,
     data_set,
-    spooled,
+    logged,
 ]
 
 
@@ -294,15 +298,12 @@ def test_every_flipped_bit_of_a_yaml_file_is_an_error_or_a_value(tmp_path):
     assert check_yaml(tmp_path / "c.yaml", full=True) > 100
 
 
-def test_a_broken_offset_delivers_again_and_skips_nothing(tmp_path):
-    spool = Spool(tmp_path, RUN)
-    spool.append([Item(points=(Point("a", float(i), 7, i),)) for i in range(9)])
-    spool.mark([offset for _, offset in spool.waiting()][5])
-    path = tmp_path / f"{RUN}.offset"
+def test_a_broken_note_of_a_delivery_delivers_again_and_skips_nothing(tmp_path):
+    target = note_target(tmp_path, "sqlite:////a.db", "gstds", RUN)
+    path = tmp_path / "delivery.json"
     for what, content in damages(path.read_bytes(), full=False):
         path.write_bytes(content)
-        steps = [item.points[0].step for item, _ in spool.waiting()]
-        assert steps in ([6, 7, 8], list(range(9))), what
+        assert read_target(tmp_path) in (None, target), what
 
 
 class Stopped(Exception):  # noqa: N818

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 
 from gstds.train.cli.main import main
+from gstds.train.running.kept import read_kept
 from gstds.train.running.options import RunConfig, config_from
 from gstds.train.running.options_file import load_config_file
-from gstds.train.running.record import read_kept
-from gstds.train.tracking.spool import Spool, sync_spool
+from gstds.train.tracking.delivery import read_target
+from gstds.train.tracking.log import LOG_NAME
+from gstds.train.tracking.store import client
+from gstds.train.tracking.uploader import sync
 from tests.plants import DEEP, Plant
 
 # Configuration
@@ -128,55 +132,45 @@ def test_a_report_shows_a_planted_page_as_text(tmp_path):
     assert "<script" not in (tmp_path / "report.html").read_text()
 
 
-# The spool
+# The log
 
-RUN = "0" * 32
-
-
-def planted_spool(folder: Path, **item) -> Path:
-    spool = folder / "spool" / f"{RUN}.jsonl"
-    spool.parent.mkdir(parents=True, exist_ok=True)
-    spool.write_text(json.dumps(item) + "\n")
-    return spool
+RUN = {"kind": "run", "run_id": "0" * 32, "time": 1, "name": "planted", "params": {}, "tags": {}}
+RUN |= {"description": "", "data": None}
 
 
-@pytest.mark.parametrize("link", [False, True])
-def test_a_spool_does_not_deliver_another_file(tmp_path, link):
+def planted_log(folder: Path, *lines: dict[str, object]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOG_NAME
+    path.write_text("".join(json.dumps(line) + "\n" for line in (RUN, *lines)))
+    return path
+
+
+@pytest.mark.parametrize("name", ["../secret", "link", "/etc/hostname", "folder/../../secret"])
+def test_a_log_does_not_deliver_a_file_of_elsewhere(tmp_path, store_uri, name):
     (tmp_path / "secret").write_text("hunter2")
-    name = str(tmp_path / "secret")
-    place = planted_spool(tmp_path, file=name).parent
-    if link:
-        own = place / f"{RUN}.files" / "0"
-        own.mkdir(parents=True)
-        (own / "secret").symlink_to(tmp_path / "secret")
-        planted_spool(tmp_path, file=str(own / "secret"))
-    delivered = []
-    client = type("Client", (), {"log_artifact": lambda self, *words: delivered.append(words)})()
-    with pytest.raises(ValueError, match="is no file of this spool"):
-        Spool(place, RUN).drain(client)
-    assert delivered == []
+    planted_log(tmp_path / "r", {"kind": "file", "time": 2, "file": name, "folder": ""})
+    (tmp_path / "r" / "link").symlink_to(tmp_path / "secret")
+    (tmp_path / "r" / "folder").mkdir()
+    with pytest.raises(ValueError, match="which is no file of this folder"):
+        sync(tmp_path / "r", store_uri)
+    run_id = read_target(tmp_path / "r").mlflow_run_id
+    assert client(store_uri).list_artifacts(run_id) == []
 
 
-@pytest.mark.parametrize(
-    "line", [DEEP, "[]", "3", '{"points": 3}', '{"points": [[1]]}', '{"x": 1}']
-)
-def test_a_hostile_spool_is_refused(tmp_path, line, pickled):
-    path = planted_spool(tmp_path)
+@pytest.mark.parametrize("line", [DEEP, "[]", "3", '{"kind": "metrics"}', '{"x": 1}', "{"])
+def test_a_hostile_log_is_refused(tmp_path, store_uri, line, pickled):
+    path = planted_log(tmp_path / "r")
+    whole = path.read_bytes()
     for data in (line.encode(), pickled.replace(b"\n", b"")):
-        path.write_bytes(data + b"\n")
-        with pytest.raises(ValueError, match=rf"{RUN}\.jsonl is damaged"):
-            list(Spool(path.parent, RUN).waiting())
+        path.write_bytes(whole + data + b"\n")
+        with pytest.raises(ValueError, match=r"log\.jsonl is damaged"):
+            sync(tmp_path / "r", store_uri)
 
 
-def test_a_spools_artifact_cannot_leave_the_store(tmp_path, monkeypatch):
-    from gstds.train.tracking.store import client, prepare_store
-
-    monkeypatch.chdir(tmp_path)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    experiment = prepare_store(uri, "e")
-    run_id = client(uri).create_run(experiment).info.run_id
-    path = planted_spool(tmp_path, text="planted", path="../../../../escaped.txt")
-    path = path.rename(path.with_name(f"{run_id}.jsonl"))
-    with pytest.raises(ConnectionError, match="could not be delivered"):
-        sync_spool(path, uri)
-    assert not list(tmp_path.rglob("escaped.txt"))
+def test_a_logs_artifact_cannot_leave_the_store(tmp_path, store_uri):
+    line = {"kind": "file", "time": 2, "file": "a", "folder": "../../../../escaped"}
+    planted_log(tmp_path / "r", line)
+    (tmp_path / "r" / "a").write_text("planted")
+    with contextlib.suppress(ConnectionError):
+        sync(tmp_path / "r", store_uri)
+    assert not list(tmp_path.rglob("escaped*"))

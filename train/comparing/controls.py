@@ -23,8 +23,8 @@ from gstds.policies.uninformed.replay import encode_sequence
 from gstds.selection.schedules import Schedule
 from gstds.selection.weights import kept_count
 from gstds.train.comparing.variants import split_name
-from gstds.train.running.options import RunConfig, run_folder
 from gstds.train.running.kept import Kept, read_kept
+from gstds.train.running.options import RunConfig, run_folder
 from gstds.train.running.setup import make_run_schedule
 
 if TYPE_CHECKING:

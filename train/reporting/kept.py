@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.train.running.options import policy_path
 from gstds.train.running.kept import Kept, read_kept
+from gstds.train.running.options import policy_path
 
 if TYPE_CHECKING:
     from gstds.envs.data.datasets import Data

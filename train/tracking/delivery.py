@@ -14,8 +14,9 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.train.figures.palette import policy_color
@@ -41,7 +42,8 @@ _STATUS = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED"}
 _STATUS |= {"interrupted": "KILLED"}
 
 
-class Target(NamedTuple):
+@dataclass(frozen=True)
+class Target:
     """Where a run is delivered.
 
     Attributes:
@@ -62,19 +64,20 @@ class Target(NamedTuple):
 def read_target(folder: Path) -> Target | None:
     """Return where a folder's run is delivered; None if it is not, or the note is damaged."""
     try:
-        return Target(**read_sealed(folder / _NOTE_NAME))
+        target = Target(**read_sealed(folder / _NOTE_NAME))
     except (OSError, ValueError, TypeError):
         return None
+    return target if isinstance(target.offset, int) and target.offset >= 0 else None
 
 
 def note_target(folder: Path, uri: str, experiment: str, run_id: str) -> Target:
     """Note where a run is to be delivered, unless that stands there; what was delivered stays."""
     shown = uri if mask_secrets(uri) == uri else None
     there = read_target(folder)
-    if there and there[:3] == (shown, experiment, run_id):
+    if there and (there.uri, there.experiment, there.run_id) == (shown, experiment, run_id):
         return there
     target = Target(shown, experiment, run_id)
-    write_sealed(folder / _NOTE_NAME, target._asdict())
+    write_sealed(folder / _NOTE_NAME, asdict(target))
     return target
 
 
@@ -92,10 +95,10 @@ class Delivery:
         self._client = make_client(uri)
         target = read_target(folder) or Target(uri, experiment)
         head = next((line for line, _ in read_log(folder / LOG_NAME)), None)
-        if head is None or head["kind"] != "run":
+        if head is None or head.get("kind") != "run":
             raise ValueError(f"{folder / LOG_NAME} does not begin with a run; it is damaged")
         if target.run_id != head["run_id"]:  # another run's, which stood here before
-            target = target._replace(run_id=head["run_id"], mlflow_run_id=None, offset=0)
+            target = replace(target, run_id=head["run_id"], mlflow_run_id=None, offset=0)
         self.target = self._checked(target)
         self.ended = False
         self._log_file = (folder / LOG_NAME).stat().st_ino
@@ -109,13 +112,13 @@ class Delivery:
         from mlflow.exceptions import MlflowException
 
         if target.mlflow_run_id is None:
-            return target._replace(offset=0)
+            return replace(target, offset=0)
         try:
             run = self._client.get_run(target.mlflow_run_id)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            return target._replace(mlflow_run_id=None, offset=0)
+            return replace(target, mlflow_run_id=None, offset=0)
         if run.info.lifecycle_stage != "active":
             raise ValueError(
                 f"run {target.mlflow_run_id} was deleted in {mask_secrets(self.uri)}; restore it "
@@ -138,8 +141,8 @@ class Delivery:
             if stop():
                 return count
             self._send(kind, content)
-            self.target = self.target._replace(offset=offset)
-            write_sealed(self.folder / _NOTE_NAME, self.target._asdict())
+            self.target = replace(self.target, offset=offset)
+            write_sealed(self.folder / _NOTE_NAME, asdict(self.target))
             self.ended = kind == "end"
             count += len(content) if kind == "metrics" else 0
         return count
@@ -167,10 +170,6 @@ class Delivery:
     def _send(self, kind: str, content: Any) -> None:
         try:
             getattr(self, f"_send_{kind}", self._send_unknown)(content)
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.folder / LOG_NAME} is damaged: a line of kind {kind!r} lacks {error}"
-            ) from error
         except Exception as error:
             if getattr(error, "error_code", None) != "INVALID_PARAMETER_VALUE":
                 raise
@@ -221,7 +220,7 @@ class Delivery:
         experiment_id = prepare_store(self.uri, self.target.experiment)
         found = self._search(experiment_id, [_equals(ID_TAG, line["run_id"])])
         run = found[0] if found else self._create(experiment_id, line)
-        self.target = self.target._replace(mlflow_run_id=run.info.run_id)
+        self.target = replace(self.target, mlflow_run_id=run.info.run_id)
         run = self._client.get_run(self._id)
         notes = {"mlflow.note.content": line["description"]} if line["description"] else {}
         self._write(

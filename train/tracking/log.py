@@ -32,6 +32,13 @@ _log = logging.getLogger(__name__)
 
 LOG_NAME = "log.jsonl"
 STATUSES = ("finished", "failed", "diverged", "interrupted")
+_FIELDS = {
+    "run": ("run_id", "name", "params", "tags", "description", "data"),
+    "metrics": ("step", "values"),
+    "file": ("file", "folder"),
+    "view": ("name", "policies"),
+    "end": ("status",),
+}
 _MOST_IN_MEMORY = 100_000  # lines, while the disk takes none
 _NAME = re.compile(r"[\w.\- ]+(/[\w.\- ]+)*")
 
@@ -74,12 +81,23 @@ def read_log(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]
             if not line.endswith(b"\n"):  # cut off by a crash, or just being written
                 return
             try:
-                yield check_seal(json.loads(line), "a line"), handle.tell()
+                content = check_seal(json.loads(line), "a line")
+                _check_fields(content)
+                yield content, handle.tell()
             except (ValueError, RecursionError) as error:
                 raise ValueError(
                     f"{path} is damaged behind byte {handle.tell() - len(line)}: {error}; "
                     "remove that line"
                 ) from error
+
+
+def _check_fields(line: dict[str, Any]) -> None:
+    kind = line.get("kind")
+    if not isinstance(kind, str):
+        raise ValueError("it has no kind")
+    missing = [name for name in (*_FIELDS.get(kind, ()), "time") if name not in line]
+    if missing or not isinstance(line.get("values", {}), dict):
+        raise ValueError(f"a line of kind {kind!r} lacks its {', '.join(missing) or 'values'}")
 
 
 class RunLog:

@@ -218,6 +218,8 @@ class Uploader:
 
 
 def _is_alive(pid: int) -> bool:
+    if pid <= 0:
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -288,8 +290,8 @@ def deliver_waiting(uri: str) -> None:
             entry = read_sealed(path)
             folder = Path(entry["folder"])
             if not _is_alive(int(entry["pid"])) or _has_ended(folder):
-                _sync_one(folder, uri)
                 path.unlink(missing_ok=True)
+                _sync_one(folder, uri)
         except (OSError, ValueError, KeyError, TypeError) as error:
             _log.warning("%s", mask_secrets(str(error)))
 

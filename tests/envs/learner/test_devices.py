@@ -9,8 +9,8 @@ import torch
 from gstds.envs import DataSelectionEnv
 from gstds.envs.learner.learner import resolve_device
 from gstds.train.running.options import config_from
-from gstds.train.running.resources import reproducible
 from gstds.train.running.run import execute
+from gstds.train.running.setup import reproducible
 
 DEVICES = [
     "cpu",

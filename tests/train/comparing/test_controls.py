@@ -11,8 +11,8 @@ import pytest
 from gstds.selection.schedules import make_schedule
 from gstds.train.comparing.compare import Comparison, compare
 from gstds.train.comparing.controls import follows
+from gstds.train.running.kept import read_kept
 from gstds.train.running.options import RunConfig
-from gstds.train.running.record import read_kept
 
 PLUG_INS = """
     from gstds.policies import KeepRatioPolicy

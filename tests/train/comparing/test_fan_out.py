@@ -7,13 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+from gstds.common.locks import locked
 from gstds.train.cli.main import main
 from gstds.train.comparing.compare import Comparison, compare, plan
 from gstds.train.launching import workers
 from gstds.train.launching.jobs import run_job
 from gstds.train.running.ending import StopFlag
 from gstds.train.running.options import RunConfig
-from gstds.train.tracking.store import client, file_lock
+from gstds.train.tracking.store import client
+from gstds.train.tracking.uploader import sync
+from tests.stores import delivered, history
 
 
 def comparison(folder, data, **options):
@@ -30,7 +33,7 @@ def test_a_run_waits_for_whoever_still_saves_there(tmp_path, tiny_npz):
     job.folder.mkdir(parents=True)
     results = []
     thread = threading.Thread(target=lambda: results.append(run_job(job)))
-    with (job.folder / ".lock").open("ab") as handle, file_lock(handle):
+    with locked(job.folder / ".lock"):
         thread.start()
         time.sleep(1)
         assert not (job.folder / "config.json").exists()
@@ -58,7 +61,7 @@ def test_a_run_that_waits_can_be_stopped(tmp_path, tiny_npz):
     (job,) = plan(comparison(tmp_path, tiny_npz))
     job.folder.mkdir(parents=True)
     stop = StopFlag()
-    with (job.folder / ".lock").open("ab") as handle, file_lock(handle):
+    with locked(job.folder / ".lock"):
         threading.Timer(0.5, stop.set).start()
         assert run_job(job, stop=stop)["status"] == "interrupted"
 
@@ -77,18 +80,19 @@ def test_a_try_without_a_checkpoint_goes_on_with_its_record(tmp_path, tiny_npz, 
     (job.folder / "result.json").unlink()  # as if it had been killed before
     second = run_job(replace(job, checkpoint_every=0))
     assert second["run_id"] == first["run_id"]
-    points = client(store_uri).get_metric_history(first["run_id"], "val/accuracy")
-    assert sorted(p.step for p in points) == [row["step"] for row in first["history"]]
+    delivered(store_uri, job.folder)
+    steps = [step for step, _ in history(store_uri, job.folder, "val/accuracy")]
+    assert steps == [row["step"] for row in first["history"]]
 
 
-def test_a_record_that_was_deleted_is_begun_anew(tmp_path, tiny_npz, store_uri):
+def test_a_run_whose_record_was_deleted_ends_all_the_same(tmp_path, tiny_npz, store_uri):
     (job,) = plan(comparison(tmp_path, tiny_npz, tracking=store_uri))
-    first = run_job(replace(job, checkpoint_every=0))
+    run_job(replace(job, checkpoint_every=0))
     (job.folder / "result.json").unlink()
-    client(store_uri).delete_run(first["run_id"])
-    second = run_job(replace(job, checkpoint_every=0))
-    assert second["status"] == "finished"
-    assert second["run_id"] not in (None, first["run_id"])
+    client(store_uri).delete_run(delivered(store_uri, job.folder).info.run_id)
+    assert run_job(replace(job, checkpoint_every=0))["status"] == "finished"
+    with pytest.raises(ValueError, match="was deleted"):
+        sync(job.folder)
 
 
 def test_fresh_seeds_begin_where_they_are_told(tmp_path, tiny_npz):

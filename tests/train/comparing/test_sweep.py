@@ -6,7 +6,7 @@ import pytest
 
 from gstds.train.cli.main import build_parser, main
 from gstds.train.comparing.sweep import Axis, grid, parse_axes, rank, swept_keys
-from gstds.train.tracking.store import client
+from tests.stores import stored
 
 
 def test_axes_are_values_or_ranges():
@@ -103,10 +103,10 @@ def test_a_sweep_never_looks_at_the_test_part(here, tiny_npz, capsys, store_uri)
     assert seen == {2 * evaluation_flops(here, tiny_npz)}
     best = content["ranking"][0]
     assert best["mean"] == max(row["mean"] for row in content["ranking"])
-    stored = client(store_uri).get_run(content["runs"][0]["run_id"]).data
-    assert stored.tags["sweep"] == "s"
-    assert "final/test_accuracy" not in stored.metrics
-    assert stored.metrics["final/val_accuracy"] == content["runs"][0]["val_accuracy"]
+    record = stored(store_uri, here, content["runs"][0]).data
+    assert record.tags["sweep"] == "s"
+    assert "final/test_accuracy" not in record.metrics
+    assert record.metrics["final/val_accuracy"] == content["runs"][0]["val_accuracy"]
     said = capsys.readouterr().out
     judge = content["judge_the_best"]
     assert judge in said

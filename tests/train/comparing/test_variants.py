@@ -8,7 +8,7 @@ import pytest
 from gstds.train.comparing.compare import Comparison, compare, plan
 from gstds.train.comparing.variants import split_name, variant_config, variant_name
 from gstds.train.running.options import RunConfig
-from gstds.train.tracking.store import client
+from tests.stores import stored
 
 BASE = RunConfig(schedule_params={"steepness": 20.0}, policy_params={"per": "epoch"})
 
@@ -96,7 +96,7 @@ def test_a_comparison_of_variants_is_told_apart_everywhere(tmp_path, tiny_npz, s
     again = compare(comparison)
     assert [run["policy"] for run in again["runs"]] == list(rows)
     assert [r["run_id"] for r in again["runs"]] == [r["run_id"] for r in content["runs"]]
-    run = client(store_uri).get_run(content["runs"][1]["run_id"])
+    run = stored(store_uri, tmp_path, content["runs"][1])
     assert run.data.tags["policy"] == rows[1]
     assert run.data.params["policy"] == "random"
     assert json.loads(run.data.params["schedule_params"]) == {}

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from gstds.train.tracking.store import client
+from tests.stores import stored
 
 pytestmark = pytest.mark.slow
 
@@ -145,12 +146,13 @@ def test_two_nodes_give_the_runs_of_one_process_though_a_worker_dies(
     assert weights(tmp_path, "ray") == weights(tmp_path, "plain")
     store = client(store_uri)
     for run in json.loads((tmp_path / "ray.json").read_text())["runs"]:
-        history = store.get_metric_history(run["run_id"], "val/accuracy")
+        record = stored(store_uri, tmp_path, run)
+        history = store.get_metric_history(record.info.run_id, "val/accuracy")
         assert sorted(point.step for point in history) == [row["step"] for row in run["history"]]
-        assert store.get_run(run["run_id"]).info.status == "FINISHED"
+        assert record.info.status == "FINISHED"
     experiment = store.get_experiment_by_name("gstds").experiment_id
-    stored = [r for r in store.search_runs([experiment]) if "seed" in r.data.tags]
-    assert len(stored) == 4
+    there = [r for r in store.search_runs([experiment]) if "seed" in r.data.tags]
+    assert len(there) == 4
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])

@@ -16,6 +16,8 @@ from gstds.train.comparing.compare import Comparison, compare
 from gstds.train.launching import workers
 from gstds.train.running.options import RunConfig
 from gstds.train.tracking.store import client
+from gstds.train.tracking.uploader import sync
+from tests.stores import stored
 
 pytestmark = pytest.mark.slow
 
@@ -121,19 +123,21 @@ def same(found, whole):
     assert {run["status"] for run in found.values()} == {"finished"}
 
 
-def assert_logged_once(uri, found):
+def assert_logged_once(uri, place, found):
     """Every run is there once, and has each step of each metric once."""
+    sync(place)
     store = client(uri)
     (experiment,) = [e for e in store.search_experiments() if e.name == "gstds"]
-    stored = store.search_runs([experiment.experiment_id])
-    names = [run.data.tags["policy"] for run in stored if "seed" in run.data.tags]
+    there = store.search_runs([experiment.experiment_id])
+    names = [run.data.tags["policy"] for run in there if "seed" in run.data.tags]
     assert sorted(names) == sorted(ROWS * 2)
     for run in found.values():
-        assert store.get_run(run["run_id"]).info.status == "FINISHED"
+        record = stored(uri, place, run)
+        assert record.info.status == "FINISHED"
         for key in ("train/loss", "val/accuracy", "selection/keep_ratio"):
-            steps = [point.step for point in store.get_metric_history(run["run_id"], key)]
+            steps = [point.step for point in store.get_metric_history(record.info.run_id, key)]
             assert len(steps) == len(set(steps)) > 1
-        history = store.get_metric_history(run["run_id"], "val/accuracy")
+        history = store.get_metric_history(record.info.run_id, "val/accuracy")
         assert [row["step"] for row in run["history"]] == sorted(p.step for p in history)
 
 
@@ -149,7 +153,7 @@ def test_a_killed_worker_costs_the_way_back_to_a_checkpoint(tmp_path, whole, sto
     assert "was killed by SIGKILL (out of memory?); going on" in said
     found = runs(tmp_path, "cut")
     same(found, weights)
-    assert_logged_once(store_uri, found)
+    assert_logged_once(store_uri, tmp_path, found)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -177,7 +181,7 @@ def test_a_stopped_comparison_goes_on_where_it_was(tmp_path, whole, store_uri, s
         assert (results / name / "result.json").read_bytes() == content
     found = runs(tmp_path, "cut")
     same(found, weights)
-    assert_logged_once(store_uri, found)
+    assert_logged_once(store_uri, tmp_path, found)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
@@ -208,14 +212,14 @@ def test_a_run_killed_before_its_first_checkpoint_keeps_its_record(tmp_path, who
     words = command(data, "cut", "--tracking-uri", store_uri)
     words[words.index("--checkpoint-every") + 1] = "0"
     process = start(tmp_path, words)
-    wait_for(lambda: list((tmp_path / "cut").glob("runs/*/record.json")), process)
+    wait_for(lambda: list((tmp_path / "cut").glob("runs/*/log.jsonl")), process)
     time.sleep(1.0)
     process.kill()
     finish(process, -9)
     finish(start(tmp_path, words), 0)
     found = runs(tmp_path, "cut")
     same(found, weights)
-    assert_logged_once(store_uri, found)
+    assert_logged_once(store_uri, tmp_path, found)
 
 
 def test_workers_import_nothing_of_the_working_folder_unasked(tmp_path, tiny_npz):

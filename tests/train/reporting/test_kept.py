@@ -10,8 +10,8 @@ from gstds.envs.data.datasets import load_data
 from gstds.train.comparing.compare import Comparison, compare
 from gstds.train.reporting.kept import class_balance, kept_path, most_and_least, view_of_kept
 from gstds.train.reporting.report import write_report
+from gstds.train.running.kept import read_kept
 from gstds.train.running.options import RunConfig
-from gstds.train.running.record import read_kept
 
 
 def test_balance_by_hand():

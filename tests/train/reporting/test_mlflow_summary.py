@@ -15,6 +15,7 @@ import pytest
 from gstds.train.cli.main import main
 from gstds.train.reporting.mlflow_summary import publish
 from gstds.train.tracking.store import client, prepare_store
+from gstds.train.tracking.uploader import Upload, sync
 
 GLOSSARY = Path(__file__).parents[3] / "docs" / "tracking.md"
 PLUG_IN = """
@@ -53,12 +54,15 @@ def compared(place, store_uri):
         words += ["--dataset", "npz:noise.npz", "--epochs", "2", "--batch-size", "32"]
         words += ["--out", "small", "--tracking-uri", store_uri, "--quiet"]
         assert main(words) == 0
+        sync(place)
         yield words
 
 
 def summaries(store_uri):
     experiment = prepare_store(store_uri, "gstds")
-    return client(store_uri).search_runs([experiment], "tags.kind = 'summary'")
+    sync(Path("small"))
+    wanted = "tags.kind = 'summary' AND tags.superseded IS NULL"
+    return client(store_uri).search_runs([experiment], wanted)
 
 
 def glossary():
@@ -146,18 +150,20 @@ def test_a_users_own_description_stays(compared, store_uri):
     store = client(store_uri)
     assert "gstds compare" in store.get_experiment(experiment).tags["mlflow.note.content"]
     store.set_experiment_tag(experiment, "mlflow.note.content", "mine")
-    assert main(compared) == 0
+    assert main([*compared, "--baseline", "full"]) == 0
+    sync(Path("small"))
     assert store.get_experiment(experiment).tags["mlflow.note.content"] == "mine"
     store.delete_experiment_tag(experiment, "mlflow.note.content")
 
 
-def test_a_store_that_fails_is_a_warning(store_uri, caplog):
+def test_a_folder_that_cannot_be_written_is_a_warning(store_uri, caplog, monkeypatch):
     content = json.loads(Path("small/comparison.json").read_text())
-    paths = {"html": Path("small/report.html")}
+    Path("full").mkdir()
+
+    def full(*words):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.open", full)
     with caplog.at_level(logging.WARNING):
-        publish("http://127.0.0.1:9", "gstds", content, paths)
-        assert "not put into MLflow" in caplog.text
-        del content["config"]["learner"]
-        content["command"] = "another"
-        publish(store_uri, "gstds", content, paths)
-    assert "no summary run" in caplog.text
+        publish(Upload(store_uri), content, {"html": Path("full/report.html")})
+    assert "the comparison is not logged" in caplog.text

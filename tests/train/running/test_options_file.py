@@ -102,5 +102,5 @@ def test_a_run_by_a_file_alone(tmp_path, monkeypatch, tiny_npz):
     )
     assert main(["run", "--config", "c.yaml"]) == 0
     result = json.loads((tmp_path / "a.json").read_text())["runs"][0]
-    assert result["run_id"] is None
+    assert result["mlflow_run_id"] is None
     assert (tmp_path / "r" / "result.json").exists()

@@ -13,7 +13,8 @@ from gstds.train.comparing.comparison import Comparison
 from gstds.train.running.options import config_from
 from gstds.train.running.run import RunFailedError, execute
 from gstds.train.tracking.store import client
-from gstds.train.tracking.tracker import MlflowTracker
+from gstds.train.tracking.uploader import Upload
+from tests.stores import delivered
 
 PLUGINS = """
 import numpy as np
@@ -208,10 +209,10 @@ def test_skipping_batches_now_and_then_is_legal(run):
     assert run("OneEmptyBatch")["status"] == "finished"
 
 
-def test_a_plug_in_that_exits_is_a_failed_run_in_mlflow_too(run, store_uri):
-    with pytest.raises(RunFailedError, match="SystemExit") as failed:
-        run("Exits", tracker=MlflowTracker(store_uri))
-    record = client(store_uri).get_run(failed.value.result["run_id"])
+def test_a_plug_in_that_exits_is_a_failed_run_in_mlflow_too(run, store_uri, tmp_path):
+    with pytest.raises(RunFailedError, match="SystemExit"):
+        run("Exits", upload=Upload(store_uri))
+    record = delivered(store_uri, tmp_path / "run")
     assert record.info.status == "FAILED"
     names = [file.path for file in client(store_uri).list_artifacts(record.info.run_id)]
     assert "traceback.txt" in names

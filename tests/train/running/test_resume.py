@@ -14,6 +14,7 @@ from gstds.train.running.options import config_from
 from gstds.train.running.run import StopFlag, execute
 from gstds.train.tracking.store import client
 from tests.stops import StopAfter
+from tests.stores import delivered
 
 
 @pytest.fixture
@@ -53,10 +54,11 @@ def test_a_resumed_run_goes_on_with_its_own_record(here, stopped, store_uri, cap
     run_id = json.loads((here / "r" / "result.json").read_text())["run_id"]
     assert main(["run", "--resume", "r", "--quiet"]) == 0
     assert not (here / "mlflow.db").exists()
+    delivered(store_uri, here / "r")
     store = client(store_uri)
     (experiment,) = [e for e in store.search_experiments() if e.name == "mine"]
     (run,) = store.search_runs([experiment.experiment_id])
-    assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
+    assert (run.data.tags["gstds.run_id"], run.info.status) == (run_id, "FINISHED")
 
 
 def test_a_run_without_a_record_is_resumed_without_one(here, stopped):
@@ -77,14 +79,14 @@ def test_a_changed_option_is_refused_and_an_equal_one_is_not(here, stopped, caps
 
 def test_a_secret_is_not_written_into_the_folder(tiny_npz, tmp_path):
     from gstds.train.running.options import config_from
-    from gstds.train.tracking.tracker import MlflowTracker
+    from gstds.train.tracking.uploader import Upload
 
-    tracker = MlflowTracker("http://me:secret@127.0.0.1:9")
-    assert tracker.address() == {"uri": None, "experiment": "gstds"}
+    upload = Upload("http://me:hunter2@127.0.0.1:9")
+    assert upload.address() == {"uri": None, "experiment": "gstds"}
     options = {"dataset": tiny_npz, "policy": "random", "batch_size": 32}
-    with pytest.raises(ConnectionError):
-        execute(config_from(options), tmp_path / "r", tracker=tracker)
-    assert not (tmp_path / "r").exists()
+    execute(config_from(options), tmp_path / "r", upload=upload)
+    for path in (tmp_path / "r").rglob("*"):
+        assert path.is_dir() or b"hunter2" not in path.read_bytes()
 
 
 def test_looking_for_a_run_makes_no_store(here, capsys):
@@ -107,20 +109,20 @@ def test_another_number_of_processes_is_said(tmp_path, tiny_npz, caplog, before,
 KILLED = """
 import os, sys
 from gstds.train.cli.main import main
-from gstds.train.tracking.tracker import MlflowTracker
-MlflowTracker.finish = lambda self, status: os._exit(137)
+from gstds.train.tracking.log import RunLog
+RunLog.finish = lambda self, status: os._exit(137)
 main(sys.argv[1:])
 """
 
 
-def test_a_run_killed_while_its_record_is_delivered_is_not_yet_done(here, tiny_npz, store_uri):
+def test_a_run_killed_before_its_log_is_closed_is_not_yet_done(here, tiny_npz, store_uri):
     words = ["run", "--dataset", tiny_npz, "--policy", "random", "--learner", "mlp", "--quiet"]
     words += ["--batch-size", "32", "--epochs", "3", "--checkpoint-every", "4"]
     words += ["--tracking-uri", store_uri]
 
     def points(folder):
         result = json.loads((here / folder / "result.json").read_text())
-        run, store = client(store_uri).get_run(result["run_id"]), client(store_uri)
+        run, store = delivered(store_uri, here / folder), client(store_uri)
         assert run.info.status == "FINISHED"
         history = {key: store.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
         return result["weights_sha256"], {k: [p.step for p in v] for k, v in history.items()}

@@ -9,8 +9,8 @@ import pytest
 from gstds.common.state import latest_state
 from gstds.envs import EnvOptions
 from gstds.train.comparing.compare import Comparison, compare
+from gstds.train.running.kept import coverage
 from gstds.train.running.options import RunConfig, config_from, identity
-from gstds.train.running.record import coverage
 from gstds.train.running.run import RunFailedError, execute
 from tests.stops import StopAfter
 
@@ -23,7 +23,7 @@ def config(tiny_npz, **options):
 
 def same(result):
     clocks = ("seconds", "wall_seconds", "seconds_by_phase", "reference_system_seconds")
-    timed = (*clocks, "history")
+    timed = (*clocks, "history", "run_id")
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in result["history"]]
     return {k: v for k, v in result.items() if k not in timed}, rows
 

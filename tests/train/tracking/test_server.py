@@ -18,7 +18,6 @@ import pytest
 from gstds.train.tracking.charts import view_state
 from gstds.train.tracking.server import experiment_link, open_ui, ui_command, ui_environment
 from gstds.train.tracking.store import client, prepare_store
-from gstds.train.tracking.tracker import MlflowTracker, sync_spool
 from gstds.train.tracking.views import find_view, place_view
 
 
@@ -83,7 +82,7 @@ def test_each_comparison_has_a_view_and_the_newest_is_opened(store_uri):
     assert find_view(store_uri, experiment, "it's") == other
     assert find_view(store_uri, experiment, "none") is None
     assert view_state("it's")["searchFilter"] == (
-        "tags.comparison = \"it's\" AND tags.policy != ''"
+        "tags.comparison = \"it's\" AND tags.policy != '' AND tags.superseded IS NULL"
     )
     for i in range(25):
         place_view(store_uri, experiment, f"later-{i}")
@@ -142,49 +141,6 @@ def answers(address):
             return reply.read()
     except OSError:
         return b""
-
-
-@pytest.fixture
-def server(store_uri, free_port):
-    one = Server(store_uri, free_port)
-    yield one
-    one.stop()
-
-
-def steps(uri, run_id):
-    return [p.step for p in client(uri).get_metric_history(run_id, "train/loss")]
-
-
-@pytest.mark.slow
-def test_a_server_stopped_in_the_middle_loses_nothing(server, store_uri, tmp_path):
-    server.start(tmp_path)
-    tracker = MlflowTracker(server.address, spool=tmp_path / "spool", interval=0.1)
-    run_id = tracker.start(name="brave", params={}, tags={})
-    spool = tmp_path / "spool" / f"{run_id}.jsonl"
-    for step in range(500):
-        tracker.log({"train/loss": float(step), "val/loss": float("nan")}, step)
-    time.sleep(1)
-    server.stop()
-    for step in range(500, 1000):
-        tracker.log({"train/loss": float(step)}, step)
-        time.sleep(0.002)
-    while not spool.exists():
-        time.sleep(0.1)
-    server.start(tmp_path)
-    while spool.exists():
-        time.sleep(0.1)
-    for step in range(1000, 1200):
-        tracker.log({"train/loss": float(step)}, step)
-    server.stop()
-    tracker.log_text("the end", "end.txt")
-    tracker.finish("finished")
-    assert not tracker.delivered
-
-    server.start(tmp_path)
-    delivered = sync_spool(tmp_path, server.address)
-    assert list(delivered) == [run_id]
-    assert sorted(steps(server.address, run_id)) == list(range(1200))
-    assert client(server.address).get_run(run_id).info.status == "FINISHED"
 
 
 @pytest.mark.slow
