@@ -108,7 +108,7 @@ def points_of(store_uri: str, folder: Path) -> dict[str, list[int]]:
     return {key: sorted(values) for key, values in steps.items()}
 
 
-@counts(slow=2, soak=30)
+@counts(slow=2, soak=50)
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(
     cases, tmp_path, tiny_npz, store_uri
 ):

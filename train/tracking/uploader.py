@@ -218,8 +218,8 @@ class Uploader:
 
 
 def _is_alive(pid: int) -> bool:
-    if pid <= 0:
-        return False
+    if pid <= 0 or os.name == "nt":  # there, asking would end it
+        return pid > 0
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
