@@ -93,12 +93,11 @@ class Delivery:
     def __init__(self, folder: Path, uri: str, experiment: str = "gstds") -> None:
         self.folder, self.uri = folder, uri
         self._client = make_client(uri)
-        target = read_target(folder) or Target(uri, experiment)
-        head = next((line for line, _ in read_log(folder / LOG_NAME)), None)
-        if head is None or head.get("kind") != "run":
+        head = next((line for line, _ in read_log(folder / LOG_NAME)), {})
+        if head.get("kind") != "run":
             raise ValueError(f"{folder / LOG_NAME} does not begin with a run; it is damaged")
-        if target.run_id != head["run_id"]:  # another run's, which stood here before
-            target = replace(target, run_id=head["run_id"], mlflow_run_id=None, offset=0)
+        there = read_target(folder)
+        target = note_target(folder, uri, there.experiment if there else experiment, head["run_id"])
         self.target = self._checked(target)
         self.ended = False
         self._log_file = (folder / LOG_NAME).stat().st_ino

@@ -173,11 +173,9 @@ class Uploader:
             try:
                 entry = read_sealed(path)
                 done, news = self._deliver(Path(entry["folder"]), entry)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                if isinstance(error, ConnectionError):
-                    failed = True
+            except (ValueError, KeyError, TypeError) as error:  # no entry, or no log to deliver
                 self._tell(path, error)
-                done, news = not isinstance(error, ConnectionError), False
+                done, news = True, False
             except Exception as error:  # whatever MLflow raises: the store does not answer
                 self._tell(path, error)
                 done, news, failed = False, False, True
@@ -289,11 +287,15 @@ def deliver_waiting(uri: str) -> None:
         try:
             entry = read_sealed(path)
             folder = Path(entry["folder"])
-            if not _is_alive(int(entry["pid"])) or _has_ended(folder):
-                path.unlink(missing_ok=True)
-                _sync_one(folder, uri)
+            if _is_alive(int(entry["pid"])) and not _has_ended(folder):
+                continue
+            _sync_one(folder, uri)
+        except ConnectionError as error:
+            _log.warning("%s", mask_secrets(str(error)))
+            continue
         except (OSError, ValueError, KeyError, TypeError) as error:
             _log.warning("%s", mask_secrets(str(error)))
+        path.unlink(missing_ok=True)
 
 
 def _sync_one(folder: Path, uri: str) -> int | None:
