@@ -94,7 +94,7 @@ class Runner:
         stop = stop or StopFlag()
         state = self.checkpoints.latest() if resume else None
         observation, _ = self.env.reset(seed=self.config.seed)
-        self._begin_log(resume)
+        self._begin_log(resume, state["env"]["step_count"] if state else 0)
         status, error, start = "finished", "", time.perf_counter()
         try:
             observation = self._begin(observation, state)
@@ -182,9 +182,10 @@ class Runner:
 
     # ------------------------------------------------------------------ begin and go on
 
-    def _begin_log(self, resume: bool) -> None:
-        head = record_head(self.config, self.env.data, self.folder, self.tags)
-        self.log.begin(**head, resume=resume)
+    def _begin_log(self, resume: bool, step: int) -> None:
+        tags = {"device": self.env.learner.device.type, **self.tags}
+        head = record_head(self.config, self.env.data, self.folder, tags)
+        self.log.begin(**head, resume=resume, step=step)
         if self.upload and self.group.leads:
             self.upload.begin(self.folder, self.log.run_id)
 

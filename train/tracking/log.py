@@ -23,7 +23,7 @@ from typing import Any
 from uuid import uuid4
 
 from gstds.common.checksummed_json import check_seal, sealed
-from gstds.common.files import fsync_directory
+from gstds.common.files import write_bytes
 from gstds.train.tracking.store import mask_secrets
 
 __all__ = ["LOG_NAME", "STATUSES", "DataInput", "RunLog", "read_log"]
@@ -39,6 +39,7 @@ _FIELDS = {
     "view": ("name", "policies"),
     "end": ("status",),
 }
+_DECISIVE = ("identity", "device")
 _MOST_IN_MEMORY = 100_000  # lines, while the disk takes none
 _NAME = re.compile(r"[\w.\- ]+(/[\w.\- ]+)*")
 
@@ -127,8 +128,13 @@ class RunLog:
         description: str = "",
         data: DataInput | None = None,
         resume: bool = False,
+        step: int = 0,
     ) -> str | None:
         """Begin a log, or go on with the one that is there.
+
+        With other sources or on another device (the tags ``identity`` and ``device``) the steps
+        behind the checkpoint are not those that were logged: that is a new attempt, with an id of
+        its own and the lines up to ``step``.
 
         Args:
             name: What the run is called.
@@ -137,6 +143,7 @@ class RunLog:
             description: Markdown.
             data: The training data.
             resume: Go on, if there is something to go on with.
+            step: The step of the checkpoint with which it goes on.
 
         Returns:
             The run's id; None if nothing is kept.
@@ -147,14 +154,16 @@ class RunLog:
         """
         if self.path is None:
             return None
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if resume and self._take_up():
+        there = self._read() if resume else []
+        old = there[0] if there else {}
+        if old and all(old["tags"].get(key) == tags.get(key) for key in _DECISIVE):
+            self.run_id = str(old["run_id"])
+            self._open()
             self._write({"kind": "resumed"})
         else:
-            self.path.unlink(missing_ok=True)
             self.run_id = uuid4().hex
-            self._open()
             head = {
+                "kind": "run",
                 "run_id": self.run_id,
                 "name": name,
                 "params": {k: _as_text(v) for k, v in params.items()},
@@ -162,7 +171,13 @@ class RunLog:
                 "description": mask_secrets(description),
                 "data": asdict(data) if data else None,
             }
-            self._write({"kind": "run", **head})
+            there = [line for line in there if line.get("step", step + 1) <= step]
+            content = b"".join([_encoded(head), *(_encoded(line) for line in there)])
+            write_bytes(self.path, content)
+            self._size = len(content)
+            self._open()
+        for line in there:
+            self._last |= dict.fromkeys(line.get("values", ()), line.get("step", 0))
         return self.run_id
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -212,20 +227,15 @@ class RunLog:
 
     # ------------------------------------------------------------------ the file
 
-    def _take_up(self) -> bool:
-        """Read what is there, without the half line of a crash; return whether there was some."""
+    def _read(self) -> list[dict[str, Any]]:
+        """Return what is there, without the half line of a crash; nothing if no run begins it."""
         if self.path is None or not self.path.exists():
-            return False
+            return []
+        lines = []
         for line, end in read_log(self.path):
+            lines.append(line)
             self._size = end
-            if line["kind"] == "run":
-                self.run_id = str(line["run_id"])
-            elif line["kind"] == "metrics":
-                self._last |= dict.fromkeys(line["values"], int(line["step"]))
-        if self.run_id is None:
-            return False
-        self._open()
-        return True
+        return lines if lines and lines[0]["kind"] == "run" else []
 
     def _open(self) -> None:
         if self.path is None:
@@ -233,13 +243,11 @@ class RunLog:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._descriptor = os.open(self.path, flags, 0o644)
         os.ftruncate(self._descriptor, self._size)
-        fsync_directory(self.path.parent)
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._descriptor is None:
             return
-        line = {"kind": line.pop("kind"), "time": time.time_ns() // 1_000_000, **line}
-        self._waiting.append((json.dumps(sealed(line), allow_nan=False) + "\n").encode())
+        self._waiting.append(_encoded(line))
         self._flush()
 
     def _flush(self) -> None:
@@ -302,6 +310,12 @@ class RunLog:
             self._warn_once(f"{action}: {type(error).__name__}: {error}")
         finally:
             self.seconds += time.perf_counter() - begin
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    """Return a line of the log, with the time of now unless it has one."""
+    timed = {"kind": line["kind"], "time": time.time_ns() // 1_000_000, **line}
+    return (json.dumps(sealed(timed), allow_nan=False) + "\n").encode()
 
 
 def _as_text(value: Any) -> str:

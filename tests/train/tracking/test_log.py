@@ -84,6 +84,22 @@ def test_a_resumed_run_writes_no_line_twice_and_misses_none(tmp_path):
     assert losses(tmp_path) == [(i, float(i)) for i in range(200)]
 
 
+@pytest.mark.parametrize("tag", ["identity", "device"])
+def test_other_sources_or_another_device_are_a_new_attempt(tmp_path, tag):
+    first = RunLog(tmp_path)
+    one = first.begin(**HEAD | {"tags": {tag: "a"}})
+    for step in range(150):
+        first.log({"train/loss": float(step)}, step)
+    first.finish("interrupted")
+    again = RunLog(tmp_path)
+    assert again.begin(**HEAD | {"tags": {tag: "b"}}, resume=True, step=99) != one
+    for step in range(100, 200):
+        again.log({"train/loss": -float(step)}, step)
+    again.finish("finished")
+    assert losses(tmp_path) == [(i, float(i) if i < 100 else -float(i)) for i in range(200)]
+    assert [line["kind"] for line in lines(tmp_path)].count("run") == 1
+
+
 def test_a_new_run_in_the_same_folder_has_a_log_of_its_own(tmp_path):
     first, second = RunLog(tmp_path), RunLog(tmp_path)
     one = first.begin(**HEAD)
