@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 _OFF, _URI = "GSTDS_UPLOADER", "GSTDS_UPLOADER_URI"
 _SECONDS_BETWEEN_LOOKS = 1.0
-_SECONDS_WITHOUT_NEWS = 60.0
+_SECONDS_WITHOUT_NEWS = 600.0
 _SECONDS_BETWEEN_REQUESTS = 30.0
 _LONGEST_PAUSE = 30.0
 _started: list[subprocess.Popen[bytes]] = []  # one that is forgotten warns of itself
@@ -151,7 +151,7 @@ class Uploader:
         self._told: set[str] = set()
 
     def work(self) -> None:
-        """Deliver until nothing is left, or the store has not answered for a minute."""
+        """Deliver until nothing is left, or there was no news for ten minutes."""
         pause, news = _SECONDS_BETWEEN_LOOKS, time.monotonic()
         while True:
             left, moved, failed = self.look()

@@ -57,13 +57,14 @@ def test_a_comparison_is_kept_in_postgresql(address, tmp_path, monkeypatch, caps
     assert PASSWORD not in said.out + said.err
     for path in (tmp_path / "c").rglob("*.json"):
         assert PASSWORD not in path.read_text(), path
+    assert main(["sync", "c", "--tracking-uri", address]) == 0
     client = mlflow.MlflowClient(address)
     experiment = client.get_experiment_by_name("gstds")
     runs = client.search_runs([experiment.experiment_id])
     content = json.loads((tmp_path / "c.json").read_text())
     for run in content["runs"]:
-        kept = next(r for r in runs if r.info.run_id == run["run_id"])
+        kept = next(r for r in runs if r.data.tags["gstds.run_id"] == run["run_id"])
         assert kept.info.status == "FINISHED"
         assert kept.data.metrics["final/test_accuracy"] == pytest.approx(run["test_accuracy"])
-        points = client.get_metric_history(run["run_id"], "cost/charged_flops")
+        points = client.get_metric_history(kept.info.run_id, "cost/charged_flops")
         assert [p.value for p in points] == sorted(p.value for p in points)
