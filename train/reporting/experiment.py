@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gstds.common.files import write_bytes, write_text
 from gstds.train.figures.frame import as_png, new_figure
 from gstds.train.figures.palette import policy_color
-from gstds.train.figures.tables import Table, comparison_table
+from gstds.train.figures.tables import Table, comparison_table, metric_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["saving_table", "write_experiment"]
 
-Summary = Sequence[Mapping[str, Any]]
+Summary = Sequence[dict[str, Any]]
 
 
 def write_experiment(folder: Path, note: Mapping[str, Any]) -> Path:
@@ -67,24 +67,20 @@ def saving_table(summary: Summary) -> Table:
     Args:
         summary: As `gstds.train.figures.statistics.summarize` returns it.
     """
-    rows = [_saving_cells(row) for row in summary if row["policy"] != "full"]
-    return Table(
-        header=("policy", "compute / full", "seconds / full", "realized saving"),
-        rows=tuple(rows),
-        caption=(
-            "Realized saving: share of seconds saved over share of operations saved. Seconds are "
-            "those of loading, scoring, solving and training, without monitoring and reference."
-        ),
+    rows = [row | {"realized": _realized(row)} for row in summary if row["policy"] != "full"]
+    return metric_table(
+        "saving",
+        rows,
+        "Realized saving: share of seconds saved over share of operations saved. Seconds are "
+        "those of loading, scoring, solving and training, without monitoring and reference.",
     )
 
 
-def _saving_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _realized(row: Mapping[str, Any]) -> float | None:
     compute, seconds = row.get("relative_compute"), row.get("relative_seconds")
-    realized = None
-    if compute is not None and seconds is not None and compute < 0.999:
-        realized = (1 - seconds) / (1 - compute)
-    cells = ["-" if value is None else f"{value:.2f}" for value in (compute, seconds, realized)]
-    return (str(row["policy"]), *cells)
+    if compute is None or seconds is None or compute >= 0.999:
+        return None
+    return float((1 - seconds) / (1 - compute))
 
 
 def _plot_rows(summary: Summary) -> Figure:

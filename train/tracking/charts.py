@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from gstds.train.figures.metrics import metrics
 
 __all__ = ["encode_view", "run_filter", "view_state"]
 
-Chart = dict[str, Any]
-
-_MOST_COLUMNS = 3
-_COMPUTE = "cost/charged_flops"
-_PARALLEL = (
-    "final/mean_keep",
-    "final/charged_flops",
-    "final/seconds",
-    "final/class_coverage",
-    "final/worst_class_accuracy",
-    "final/test_accuracy",
-)
+_SECTIONS = ("Accuracy", "Cost", "What was kept", "All at once", "Losses")
 
 
 def view_state(comparison: str | None = None, folded: Sequence[str] = ()) -> dict[str, Any]:
@@ -30,49 +23,26 @@ def view_state(comparison: str | None = None, folded: Sequence[str] = ()) -> dic
 
     Args:
         comparison: The comparison whose runs are shown; None for all runs.
-        folded: Policies whose runs are folded into one line of the list.
+        folded: Policies whose runs are folded into one line of the list of runs.
     """
-    charts: list[Chart] = []
-    sections = []
-    for name, drawn in _sections().items():
-        key = _identifier()
-        sections.append(_section(key, name) | {"columns": min(len(drawn), _MOST_COLUMNS)})
-        charts += [chart | {"metricSectionId": key} for chart in drawn]
-    columns = ("final/test_accuracy", "final/mean_keep", "final/charged_flops", "final/seconds")
-    return {
-        "searchFilter": run_filter(comparison),
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": False,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "datasetsFilter": [],
-        "modelVersionFilter": "All Runs",
-        "selectedColumns": [
-            "tags.`policy`",
-            "params.`seed`",
-            *(f"metrics.`{name}`" for name in columns),
-        ],
-        "columnOrder": [],
-        "columnWidths": {},
-        "runsHiddenMode": "SHOWALL",
-        "compareRunCharts": charts,
-        "compareRunSections": sections,
-        "viewMaximized": False,
-        "runListHidden": False,
-        "isAccordionReordered": True,
-        "useGroupedValuesInCharts": True,
-        "hideEmptyCharts": True,
-        "groupBy": {
-            "aggregateFunction": "average",
-            "groupByKeys": [{"mode": "tag", "groupByData": "policy"}],
-        },
-        "groupsExpanded": {f"tag.policy.{policy}": False for policy in folded},
-        "globalLineChartConfig": {
-            "xAxisKey": "step",
-            "lineSmoothness": 0,
-            "selectedXAxisMetricKey": "",
-        },
-    }
+    import jinja2
+
+    template = jinja2.Template(Path(__file__).with_name("view.json.jinja").read_text())
+    drawn = sorted(
+        (section, place, kind, title, metric)
+        for metric in metrics()
+        for section, place, kind, title in metric.charts
+    )
+    shown = {name: list(group) for name, group in itertools.groupby(drawn, lambda one: one[0])}
+    text = template.render(
+        filter=run_filter(comparison),
+        folded=folded,
+        shown=shown,
+        sections=[(name, uuid.uuid4().hex[:20]) for name in _SECTIONS],
+        identifier=lambda: uuid.uuid4().hex[:20],
+    )
+    state: dict[str, Any] = json.loads(text)
+    return state
 
 
 def run_filter(comparison: str | None) -> str:
@@ -95,92 +65,3 @@ def encode_view(name: str, state: Mapping[str, Any], now: int) -> str:
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
     view = {"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"}
     return json.dumps(view)
-
-
-def _sections() -> dict[str, list[Chart]]:
-    return {
-        "Accuracy": [
-            _line("val/accuracy", _COMPUTE, "accuracy against charged compute"),
-            _line("val/accuracy", "step", "accuracy against step"),
-            _bar("final/test_accuracy", "final test accuracy"),
-        ],
-        "Cost": [
-            _scatter("final/charged_flops", "final/test_accuracy"),
-            _scatter("final/seconds", "final/test_accuracy"),
-            _scatter("final/mean_keep", "final/test_accuracy"),
-            _bar("final/relative_compute", "charged compute, relative to full training"),
-            _bar("final/seconds", "seconds of selecting and training"),
-        ],
-        "What was kept": [
-            _line("selection/keep_ratio", "step", "keep ratio"),
-            _line("selection/class_coverage", "step", "class coverage of the kept"),
-            _line("selection/seen", "step", "share of the data ever seen"),
-        ],
-        "All at once": [_parallel()],
-        "Losses": [
-            _line("val/loss", _COMPUTE, "validation loss against charged compute"),
-            _line("train/loss", "step", "training loss of the kept"),
-        ],
-    }
-
-
-def _identifier() -> str:
-    return uuid.uuid4().hex[:20]
-
-
-def _section(key: str, name: str) -> dict[str, Any]:
-    return {
-        "uuid": key,
-        "name": name,
-        "display": True,
-        "isReordered": True,
-        "deleted": False,
-        "isGenerated": False,
-    }
-
-
-def _chart(kind: str, title: str) -> Chart:
-    return {
-        "uuid": _identifier(),
-        "type": kind,
-        "runsCountToCompare": 100,
-        "deleted": False,
-        "isGenerated": False,
-        "displayName": title,
-    }
-
-
-def _line(metric: str, x: str, title: str) -> Chart:
-    by_step = x == "step"
-    return _chart("LINE", title) | {
-        "metricKey": metric,
-        "selectedMetricKeys": [metric],
-        "lineSmoothness": 0,
-        "xAxisScaleType": "linear",
-        "scaleType": "linear",
-        "range": {},
-        "xAxisKey": "step" if by_step else "metric",
-        "selectedXAxisMetricKey": "" if by_step else x,
-        "yAxisKey": "metric",
-        "yAxisExpressions": [],
-        "ignoreOutliers": False,
-        "useGlobalXaxisKey": False,
-        "useGlobalLineSmoothing": True,
-    }
-
-
-def _bar(metric: str, title: str) -> Chart:
-    return _chart("BAR", title) | {"metricKey": metric}
-
-
-def _scatter(x: str, y: str) -> Chart:
-    axes = {"xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}}
-    return _chart("SCATTER", f"{y} against {x}") | axes
-
-
-def _parallel() -> Chart:
-    return _chart("PARALLEL", "keep, cost and accuracy") | {
-        "selectedParams": [],
-        "selectedMetrics": list(_PARALLEL),
-        "showAllRuns": True,
-    }
