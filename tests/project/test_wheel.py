@@ -24,7 +24,8 @@ TEMPLATES = {
 }
 DATA = {
     *("gstds/py.typed", f"{AGENT}.json", f"{AGENT}.safetensors", *TEMPLATES),
-    *("gstds/train/figures/metrics.toml", "gstds/train/tracking/view.json.jinja"),
+    *("gstds/train/comparing/presets.toml", "gstds/train/figures/metrics.toml"),
+    *("gstds/train/tracking/mlflow_schema.sql", "gstds/train/tracking/view.json.jinja"),
 }
 # A user's Python keeps the bytecode that it makes, which halves what the libraries cost here.
 NOT_A_USERS = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")

@@ -10,7 +10,7 @@ from gstds.common.files import write_json, write_text
 from gstds.train.comparing.compare import plan_run
 from gstds.train.comparing.comparison import Comparison
 from gstds.train.comparing.fan_out import prepare
-from gstds.train.figures.tables import Table, judged_on
+from gstds.train.figures.tables import Table, judged_on, lay_out, points
 from gstds.train.running.options import dataset_folder
 
 __all__ = ["check_data", "on_dataset", "overview_table", "write_overview"]
@@ -72,19 +72,15 @@ def overview_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     Args:
         rows: Rows of summaries, each with its ``dataset``.
     """
-    datasets = list(dict.fromkeys(str(row["dataset"]) for row in rows))
-    policies = list(dict.fromkeys(str(row["policy"]) for row in rows))
-    cells = {(row["policy"], row["dataset"]): _cell(row) for row in rows}
-    return Table(
-        header=("policy", *datasets),
-        rows=tuple((p, *(cells.get((p, d), "-") for d in datasets)) for p in policies),
-        caption=f"Final {judged_on(rows)} accuracy in %, mean ± 95% t interval over seeds; each "
-        "data set has a table, tests and a report of its own.",
+    datasets = dict.fromkeys(str(row["dataset"]) for row in rows)
+    lines: dict[str, dict[str, str]] = {}
+    for row in rows:
+        line = lines.setdefault(row["policy"], {"policy": row["policy"]})
+        line[f"on {row['dataset']}"] = points(row, "mean", ".1f", "ci95")
+    columns = [("policy", "policy", "text"), *((f"on {d}", d, "text") for d in datasets)]
+    return lay_out(
+        list(lines.values()),
+        columns,
+        f"Final {judged_on(rows)} accuracy in %, mean ± 95% t interval over seeds; each data set "
+        "has a table, tests and a report of its own.",
     )
-
-
-def _cell(row: Mapping[str, Any]) -> str:
-    if row.get("mean") is None:
-        return "-"
-    half = "" if row.get("ci95") is None else f" ± {100 * row['ci95']:.1f}"
-    return f"{100 * row['mean']:.1f}{half}"

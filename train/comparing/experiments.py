@@ -6,8 +6,10 @@ whose rows are variants (`gstds.train.comparing.variants`), run on one data set 
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from gstds.common.checks import check_choice
@@ -39,64 +41,18 @@ class Preset:
     """
 
     question: str
-    rows: tuple[str, ...]
+    rows: Sequence[str]
     baseline: str
     options: dict[str, Any] = field(default_factory=dict)
-    optional: tuple[str, ...] = ()
+    optional: Sequence[str] = ()
 
 
-EXPERIMENTS: dict[str, Preset] = {
-    "sanity": Preset(
-        "In a few epochs, does GSTDS reach what ordinary training reaches, and do the operations "
-        "that it saves become seconds saved?",
-        rows=("full", "gstds", "random"),
-        baseline="full",
-        options={"epochs": 5},
-    ),
-    "schedules": Preset(
-        "Does the sigmoid schedule matter, at one mean keep ratio (.53)?",
-        rows=(
-            "gstds",
-            "gstds@schedule=linear",
-            "gstds@schedule=constant",
-            "gstds@schedule=reversed",
-            "random",
-            "random@schedule=linear",
-            "random@schedule=constant",
-            "full",
-        ),
-        baseline="gstds",
-    ),
-    "reference": Preset(
-        "How good must the reference be: a lighter one, an untrained one, one of another domain?",
-        rows=(
-            "gstds",
-            "gstds@reference=resnet50",
-            "gstds@reference=untrained",
-            "gstds@reference=gstds.envs.task.foreign_reference:digits_network",
-            "random",
-            "full",
-        ),
-        baseline="gstds",
-        optional=("gstds@reference=resnet50",),
-    ),
-    "components": Preset(
-        "Which part does the work: the score, the schedule, or the half drawn by loss?",
-        rows=(
-            "gstds",
-            "gstds@score_share=1",
-            "gstds@score_share=0",
-            "gstds@loss_weighting=uniform",
-            "gstds@schedule=constant",
-            "gstds@score_share=1,schedule=constant",
-            "gstds@score_share=0,schedule=constant",
-            "random",
-            "random@schedule=constant",
-            "full",
-        ),
-        baseline="gstds",
-    ),
-}
+def _presets() -> dict[str, Preset]:
+    text = Path(__file__).with_name("presets.toml").read_text(encoding="utf-8")
+    return {name: Preset(**row) for name, row in tomllib.loads(text).items()}
+
+
+EXPERIMENTS = _presets()
 """Presets by name. ``overhead`` trains nothing and stands in `gstds.train.comparing.overhead`."""
 
 
@@ -160,7 +116,9 @@ def run_experiment(
 
 def _on_dataset(comparison: Comparison, preset: Preset, dataset: str) -> Comparison:
     # A preset's rows are its controls: random and full are among them.
-    rows = replace(comparison, policies=preset.rows, baseline=preset.baseline, controls=False)
+    rows = replace(
+        comparison, policies=tuple(preset.rows), baseline=preset.baseline, controls=False
+    )
     return on_dataset(rows, dataset)
 
 

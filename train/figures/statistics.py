@@ -20,21 +20,9 @@ import numpy as np
 
 from gstds.train.figures.metrics import metrics
 
-__all__ = [
-    "by_policy",
-    "cohens_d",
-    "confidence_half_width",
-    "finished",
-    "holm",
-    "mean",
-    "numbers",
-    "paired_rows",
-    "paired_t",
-    "sign_flip_p",
-    "summarize",
-    "summarize_controls",
-    "with_holm",
-]
+__all__ = ["by_policy", "cohens_d", "confidence_half_width", "finished", "holm", "mean", "numbers"]
+__all__ += ["paired_rows", "paired_t", "sign_flip_p", "summarize", "summarize_controls"]
+__all__ += ["with_holm"]
 
 Run = Mapping[str, Any]
 

@@ -14,20 +14,8 @@ from gstds.train.figures.metrics import metrics
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
-__all__ = [
-    "FEWEST_RUNS",
-    "Table",
-    "caption",
-    "comparison_table",
-    "flop_unit",
-    "format_flops",
-    "judged_on",
-    "lay_out",
-    "metric_table",
-    "p_value",
-    "points",
-    "three_digits",
-]
+__all__ = ["FEWEST_RUNS", "Table", "caption", "comparison_table", "flop_unit", "format_flops"]
+__all__ += ["judged_on", "lay_out", "metric_table", "p_value", "points", "three_digits"]
 
 Row = Mapping[str, Any]
 Summary = Sequence[Row]
@@ -139,8 +127,9 @@ def lay_out(
     scaled = [row.get(key) for key, _, form in columns if form == "scaled" for row in rows]
     size, unit = flop_unit(scaled)
     judged = "accuracy" if judged_on(rows) == "test" else "validation"
+    heads = (head.replace("{unit}", unit).replace("{judged}", judged) for _, head, _ in columns)
     return Table(
-        header=tuple(head.format(unit=unit, judged=judged) for _, head, _ in columns),
+        header=tuple(heads),
         rows=tuple(tuple(_cell(row, key, form, size) for key, _, form in columns) for row in rows),
         caption=caption,
     )
