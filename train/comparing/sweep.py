@@ -18,13 +18,7 @@ from gstds.train.comparing.compare import plan_run
 from gstds.train.comparing.comparison import Comparison
 from gstds.train.comparing.fan_out import check_place, prepare, run_all
 from gstds.train.comparing.variants import option_value, split_name, takes, variant_name
-from gstds.train.figures.statistics import (
-    by_policy,
-    confidence_half_width,
-    finished,
-    mean,
-    numbers,
-)
+from gstds.train.figures.statistics import by_policy, confidence_half_width, finished, mean, numbers
 from gstds.train.launching.jobs import Job, Progress, Watch
 from gstds.train.running.ending import StopFlag
 
