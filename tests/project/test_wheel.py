@@ -19,7 +19,15 @@ ROOT = Path(__file__).parents[2]
 MAPPED = {"gstds/envs": "envs", "gstds/policies": "policies", "gstds/train": "train"}
 FOLDERS = ("gstds", *MAPPED.values())
 AGENT = "gstds/policies/learned/agents/fifth/agent"
-DATA = {"gstds/py.typed", f"{AGENT}.json", f"{AGENT}.safetensors"}
+TEMPLATES = {
+    f"gstds/train/reporting/templates/{name}.jinja" for name in ("html", "markdown", "report")
+}
+DATA = {
+    *("gstds/py.typed", f"{AGENT}.json", f"{AGENT}.safetensors", *TEMPLATES),
+    *("gstds/train/comparing/presets.toml", "gstds/train/figures/metrics.toml"),
+    "gstds/train/figures/palette.toml",
+    *("gstds/train/tracking/mlflow_schema.sql", "gstds/train/tracking/view.json.jinja"),
+}
 # A user's Python keeps the bytecode that it makes, which halves what the libraries cost here.
 NOT_A_USERS = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 

@@ -1,5 +1,8 @@
 """Teach an agent to set the keep ratio: learn, judge on held-out runs, keep the best, export."""
 
+# Own, not SB3's EvalCallback and CheckpointCallback: these judge by mean reward and save the model
+# alone; an exact resume needs environment, episodes, history and log beside it, at one step.
+
 from __future__ import annotations
 
 import math

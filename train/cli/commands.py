@@ -220,12 +220,12 @@ def _write_failed(arguments: Arguments, result: dict[str, Any]) -> None:
 
 
 def _show_run(arguments: Arguments, result: dict[str, Any], folder: Path) -> int:
-    from gstds.train.reporting.report import runs_table
+    from gstds.train.figures.tables import metric_table
     from gstds.train.tracking.delivery import read_target
 
     if arguments.json:
         write_json(arguments.json, _run_json(result))
-    out(runs_table([result]).text())
+    out(metric_table("runs", [result]).text())
     out(f"\nresult: {folder / 'result.json'}")
     if result["status"] == "interrupted":
         out(f"go on with: gstds run --resume {folder}")

@@ -63,7 +63,7 @@ def _compare_datasets(arguments: Arguments, comparison: Comparison, datasets: Se
         OSError: If a file cannot be read or written.
     """
     from gstds.train.comparing.compare import compare
-    from gstds.train.comparing.datasets import check_data, on_dataset, write_overview
+    from gstds.train.comparing.experiments import check_data, on_dataset, write_overview
     from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.ending import StopFlag, interruptible
     from gstds.train.terminal.live_table import Board

@@ -67,7 +67,7 @@ def _comparisons(arguments: Arguments) -> int:
     arguments.dataset = datasets[0]
     if arguments.seeds is None:
         arguments.seeds = 5
-    comparison = comparison_from(arguments, preset.rows, "experiment", preset.options)
+    comparison = comparison_from(arguments, tuple(preset.rows), "experiment", preset.options)
     comparison = with_tracking(arguments, comparison)
     stop = StopFlag()
     with ray_cluster(comparison.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):

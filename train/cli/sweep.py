@@ -13,7 +13,7 @@ from gstds.common.files import write_json, write_text
 from gstds.train.cli.comparison_arguments import comparison_from, ui_line, with_tracking
 from gstds.train.comparing.comparison import Comparison
 from gstds.train.comparing.variants import split_name
-from gstds.train.figures.tables import Table
+from gstds.train.figures.tables import Table, metric_table
 from gstds.train.running.options import RunConfig
 from gstds.train.terminal.console import out, print_table
 from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
@@ -26,7 +26,7 @@ _FRESH_SEEDS = 5
 
 def do_sweep(arguments: Arguments) -> int:
     """Run a sweep, rank its points, write ``sweep.json`` and ``sweep.md``."""
-    from gstds.train.comparing.sweep import parse_axes, sweep_grid, sweep_optuna
+    from gstds.train.comparing.sweep import Sweep, parse_axes
     from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.ending import StopFlag, interruptible
     from gstds.train.terminal.live_table import Board
@@ -42,13 +42,8 @@ def do_sweep(arguments: Arguments) -> int:
     comparison = with_tracking(arguments, comparison)
     stop = StopFlag()
     with ray_cluster(comparison.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):
-        if arguments.sweep_optuna is None:
-            runs, planned = sweep_grid(comparison, axes, progress=board, stop=stop, watch=board)
-        else:
-            number = arguments.sweep_optuna
-            runs, planned = sweep_optuna(
-                comparison, axes, number, progress=board, stop=stop, watch=board
-            )
+        sweep, number = Sweep(comparison, board, stop, board), arguments.sweep_optuna
+        runs, planned = sweep.grid(axes) if number is None else sweep.search(axes, number)
     return _show(arguments, comparison, runs, planned)
 
 
@@ -105,44 +100,17 @@ def _exit_code(runs: Sequence[Mapping[str, Any]], planned: int, best: str) -> in
 
 def _page(content: Mapping[str, Any], table: Table) -> str:
     parts = ["# Sweep", f"```\n{content['command']}\n```", table.markdown(), table.caption]
-    judge = f"Judge the best on fresh seeds:\n\n```\n{content['judge_the_best']}\n```"
-    return "\n\n".join([*parts, judge]) + "\n"
+    parts += ["Judge the best on fresh seeds:", f"```\n{content['judge_the_best']}\n```"]
+    return "\n\n".join(parts) + "\n"
 
 
 def ranking_table(ranking: Sequence[Mapping[str, Any]]) -> Table:
-    """Lay out a ranking: point, runs, validation accuracy, keep, compute, seconds.
-
-    Args:
-        ranking: As `gstds.train.comparing.sweep.rank` returns it.
-    """
-
-    def number(value: float | None, digits: int) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
-
-    def accuracy(row: Mapping[str, Any]) -> str:
-        if row["mean"] is None:
-            return "-"
-        half = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.2f}"
-        return f"{100 * row['mean']:.2f}{half}"
-
-    rows = tuple(
-        (
-            str(row["policy"]),
-            f"{row['n']} (+{row['lost']} lost)" if row["lost"] else str(row["n"]),
-            accuracy(row),
-            number(row["mean_keep"], 3),
-            number(row["relative_compute"], 2),
-            number(row["seconds"], 1),
-        )
-        for row in ranking
-    )
-    return Table(
-        header=("point", "runs", "validation %", "keep", "/ full", "seconds"),
-        rows=rows,
-        caption=(
-            "Ranked by accuracy on selection-validation, final, mean ± 95% t interval over seeds. "
-            "The best of many looks better than it is; the test part was not evaluated."
-        ),
+    """Lay out a ranking, as `gstds.train.comparing.sweep.rank` returns it."""
+    return metric_table(
+        "ranking",
+        ranking,
+        "Ranked by accuracy on selection-validation, final, mean ± 95% t interval over seeds. "
+        "The best of many looks better than it is; the test part was not evaluated.",
     )
 
 
@@ -157,14 +125,11 @@ def judging_command(comparison: Comparison, row: str) -> str:
     seeds = max(_FRESH_SEEDS, comparison.seeds)
     words = ["gstds", "compare", "--policies", *rows, "--baseline", "random"]
     words += ["--seeds", str(seeds), "--first-seed", str(comparison.first_seed + comparison.seeds)]
-    if comparison.workers > 1:
-        words += ["--workers", str(comparison.workers)]
-    if comparison.threads:
-        words += ["--threads", str(comparison.threads)]
-    if comparison.ray:
-        words += ["--ray", comparison.ray]
-    if comparison.paper_defaults:
-        words.append("--paper-defaults")
+    workers = comparison.workers if comparison.workers > 1 else None
+    for name, value in (("workers", workers), ("threads", comparison.threads)):
+        words += [f"--{name}", str(value)] if value else []
+    words += ["--ray", comparison.ray] if comparison.ray else []
+    words += ["--paper-defaults"] if comparison.paper_defaults else []
     return shlex.join([*words, *_option_words(comparison.base)])
 
 

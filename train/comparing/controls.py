@@ -36,13 +36,8 @@ _log = logging.getLogger(__name__)
 
 SHORT_FULL = "short-full"
 _NEED_NONE = ("random", "full", SHORT_FULL)
-_OWN_OPTIONS = {
-    "picker": None,
-    "score": None,
-    "weighting": None,
-    "shards": 1,
-    "charge_reference": False,
-}
+_OWN_OPTIONS: dict[str, Any] = {"picker": None, "score": None, "weighting": None}
+_OWN_OPTIONS |= {"shards": 1, "charge_reference": False}
 Results = Mapping[Path, Mapping[str, Any]]
 
 
@@ -111,7 +106,11 @@ def plan_controls(jobs: Sequence[Job], results: Results, baseline: str) -> Contr
     runs = {name: [run for run in done if run.job.label == name] for name in names}
     asking = {name: runs[name] for name in names if runs[name] and names[name] not in _NEED_NONE}
     randoms = _random_rows(jobs)
-    scheduled = {n: group for n, group in asking.items() if _on_schedule(group, randoms)}
+    scheduled = {
+        name: group
+        for name, group in asking.items()
+        if _schedule_and_training(group[0].job) in randoms and all(r.on_schedule for r in group)
+    }
     others = {n: group for n, group in asking.items() if n not in scheduled}
     planned, pairs = _replays(others)
     pairs |= {name: randoms[_schedule_and_training(g[0].job)] for name, g in scheduled.items()}
@@ -195,11 +194,6 @@ def _random_rows(jobs: Sequence[Job]) -> dict[tuple[str, str], str]:
     rows = {_schedule_and_training(job): job.label for job in jobs if job.config.policy == "random"}
     every = {_schedule_and_training(job) for job in jobs}
     return rows or (dict.fromkeys(every, "random") if len(every) == 1 else {})
-
-
-def _on_schedule(group: Sequence[_Finished], randoms: Mapping[tuple[str, str], str]) -> bool:
-    known = _schedule_and_training(group[0].job) in randoms
-    return known and all(run.on_schedule for run in group)
 
 
 def _replays(others: Mapping[str, list[_Finished]]) -> tuple[list[Job], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The paper's open checks as presets: which rows answer which question, on which data.
+"""One comparison on each of several data sets; and the paper's open checks, which are such.
 
 GSTDS (arXiv 2507.04269) leaves open what each of its parts contributes. A preset is a comparison
 whose rows are variants (`gstds.train.comparing.variants`), run on one data set after the other.
@@ -6,21 +6,24 @@ whose rows are variants (`gstds.train.comparing.variants`), run on one data set 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from gstds.common.checks import check_choice
-from gstds.common.files import write_json
-from gstds.train.comparing.compare import compare, plan
+from gstds.common.files import write_json, write_text
+from gstds.train.comparing.compare import compare, plan, plan_run
 from gstds.train.comparing.comparison import Comparison
-from gstds.train.comparing.datasets import check_data, on_dataset
 from gstds.train.comparing.fan_out import Report, prepare
+from gstds.train.figures.tables import Table, judged_on, lay_out, points
 from gstds.train.launching.jobs import Progress, Watch
 from gstds.train.running.ending import StopFlag
+from gstds.train.running.options import dataset_folder
 
-__all__ = ["EXPERIMENTS", "ORIGINAL_DATASETS", "OVERHEAD", "Preset", "experiment_names"]
-__all__ += ["run_experiment"]
+__all__ = ["EXPERIMENTS", "ORIGINAL_DATASETS", "OVERHEAD", "Preset", "check_data"]
+__all__ += ["experiment_names", "on_dataset", "overview_table", "run_experiment", "write_overview"]
 
 ORIGINAL_DATASETS = ("cifar10", "oxford-iiit-pet", "flowers102")
 OVERHEAD = "overhead"
@@ -39,64 +42,18 @@ class Preset:
     """
 
     question: str
-    rows: tuple[str, ...]
+    rows: Sequence[str]
     baseline: str
     options: dict[str, Any] = field(default_factory=dict)
-    optional: tuple[str, ...] = ()
+    optional: Sequence[str] = ()
 
 
-EXPERIMENTS: dict[str, Preset] = {
-    "sanity": Preset(
-        "In a few epochs, does GSTDS reach what ordinary training reaches, and do the operations "
-        "that it saves become seconds saved?",
-        rows=("full", "gstds", "random"),
-        baseline="full",
-        options={"epochs": 5},
-    ),
-    "schedules": Preset(
-        "Does the sigmoid schedule matter, at one mean keep ratio (.53)?",
-        rows=(
-            "gstds",
-            "gstds@schedule=linear",
-            "gstds@schedule=constant",
-            "gstds@schedule=reversed",
-            "random",
-            "random@schedule=linear",
-            "random@schedule=constant",
-            "full",
-        ),
-        baseline="gstds",
-    ),
-    "reference": Preset(
-        "How good must the reference be: a lighter one, an untrained one, one of another domain?",
-        rows=(
-            "gstds",
-            "gstds@reference=resnet50",
-            "gstds@reference=untrained",
-            "gstds@reference=gstds.envs.task.foreign_reference:digits_network",
-            "random",
-            "full",
-        ),
-        baseline="gstds",
-        optional=("gstds@reference=resnet50",),
-    ),
-    "components": Preset(
-        "Which part does the work: the score, the schedule, or the half drawn by loss?",
-        rows=(
-            "gstds",
-            "gstds@score_share=1",
-            "gstds@score_share=0",
-            "gstds@loss_weighting=uniform",
-            "gstds@schedule=constant",
-            "gstds@score_share=1,schedule=constant",
-            "gstds@score_share=0,schedule=constant",
-            "random",
-            "random@schedule=constant",
-            "full",
-        ),
-        baseline="gstds",
-    ),
-}
+def _presets() -> dict[str, Preset]:
+    text = Path(__file__).with_name("presets.toml").read_text(encoding="utf-8")
+    return {name: Preset(**row) for name, row in tomllib.loads(text).items()}
+
+
+EXPERIMENTS = _presets()
 """Presets by name. ``overhead`` trains nothing and stands in `gstds.train.comparing.overhead`."""
 
 
@@ -138,7 +95,10 @@ def run_experiment(
     preset = EXPERIMENTS[check_choice("NAME", name, EXPERIMENTS)]
     stop = stop or StopFlag()
     contents = []
-    every = [_on_dataset(comparison, preset, dataset) for dataset in datasets]
+    # A preset's rows are its controls: random and full are among them.
+    rows = tuple(preset.rows)
+    ours = replace(comparison, policies=rows, baseline=preset.baseline, controls=False)
+    every = [on_dataset(ours, dataset) for dataset in datasets]
     check_data(every)
     for dataset, planned in zip(datasets, every, strict=True):
         if stop.is_set:
@@ -158,12 +118,6 @@ def run_experiment(
     return note
 
 
-def _on_dataset(comparison: Comparison, preset: Preset, dataset: str) -> Comparison:
-    # A preset's rows are its controls: random and full are among them.
-    rows = replace(comparison, policies=preset.rows, baseline=preset.baseline, controls=False)
-    return on_dataset(rows, dataset)
-
-
 def _without_missing(
     comparison: Comparison, preset: Preset, progress: Progress | None
 ) -> tuple[Comparison, dict[str, str]]:
@@ -177,3 +131,73 @@ def _without_missing(
             left_out[row] = " ".join(str(error).split())
     rows = tuple(row for row in comparison.policies if row not in left_out)
     return replace(comparison, policies=rows), left_out
+
+
+def on_dataset(comparison: Comparison, dataset: str) -> Comparison:
+    """Return the comparison on one of several data sets, in a folder of its own."""
+    return replace(
+        comparison,
+        base=comparison.base.with_options(dataset=dataset),
+        name=f"{comparison.name}-{dataset}",
+        folder=dataset_folder(comparison.folder, dataset),
+    )
+
+
+def write_overview(
+    comparison: Comparison, contents: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Any], Table]:
+    """Write ``overview.json`` and ``overview.md``; return what they hold.
+
+    Args:
+        comparison: Policies, options, seeds and folder.
+        contents: The content of each data set's comparison.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    rows = [{**row, "dataset": d} for d, content in contents.items() for row in content["summary"]]
+    overview = {
+        "version": 1,
+        "name": comparison.name,
+        "baseline": comparison.baseline,
+        "command": comparison.command,
+        "datasets": list(contents),
+        "runs": [run for content in contents.values() for run in content["runs"]],
+        "summary": rows,
+    }
+    write_json(comparison.folder / "overview.json", overview)
+    table = overview_table(rows)
+    parts = ["# Overview", f"```\n{comparison.command}\n```", table.markdown(), table.caption]
+    write_text(comparison.folder / "overview.md", "\n\n".join(parts) + "\n")
+    return overview, table
+
+
+def check_data(comparisons: Sequence[Comparison]) -> None:
+    """Load every data set once, so that a wrong name is found before the first run.
+
+    Raises:
+        ValueError: If a data set is unknown or unusable.
+        OSError: If a file cannot be read.
+    """
+    for one in comparisons:
+        prepare([plan_run(one, "full", one.first_seed)], None)
+
+
+def overview_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Lay out test accuracies: policies down, data sets across.
+
+    Args:
+        rows: Rows of summaries, each with its ``dataset``.
+    """
+    datasets = dict.fromkeys(str(row["dataset"]) for row in rows)
+    lines: dict[str, dict[str, str]] = {}
+    for row in rows:
+        line = lines.setdefault(row["policy"], {"policy": row["policy"]})
+        line[f"on {row['dataset']}"] = points(row, "mean", ".1f", "ci95")
+    columns = [("policy", "policy", "text"), *((f"on {d}", d, "text") for d in datasets)]
+    return lay_out(
+        list(lines.values()),
+        columns,
+        f"Final {judged_on(rows)} accuracy in %, mean ± 95% t interval over seeds; each data set "
+        "has a table, tests and a report of its own.",
+    )

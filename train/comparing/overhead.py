@@ -15,7 +15,7 @@ from gstds.common.checks import check_integer
 from gstds.common.files import write_bytes, write_json, write_text
 from gstds.spectral.fiedler import AUTO_DENSE_MAX, fiedler_vector, spectral_flops
 from gstds.train.figures.frame import as_png, new_figure
-from gstds.train.figures.tables import Table, format_flops
+from gstds.train.figures.tables import lay_out
 
 __all__ = ["measure_overhead", "write_overhead"]
 
@@ -109,7 +109,7 @@ def write_overhead(
     note = {"version": 1, "name": "overhead", "question": question, "command": command}
     write_json(folder / "experiment.json", {**note, **rows})
     write_bytes(folder / "overhead.png", as_png(_plot(rows)))
-    batch, features = (_table(rows[name]) for name in ("batch", "features"))
+    batch, features = (lay_out(rows[name], _COLUMNS) for name in ("batch", "features"))
     caption = (
         f"Medians of rounds in which all cases take turns. Up to N = {AUTO_DENSE_MAX} the solve is "
         "dense, above it matrix-free. Exponent: growth from the row before as a power."
@@ -121,18 +121,10 @@ def write_overhead(
     return folder / "experiment.md"
 
 
-def _table(rows: Sequence[Row]) -> Table:
-    cells = [
-        (
-            f"{row['n']:,}",
-            f"{row['d']:,}",
-            f"{row['milliseconds']:.2f}",
-            format_flops(row["flops"]),
-            "-" if row["exponent"] is None else f"{row['exponent']:.2f}",
-        )
-        for row in rows
-    ]
-    return Table(header=("N", "D", "ms", "charged", "exponent"), rows=tuple(cells))
+_COLUMNS = (
+    *(("n", "N", "{:,}"), ("d", "D", "{:,}"), ("milliseconds", "ms", "{:.2f}")),
+    *(("flops", "charged", "flops"), ("exponent", "exponent", "{:.2f}")),
+)
 
 
 def _plot(rows: dict[str, list[Row]]) -> Any:

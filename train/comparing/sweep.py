@@ -9,9 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gstds.common.checks import check_integer
@@ -19,11 +18,11 @@ from gstds.train.comparing.compare import plan_run
 from gstds.train.comparing.comparison import Comparison
 from gstds.train.comparing.fan_out import check_place, prepare, run_all
 from gstds.train.comparing.variants import option_value, split_name, takes, variant_name
-from gstds.train.figures.statistics import confidence_half_width
+from gstds.train.figures.statistics import by_policy, confidence_half_width, finished, mean, numbers
 from gstds.train.launching.jobs import Job, Progress, Watch
 from gstds.train.running.ending import StopFlag
 
-__all__ = ["Axis", "grid", "parse_axes", "rank", "sweep_grid", "sweep_optuna", "swept_keys"]
+__all__ = ["Axis", "Sweep", "grid", "parse_axes", "rank", "swept_keys"]
 
 _RANGE = re.compile(r"(?P<low>[^,]+?)\.\.(?P<high>[^,:]+)(?::(?P<scale>\w+))?")
 _MOST_POINTS = 10_000
@@ -104,93 +103,117 @@ def grid(axes: Sequence[Axis]) -> list[Values]:
     if math.prod(len(axis.values) for axis in axes) > _MOST_POINTS:
         raise ValueError(f"--sweep: more than {_MOST_POINTS:,} points; use --sweep-optuna")
     keys = [axis.key for axis in axes]
-    return [dict(zip(keys, point, strict=True)) for point in _product(axes)]
-
-
-def _product(axes: Sequence[Axis]) -> Iterator[tuple[Any, ...]]:
-    return itertools.product(*(axis.values for axis in axes))
+    points = itertools.product(*(axis.values for axis in axes))
+    return [dict(zip(keys, point, strict=True)) for point in points]
 
 
 @dataclass
-class _Sweep:
-    """What runs a sweep's points, and what they gave so far."""
+class Sweep:
+    """Runs points under every seed; finished runs of the comparison's folder are not repeated.
+
+    Args:
+        comparison: Options, seeds and folder; each of its policies is swept, over those keys that
+            it takes if another takes the rest.
+        progress: Called with a phase, what is done, and the total.
+        stop: Looked at between steps.
+        watch: Is told how the runs go on.
+    """
 
     comparison: Comparison
-    progress: Progress | None
-    stop: StopFlag
-    watch: Watch | None
+    progress: Progress | None = None
+    stop: StopFlag = field(default_factory=StopFlag)
+    watch: Watch | None = None
 
     def __post_init__(self) -> None:
+        """Leave the test part alone."""
         base = self.comparison.base.with_options(test=False)
         self.comparison = replace(self.comparison, base=base)
 
-    def plan(self, row: str) -> list[Job]:
+    def grid(self, axes: Sequence[Axis]) -> tuple[Results, int]:
+        """Run every point of a grid.
+
+        Args:
+            axes: What is varied.
+
+        Returns:
+            The runs' results, and how many runs were planned.
+
+        Raises:
+            ValueError: If a key or a value is unknown or out of range.
+            OSError: If a file cannot be read or written.
+        """
+        keys = swept_keys(self.comparison.policies, [axis.key for axis in axes])
+        rows = [
+            variant_name(policy, {key: point[key] for key in taken})
+            for point in grid(axes)
+            for policy, taken in keys.items()
+        ]
+        plans = [self._plan(row) for row in dict.fromkeys(rows)]
+        # Seed by seed, so that all points can be compared early.
+        jobs = [job for group in zip(*plans, strict=True) for job in group]
+        return self._run(jobs), len(jobs)
+
+    def search(self, axes: Sequence[Axis], trials: int) -> tuple[Results, int]:
+        """Run points that Optuna chooses (TPE), by the mean accuracy on selection-validation.
+
+        The sampler's seed is the first seed, and runs are repeatable: the same command chooses the
+        same points again, finds the finished ones in its folder, and goes on.
+
+        Args:
+            axes: Values or ranges of each key; the comparison must name one policy.
+            trials: Number of points.
+
+        Returns:
+            The runs' results, and how many runs were planned.
+
+        Raises:
+            ImportError: If Optuna is not installed.
+            ValueError: If a key or a value is unknown or out of range.
+            OSError: If a file cannot be read or written.
+        """
+        check_integer("sweep_optuna", trials, low=1)
+        study, failed = _study(self.comparison)
+        (policy,) = self.comparison.policies
+        found: dict[tuple[str, int], dict[str, Any]] = {}
+        at_once = max(1, math.ceil(self.comparison.workers / self.comparison.seeds))
+        for start in range(0, trials, at_once):
+            asked = [study.ask() for _ in range(min(at_once, trials - start))]
+            points = [{axis.key: _suggest(trial, axis) for axis in axes} for trial in asked]
+            rows = [variant_name(policy, point) for point in points]
+            results = self._run([job for row in dict.fromkeys(rows) for job in self._try_plan(row)])
+            found |= {(str(result["policy"]), int(result["seed"])): result for result in results}
+            if self.stop.is_set:
+                break
+            for trial, row in zip(asked, rows, strict=True):
+                value = mean((r for r in results if r["policy"] == row), "val_accuracy")
+                study.tell(trial, value, state=failed if value is None else None)
+        return list(found.values()), len(found) + bool(self.stop.is_set)
+
+    def _plan(self, row: str) -> list[Job]:
         comparison = self.comparison
         first = check_integer("first_seed", comparison.first_seed)
         seeds = range(first, first + check_integer("seeds", comparison.seeds, low=1))
         jobs = [plan_run(comparison, row, seed) for seed in seeds]
         return [replace(job, tags={**job.tags, "sweep": comparison.name}) for job in jobs]
 
-    def try_plan(self, row: str) -> list[Job]:
+    def _try_plan(self, row: str) -> list[Job]:
         """Return a point's runs; none, with a note, if its values do not go together."""
         try:
-            return self.plan(row)
+            return self._plan(row)
         except ValueError as error:
             if self.watch:
                 self.watch.note(f"{row} is left out: {error}")
             return []
 
-    def run(self, jobs: Sequence[Job]) -> Results:
+    def _run(self, jobs: Sequence[Job]) -> Results:
         check_place(self.comparison, jobs)
         prepare(jobs, self.progress)
         self.comparison.check_store()
-        found = run_all(jobs, self.comparison, self.progress, _ignore, self.stop, self.watch)
-        return [found[folder] for folder in _folders(jobs) if folder in found]
-
-
-def _ignore(result: dict[str, Any], old: bool) -> None:
-    """Report nothing: the watch does."""
-
-
-def _folders(jobs: Sequence[Job]) -> list[Path]:
-    return list(dict.fromkeys(job.folder for job in jobs))
-
-
-def sweep_grid(
-    comparison: Comparison,
-    axes: Sequence[Axis],
-    *,
-    progress: Progress | None = None,
-    stop: StopFlag | None = None,
-    watch: Watch | None = None,
-) -> tuple[Results, int]:
-    """Run every point of a grid under every seed; finished runs of its folder are not repeated.
-
-    Args:
-        comparison: Options, seeds and folder; each of its policies is swept, over those keys that
-            it takes if another takes the rest.
-        axes: What is varied.
-        progress: Called with a phase, what is done, and the total.
-        stop: Looked at between steps.
-        watch: Is told how the runs go on.
-
-    Returns:
-        The runs' results, and how many runs were planned.
-
-    Raises:
-        ValueError: If a key or a value is unknown or out of range.
-        OSError: If a file cannot be read or written.
-    """
-    sweep = _Sweep(comparison, progress, stop or StopFlag(), watch)
-    rows = [
-        variant_name(policy, {key: value for key, value in point.items() if key in keys})
-        for point in grid(axes)
-        for policy, keys in swept_keys(comparison.policies, [axis.key for axis in axes]).items()
-    ]
-    plans = [sweep.plan(row) for row in dict.fromkeys(rows)]
-    # Seed by seed, so that all points can be compared early.
-    jobs = [job for group in zip(*plans, strict=True) for job in group]
-    return sweep.run(jobs), len(jobs)
+        found = run_all(
+            jobs, self.comparison, self.progress, lambda *_: None, self.stop, self.watch
+        )
+        folders = dict.fromkeys(job.folder for job in jobs)
+        return [found[folder] for folder in folders if folder in found]
 
 
 def swept_keys(policies: Sequence[str], keys: Sequence[str]) -> dict[str, list[str]]:
@@ -203,58 +226,8 @@ def swept_keys(policies: Sequence[str], keys: Sequence[str]) -> dict[str, list[s
     }
 
 
-def sweep_optuna(
-    comparison: Comparison,
-    axes: Sequence[Axis],
-    trials: int,
-    *,
-    progress: Progress | None = None,
-    stop: StopFlag | None = None,
-    watch: Watch | None = None,
-) -> tuple[Results, int]:
-    """Run points that Optuna chooses (TPE), by the mean accuracy on selection-validation.
-
-    The sampler's seed is the first seed, and runs are repeatable: the same command chooses the same
-    points again, finds the finished ones in its folder, and goes on.
-
-    Args:
-        comparison: Options, seeds and folder; it must name one policy.
-        axes: Values or ranges of each key.
-        trials: Number of points.
-        progress: Called with a phase, what is done, and the total.
-        stop: Looked at between steps.
-        watch: Is told how the runs go on.
-
-    Returns:
-        The runs' results, and how many runs were planned.
-
-    Raises:
-        ImportError: If Optuna is not installed.
-        ValueError: If a key or a value is unknown or out of range.
-        OSError: If a file cannot be read or written.
-    """
-    check_integer("sweep_optuna", trials, low=1)
-    study, optuna = _study(comparison)
-    (policy,) = comparison.policies
-    sweep = _Sweep(comparison, progress, stop or StopFlag(), watch)
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    at_once = max(1, math.ceil(comparison.workers / comparison.seeds))
-    for start in range(0, trials, at_once):
-        asked = [study.ask() for _ in range(min(at_once, trials - start))]
-        rows = [variant_name(policy, _suggest(trial, axes)) for trial in asked]
-        results = sweep.run([job for row in dict.fromkeys(rows) for job in sweep.try_plan(row)])
-        found |= {(str(result["policy"]), int(result["seed"])): result for result in results}
-        if sweep.stop.is_set:
-            break
-        for trial, row in zip(asked, rows, strict=True):
-            value = _objective([r for r in results if r["policy"] == row])
-            failed = optuna.trial.TrialState.FAIL
-            study.tell(trial, value, state=failed if value is None else None)
-    stopped = 1 if sweep.stop.is_set else 0
-    return list(found.values()), len(found) + stopped
-
-
 def _study(comparison: Comparison) -> tuple[Any, Any]:
+    """Return Optuna's study, and what it calls a trial that failed."""
     if len(comparison.policies) != 1:
         raise ValueError(
             f"--sweep-optuna searches one policy at a time, got {', '.join(comparison.policies)}"
@@ -268,30 +241,17 @@ def _study(comparison: Comparison) -> tuple[Any, Any]:
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=comparison.first_seed, n_startup_trials=_STARTUP)
-    return optuna.create_study(direction="maximize", sampler=sampler), optuna
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    return study, optuna.trial.TrialState.FAIL
 
 
-def _suggest(trial: Any, axes: Sequence[Axis]) -> Values:
-    return {axis.key: _suggest_one(trial, axis) for axis in axes}
-
-
-def _suggest_one(trial: Any, axis: Axis) -> Any:
+def _suggest(trial: Any, axis: Axis) -> Any:
     if axis.values:
         return trial.suggest_categorical(axis.key, list(axis.values))
     if isinstance(axis.low, int) and isinstance(axis.high, int):
         return trial.suggest_int(axis.key, axis.low, axis.high, log=axis.log)
     value = trial.suggest_float(axis.key, axis.low, axis.high, log=axis.log)
     return float(f"{value:.4g}")  # a name that a person can type
-
-
-def _objective(results: Results) -> float | None:
-    scores = _scores(results)
-    return math.fsum(scores) / len(scores) if scores else None
-
-
-def _scores(results: Sequence[Mapping[str, Any]]) -> list[float]:
-    finished = [r for r in results if r["status"] == "finished"]
-    return [r["val_accuracy"] for r in finished if r.get("val_accuracy") is not None]
 
 
 def rank(results: Results) -> Results:
@@ -305,28 +265,12 @@ def rank(results: Results) -> Results:
         ``ci95``, ``mean_keep``, ``relative_compute`` and ``seconds``. Points that lost a run come
         after all others.
     """
-    groups: dict[str, Results] = {}
-    for result in results:
-        groups.setdefault(str(result["policy"]), []).append(result)
-    rows = [_ranked(name, group) for name, group in groups.items()]
+    rows = []
+    for name, group in by_policy(results).items():
+        scores = numbers(group, "val_accuracy")
+        shares = [{"share": r["charged_flops"] / r["full_flops"]} for r in finished(group)]
+        row = {"policy": name, "n": len(scores), "lost": len(group) - len(scores)}
+        row |= {"mean": mean(group, "val_accuracy"), "ci95": confidence_half_width(scores)}
+        row |= {"mean_keep": mean(group, "mean_keep"), "relative_compute": mean(shares, "share")}
+        rows.append(row | {"seconds": mean(group, "seconds")})
     return sorted(rows, key=lambda row: (row["lost"] > 0, -(row["mean"] or 0.0)))
-
-
-def _ranked(name: str, group: Results) -> dict[str, Any]:
-    scores = _scores(group)
-    finished = [r for r in group if r["status"] == "finished"]
-    shares = [r["charged_flops"] / r["full_flops"] for r in finished]
-
-    def mean(values: Sequence[float]) -> float | None:
-        return math.fsum(values) / len(values) if values else None
-
-    return {
-        "policy": name,
-        "n": len(scores),
-        "lost": len(group) - len(scores),
-        "mean": mean(scores),
-        "ci95": confidence_half_width(scores),
-        "mean_keep": mean([r["mean_keep"] for r in finished]),
-        "relative_compute": mean(shares),
-        "seconds": mean([r["seconds"] for r in finished]),
-    }

@@ -3,47 +3,13 @@
 from __future__ import annotations
 
 import colorsys
+import functools
 import hashlib
+import tomllib
+from pathlib import Path
 
 __all__ = ["phase_color", "policy_color"]
 
-# Okabe and Ito's palette, which color-blind readers can tell apart, and darker relatives.
-_COLORS = {
-    "full": "#4d4d4d",
-    "random": "#999999",
-    "gstds": "#0072b2",
-    "best": "#d55e00",
-    "learnability": "#009e73",
-    "infobatch": "#e69f00",
-    "jest": "#cc79a7",
-    "rho-loss": "#56b4e9",
-    "big-loss": "#8c510a",
-    "selective-backprop": "#b8a800",
-    "divbs": "#542788",
-    "k-center": "#01665e",
-    "lowest-degree": "#c51b7d",
-    "plateau": "#a6611a",
-    "loss-gap": "#4d9221",
-    "gradient-noise": "#762a83",
-    "budget": "#e08214",
-    "bandit": "#2166ac",
-    "oscillating": "#35978f",
-    "short-full": "#1a1a1a",
-}
-
-_PHASES = {
-    "train": "#0072b2",
-    "load": "#56b4e9",
-    "score": "#e69f00",
-    "spectral": "#009e73",
-    "policy": "#f0e442",
-    "evaluate": "#cc79a7",
-    "track": "#d55e00",
-    "checkpoint": "#8c510a",
-    "monitor": "#7f7f7f",
-    "features": "#b3b3b3",
-    "probe": "#d4d4d4",
-}
 _CONTROL = "random:"
 
 
@@ -54,8 +20,8 @@ def policy_color(name: str) -> str:
     """
     if name.startswith(_CONTROL):
         return _paler(policy_color(name.removeprefix(_CONTROL)))
-    if name in _COLORS:
-        return _COLORS[name]
+    if name in _table()["policies"]:
+        return _table()["policies"][name]
     digest = hashlib.sha256(name.encode()).digest()
     hue = int.from_bytes(digest[:2], "big") / 65536
     lightness = 0.35 + 0.2 * digest[2] / 255
@@ -65,7 +31,13 @@ def policy_color(name: str) -> str:
 
 def phase_color(name: str) -> str:
     """Return the color of a phase of a run, such as ``train``, as ``#rrggbb``."""
-    return _PHASES.get(name) or policy_color(name)
+    return _table()["phases"].get(name) or policy_color(name)
+
+
+@functools.cache
+def _table() -> dict[str, dict[str, str]]:
+    text = Path(__file__).with_name("palette.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
 
 
 def _paler(color: str) -> str:

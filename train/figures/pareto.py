@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gstds.train.figures.curves import pareto_front
-from gstds.train.figures.frame import new_figure, save_figure
+from gstds.train.figures.frame import draw_mean, new_figure, save_figure
 from gstds.train.figures.palette import policy_color
 from gstds.train.figures.tables import flop_unit, judged_on
 
@@ -38,10 +40,10 @@ def plot_pareto(summary: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     figure, (left, right) = new_figure(11.0, 4.8, columns=2)
     size, unit = flop_unit([row.get("charged_flops") for row in summary])
     _draw_front(left, summary, "charged_flops", size)
-    left.set_xlabel(f"charged compute ({unit})")
     _draw_front(right, summary, "seconds", 1.0)
+    ylabel = f"{judged_on(summary)} accuracy (%), mean ± 95% CI"
+    left.set(xlabel=f"charged compute ({unit})", ylabel=ylabel)
     right.set_xlabel("seconds of selecting and training")
-    left.set_ylabel(f"{judged_on(summary)} accuracy (%), mean ± 95% CI")
     figure.suptitle("ringed and joined: no other is both cheaper and more accurate", fontsize=9)
     save_figure(figure, path)
 
@@ -49,37 +51,28 @@ def plot_pareto(summary: Sequence[Mapping[str, Any]], path: str | Path) -> None:
 def _draw_front(axes: Axes, summary: Sequence[Mapping[str, Any]], cost: str, size: float) -> None:
     rows = [r for r in summary if r.get("mean") is not None and r.get(cost) is not None]
     points = [(r[cost] / size, 100 * r["mean"]) for r in rows]
-    front = pareto_front(points)
-    axes.plot(*_columns([points[i] for i in front]), "-", color="#bbbbbb", zorder=1)
+    front = np.array([points[i] for i in pareto_front(points)]).reshape(-1, 2).T
+    axes.plot(*front, "-", color="#bbbbbb", zorder=1)
     axes.plot(
-        *_columns([points[i] for i in front]), "o", markersize=13, markerfacecolor="none",
-        markeredgecolor="#666666", zorder=2,
-    )  # fmt: skip
-    for row, (x, y) in zip(rows, points, strict=True):
-        error = None if row.get("ci95") is None else [100 * row["ci95"]]
-        color = policy_color(str(row["policy"]))
-        axes.errorbar([x], [y], yerr=error, fmt="o", color=color, capsize=3, markersize=6)
+        *front, "o", markersize=13, markerfacecolor="none", markeredgecolor="#666666", zorder=2
+    )
+    for row, (x, _) in zip(rows, points, strict=True):
+        draw_mean(axes, row, x, capsize=3, markersize=6)
     axes.set_xlim(left=0, right=1.15 * max((x for x, _ in points), default=1.0))
     _limit_to_points(axes, rows, points)
     _label_points(axes, [str(row["policy"]) for row in rows], points)
-
-
-def _columns(points: Points) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
 
 
 def _limit_to_points(axes: Axes, rows: Sequence[Mapping[str, Any]], points: Points) -> None:
     """Show every point and its interval, but no interval wider than the points' own spread."""
     if not points:
         return
-    values = [y for _, y in points]
-    most = max(6.0, max(values) - min(values))
-    halves = [min(most, 100 * (row.get("ci95") or 0.0)) for row in rows]
-    low = min(y - h for y, h in zip(values, halves, strict=True))
-    high = max(y + h for y, h in zip(values, halves, strict=True))
-    axes.set_ylim(
-        max(0.0, low - 0.08 * (high - low) - 0.2), min(101, high + 0.08 * (high - low) + 0.2)
-    )
+    values = np.array([y for _, y in points])
+    most = max(6.0, values.max() - values.min())
+    halves = np.array([min(most, 100 * (row.get("ci95") or 0.0)) for row in rows])
+    low, high = float((values - halves).min()), float((values + halves).max())
+    more = 0.08 * (high - low) + 0.2
+    axes.set_ylim(max(0.0, low - more), min(101, high + more))
 
 
 def _label_points(axes: Axes, names: Sequence[str], points: Points) -> None:
@@ -107,16 +100,12 @@ def _put(note: Any, place: Place, renderer: Any) -> Edges:
 
 
 def _crowding(edges: Edges, taken: Sequence[Edges], axes: Axes) -> float:
-    return sum(_overlap(edges, other) for other in taken) + _outside(edges, axes)
-
-
-def _overlap(one: Edges, other: Edges) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return max(0.0, width) * max(0.0, height)
-
-
-def _outside(edges: Edges, axes: Axes) -> float:
+    """Return what a name covers of others, and how far it sticks out of the axes."""
     box = axes.bbox
     gaps = (box.x0 - edges[0], edges[2] - box.x1, box.y0 - edges[1], edges[3] - box.y1)
-    return 1000.0 * sum(max(0.0, float(gap)) for gap in gaps)
+    covered = 0.0
+    for other in taken:
+        width = min(edges[2], other[2]) - max(edges[0], other[0])
+        height = min(edges[3], other[3]) - max(edges[1], other[1])
+        covered += max(0.0, width) * max(0.0, height)
+    return covered + 1000.0 * sum(max(0.0, float(gap)) for gap in gaps)

@@ -5,6 +5,10 @@ seed, so the test runs on the differences. Beside the t test stands the exact si
 assumes nothing but symmetry; with n seeds its p cannot go below 2 / 2^n (5 seeds: .0625).
 """
 
+# Own, where scipy has no better: `permutation_test` lists all 2^n flips, which ends at some twenty
+# seeds, and tells sums apart that are equal but for rounding. Means are exact sums (`fsum`), the
+# same in any order of the runs, which pandas' are not; Holm's adjustment is not in scipy.
+
 from __future__ import annotations
 
 import math
@@ -14,22 +18,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "cohens_d",
-    "confidence_half_width",
-    "holm",
-    "paired_rows",
-    "paired_t",
-    "sign_flip_p",
-    "summarize",
-    "summarize_controls",
-    "with_holm",
-]
+from gstds.train.figures.metrics import metrics
+
+__all__ = ["by_policy", "cohens_d", "confidence_half_width", "finished", "holm", "mean", "numbers"]
+__all__ += ["paired_rows", "paired_t", "sign_flip_p", "summarize", "summarize_controls"]
+__all__ += ["with_holm"]
 
 Run = Mapping[str, Any]
 
-_LEVEL = 0.95
 _MOST_FLIPS = 40
+_SHARED = "charged_flops_with_shared_reference"
 _REASONS = ("failed", "diverged", "interrupted")
 
 
@@ -61,24 +59,34 @@ def summarize(
         ValueError: If no run is of the baseline policy, or a policy has two finished runs of one
             seed.
     """
-    groups = _by_policy(runs)
+    groups = by_policy(runs)
     if runs and baseline not in groups:
         raise ValueError(
             f"baseline {baseline!r} is not among the compared policies: {', '.join(groups)}"
         )
-    users = Counter(_reference(run) for run in runs)
+    users = Counter(map(_reference, runs))
     shared_by = dict.fromkeys(users, reference_shared_by) if reference_shared_by else users
-    unit = _full_unit(groups, full)
+    # The unit is full training; without it compute is by formula, and seconds have none.
+    unit = {key: mean(groups.get(full, ()), key) for _, key in _RELATIVE.values()}
+    if unit["charged_flops"] is None:
+        unit["charged_flops"] = mean(runs, "full_flops")
     part, key = _judged_on(runs)
-    rows = [_row(name, group, key, shared_by, unit) for name, group in groups.items()]
-    for row in rows:
-        other = None if row["policy"] == baseline else groups[baseline]
-        row.update(_against(groups[row["policy"]], other, key), judged_on=part)
-    adjusted = holm({row["policy"]: row["p_value"] for row in rows})
-    for row in rows:
-        row["p_holm"] = adjusted[row["policy"]]
-        row["baseline"] = baseline
-    return rows
+    rows = []
+    for name, group in groups.items():
+        row = {"policy": name} | _row(group, key, shared_by)
+        row |= {k: _ratio(row[of], unit[by]) for k, (of, by) in _RELATIVE.items()}
+        row |= _against(group, () if name == baseline else groups[baseline], key)
+        rows.append(row | {"judged_on": part, "baseline": baseline})
+    return with_holm(rows)
+
+
+_RELATIVE = {
+    "relative_compute": ("charged_flops", "charged_flops"),
+    "relative_compute_with_shared_reference": (_SHARED, "charged_flops"),
+    "relative_compute_with_reference": ("charged_flops_with_reference", "charged_flops"),
+    "relative_seconds": ("seconds", "seconds"),
+    "relative_system_seconds": ("reference_system_seconds", "reference_system_seconds"),
+}
 
 
 def summarize_controls(
@@ -112,13 +120,12 @@ def paired_rows(runs: Sequence[Run], pairs: Iterable[tuple[str, str, str]]) -> l
     Raises:
         ValueError: If a policy has two finished runs of one seed.
     """
-    groups = _by_policy(runs)
-    _, key = _judged_on(runs)
+    groups, (_, key) = by_policy(runs), _judged_on(runs)
     rows = []
     for policy, control, common in pairs:
         if policy in groups and control in groups and policy != control:
             mine, theirs = groups[policy], groups[control]
-            ratio = _ratio(_mean(mine, "charged_flops"), _mean(theirs, "charged_flops"))
+            ratio = _ratio(mean(mine, "charged_flops"), mean(theirs, "charged_flops"))
             row = {"policy": policy, "control": control, "same": common, "compute_ratio": ratio}
             rows.append(row | _against(mine, theirs, key))
     return rows
@@ -130,9 +137,8 @@ def confidence_half_width(values: Sequence[float]) -> float | None:
         return None
     from scipy import stats
 
-    deviation = float(np.std(values, ddof=1))
-    quantile = float(stats.t.ppf(0.5 + _LEVEL / 2, len(values) - 1))
-    return quantile * deviation / math.sqrt(len(values))
+    quantile = float(stats.t.ppf(0.975, len(values) - 1))
+    return quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 def paired_t(differences: Sequence[float]) -> float | None:
@@ -145,19 +151,12 @@ def paired_t(differences: Sequence[float]) -> float | None:
         The p value; 1 if all differences are 0; None for fewer than two, or if all are the same
         but not 0, where t has no finite value.
     """
-    if len(differences) < 2:
-        return None
-    values = np.asarray(differences, dtype=np.float64)
-    if not np.any(values):
-        return 1.0
-    deviation = float(np.std(values, ddof=1))
-    mean = float(np.mean(values))
-    if deviation <= 1e-12 * abs(mean):
-        return None
+    size = cohens_d(differences)
+    if not size:
+        return None if size is None else 1.0 - size
     from scipy import stats
 
-    t = mean / (deviation / math.sqrt(len(values)))
-    return float(2 * stats.t.sf(abs(t), len(values) - 1))
+    return float(stats.ttest_rel(differences, np.zeros(len(differences))).pvalue)
 
 
 def cohens_d(differences: Sequence[float]) -> float | None:
@@ -172,11 +171,10 @@ def cohens_d(differences: Sequence[float]) -> float | None:
     """
     if len(differences) < 2:
         return None
-    values = np.asarray(differences, dtype=np.float64)
-    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    if not np.any(values):
+    average, deviation = float(np.mean(differences)), float(np.std(differences, ddof=1))
+    if not np.any(differences):
         return 0.0
-    return None if deviation <= 1e-12 * abs(mean) else mean / deviation
+    return None if deviation <= 1e-12 * abs(average) else average / deviation
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
@@ -206,6 +204,13 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
     return 2.0 * int(above.sum()) / 2.0**count
 
 
+def _flip_sums(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, Any]:
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums + value, sums - value])
+    return sums
+
+
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
     """Return Holm's adjusted p values (Holm 1979); None stays None and is not counted."""
     known = sorted((p, name) for name, p in p_values.items() if p is not None)
@@ -223,36 +228,36 @@ def with_holm(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "p_holm": p} for row, p in zip(rows, adjusted.values(), strict=True)]
 
 
-def _flip_sums(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, Any]:
-    sums = np.zeros(1)
-    for value in values:
-        sums = np.concatenate([sums + value, sums - value])
-    return sums
-
-
-def _by_policy(runs: Iterable[Run]) -> dict[str, list[Run]]:
+def by_policy(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Return runs by policy, in the order in which the policies first appear."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(str(run["policy"]), []).append(run)
     return groups
 
 
-def _finished(group: Iterable[Run]) -> list[Run]:
+def finished(group: Iterable[Run]) -> list[Run]:
+    """Return the runs that came to their end."""
     return [run for run in group if run.get("status", "finished") == "finished"]
+
+
+def numbers(group: Iterable[Run], key: str) -> list[float]:
+    """Return the finite values of finished runs."""
+    return [v for v in (_number(run, key) for run in finished(group)) if v is not None]
+
+
+def mean(group: Iterable[Run], key: str) -> float | None:
+    """Return the mean over finished runs; None without a value."""
+    return _average(numbers(group, key))
+
+
+def _average(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
 
 
 def _number(run: Run, key: str) -> float | None:
     value = run.get(key)
     return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _values(group: Iterable[Run], key: str) -> list[float]:
-    return [v for v in (_number(run, key) for run in _finished(group)) if v is not None]
-
-
-def _mean(group: Iterable[Run], key: str) -> float | None:
-    values = _values(group, key)
-    return math.fsum(values) / len(values) if values else None
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:
@@ -261,8 +266,7 @@ def _ratio(part: float | None, whole: float | None) -> float | None:
 
 def _judged_on(runs: Iterable[Run]) -> tuple[str, str]:
     """Return the part of the data that accuracies are of, and their key in a run's result."""
-    finished = _finished(runs)
-    tested = not finished or any(_number(run, "test_accuracy") is not None for run in finished)
+    tested = not finished(runs) or numbers(runs, "test_accuracy")
     return ("test", "test_accuracy") if tested else ("selection-validation", "val_accuracy")
 
 
@@ -271,70 +275,29 @@ def _reference(run: Run) -> tuple[float | None, float | None]:
     return _number(run, "reference_flops"), _number(run, "reference_accuracy")
 
 
-def _full_unit(groups: Mapping[str, list[Run]], full: str) -> dict[str, float | None]:
-    """Return full training's charged compute (else by formula) and seconds (else None)."""
-    listed = groups.get(full, [])
-    charged = _mean(listed, "charged_flops")
-    if charged is None:
-        charged = _mean([run for group in groups.values() for run in group], "full_flops")
-    times = {key: _mean(listed, key) for key in ("seconds", "reference_system_seconds")}
-    return {"charged_flops": charged, **times}
-
-
-def _row(
-    policy: str,
-    group: list[Run],
-    key: str,
-    shared_by: Mapping[Any, int],
-    unit: Mapping[str, float | None],
-) -> dict[str, Any]:
-    accuracies = _values(group, key)
-    charged, reference = _mean(group, "charged_flops"), _mean(group, "reference_flops")
-    seconds, system = _mean(group, "seconds"), _mean(group, "reference_system_seconds")
-    shares = [
-        (_number(run, "reference_flops"), shared_by[_reference(run)]) for run in _finished(group)
-    ]
-    parts = [flops / count for flops, count in shares if flops is not None]
-    shared = None if charged is None else charged + (math.fsum(parts) / len(parts) if parts else 0)
-    total = None if charged is None else charged + (reference or 0.0)
+def _row(group: list[Run], key: str, shared_by: Mapping[Any, int]) -> dict[str, Any]:
+    accuracies = numbers(group, key)
+    means = {metric.key: mean(group, metric.key) for metric in metrics() if metric.mean}
+    charged, reference = means["charged_flops"], means["reference_flops"] or 0.0
+    users = [(_reference(run)[0], shared_by[_reference(run)]) for run in finished(group)]
+    shared = _average([flops / count for flops, count in users if flops is not None]) or 0.0
     return {
-        "policy": policy,
         "n": len(accuracies),
-        **{f"n_{reason}": _count(group, reason) for reason in _REASONS},
-        "mean": math.fsum(accuracies) / len(accuracies) if accuracies else None,
+        **{f"n_{r}": sum(run.get("status") == r for run in group) for r in _REASONS},
+        "mean": _average(accuracies),
         "ci95": confidence_half_width(accuracies),
         "std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
         "worst": min(accuracies, default=None),
-        "worst_class_accuracy": _mean(group, "worst_class_accuracy"),
-        "test_loss": _mean(group, "test_loss"),
-        "train_loss": _mean(group, "train_loss"),
-        "mean_keep": _mean(group, "mean_keep"),
-        "class_coverage": _mean(group, "class_coverage"),
-        "seen": _mean(group, "seen"),
-        "samples_trained": _mean(group, "samples_trained"),
-        "steps": _mean(group, "steps"),
-        "charged_flops": charged,
-        "reference_flops": reference,
-        "reference_shared_by": max(count for _, count in shares) if reference else None,
-        "charged_flops_with_shared_reference": shared,
-        "charged_flops_with_reference": total,
-        "relative_compute": _ratio(charged, unit["charged_flops"]),
-        "relative_compute_with_shared_reference": _ratio(shared, unit["charged_flops"]),
-        "relative_compute_with_reference": _ratio(total, unit["charged_flops"]),
-        "seconds": seconds,
-        "relative_seconds": _ratio(seconds, unit["seconds"]),
-        "reference_system_seconds": system,
-        "relative_system_seconds": _ratio(system, unit["reference_system_seconds"]),
+        **means,
+        "reference_shared_by": max(count for _, count in users) if reference else None,
+        _SHARED: None if charged is None else charged + shared,
+        "charged_flops_with_reference": None if charged is None else charged + reference,
     }
-
-
-def _count(group: Iterable[Run], status: str) -> int:
-    return sum(1 for run in group if run.get("status") == status)
 
 
 def _by_seed(group: Iterable[Run], key: str) -> dict[Any, float]:
     values: dict[Any, float] = {}
-    for run in _finished(group):
+    for run in finished(group):
         accuracy = _number(run, key)
         if run.get("seed") in values:
             raise ValueError(
@@ -346,14 +309,13 @@ def _by_seed(group: Iterable[Run], key: str) -> dict[Any, float]:
     return values
 
 
-def _against(group: Iterable[Run], baseline: Iterable[Run] | None, key: str) -> dict[str, Any]:
+def _against(group: Iterable[Run], baseline: Iterable[Run], key: str) -> dict[str, Any]:
     """Return the comparison with the baseline, paired by seed; all None for the baseline itself."""
-    mine = _by_seed(group, key)
-    theirs = _by_seed(baseline, key) if baseline is not None else {}
+    mine, theirs = _by_seed(group, key), _by_seed(baseline, key)
     differences = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
     return {
         "n_pairs": len(differences),
-        "difference": math.fsum(differences) / len(differences) if differences else None,
+        "difference": _average(differences),
         "difference_ci95": confidence_half_width(differences),
         "effect_size": cohens_d(differences),
         "p_value": paired_t(differences),

@@ -1,41 +1,28 @@
-"""A comparison as a table: on a terminal, as plain text, Markdown or HTML."""
+"""A comparison as a table: on a terminal, as plain text or Markdown."""
+
+# Own, not pandas: its Markdown needs another library, its text knows no split to a terminal's
+# width, and cells are text that is formed column by column (`_cell`) before there is a table.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gstds.train.figures.metrics import metrics
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
-    from rich.table import Table as RichTable
 
-__all__ = [
-    "FEWEST_RUNS",
-    "Table",
-    "accuracy_header",
-    "caption",
-    "comparison_table",
-    "effect_size",
-    "fixed",
-    "flop_unit",
-    "format_flops",
-    "format_seconds",
-    "judged_on",
-    "lost_runs",
-    "p_value",
-    "points",
-    "three_digits",
-]
+__all__ = ["FEWEST_RUNS", "Table", "caption", "comparison_table", "flop_unit", "format_flops"]
+__all__ += ["judged_on", "lay_out", "metric_table", "p_value", "points", "three_digits"]
 
-Summary = Sequence[Mapping[str, Any]]
+Row = Mapping[str, Any]
+Summary = Sequence[Row]
 
 _PREFIXES = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 FEWEST_RUNS = 10
 """With fewer runs no difference is claimed and no effect size shown."""
-
-_NOTHING = "-"
 
 
 @dataclass(frozen=True)
@@ -54,12 +41,11 @@ class Table:
 
     def text(self) -> str:
         """Return the table as aligned plain text."""
-        lines = [self.header, *self.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
-        texts = ["  ".join(_pad(c, w, i) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-                 for line in lines]  # fmt: skip
-        rule = "  ".join("-" * width for width in widths)
-        return "\n".join([texts[0].rstrip(), rule, *(t.rstrip() for t in texts[1:])])
+        widths = self._widths()
+        lines = [self.header, tuple("-" * width for width in widths), *self.rows]
+        sides = [str.ljust, *(str.rjust for _ in widths[1:])]
+        padded = ([f(c, w) for f, c, w in zip(sides, x, widths, strict=True)] for x in lines)
+        return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
     def markdown(self) -> str:
         """Return the table in Markdown, without its caption."""
@@ -67,56 +53,40 @@ class Table:
         lines = [self.header, marks, *self.rows]
         return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in x) + " |" for x in lines)
 
-    def html(self) -> str:
-        """Return the table as an HTML element, everything escaped."""
-        head = "".join(f"<th>{html.escape(c)}</th>" for c in self.header)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>\n"
-            for row in self.rows
-        )
-        return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
-
     def split(self, width: int) -> list[Table]:
         """Return tables no wider than ``width`` characters, each beginning with the first column.
 
         A single column that is too wide stands alone beside the first.
         """
-        widths = [max(len(line[i]) for line in (self.header, *self.rows))
-                  for i in range(len(self.header))]  # fmt: skip
+        widths = self._widths()
         groups: list[list[int]] = [[0]]
-        for i in range(1, len(self.header)):
+        for i in range(1, len(widths)):
             taken = sum(widths[j] + 3 for j in groups[-1])
             if len(groups[-1]) > 1 and taken + widths[i] > width:
                 groups.append([0])
             groups[-1].append(i)
-        return [self._only(group) for group in groups]
+        lines = (self.header, *self.rows)
+        parts = ([tuple(line[i] for i in group) for line in lines] for group in groups)
+        return [Table(header, tuple(rows)) for header, *rows in parts]
+
+    def _widths(self) -> list[int]:
+        return [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
         """Let `rich.console.Console.print` draw the table, split to the terminal's width."""
-        from rich.text import Text
-
-        for part in self.split(options.max_width):
-            yield part._rich()
-        if self.caption:
-            yield Text(self.caption, style="dim")
-
-    def _only(self, columns: Sequence[int]) -> Table:
-        return Table(
-            header=tuple(self.header[i] for i in columns),
-            rows=tuple(tuple(row[i] for i in columns) for row in self.rows),
-        )
-
-    def _rich(self) -> RichTable:
         from rich import box
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), pad_edge=False)
-        for i, name in enumerate(self.header):
-            table.add_column(Text(name), justify="left" if i == 0 else "right", no_wrap=True)
-        for row in self.rows:
-            table.add_row(*(Text(cell) for cell in row))
-        return table
+        for part in self.split(options.max_width):
+            table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), pad_edge=False)
+            for i, name in enumerate(part.header):
+                table.add_column(Text(name), justify="right" if i else "left", no_wrap=True)
+            for row in part.rows:
+                table.add_row(*map(Text, row))
+            yield table
+        if self.caption:
+            yield Text(self.caption, style="dim")
 
 
 def comparison_table(summary: Summary, *, setting: str | None = None) -> Table:
@@ -125,25 +95,125 @@ def comparison_table(summary: Summary, *, setting: str | None = None) -> Table:
     Args:
         summary: One dictionary per policy.
         setting: ``equal-epochs`` or ``equal-budget``, for the caption.
-
-    Returns:
-        The table: policy, finished runs, test accuracy in percent with its 95% interval, difference
-        to the baseline in points, effect size, p, mean keep, charged compute, seconds, and ratios
-        to full.
     """
-    columns = _columns(summary)
+    return metric_table("compared", summary, caption(summary, setting=setting))
+
+
+def metric_table(name: str, rows: Sequence[Row], caption: str = "") -> Table:
+    """Lay out what the table of metrics has for a table of this name."""
+    shown = [(metric.key, *metric.tables[name]) for metric in metrics() if name in metric.tables]
+    columns = [
+        (key, head, form)
+        for key, head, form, *needs in shown
+        if all(any(row.get(need) for row in rows) for need in needs)
+    ]
+    return lay_out(rows, columns, caption)
+
+
+def lay_out(
+    rows: Sequence[Row], columns: Sequence[tuple[str, str, str]], caption: str = ""
+) -> Table:
+    """Lay out rows.
+
+    Args:
+        rows: Values by key.
+        columns: Key, head and form of each. A form is one of `str.format`, or a word: ``text``,
+            ``digits`` (about three), ``points SPEC HALF_WIDTH`` (a share in percent), ``flops``
+            (with its own unit), ``scaled`` (in the table's unit), ``p``, ``effect SPEC`` (a hyphen
+            for so few pairs that it would say nothing), ``lost`` (lost runs behind a count) or
+            ``digest``.
+        caption: What the columns mean.
+    """
+    scaled = [row.get(key) for key, _, form in columns if form == "scaled" for row in rows]
+    size, unit = flop_unit(scaled)
+    judged = "accuracy" if judged_on(rows) == "test" else "validation"
+    heads = (head.replace("{unit}", unit).replace("{judged}", judged) for _, head, _ in columns)
     return Table(
-        header=tuple(columns),
-        rows=tuple(tuple(cell(row) for cell in columns.values()) for row in summary),
-        caption=caption(summary, setting=setting),
+        header=tuple(heads),
+        rows=tuple(tuple(_cell(row, key, form, size) for key, _, form in columns) for row in rows),
+        caption=caption,
     )
+
+
+def _cell(row: Row, key: str, form: str, size: float) -> str:
+    """Return a value as text; a hyphen for one that is not there."""
+    value = row.get(key)
+    kind, *words = form.split(" ")
+    if value is None or value == "" or (kind == "effect" and row.get("n_pairs", 0) < FEWEST_RUNS):
+        return "-"
+    if kind == "points":
+        return points(row, key, *words)
+    if "{" in kind:
+        return kind.format(value)
+    return str(_FORMS[kind](value, *words, row=row, size=size))
+
+
+_FORMS: dict[str, Any] = {
+    "text": lambda value, **_: value,
+    "digits": lambda value, **_: three_digits(value),
+    "scaled": lambda value, size, **_: three_digits(value / size),
+    "flops": lambda value, **_: format_flops(value),
+    "p": lambda value, **_: p_value(value),
+    "effect": lambda value, spec, **_: format(value, spec),
+    "lost": lambda value, row, **_: _with_lost(value, row),
+    "digest": lambda value, **_: value[:12],
+}
+
+
+def points(row: Row, key: str, spec: str = ".1f", half_width: str = "") -> str:
+    """Return a share of the row in percent, with the half-width of its interval if there is one."""
+    if row.get(key) is None:
+        return "-"
+    half = row.get(half_width)
+    more = "" if half is None else f" ± {100 * half:{spec.removeprefix('+')}}"
+    return f"{100 * row[key]:{spec}}{more}"
+
+
+def three_digits(value: float) -> str:
+    """Return a number with about three digits."""
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
+
+
+def p_value(value: float) -> str:
+    """Return a p value to three digits."""
+    return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+
+
+def flop_unit(values: Sequence[float | None]) -> tuple[float, str]:
+    """Return the unit that suits the largest value: (FLOP per unit, name)."""
+    largest = max((v for v in values if v is not None), default=0.0)
+    return next((p for p in _PREFIXES if largest >= p[0]), _PREFIXES[-1])
+
+
+def format_flops(value: float | None) -> str:
+    """Return an amount of compute with three digits and its own unit, such as ``1.23 TFLOP``."""
+    size, unit = flop_unit([value])
+    return "-" if value is None else f"{three_digits(value / size)} {unit}"
+
+
+def judged_on(summary: Iterable[Row]) -> str:
+    """Return the part of the data that a summary's accuracies are of."""
+    return next((str(row["judged_on"]) for row in summary if row.get("judged_on")), "test")
+
+
+def _with_lost(count: int, row: Row) -> str:
+    """Return the number of finished runs, with the others behind it, such as ``4 (+1 failed)``."""
+    lost = ", ".join(f"{number} {reason}" for reason, number in _lost(row).items())
+    return f"{count} (+{lost})" if lost else str(count)
+
+
+def _lost(row: Row) -> dict[str, int]:
+    reasons = ("diverged", "failed", "interrupted")
+    lost = {reason: row.get(f"n_{reason}") for reason in reasons} | {"lost": row.get("lost")}
+    return {reason: number for reason, number in lost.items() if number}
 
 
 def caption(summary: Summary, *, setting: str | None = None) -> str:
     """Say what a comparison's table shows: the setting, the seeds, the tests."""
     sentences = [_SETTINGS.get(setting or "", "")]
     seeds = sorted({int(row["n"]) for row in summary})
-    sentences.append(f"Seeds per policy: {_span(seeds)}; ± is the 95% t interval over seeds.")
+    span = " to ".join(str(n) for n in dict.fromkeys([*seeds[:1], *seeds[-1:]]))
+    sentences.append(f"Seeds per policy: {span}; ± is the 95% t interval over seeds.")
     baseline = next((row.get("baseline") for row in summary), None)
     if baseline and len(summary) > 1:
         sentences.append(_test_sentence(str(baseline), max(seeds, default=0)))
@@ -156,7 +226,7 @@ def caption(summary: Summary, *, setting: str | None = None) -> str:
             "Compute is that of the run; + ref/R adds the reference model's cost divided by the "
             f"{number} that share it; + ref adds all of it."
         )
-    if any(_lost(row) for row in summary):
+    if any(map(_lost, summary)):
         sentences.append("Means are over finished runs; the others are counted beside them.")
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -173,112 +243,6 @@ _SETTINGS = {
 }
 
 
-def flop_unit(values: Sequence[float | None]) -> tuple[float, str]:
-    """Return the unit that suits the largest value: (FLOP per unit, name)."""
-    largest = max((v for v in values if v is not None), default=0.0)
-    return next((p for p in _PREFIXES if largest >= p[0]), _PREFIXES[-1])
-
-
-def format_flops(value: float | None) -> str:
-    """Return an amount of compute with three digits and its own unit, such as ``1.23 TFLOP``."""
-    if value is None:
-        return _NOTHING
-    size, name = flop_unit([value])
-    return f"{three_digits(value / size)} {name}"
-
-
-def format_seconds(value: float | None) -> str:
-    """Return seconds with about three digits."""
-    return _NOTHING if value is None else three_digits(value)
-
-
-def _columns(summary: Summary) -> dict[str, Any]:
-    """Return a function from a row to its cell for each column."""
-    compute = ["charged_flops"]
-    if any(row.get("reference_flops") for row in summary):
-        compute += ["charged_flops_with_shared_reference", "charged_flops_with_reference"]
-    size, unit = flop_unit([row.get(key) for row in summary for key in compute])
-    names = dict(zip(compute, (unit, "+ ref/R", "+ ref"), strict=False))
-    against = {
-        "diff": lambda r: points(r, "difference", "difference_ci95", sign="+"),
-        "d": lambda r: effect_size(r, 1),
-        "p Holm": lambda r: p_value(r.get("p_holm")),
-        "p flip": lambda r: p_value(r.get("sign_flip_p")),
-    }
-    return {
-        "policy": lambda r: str(r["policy"]),
-        "runs": lost_runs,
-        accuracy_header(summary): lambda r: points(r, "mean", "ci95"),
-        **(against if any(row.get("n_pairs") for row in summary) else {}),
-        "keep": lambda r: fixed(r.get("mean_keep"), 3),
-        **{
-            name: lambda r, key=key: _NOTHING if r.get(key) is None else three_digits(r[key] / size)
-            for key, name in names.items()
-        },
-        "/ full": lambda r: fixed(r.get("relative_compute"), 2),
-        "seconds": lambda r: format_seconds(r.get("seconds")),
-        "s / full": lambda r: fixed(r.get("relative_seconds"), 2),
-    }
-
-
-def judged_on(summary: Iterable[Mapping[str, Any]]) -> str:
-    """Return the part of the data that a summary's accuracies are of."""
-    return next((str(row["judged_on"]) for row in summary if row.get("judged_on")), "test")
-
-
-def accuracy_header(summary: Iterable[Mapping[str, Any]]) -> str:
-    """Return the head of the accuracies' column."""
-    return "accuracy %" if judged_on(summary) == "test" else "validation %"
-
-
-def lost_runs(row: Mapping[str, Any]) -> str:
-    """Return the number of finished runs, with the others behind it, such as ``4 (+1 failed)``."""
-    lost = ", ".join(f"{count} {reason}" for reason, count in _lost(row).items())
-    return f"{row['n']} (+{lost})" if lost else str(row["n"])
-
-
-def _lost(row: Mapping[str, Any]) -> dict[str, int]:
-    reasons = ("diverged", "failed", "interrupted")
-    return {r: row[f"n_{r}"] for r in reasons if row.get(f"n_{r}")}
-
-
-def points(row: Mapping[str, Any], key: str, half_width: str, sign: str = "") -> str:
-    """Return a share of the row in percent, with the half-width of its interval if there is one."""
-    if row.get(key) is None:
-        return _NOTHING
-    value = f"{100 * row[key]:{sign}.1f}"
-    return value if row.get(half_width) is None else f"{value} ± {100 * row[half_width]:.1f}"
-
-
-def p_value(value: float | None) -> str:
-    """Return a p value to three digits."""
-    if value is None:
-        return _NOTHING
-    return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
-
-
-def fixed(value: float | None, digits: int, unit: str = "") -> str:
-    """Return a number with this many decimals, a hyphen for None."""
-    return _NOTHING if value is None else f"{value:.{digits}f}{unit}"
-
-
-def effect_size(row: Mapping[str, Any], digits: int) -> str:
-    """Return a row's effect size; a hyphen for so few pairs that it would say nothing."""
-    enough = row.get("n_pairs", 0) >= FEWEST_RUNS
-    return fixed(row.get("effect_size") if enough else None, digits)
-
-
-def three_digits(value: float) -> str:
-    """Return a number with about three digits."""
-    if value >= 99.95:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
-
-
-def _span(counts: Sequence[int]) -> str:
-    return f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(*counts[:1])
-
-
 def _test_sentence(baseline: str, seeds: int) -> str:
     if seeds < 2:
         return f"One seed: no interval and no test against {baseline}."
@@ -289,7 +253,3 @@ def _test_sentence(baseline: str, seeds: int) -> str:
         f"{baseline}, adjusted over the policies (Holm); "
         f"p flip: exact sign-flip test, not below {2 / 2**seeds:.3g} with {seeds} seeds."
     )
-
-
-def _pad(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column == 0 else cell.rjust(width)

@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.common.files import write_bytes, write_text
-from gstds.train.figures.frame import as_png, new_figure
+from gstds.train.figures.frame import as_png, draw_mean, new_figure
 from gstds.train.figures.palette import policy_color
-from gstds.train.figures.tables import Table, comparison_table
+from gstds.train.figures.tables import Table, comparison_table, metric_table
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["saving_table", "write_experiment"]
 
-Summary = Sequence[Mapping[str, Any]]
+Summary = Sequence[dict[str, Any]]
 
 
 def write_experiment(folder: Path, note: Mapping[str, Any]) -> Path:
@@ -67,59 +66,43 @@ def saving_table(summary: Summary) -> Table:
     Args:
         summary: As `gstds.train.figures.statistics.summarize` returns it.
     """
-    rows = [_saving_cells(row) for row in summary if row["policy"] != "full"]
-    return Table(
-        header=("policy", "compute / full", "seconds / full", "realized saving"),
-        rows=tuple(rows),
-        caption=(
-            "Realized saving: share of seconds saved over share of operations saved. Seconds are "
-            "those of loading, scoring, solving and training, without monitoring and reference."
-        ),
+    rows = [row | {"realized": _realized(row)} for row in summary if row["policy"] != "full"]
+    return metric_table(
+        "saving",
+        rows,
+        "Realized saving: share of seconds saved over share of operations saved. Seconds are "
+        "those of loading, scoring, solving and training, without monitoring and reference.",
     )
 
 
-def _saving_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _realized(row: Mapping[str, Any]) -> float | None:
     compute, seconds = row.get("relative_compute"), row.get("relative_seconds")
-    realized = None
-    if compute is not None and seconds is not None and compute < 0.999:
-        realized = (1 - seconds) / (1 - compute)
-    cells = ["-" if value is None else f"{value:.2f}" for value in (compute, seconds, realized)]
-    return (str(row["policy"]), *cells)
+    if compute is None or seconds is None or compute >= 0.999:
+        return None
+    return float((1 - seconds) / (1 - compute))
 
 
 def _plot_rows(summary: Summary) -> Figure:
     """Draw each row's test accuracy with its interval, and its compute and seconds over full's."""
     figure, (left, right) = new_figure(10.5, 1.5 + 0.42 * len(summary), columns=2)
-    names = [str(row["policy"]) for row in summary]
     for place, row in enumerate(summary):
-        _draw_accuracy(left, place, row)
-        _draw_cost(right, place, row)
-    left.set_yticks(range(len(names)), names)
-    right.set_yticks(range(len(names)), [""] * len(names))
-    for axes in (left, right):
-        axes.invert_yaxis()
+        color = policy_color(str(row["policy"]))
+        if row.get("mean") is not None:
+            draw_mean(left, row, y=place, capsize=4)
+        marks = (("relative_seconds", "D", 9, "white"), ("relative_compute", "o", 5, color))
+        for key, marker, size, fill in marks:
+            if row.get(key) is not None:
+                right.plot(
+                    [row[key]], [place], marker, ms=size, markeredgecolor=color,
+                    markerfacecolor=fill,
+                )  # fmt: skip
+    left.set_yticks(range(len(summary)), [str(row["policy"]) for row in summary])
+    right.set_yticks(range(len(summary)), [""] * len(summary))
+    left.invert_yaxis()
+    right.invert_yaxis()
     left.set_xlabel("test accuracy (%), mean and 95% interval")
     timed = any(row.get("relative_seconds") is not None for row in summary)
-    right.set_xlabel(
-        "share of full training's compute (dots)" + (" and seconds (diamonds)" if timed else "")
-    )
+    also = " and seconds (diamonds)" if timed else ""
+    right.set_xlabel(f"share of full training's compute (dots){also}")
     right.set_xlim(left=0)
     return figure
-
-
-def _draw_accuracy(axes: Axes, place: int, row: Mapping[str, Any]) -> None:
-    if row.get("mean") is not None:
-        error = None if row.get("ci95") is None else [100 * row["ci95"]]
-        color = policy_color(str(row["policy"]))
-        axes.errorbar([100 * row["mean"]], [place], xerr=error, fmt="o", color=color, capsize=4)
-
-
-def _draw_cost(axes: Axes, place: int, row: Mapping[str, Any]) -> None:
-    color = policy_color(str(row["policy"]))
-    marks = (("relative_seconds", "D", "white"), ("relative_compute", "o", color))
-    for key, marker, fill in marks:
-        if row.get(key) is not None:
-            size = 9 if fill == "white" else 5
-            axes.plot(
-                [row[key]], [place], marker, ms=size, markeredgecolor=color, markerfacecolor=fill
-            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.train.figures.statistics import finished
 from gstds.train.running.kept import Kept, read_kept
 from gstds.train.running.options import policy_path
 
@@ -65,71 +67,43 @@ def view_of_kept(
         shown: How many samples are picked at either end.
     """
     records: dict[str, list[Kept]] = {}
-    for run in runs:
-        kept = _read(kept_path(folder, run)) if run.get("status") == "finished" else None
-        if kept is not None and len(kept.visits) == len(data.train):
-            records.setdefault(str(run["policy"]), []).append(kept)
-    labels = data.train.labels
-    return [
-        _view(policy, kept, labels, data.num_classes, shown) for policy, kept in records.items()
-    ]
+    for run in finished(runs):
+        with contextlib.suppress(OSError):
+            kept = read_kept(kept_path(folder, run))
+            if len(kept.visits) == len(data.train):
+                records.setdefault(str(run["policy"]), []).append(kept)
+    return [_view(policy, kept, data, shown) for policy, kept in records.items()]
 
 
-def _read(path: Path) -> Kept | None:
-    try:
-        return read_kept(path)
-    except OSError:
-        return None
-
-
-def _view(policy: str, kept: Sequence[Kept], labels: Indices, classes: int, shown: int) -> KeptView:
-    counts = [_count(record, labels, classes) for record in kept]
-    balance = class_balance(
-        sum(c.kept_classes for c in counts), sum(c.drawn_classes for c in counts)
-    )
-    drawn = sum(c.drawn for c in counts)
+def _view(policy: str, kept: Sequence[Kept], data: Data, shown: int) -> KeptView:
+    counts, by_class = zip(*(_count(record, data) for record in kept), strict=True)
+    ours, drawn = np.sum(counts, axis=0)
     with np.errstate(invalid="ignore"):
-        share = sum(c.kept for c in counts) / np.where(drawn > 0, drawn, np.nan)
-    most, least = most_and_least(share, shown)
-    return KeptView(policy, balance, share, most, least)
+        share = ours / np.where(drawn > 0, drawn, np.nan)
+    balance = class_balance(*np.sum(by_class, axis=0))
+    return KeptView(policy, balance, share, *most_and_least(share, shown))
 
 
-@dataclass(frozen=True)
-class _Counts:
-    kept: Indices
-    drawn: Indices
-    kept_classes: Indices
-    drawn_classes: Indices
-
-
-def _count(record: Kept, labels: Indices, classes: int) -> _Counts:
-    """Count by sample (n,), and by stretch and class (B, C), what was drawn and what was kept."""
+def _count(record: Kept, data: Data) -> tuple[Indices, Indices]:
+    """Count what was kept and drawn by sample (2, n), and by stretch and class (2, B, C)."""
     from gstds.envs.batches.order import Draws
 
+    labels, classes = data.train.labels, data.num_classes
     steps, batch = record.masks.shape
     draws = Draws(len(labels), batch, record.order_seed)
     done = record.progress if record.progress is not None else np.arange(1, steps + 1) / steps
     stretch = np.minimum(BINS - 1, (np.concatenate([[0.0], done[:-1]]) * BINS).astype(np.int64))
-    kept, drawn = np.zeros((2, len(labels)), np.int64)
-    by_class = np.zeros((2, BINS * classes), np.int64)
+    counts, by_class = np.zeros((2, len(labels)), np.int64), np.zeros((2, BINS * classes), np.int64)
     for first in range(0, steps, draws.steps_per_epoch):
         rows = slice(first, first + draws.steps_per_epoch)
-        mask = _drawn_only(record.masks[rows], record.sizes[rows])
+        there = np.arange(batch) < record.sizes[rows][:, None]  # the rest of a row is padding
+        mask = record.masks[rows][there]
         order = draws.order(draws.epoch(first))[: len(mask)]
         cells = np.repeat(stretch[rows], record.sizes[rows]) * classes + labels[order]
-        kept[order] += mask
-        drawn[order] += 1
-        by_class[0] += np.bincount(cells[mask], minlength=BINS * classes)
-        by_class[1] += np.bincount(cells, minlength=BINS * classes)
-    kept_classes, drawn_classes = by_class.reshape(2, BINS, classes)
-    return _Counts(kept, drawn, kept_classes, drawn_classes)
-
-
-def _drawn_only(masks: npt.NDArray[np.bool_], sizes: Indices) -> npt.NDArray[np.bool_]:
-    """Return the masks of an epoch's steps one after the other, without padding."""
-    there = np.arange(masks.shape[1]) < sizes[:, None]
-    flat: npt.NDArray[np.bool_] = masks[there]
-    return flat
+        for i, which in enumerate((mask, np.ones_like(mask))):
+            counts[i, order] += which
+            by_class[i] += np.bincount(cells[which], minlength=BINS * classes)
+    return counts, by_class.reshape(2, BINS, classes)
 
 
 def class_balance(kept: npt.ArrayLike, drawn: npt.ArrayLike) -> Floats:
@@ -142,17 +116,10 @@ def class_balance(kept: npt.ArrayLike, drawn: npt.ArrayLike) -> Floats:
     Returns:
         (B, C); 1 is what random keep has, NaN where nothing was kept or drawn.
     """
-
-    def shares(counts: npt.ArrayLike) -> Floats:
-        values = np.asarray(counts, dtype=np.float64)
-        total = values.sum(axis=1, keepdims=True)
-        empty = np.full_like(values, np.nan)
-        return np.asarray(np.divide(values, total, out=empty, where=total > 0), dtype=np.float64)
-
-    ours, whole = shares(kept), shares(drawn)
-    empty = np.full_like(ours, np.nan)
-    ratio = np.divide(ours, whole, out=empty, where=whole > 0)
-    return np.asarray(ratio, dtype=np.float64)
+    ours, whole = np.asarray(kept, dtype=np.float64), np.asarray(drawn, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = (counts / counts.sum(axis=1, keepdims=True) for counts in (ours, whole))
+        return np.asarray(np.divide(*shares), dtype=np.float64)
 
 
 def most_and_least(share: Floats, count: int) -> tuple[Indices, Indices]:

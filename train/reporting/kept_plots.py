@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gstds.train.figures.frame import save_figure
+from gstds.train.figures.frame import blank_figure, save_figure
 from gstds.train.figures.palette import policy_color
 from gstds.train.reporting.kept import KeptView
 
@@ -32,10 +32,13 @@ def plot_balance(views: Sequence[KeptView], class_names: Sequence[str], path: st
         class_names: Names (C,).
         path: The PNG to write.
     """
-    figure, every = _grid(views, len(class_names))
+    columns = min(_PER_ROW, max(1, len(views)))
+    rows = -(-max(1, len(views)) // columns)
+    height = 1.1 + 0.16 * min(len(class_names), _MOST_CLASSES_NAMED)
+    figure = blank_figure(2.3 + 2.2 * columns, 0.5 + rows * height)
+    every = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     image = None
-    for i, view in enumerate(views):
-        axes = every[i]
+    for i, (view, axes) in enumerate(zip(views, every, strict=False)):
         with np.errstate(divide="ignore"):
             octaves = np.log2(view.balance.T)
         image = axes.imshow(
@@ -44,8 +47,7 @@ def plot_balance(views: Sequence[KeptView], class_names: Sequence[str], path: st
         )  # fmt: skip
         axes.set_title(view.policy, color=policy_color(view.policy), fontweight="bold", fontsize=9)
         _name_classes(axes, class_names if i % _PER_ROW == 0 else ())
-        axes.set_xticks([0, 0.5, 1])
-        axes.set_facecolor("#dddddd")
+        axes.set(xticks=[0, 0.5, 1], facecolor="#dddddd")
     for axes in every[len(views) :]:
         axes.set_axis_off()
     if image is not None:
@@ -53,21 +55,6 @@ def plot_balance(views: Sequence[KeptView], class_names: Sequence[str], path: st
         bar.ax.set_yticklabels(["half as\noften", "as drawn", "twice as\noften"], fontsize=8)
     figure.supxlabel("progress (share of the run)", fontsize=9)
     save_figure(figure, path)
-
-
-def _grid(views: Sequence[KeptView], classes: int) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = min(_PER_ROW, max(1, len(views)))
-    rows = -(-max(1, len(views)) // columns)
-    height = 0.7 + 0.16 * min(classes, _MOST_CLASSES_NAMED)
-    figure = Figure(
-        figsize=(2.3 + 2.2 * columns, 0.5 + rows * (height + 0.4)), layout="constrained"
-    )
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    return figure, axes.ravel()
 
 
 def _name_classes(axes: Axes, names: Sequence[str]) -> None:
@@ -86,21 +73,15 @@ def plot_extremes(views: Sequence[KeptView], data: Data, path: str | Path) -> No
         data: What they trained on.
         path: The PNG to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shown = max((len(view.most) for view in views), default=1)
-    figure = Figure(figsize=(0.9 + 1.15 * shown, 0.35 + 0.88 * len(views)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(0.9 + 1.15 * shown, 0.35 + 0.88 * len(views))
     halves: Any = figure.subfigures(1, 2, wspace=0.03)
-    left, right = halves
-    for half, title in ((left, "kept most"), (right, "kept least")):
+    for half, title in zip(halves, ("kept most", "kept least"), strict=True):
         half.suptitle(title, fontsize=10)
         every = half.subplots(len(views), shown, squeeze=False)
         for row, view in zip(every, views, strict=True):
-            samples = view.most if half is left else view.least
-            _draw_images(row, samples, view, data)
-            if half is left:
+            _draw_images(row, view.most if half is halves[0] else view.least, view, data)
+            if half is halves[0]:
                 row[0].set_ylabel(
                     _short(view.policy, 18), color=policy_color(view.policy), rotation=0,
                     ha="right", va="center", fontweight="bold", fontsize=9,
@@ -111,9 +92,7 @@ def plot_extremes(views: Sequence[KeptView], data: Data, path: str | Path) -> No
 def _draw_images(row: Any, samples: Any, view: KeptView, data: Data) -> None:
     images = data.train.gather(np.asarray(samples)).numpy()
     for axes in row:
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.set_frame_on(False)
+        axes.set(xticks=[], yticks=[], frame_on=False)
     for axes, sample, image in zip(row, samples, images, strict=False):
         pixels = image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, -1)
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")

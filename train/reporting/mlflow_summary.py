@@ -6,53 +6,24 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gstds.train.figures.tables import caption, comparison_table
-from gstds.train.reporting.tables import controls_table
+from gstds.train.figures.metrics import as_logged
+from gstds.train.figures.statistics import with_holm
+from gstds.train.figures.tables import caption, comparison_table, metric_table
 from gstds.train.tracking.delivery import SUPERSEDED_TAG
 from gstds.train.tracking.log import LOG_NAME, RunLog, read_log
 from gstds.train.tracking.store import client as make_client
 from gstds.train.tracking.store import mask_secrets, prepare_store, store_exists
 from gstds.train.tracking.uploader import Upload, deliver_waiting
 
-__all__ = ["STATISTICS", "fetch_comparison", "publish", "summary_metrics"]
+__all__ = ["fetch_comparison", "publish", "summary_metrics"]
 
 _log = logging.getLogger(__name__)
 Content = Mapping[str, Any]
 
-STATISTICS = {
-    "accuracy": "mean",
-    "accuracy_ci95": "ci95",
-    "difference": "difference",
-    "difference_ci95": "difference_ci95",
-    "effect_size": "effect_size",
-    "p_value": "p_value",
-    "p_holm": "p_holm",
-    "sign_flip_p": "sign_flip_p",
-    "worst_class_accuracy": "worst_class_accuracy",
-    "mean_keep": "mean_keep",
-    "class_coverage": "class_coverage",
-    "seen": "seen",
-    "charged_flops": "charged_flops",
-    "charged_flops_with_shared_reference": "charged_flops_with_shared_reference",
-    "charged_flops_with_reference": "charged_flops_with_reference",
-    "relative_compute": "relative_compute",
-    "seconds": "seconds",
-    "relative_seconds": "relative_seconds",
-    "reference_system_seconds": "reference_system_seconds",
-    "relative_system_seconds": "relative_system_seconds",
-    "runs": "n",
-}
-"""Metric of the summary run, between ``summary/`` and ``/POLICY``, and its key in the JSON."""
-
-_AGAINST_CONTROL = {
-    "control_difference": "difference",
-    "control_difference_ci95": "difference_ci95",
-    "control_p_value": "p_value",
-}
 _LONGEST_NOTE = 7800
 
 
@@ -114,18 +85,16 @@ def _head(content: Content, folder: Path) -> dict[str, Any]:
 
 def summary_metrics(content: Content) -> dict[str, float]:
     """Return a comparison's statistics as metrics ``summary/STATISTIC/POLICY``."""
-    rows = [*content["summary"], *content.get("controls_summary", ())]
-    values = dict(_named(rows, STATISTICS))
-    same_keep = [r for r in content.get("against_controls", ()) if r["same"] == "keep sequence"]
-    return values | dict(_named(same_keep, _AGAINST_CONTROL))
-
-
-def _named(rows: Sequence[Content], names: Mapping[str, str]) -> Iterator[tuple[str, float]]:
-    for row in rows:
-        policy = re.sub(r"[^\w.\- ]+", "-", str(row["policy"]))
-        for metric, key in names.items():
-            if row.get(key) is not None:
-                yield f"summary/{metric}/{policy}", float(row[key])
+    named = [
+        ("summary", row) for row in (*content["summary"], *content.get("controls_summary", ()))
+    ]
+    pairs = content.get("against_controls", ())
+    named += [("control", row) for row in pairs if row["same"] == "keep sequence"]
+    return {
+        name.replace("POLICY", re.sub(r"[^\w.\- ]+", "-", str(row["policy"]))): float(value)
+        for when, row in named
+        for name, value in as_logged(row, when).items()
+    }
 
 
 def _note(content: Content) -> str:
@@ -137,7 +106,8 @@ def _note(content: Content) -> str:
         f"    {mask_secrets(str(content['command']))}",
     ]
     if content.get("against_controls"):
-        parts.insert(3, controls_table(content["against_controls"]).markdown())
+        pairs = with_holm(content["against_controls"])
+        parts.insert(3, metric_table("controls", pairs).markdown())
     while len("\n\n".join(parts)) > _LONGEST_NOTE and len(parts) > 1:
         parts.pop()
     return "\n\n".join(parts)[:_LONGEST_NOTE]

@@ -14,38 +14,20 @@ from gstds.train.figures.plots import (
     plot_accuracy_against_compute,
     plot_accuracy_against_seconds,
     plot_kept_over_time,
-    plot_run,
     plot_seconds,
 )
-from gstds.train.figures.statistics import summarize_controls
-from gstds.train.figures.tables import Table, caption, comparison_table
+from gstds.train.figures.statistics import finished, summarize_controls, with_holm
+from gstds.train.figures.tables import Table, caption
 from gstds.train.reporting.kept import view_of_kept
 from gstds.train.reporting.kept_plots import plot_balance, plot_extremes
-from gstds.train.reporting.page import (
-    Block,
-    Code,
-    Items,
-    Picture,
-    Prose,
-    Section,
-    as_html,
-    as_markdown,
-)
-from gstds.train.reporting.tables import (
-    accuracy_table,
-    controls_table,
-    cost_table,
-    findings,
-    kept_table,
-    runs_table,
-    to_accuracy_table,
-)
+from gstds.train.reporting.page import render
+from gstds.train.reporting.tables import findings, to_accuracy_table
 from gstds.train.tracking.store import mask_secrets
 
 if TYPE_CHECKING:
     from gstds.envs.data.datasets import Data
 
-__all__ = ["comparison_table", "plot_run", "runs_table", "write_report"]
+__all__ = ["write_report"]
 
 _log = logging.getLogger(__name__)
 Content = Mapping[str, Any]
@@ -74,38 +56,45 @@ def write_report(
     Raises:
         OSError: If the folder cannot be written.
     """
-    place = Path(folder)
+    place, summary = Path(folder), list(comparison["summary"])
     runs = [*comparison["runs"], *(comparison.get("controls") or ())]
-    controls = _controls_summary(comparison)
-    plots = _write_plots(place, runs, [*comparison["summary"], *controls])
+    baseline = str(comparison.get("baseline") or summary[0]["baseline"]) if summary else ""
+    controls = list(comparison.get("controls_summary") or ())
+    if summary and not controls:
+        controls = summarize_controls(
+            comparison["runs"], comparison.get("controls") or (), baseline
+        )
+    plots = _write_plots(place, runs, [*summary, *controls])
     kept, note = _write_kept_plots(place, comparison, run_code)
-    sections = _sections(comparison, controls, plots, kept, note)
-    title = f"Comparison {comparison['name']}" if comparison.get("name") else "Comparison"
+    reached = [to_accuracy_table(runs, baseline, cost) for cost in ("charged_flops", "seconds")]
+    values = {
+        "title": f"Comparison {comparison.get('name') or ''}".strip(),
+        "lead": _lead(comparison, baseline),
+        "findings": findings(comparison),
+        "summary": summary,
+        "about": caption(summary, setting=comparison.get("setting")) if summary else "",
+        "pairs": with_holm(comparison.get("against_controls") or ()),
+        "controls": controls,
+        "to_accuracy": [table for table in reached if table],
+        "runs": runs,
+        "plots": plots | kept,
+        "note": note,
+        "errors": [
+            f"{run['policy']} seed {run.get('seed')}: {mask_secrets(str(run['error']))}"
+            for run in runs
+            if run.get("error")
+        ],
+        "command": _command(comparison),
+        "facts": [t for key in ("hardware", "versions") for t in _facts(key, comparison.get(key))],
+    }
     paths = {"md": place / "report.md", "html": place / "report.html", **plots, **kept}
-    write_text(paths["md"], as_markdown(title, sections))
-    write_text(paths["html"], as_html(title, sections))
+    write_text(paths["md"], render("report.jinja", "markdown", **values))
+    write_text(paths["html"], render("report.jinja", "html", **values))
     return paths
 
 
-def _controls_summary(comparison: Content) -> list[Mapping[str, Any]]:
-    """Return the controls' summary, tested against the comparison's baseline."""
-    if comparison.get("controls_summary"):
-        return list(comparison["controls_summary"])
-    controls = list(comparison.get("controls") or ())
-    if not controls or not comparison["summary"]:
-        return []
-    return list(summarize_controls(comparison["runs"], controls, _baseline(comparison)))
-
-
-def _baseline(comparison: Content) -> str:
-    return str(comparison.get("baseline") or comparison["summary"][0]["baseline"])
-
-
-# ---------------------------------------------------------------------------------- plots
-
-
 def _write_plots(
-    folder: Path, runs: Sequence[Mapping[str, Any]], summary: Sequence[Mapping[str, Any]]
+    folder: Path, runs: Sequence[Content], summary: Sequence[Content]
 ) -> dict[str, Path]:
     names = ("accuracy", "accuracy_seconds", "pareto", "kept_over_time", "seconds")
     paths = {name: folder / f"{name}.png" for name in names}
@@ -122,7 +111,7 @@ def _write_kept_plots(
 ) -> tuple[dict[str, Path], str]:
     """Draw what was kept; return the plots, and a note where there are none."""
     try:
-        data = _load(comparison, run_code)
+        data = _load(comparison.get("config"), run_code)
     except Exception as error:  # the data are a user's: anything may be wrong with them
         _log.info("what was kept is not shown: %s", error)
         reason = mask_secrets(str(error)).splitlines()[0][:200] if str(error) else "no reason given"
@@ -131,147 +120,46 @@ def _write_kept_plots(
     views = [view for view in views if view.share[view.share == view.share].std() > 0]
     if not views:
         return {}, "Classes and images are left out: no run's record of what it kept is at hand."
-    shown = views[:_MOST_POLICIES_SHOWN]
+    shown, more = views[:_MOST_POLICIES_SHOWN], len(views) - _MOST_POLICIES_SHOWN
     paths = {name: folder / f"{name}.png" for name in ("balance", "most_and_least")}
     plot_balance(shown, data.class_names, paths["balance"])
     plot_extremes(shown, data, paths["most_and_least"])
-    return paths, _left_out(len(views) - len(shown))
+    return paths, f"{more} more policies are not drawn." if more > 0 else ""
 
 
-def _left_out(count: int) -> str:
-    return f"{count} more policies are not drawn." if count else ""
-
-
-def _load(comparison: Content, run_code: bool) -> Data:
+def _load(config: Content | None, run_code: bool) -> Data:
     from gstds.envs.data.datasets import load_data, names_code
 
-    names = ("limit", "label_noise", "duplicates", "imbalance", "split_seed", "clean_validation")
-    config = comparison.get("config")
     if not config:
         raise ValueError("the comparison's options are not known")
     name = config["dataset"]
     if names_code(name) and not run_code:
         raise ValueError(f"it is code; name it to run it: gstds report DIR --dataset {name}")
-    options = {name: config[name] for name in (*names, "augment", "image_size")}
-    return load_data(name, **options)
+    names = ("limit", "label_noise", "duplicates", "imbalance", "split_seed", "clean_validation")
+    return load_data(name, **{key: config[key] for key in (*names, "augment", "image_size")})
 
 
-# ---------------------------------------------------------------------------------- sections
-
-
-def _sections(
-    comparison: Content,
-    controls: Sequence[Mapping[str, Any]],
-    plots: Mapping[str, Path],
-    kept: Mapping[str, Path],
-    note: str,
-) -> list[Section]:
-    summary, runs = comparison["summary"], comparison["runs"]
-    everything = [*summary, *controls]
-    every_run = [*runs, *(comparison.get("controls") or ())]
-    about = caption(summary, setting=comparison.get("setting")) if summary else ""
-    sections: list[Section] = [
-        ("In short", [Prose(_lead(comparison)), Items(findings(comparison))]),
-        ("Result", [accuracy_table(summary, about), Picture(plots["accuracy"])]),
-        *_control_sections(comparison, controls),
-        ("What accuracy costs", [cost_table(everything), Picture(plots["pareto"])]),
-        ("Time to accuracy", _to_accuracy(comparison, every_run, plots)),
-        ("Where the time went", [Picture(plots["seconds"])]),
-        ("What was kept", _kept_blocks(everything, plots, kept, note)),
-        ("Runs", [runs_table(every_run), *_errors(every_run)]),
-        ("How to repeat it", [Code(_command(comparison)), *_facts(comparison)]),
-    ]
-    return [(title, [b for b in blocks if b]) for title, blocks in sections]
-
-
-def _lead(comparison: Content) -> str:
+def _lead(comparison: Content, baseline: str) -> str:
     runs = comparison["runs"]
     first = runs[0] if runs else {}
     seeds = sorted({run.get("seed", 0) for run in runs})
-    what = f"{first.get('dataset', '-')}, learner {first.get('learner', '-')}"
-    lost = sum(1 for run in runs if run.get("status", "finished") != "finished")
-    tail = (
-        f" {lost} of {len(runs)} runs did not finish; they are shown, not averaged." if lost else ""
+    whole = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
+    named = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds)) or "-"
+    against = f", baseline {baseline}" if baseline else ""
+    lost = len(runs) - len(finished(runs))
+    tail = f" {lost} of {len(runs)} runs did not finish; they are shown, not averaged."
+    return (
+        f"{first.get('dataset', '-')}, learner {first.get('learner', '-')}, "
+        f"{comparison.get('setting')}, seeds {named}{against}.{tail if lost else ''}"
     )
-    named = f", baseline {_baseline(comparison)}" if comparison["summary"] else ""
-    return f"{what}, {comparison.get('setting')}, seeds {_list(seeds)}{named}.{tail}"
-
-
-def _list(seeds: Sequence[int]) -> str:
-    whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
-    return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds)) or "-"
-
-
-def _control_sections(comparison: Content, controls: Sequence[Mapping[str, Any]]) -> list[Section]:
-    pairs = list(comparison.get("against_controls") or ())
-    blocks: list[Block] = []
-    if pairs:
-        blocks.append(controls_table(pairs))
-    if controls:
-        blocks.append(accuracy_table(controls, _CONTROLS))
-    return [("Controls", blocks)] if blocks else []
-
-
-_CONTROLS = (
-    "Controls, tested against the same baseline, p Holm over policies and controls together. "
-    "random:NAME keeps as many samples of each batch as NAME did, but any; short-full is full "
-    "training at the baseline's compute."
-)
-
-
-def _to_accuracy(
-    comparison: Content, runs: Sequence[Mapping[str, Any]], plots: Mapping[str, Path]
-) -> list[Block]:
-    if not comparison["summary"]:
-        return []
-    baseline = _baseline(comparison)
-    tables = [to_accuracy_table(runs, baseline, cost) for cost in ("charged_flops", "seconds")]
-    return [*(t for t in tables if t is not None), Picture(plots["accuracy_seconds"])]
-
-
-def _kept_blocks(
-    summary: Sequence[Mapping[str, Any]],
-    plots: Mapping[str, Path],
-    kept: Mapping[str, Path],
-    note: str,
-) -> list[Block]:
-    blocks: list[Block] = [kept_table(summary), Picture(plots["kept_over_time"])]
-    if kept:
-        blocks += [Picture(kept["balance"], _BALANCE), Picture(kept["most_and_least"], _EXTREMES)]
-    return [*blocks, Prose(note)] if note else blocks
-
-
-_BALANCE = (
-    "Each class's share among the samples that were kept, over its share among those drawn: white "
-    "is what random keep has."
-)
-_EXTREMES = (
-    "The training images kept most and least often of the times they were drawn, over all seeds; "
-    "of many that tie, any."
-)
-
-
-def _errors(runs: Sequence[Mapping[str, Any]]) -> list[Block]:
-    lines = tuple(
-        f"{run['policy']} seed {run.get('seed')}: {mask_secrets(str(run['error']))}"
-        for run in runs
-        if run.get("error")
-    )
-    return [Items(lines)] if lines else []
 
 
 def _command(comparison: Content) -> str:
     command = comparison.get("command") or ""
-    words = command if isinstance(command, str) else shlex.join(str(word) for word in command)
-    return mask_secrets(words)
+    return mask_secrets(command if isinstance(command, str) else shlex.join(map(str, command)))
 
 
-def _facts(comparison: Content) -> list[Table]:
-    tables = []
-    for key in ("hardware", "versions"):
-        facts = comparison.get(key) or {}
-        pairs = facts.items() if isinstance(facts, Mapping) else [(key, facts)]
-        rows = tuple((str(name), mask_secrets(str(value))) for name, value in pairs)
-        if rows:
-            tables.append(Table(header=(key, ""), rows=rows))
-    return tables
+def _facts(key: str, facts: Any) -> list[Table]:
+    pairs = facts.items() if isinstance(facts, Mapping) else [(key, facts)]
+    rows = tuple((str(name), mask_secrets(str(value))) for name, value in pairs)
+    return [Table(header=(key, ""), rows=rows)] if facts and rows else []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gstds.common.checksummed_json import sealed
 from gstds.common.files import pending_json, write_bytes, write_json, write_text
 from gstds.common.state import state_digest
+from gstds.train.figures.metrics import as_logged
 from gstds.train.running.kept import KeptRecord
 from gstds.train.running.options import RunConfig, identity
 from gstds.train.tracking.delivery import read_target
@@ -26,11 +27,6 @@ __all__ = ["Record", "record_head"]
 
 _log = logging.getLogger(__name__)
 _MOST_LOGGED_STEPS = 1000
-_FINAL = (
-    *("test_accuracy", "test_loss", "worst_class_accuracy", "mean_keep", "charged_flops"),
-    *("reference_flops", "seconds", "wall_seconds", "steps", "seen", "class_coverage"),
-    *("reference_system_seconds", "val_accuracy"),
-)
 
 
 class Record:
@@ -84,12 +80,8 @@ class Record:
         step = int(info["step"])
         if info["evaluate"] or step % self._log_every == 0:
             with self.env.ledger.timed("track"):
-                metrics = {
-                    "train/loss": info["train_loss"],
-                    "selection/keep_ratio": info["keep_ratio"],
-                }
                 skipped = {"train/skipped": info["skipped"]} if info["skipped"] else {}
-                self.log.log(metrics | skipped, step)
+                self.log.log(as_logged(info, "step") | skipped, step)
         if info["evaluate"]:
             self.evaluate(info)
 
@@ -113,17 +105,9 @@ class Record:
         }
         self.history.append(row)
         self._evaluated(row)
-        metrics = {
-            "val/accuracy": result.accuracy,
-            "val/loss": result.loss,
-            "selection/mean_keep": row["mean_keep"],
-            "selection/class_coverage": row["class_coverage"],
-            "selection/seen": row["seen"],
-            # Here and nowhere else: over a metric as x axis the UI joins grouped runs point by
-            # point, not by step, so cost and accuracy must have the same steps.
-            "cost/charged_flops": row["charged_flops"],
-            "time/training": row["seconds"],
-        }
+        # Cost here and nowhere else: over a metric as x axis the UI joins grouped runs point by
+        # point, not by step, so cost and accuracy must have the same steps.
+        metrics = as_logged(row | {"val_loss": result.loss}, "evaluation")
         # A checkpoint does not hold its own seconds: the phase is there before the first one.
         phases = {"checkpoint": 0.0} | ledger.seconds
         metrics |= {f"time/{phase}": s for phase, s in phases.items()}
@@ -242,11 +226,11 @@ class Record:
                 self.log.log_file(self.folder / name)
 
     def _log_final(self, result: dict[str, Any]) -> None:
-        values = {f"final/{n}": result[n] for n in _FINAL if result[n] is not None}
+        values = dict(result)
         if result["status"] in ("finished", "diverged"):
-            values["final/relative_compute"] = result["charged_flops"] / result["full_flops"]
-            values["final/tracking_share"] = self.log.seconds / max(self.elapsed, 1e-9)
-        self.log.log(values, result["steps"])
+            values["relative_compute"] = result["charged_flops"] / result["full_flops"]
+            values["tracking_share"] = self.log.seconds / max(self.elapsed, 1e-9)
+        self.log.log(as_logged(values, "end"), result["steps"])
 
 
 def _finite_or_none(value: float) -> float | None:

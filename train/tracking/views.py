@@ -6,22 +6,27 @@ placing one is best effort: without it the plain link opens the same runs.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import itertools
 import json
 import logging
 import time
+import uuid
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gstds.train.tracking.charts import encode_view, view_state
+from gstds.train.figures.metrics import metrics
 from gstds.train.tracking.store import client as make_client
 from gstds.train.tracking.store import mask_secrets, store_exists
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["describe_experiment", "find_view", "folder_of", "place_view"]
+__all__ = ["describe_experiment", "find_view", "folder_of", "place_view", "run_filter"]
+__all__ += ["view_state"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +35,7 @@ _PREFIX = "gstds: "
 _ALL = "gstds: all runs"
 _LONGEST_TAG = 20_000
 _MOST_VIEWS = 20
-
-
+_SECTIONS = ("Accuracy", "Cost", "What was kept", "All at once", "Losses")
 _MARK = "<!-- gstds -->"
 _ABOUT = f"""{_MARK}
 Runs of `gstds run` and `gstds compare`. Each run has the tags `policy`, `seed`, `dataset` and
@@ -75,13 +79,53 @@ def _place(
 ) -> str:
     name = _ALL if comparison is None else _PREFIX + comparison
     key = hashlib.sha256(name.encode()).hexdigest()[:32]
-    value = encode_view(name, view_state(comparison, policies), time.time_ns() // 1_000_000)
+    state = json.dumps(view_state(comparison, policies)).encode()
+    packed = base64.b64encode(zlib.compress(state, 9)).decode()
+    now = time.time_ns() // 1_000_000
+    view = {"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"}
+    value = json.dumps(view)
     if len(value) > _LONGEST_TAG:
         raise ValueError(f"the view has {len(value)} characters, a tag holds {_LONGEST_TAG}")
     client.set_experiment_tag(experiment_id, _TAG + key, value)
     for old in _ours(client.get_experiment(experiment_id).tags)[_MOST_VIEWS:]:
         client.delete_experiment_tag(experiment_id, _TAG + old)
     return key
+
+
+def view_state(comparison: str | None = None, folded: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the state that the UI keeps for a view, with fresh identifiers.
+
+    Args:
+        comparison: The comparison whose runs are shown; None for all runs.
+        folded: Policies whose runs are folded into one line of the list of runs.
+    """
+    import jinja2
+
+    template = jinja2.Template(Path(__file__).with_name("view.json.jinja").read_text())
+    drawn = sorted(
+        (section, place, kind, title, metric)
+        for metric in metrics()
+        for section, place, kind, title in metric.charts
+    )
+    shown = {name: list(group) for name, group in itertools.groupby(drawn, lambda one: one[0])}
+    text = template.render(
+        filter=run_filter(comparison),
+        folded=folded,
+        shown=shown,
+        sections=[(name, uuid.uuid4().hex[:20]) for name in _SECTIONS],
+        identifier=lambda: uuid.uuid4().hex[:20],
+    )
+    state: dict[str, Any] = json.loads(text)
+    return state
+
+
+def run_filter(comparison: str | None) -> str:
+    """Return the search that finds runs and controls, but no summary: that one has no policy."""
+    filters = ["tags.policy != ''", "tags.superseded IS NULL"]
+    if comparison is not None:
+        quote = '"' if "'" in comparison else "'"
+        filters.insert(0, f"tags.comparison = {quote}{comparison}{quote}")
+    return " AND ".join(filters)
 
 
 def find_view(uri: str, experiment_id: str, comparison: str | None = None) -> str | None:

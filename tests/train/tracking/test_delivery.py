@@ -157,7 +157,7 @@ def test_a_damaged_note_delivers_again_to_the_same_run(store_uri, tmp_path):
 
 
 def test_a_new_run_in_the_same_folder_takes_the_place_of_the_old_one(store_uri, tmp_path):
-    from gstds.train.tracking.charts import run_filter
+    from gstds.train.tracking.views import run_filter
 
     runs = []
     tags = {"folder": str(tmp_path / "r"), "kind": "run", "policy": "random", "comparison": "c"}

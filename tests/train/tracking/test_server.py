@@ -15,10 +15,9 @@ import zlib
 
 import pytest
 
-from gstds.train.tracking.charts import view_state
 from gstds.train.tracking.server import experiment_link, open_ui, ui_command, ui_environment
 from gstds.train.tracking.store import client, prepare_store
-from gstds.train.tracking.views import find_view, place_view
+from gstds.train.tracking.views import find_view, place_view, view_state
 
 
 def test_command_binds_this_machine_only(monkeypatch):
