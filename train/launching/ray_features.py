@@ -6,29 +6,33 @@ what a stopped build leaves and how a later one goes on do not depend on who com
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from gstds.common.files import cache_root
+from gstds.envs.learner.learner import resolve_device
 from gstds.envs.task.features import (
+    Extractor,
     build_features,
+    chunk_features,
     find_basis,
     make_extractor,
     reference_store_path,
 )
 from gstds.envs.task.options import EnvOptions
-from gstds.envs.task.task import load_task
+from gstds.envs.task.task import load_dataset, load_task
+from gstds.reference.networks import Reference, make_reference
+from gstds.store.compression import parse_compression
 from gstds.store.format import MANIFEST_NAME
 from gstds.train.launching.ray_runs import (
     RETRIES,
     check_shared_files,
     import_ray,
     ray_cluster,
-    task_environment,
+    remote,
     task_resources,
 )
-from gstds.train.launching.ray_tasks import features_task
 from gstds.train.running.options import RunConfig
 
 __all__ = ["build_on_ray"]
@@ -64,12 +68,10 @@ def build_on_ray(config: RunConfig, address: str, progress: Progress | None = No
         ray = import_ray()
         resources = task_resources(ray, address, {config.device})
         check_shared_files(ray, {cache_root().absolute()})
-        task = ray.remote(max_retries=RETRIES, **resources)(features_task)
-        here = (task_environment(), str(Path.cwd()))
-        plain, basis = config.as_dict(), ray.put(find_basis(data, extractor))
+        begin, basis = remote(ray, resources), [ray.put(find_basis(data, extractor))]
         chunks = _Chunks(
             ray,
-            lambda start, stop: task.remote(plain, *here, start, stop, basis),
+            lambda start, stop: begin(_features_of, config, start, stop, objects=basis),
             rows=len(set(data.train.rows.tolist())),
             ahead=min(MAX_AHEAD, 2 * int(ray.cluster_resources()["CPU"])),
             store=store.name,
@@ -94,7 +96,7 @@ class _Chunks:
         self._ray, self._submit = ray, submit
         self._rows, self._ahead, self._store = rows, ahead, store
         self._pending: dict[int, Any] = {}
-        self._next: int | None = None
+        self._next = -1
 
     def __call__(self, start: int, stop: int) -> Any:
         """Return the features (stop - start, D) of rows start to stop.
@@ -113,7 +115,7 @@ class _Chunks:
         return features
 
     def _keep_busy(self, start: int, size: int) -> None:
-        begin = start if self._next is None else self._next
+        begin = max(start, self._next)
         while begin < self._rows and len(self._pending) < self._ahead:
             end = min(begin + size, self._rows)
             self._pending[begin] = self._submit(begin, end)
@@ -126,8 +128,7 @@ class _Chunks:
             result: tuple[str, Any] = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause
-            text = f"{where}: {type(cause).__name__}: {cause}"
-            raise ValueError(text) from None
+            raise ValueError(f"{where}: {type(cause).__name__}: {cause}") from None
         except self._ray.exceptions.RayError as error:
             reason = (str(error).strip().splitlines() or [""])[0]
             raise ConnectionError(
@@ -135,3 +136,22 @@ class _Chunks:
                 "the same command goes on at these rows"
             ) from None
         return result
+
+
+def _features_of(config: RunConfig, start: int, stop: int, basis: Any) -> tuple[str, Any]:
+    """On a node: return the name of a configuration's store, and the features of its rows.
+
+    The name holds the digests of data and reference: those that this node has.
+    """
+    data = load_dataset(EnvOptions(**config.env_options(), observe=()))
+    extractor = Extractor(
+        _loaded_reference(config.reference, max(data.image_shape[1:]), config.device),
+        parse_compression(config.compress),
+    )
+    store = reference_store_path(data, extractor)[0].name
+    return store, chunk_features(data, extractor, basis)(start, stop)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded_reference(name: str, side: int, device: str) -> Reference:
+    return make_reference(name, image_side=side, device=resolve_device(device))

@@ -41,24 +41,15 @@ class Record:
         folder: Its folder.
         env: Its environment.
         log: Its log.
-        evaluated: Called with each evaluation's row of the history.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        folder: Path,
-        env: DataSelectionEnv,
-        log: RunLog,
-        evaluated: Callable[[dict[str, Any]], None] | None = None,
-    ) -> None:
+    def __init__(self, config: RunConfig, folder: Path, env: DataSelectionEnv, log: RunLog) -> None:
         self.config, self.folder, self.env, self.log = config, folder, env, log
         self.history: list[dict[str, Any]] = []
         train = env.data.train
         self.kept = KeptRecord(env.options.batch_size, train.labels, env.data.num_classes)
         self.elapsed = 0.0
         self.total = min(env.total_steps, env.max_draws)
-        self._evaluated = evaluated or (lambda row: None)
         self._log_every = max(1, math.ceil(self.total / _MOST_LOGGED_STEPS))
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,7 +103,6 @@ class Record:
             "seen": float((self.env.visits > 0).mean()),
         }
         self.history.append(row)
-        self._evaluated(row)
         metrics = {
             "val/accuracy": result.accuracy,
             "val/loss": result.loss,

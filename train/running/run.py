@@ -34,7 +34,6 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
-Evaluated = Callable[[dict[str, Any]], None]
 
 
 class Runner:
@@ -47,7 +46,6 @@ class Runner:
         checkpoint_every: Steps between checkpoints; 0 for none.
         tags: Tags of the record.
         progress: Called with a phase, what is done, and the total.
-        evaluated: Called with each evaluation's row of the history.
         group: The processes that train together; None for this one alone.
 
     Raises:
@@ -66,7 +64,6 @@ class Runner:
         checkpoint_every: int = CHECKPOINT_EVERY,
         tags: dict[str, str] | None = None,
         progress: Progress | None = None,
-        evaluated: Evaluated | None = None,
         group: Group | None = None,
     ) -> None:
         self.config, self.folder, self.group = config, Path(folder), group or Group()
@@ -74,7 +71,7 @@ class Runner:
         self.policy = make_run_policy(config)
         self.env = make_env(config, self.policy, progress, self.group)
         self.log = RunLog(self.folder if self.group.leads else None)
-        self.record = self.record_class(config, self.folder, self.env, self.log, evaluated)
+        self.record = self.record_class(config, self.folder, self.env, self.log)
         self.checkpoints = Checkpoints(self.folder, checkpoint_every)
         self._progress = progress or (lambda phase, done, total: None)
         self._failure: BaseException | None = None
@@ -184,7 +181,7 @@ class Runner:
 
     def _begin_log(self, resume: bool) -> None:
         head = record_head(self.config, self.env.data, self.folder, self.tags)
-        self.log.begin(**head, resume=resume)
+        self.log.begin(**head, steps=self.record.total, resume=resume)
         if self.upload and self.group.leads:
             self.upload.begin(self.folder, self.log.run_id)
 
@@ -243,7 +240,6 @@ def execute(
     checkpoint_every: int = CHECKPOINT_EVERY,
     tags: dict[str, str] | None = None,
     progress: Progress | None = None,
-    evaluated: Evaluated | None = None,
     command: str = "",
     group: Group | None = None,
 ) -> dict[str, Any]:
@@ -272,7 +268,6 @@ def execute(
                 checkpoint_every=checkpoint_every,
                 tags=tags,
                 progress=progress,
-                evaluated=evaluated,
                 group=group,
             )
             check_space(folder, space_needed(runner.env, checkpoints=checkpoint_every > 0))

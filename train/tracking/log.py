@@ -126,6 +126,7 @@ class RunLog:
         tags: Mapping[str, str],
         description: str = "",
         data: DataInput | None = None,
+        steps: int = 0,
         resume: bool = False,
     ) -> str | None:
         """Begin a log, or go on with the one that is there.
@@ -136,6 +137,7 @@ class RunLog:
             tags: What it is found by.
             description: Markdown.
             data: The training data.
+            steps: How many there will be, for whoever shows progress.
             resume: Go on, if there is something to go on with.
 
         Returns:
@@ -161,6 +163,7 @@ class RunLog:
                 "tags": {k: _as_text(v) for k, v in tags.items()},
                 "description": mask_secrets(description),
                 "data": asdict(data) if data else None,
+                "steps": steps,
             }
             self._write({"kind": "run", **head})
         return self.run_id
