@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-import hashlib
+
+from gstds.common.files import sha256
 
 __all__ = ["phase_color", "policy_color"]
 
@@ -56,7 +57,7 @@ def policy_color(name: str) -> str:
         return _paler(policy_color(name.removeprefix(_CONTROL)))
     if name in _COLORS:
         return _COLORS[name]
-    digest = hashlib.sha256(name.encode()).digest()
+    digest = bytes.fromhex(sha256(name))
     hue = int.from_bytes(digest[:2], "big") / 65536
     lightness = 0.35 + 0.2 * digest[2] / 255
     rgb = colorsys.hls_to_rgb(hue, lightness, 0.65)

@@ -6,7 +6,6 @@ placing one is best effort: without it the plain link opens the same runs.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -14,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gstds.common.files import sha256
 from gstds.train.tracking.charts import encode_view, view_state
 from gstds.train.tracking.store import client as make_client
 from gstds.train.tracking.store import mask_secrets, store_exists
@@ -74,7 +74,7 @@ def _place(
     client: MlflowClient, experiment_id: str, comparison: str | None, policies: Sequence[str]
 ) -> str:
     name = _ALL if comparison is None else _PREFIX + comparison
-    key = hashlib.sha256(name.encode()).hexdigest()[:32]
+    key = sha256(name)[:32]
     value = encode_view(name, view_state(comparison, policies), time.time_ns() // 1_000_000)
     if len(value) > _LONGEST_TAG:
         raise ValueError(f"the view has {len(value)} characters, a tag holds {_LONGEST_TAG}")
