@@ -22,16 +22,8 @@ from gstds.train.launching.workers import RETRIES
 from gstds.train.running.ending import StopFlag
 from gstds.train.tracking.uploader import Upload
 
-__all__ = [
-    "RETRIES",
-    "check_cluster",
-    "check_shared_files",
-    "import_ray",
-    "ray_cluster",
-    "remote",
-    "run_on_ray",
-    "task_resources",
-]
+__all__ = ["check_cluster", "check_shared_files", "first_line", "import_ray", "ray_cluster"]
+__all__ += ["remote", "run_on_ray", "task_resources"]
 
 LOCAL = "local"
 _CONNECT_SECONDS = 30.0
@@ -154,28 +146,26 @@ def _collect(
     uploads = {j.folder: Upload(j.tracking, j.experiment) for j in pending.values() if j.tracking}
     while pending:
         done, _ = ray.wait(list(pending), timeout=0.5)
-        news = logs.look(pending.values())
-        over = [(pending.pop(reference), reference) for reference in done]
-        for job in (*news, *(job for job, _ in over)):
+        for job in (*logs.look(pending.values()), *(pending[reference] for reference in done)):
             if job.folder in uploads:
                 uploads[job.folder].follow(job.folder)
-        for job, reference in over:
-            result = _result(ray, reference, job)
-            if result is not None:
+        for reference in done:
+            job = pending.pop(reference)
+            try:
+                result = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                text = f"its Ray task died {RETRIES + 1} times: {first_line(error)}"
+                result = failed_result(job.config, text)
+            if result is not None:  # None: it was stopped before it began
                 ended(job, result)
         if stop.is_set:
             for path in wanted:
                 Path(path).unlink(missing_ok=True)
 
 
-def _result(ray: Any, reference: Any, job: Job) -> dict[str, Any] | None:
-    try:
-        result: dict[str, Any] | None = ray.get(reference)
-    except ray.exceptions.RayError as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        text = f"its Ray task died {RETRIES + 1} times: {type(error).__name__}: {reason}"
-        return failed_result(job.config, text)
-    return result
+def first_line(error: BaseException) -> str:
+    """Return an error's kind and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def import_ray() -> Any:
@@ -240,9 +230,8 @@ def _join(ray: Any, address: str) -> None:
     if thread.is_alive():
         raise ConnectionError(f"{_nobody(address)} (no answer in {_CONNECT_SECONDS:.0f} s)")
     if failure:
-        reason = str(failure[0]).strip().splitlines() or [type(failure[0]).__name__]
         hint = "; a cluster with tokens wants RAY_AUTH_MODE=token and its token here too"
-        raise ConnectionError(f"{_nobody(address)} ({reason[0]}{hint})")
+        raise ConnectionError(f"{_nobody(address)} ({first_line(failure[0])}{hint})")
 
 
 def task_resources(ray: Any, address: str, wanted: set[str]) -> dict[str, float]:

@@ -9,7 +9,6 @@ import os
 import pickle
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 __all__ = ["run_task", "see_files"]
@@ -20,7 +19,7 @@ def see_files(paths: list[str]) -> list[str]:
     unseen = []
     for path in paths:
         try:
-            Path(path).open().close()
+            os.close(os.open(path, os.O_RDONLY))
         except (FileNotFoundError, NotADirectoryError):
             unseen.append(path)
     return unseen

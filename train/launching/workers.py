@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
 
 from gstds.train.launching.jobs import Ended, Job, Logs, Watch, failed_result, run_job, run_name
 from gstds.train.running.ending import StopFlag
@@ -105,24 +104,25 @@ class _Crew:
     """Workers, the runs that wait for one, and how often each run was tried."""
 
     def __init__(self, todo: Sequence[Job], ended: Ended, watch: Watch, stop: StopFlag) -> None:
-        self._queue = deque(todo)
+        self._queue, self._lost = deque(todo), Counter[Path]()
         self._ended, self._watch, self._stop = ended, watch, stop
-        self._logs = Logs(watch)
         self._crew: list[_Worker] = []
-        self._lost: Counter[Path] = Counter()
-        self._stopping = False
 
     def work(self, workers: int) -> None:
         """Return when all runs have ended, or all workers have stopped."""
+        logs, stopping = Logs(self._watch), False
         while self._queue or self._busy():
-            if self._stop.is_set:
-                self._halt()
-            while self._queue and len(self._busy()) < workers:
-                self._hand_out()
+            if self._stop.is_set and not stopping:  # runs that did not begin are left
+                stopping = True
+                self._queue.clear()
+                for worker in self._busy():
+                    worker.process.terminate()  # SIGTERM: a checkpoint, then the end
+            while self._queue and len(self._busy()) < workers and self._hand_out():
+                pass
             ready = wait([worker.pipe for worker in self._crew], timeout=0.5)
             for worker in [worker for worker in self._crew if worker.pipe in ready]:
                 self._listen(worker)
-            self._logs.look([worker.job for worker in self._busy() if worker.job])
+            logs.look([worker.job for worker in self._busy() if worker.job])
 
     def dismiss(self) -> None:
         """End every process; one that still has a run, and was not asked to stop, is killed."""
@@ -134,30 +134,24 @@ class _Crew:
     def _busy(self) -> list[_Worker]:
         return [worker for worker in self._crew if worker.job is not None]
 
-    def _hand_out(self) -> None:
+    def _hand_out(self) -> bool:
+        """Give the next run to a worker; return whether it took it."""
         job = self._queue[0]
-        worker = next((worker for worker in self._crew if worker.job is None), None)
-        if worker is None:
-            worker = _Worker(job.threads)
+        idle = [worker for worker in self._crew if worker.job is None]
+        worker = idle[0] if idle else _Worker(job.threads)
+        if worker not in self._crew:
             self._crew.append(worker)
-        if worker.send(job):
-            self._queue.popleft()
-            self._watch.moved(job, "starting", 0, 0)
+        taken = worker.send(job)
+        if taken:
+            self._watch.moved(self._queue.popleft(), "starting", 0, 0)
         else:
             self._remove(worker)
-
-    def _halt(self) -> None:
-        """Ask every worker to stop, once; runs that did not begin are left."""
-        self._queue.clear()
-        if not self._stopping:
-            self._stopping = True
-            for worker in self._busy():
-                worker.process.terminate()  # SIGTERM: a checkpoint, then the end
+        return taken
 
     def _listen(self, worker: _Worker) -> None:
         """Take a run's result; replace a process that is gone, its run goes on in another."""
-        reason, result = "was told to stop from outside", None
         job, worker.job = worker.job, None
+        reason, result = "was told to stop from outside", None
         try:
             result = worker.pipe.recv()
         except (EOFError, OSError):
@@ -165,19 +159,14 @@ class _Crew:
             reason = _cause_of_death(worker.process.exitcode)
         if job is None:
             return
-        if result is None:
-            self._again(job, reason, failed_result(job.config, f"its worker process {reason}"))
-        elif result["status"] == "interrupted" and not self._stop.is_set:
-            self._again(job, reason, result)
-        else:
+        if result and (result["status"] != "interrupted" or self._stop.is_set):
             self._ended(job, result)
-
-    def _again(self, job: Job, reason: str, result: dict[str, Any]) -> None:
+            return
         self._lost[job.folder] += 1
         lost = self._lost[job.folder]
         if self._stop.is_set or lost > RETRIES:
             error = f"its worker process {reason}, {lost} times"
-            self._ended(job, {**result, "error": error})
+            self._ended(job, {**(result or failed_result(job.config, "")), "error": error})
             return
         self._watch.note(
             f"{run_name(job)}: its worker process {reason}; "

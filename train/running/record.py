@@ -69,8 +69,8 @@ class Record:
         phases = ("load", "train", "spectral", "score", "evaluate", "policy", "track")
         return float(sum(self.env.ledger.seconds.get(phase, 0.0) for phase in phases))
 
-    def step(self, info: Mapping[str, Any], weights: Any) -> None:
-        """Take up a step, and evaluate where that is due."""
+    def step(self, info: Mapping[str, Any], weights: Any, *, evaluate: bool) -> None:
+        """Take up a step, and evaluate on selection-validation if that is due here."""
         self.kept.add(info, weights)
         step = int(info["step"])
         if info["evaluate"] or step % self._log_every == 0:
@@ -81,11 +81,10 @@ class Record:
                 }
                 skipped = {"train/skipped": info["skipped"]} if info["skipped"] else {}
                 self.log.log(metrics | skipped, step)
-        if info["evaluate"]:
-            self.evaluate(info)
+        if evaluate:
+            self._evaluate(info)
 
-    def evaluate(self, info: Mapping[str, Any]) -> None:
-        """Evaluate on selection-validation, and log it."""
+    def _evaluate(self, info: Mapping[str, Any]) -> None:
         ledger = self.env.ledger
         result = self.env.monitor("selection_validation")
         row = {

@@ -53,8 +53,6 @@ class Runner:
         OSError: If a file cannot be read or written.
     """
 
-    record_class: type[Record] = Record
-
     def __init__(
         self,
         config: RunConfig,
@@ -71,7 +69,7 @@ class Runner:
         self.policy = make_run_policy(config)
         self.env = make_env(config, self.policy, progress, self.group)
         self.log = RunLog(self.folder if self.group.leads else None)
-        self.record = self.record_class(config, self.folder, self.env, self.log)
+        self.record = Record(config, self.folder, self.env, self.log)
         self.checkpoints = Checkpoints(self.folder, checkpoint_every)
         self._progress = progress or (lambda phase, done, total: None)
         self._failure: BaseException | None = None
@@ -120,7 +118,7 @@ class Runner:
             with env.ledger.timed("policy"):
                 self.policy.learn(Transition(observation, weights, reward, following, info))
             observation, done = following, terminated or truncated
-            record.step(info, weights)
+            record.step(info, weights, evaluate=info["evaluate"] and self.group.leads)
             record.kept.clock(record.training_seconds() - before)
             self._progress("training", info["step"], record.total)
             self._refuse_an_empty_epoch(info)
@@ -171,6 +169,8 @@ class Runner:
             raise RunFailedError(self.config, result, self._failure) from self._failure
 
     def _end(self, status: str, error: str) -> dict[str, Any]:
+        if not self.group.leads:  # the first process evaluates, and keeps the record
+            return {"status": status, "steps": self.env.step_count, "error": error}
         result, unwritten = self.record.end(status, error, self.group.size)
         self._failure = unwritten or self._failure
         if self.upload:
