@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import inspect
 from collections.abc import Mapping
@@ -11,9 +10,8 @@ from typing import Any
 from gstds.common.checks import (
     check_choice,
     check_number,
-    module_advice,
+    import_attribute,
     near_names,
-    renamed,
     users_code,
 )
 from gstds.policies.base import KeepRatioPolicy, Policy
@@ -120,29 +118,7 @@ def policy_class(name: str) -> type[Policy]:
     if target is None:
         near = near_names(name, {**installed_policies(), **named})
         raise ValueError(f"policy: unknown name {name!r}; {near}, or module:Class")
-    module_name, _, class_name = target.partition(":")
-    if module_name.startswith("."):
-        raise ValueError(f"policy {name!r} is no module:Class; {module_advice(target)}")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name.partition(".")[0] and error.name != module_name:
-            hint = f"; {renamed(error.name)}" if renamed(error.name) else ""
-            raise ValueError(f"policy {name!r} cannot be imported: {error}{hint}") from error
-        raise ValueError(
-            f"policy {name!r}: no module {module_name!r}; {module_advice(target)}"
-        ) from error
-    except (Exception, SystemExit) as error:  # whatever a user's file does when it is imported
-        raise ValueError(
-            f"policy {name!r} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    kind = getattr(module, class_name, None)
-    if kind is None:
-        found = [n for n, value in vars(module).items() if _is_policy(value)]
-        raise ValueError(
-            f"policy {name!r}: module {module_name!r} has no {class_name!r}; "
-            f"{near_names(class_name, found)}"
-        )
+    kind = import_attribute(f"policy {name!r}", target, kind="Class", meant=_is_policy)
     if not _is_policy(kind):
         raise TypeError(f"policy {name!r} must be a subclass of gstds.Policy, got {kind!r}")
     return kind  # type: ignore[no-any-return]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gstds.common.checks import module_advice, near_names, users_code
+from gstds.common.checks import import_attribute, users_code
+from gstds.common.files import sha256
 from gstds.common.npz import NpzError, array_names, read_arrays
 from gstds.envs.data.images import ArrayImages, ImageSource, SequenceImages
 from gstds.envs.data.raw_data import Content, check_labels, make_content
 
-__all__ = ["import_function", "read_function", "read_npz"]
+__all__ = ["read_function", "read_npz"]
 
 _KEYS = ("X", "y", "X_test", "y_test", "class_names")
 _LAYOUTS = (
@@ -78,7 +76,9 @@ def read_function(name: str) -> Content:
         TypeError: If the function returns no mapping, or arrays of a wrong type.
         ValueError: If the module or function is not there, or shapes do not fit together.
     """
-    function = import_function(name)
+    if os.getcwd() not in sys.path:  # for good: what the module imports later is found as well
+        sys.path.append(os.getcwd())
+    function = import_attribute(f"dataset {name!r}", name)
     with users_code(f"dataset {name!r}"):
         answer = function()
     if not isinstance(answer, Mapping):
@@ -86,44 +86,6 @@ def read_function(name: str) -> Content:
             f"{name} must return a mapping with the keys 'X' and 'y', got {type(answer).__name__}"
         )
     return _from_mapping(name, answer)
-
-
-def import_function(name: str) -> Any:
-    """Return the callable ``module:function``; the current folder is searched last.
-
-    Raises:
-        ValueError: If the module or the function is not there.
-    """
-    module_name, _, attribute = name.partition(":")
-    # Last, so that a file of the user's never hides a library; kept, so that what the module
-    # imports later is found as well.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    importlib.invalidate_caches()
-    if not _is_there(module_name):
-        raise ValueError(
-            f"dataset {name!r}: no module {module_name!r} in {os.getcwd()} or on the import path; "
-            f"{module_advice(name)}"
-        )
-    with users_code(f"dataset {name!r}: importing {module_name}"):
-        module = importlib.import_module(module_name)
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
-        place = getattr(module, "__file__", module_name)
-        raise ValueError(
-            f"dataset {name!r}: no function in {place}; {near_names(attribute, known)}"
-        )
-    return function
-
-
-def _is_there(module_name: str) -> bool:
-    if module_name.startswith("."):  # a path, or relative to no package
-        return False
-    try:
-        return module_name in sys.modules or importlib.util.find_spec(module_name) is not None
-    except (ModuleNotFoundError, ValueError):  # a package above it is not there, or no name at all
-        return False
 
 
 def _from_mapping(where: str, arrays: Mapping[str, Any]) -> Content:
@@ -180,6 +142,5 @@ def _sequence(
     shape: tuple[int, int, int] | None,
 ) -> SequenceImages:
     given = arrays.get("fingerprint", getattr(images, "fingerprint", ""))
-    digest = sha256(f"{key}|{len(images)}|{given}|".encode())
-    digest.update(labels.tobytes())
-    return SequenceImages(images, digest.hexdigest(), shape, key)
+    digest = sha256(f"{key}|{len(images)}|{given}|", labels.tobytes())
+    return SequenceImages(images, digest, shape, key)

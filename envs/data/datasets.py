@@ -10,7 +10,6 @@ import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from gstds.common.checks import check_choice, check_fraction, check_integer, near_names
+from gstds.common.files import sha256
 from gstds.envs.data.arrays import read_function, read_npz
 from gstds.envs.data.folders import read_folder
 from gstds.envs.data.images import ArrayImages, FileImages, ImageSource
@@ -290,8 +290,10 @@ def _statistics(
 
 
 def _fingerprint(splits: dict[str, Split], pad: int, flip: bool, classes: int) -> str:
-    digest = sha256(json.dumps([classes, pad, flip]).encode())
-    for name, split in splits.items():
-        digest.update(f"|{name}|{split.source.fingerprint}|{split.source.shape}|".encode())
-        digest.update(split.rows.tobytes() + split.labels.tobytes())
-    return digest.hexdigest()
+    parts = (
+        f"|{name}|{split.source.fingerprint}|{split.source.shape}|".encode()
+        + split.rows.tobytes()
+        + split.labels.tobytes()
+        for name, split in splits.items()
+    )
+    return sha256(json.dumps([classes, pad, flip]), parts=parts)

@@ -14,13 +14,12 @@ import subprocess
 import tempfile
 import zlib
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gstds.common.files import cache_root, write_bytes
+from gstds.common.files import cache_root, sha256, write_bytes
 from gstds.common.locks import locked
 from gstds.envs.data.downloads import quick_downloads, require_answer
 from gstds.reference.vision import import_torchvision
@@ -148,7 +147,7 @@ class _DamagedError(OSError):
 
 
 def _checked(path: Path, name: str, content: bytearray) -> bytearray:
-    if sha256(content).hexdigest() != DIGESTS[name]:
+    if sha256(content) != DIGESTS[name]:
         raise _DamagedError(f"{path} is damaged (its SHA-256 is not the published data's)")
     return content
 

@@ -10,7 +10,6 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gstds.common.files import cache_root, write_bytes
+from gstds.common.files import cache_root, sha256, write_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -242,9 +241,7 @@ def _check_array(images: NDArray[np.uint8], name: str) -> None:
 
 
 def _array_digest(planes: NDArray[np.uint8]) -> str:
-    digest = sha256(repr(planes.shape).encode())
-    digest.update(planes.data)
-    return digest.hexdigest()
+    return sha256(repr(planes.shape), planes.data)
 
 
 def file_digest(path: Path) -> bytes:
@@ -254,20 +251,20 @@ def file_digest(path: Path) -> bytes:
         OSError: If the file cannot be read.
     """
     size = path.stat().st_size
-    digest = sha256(size.to_bytes(8, "little"))
     with path.open("rb") as handle:
-        digest.update(handle.read(_EDGE_BYTES))
+        first = handle.read(_EDGE_BYTES)
         handle.seek(max(0, size - _EDGE_BYTES))
-        digest.update(handle.read(_EDGE_BYTES))
-    return digest.digest()
+        digest = sha256(size.to_bytes(8, "little"), first, handle.read(_EDGE_BYTES))
+    return bytes.fromhex(digest)
 
 
 def _files_digest(paths: Sequence[Path], root: Path, size: tuple[int, int]) -> str:
-    digest = sha256(repr(size).encode())
-    for path in paths:
-        digest.update(path.relative_to(root).as_posix().encode("utf-8", "surrogateescape"))
-        digest.update(b"\0" + file_digest(path))
-    return digest.hexdigest()
+    names = (path.relative_to(root).as_posix() for path in paths)
+    parts = (
+        name.encode("utf-8", "surrogateescape") + b"\0" + file_digest(path)
+        for name, path in zip(names, paths, strict=True)
+    )
+    return sha256(repr(size), parts=parts)
 
 
 def eight_bits(image: Image.Image) -> Image.Image:

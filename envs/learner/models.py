@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import itertools
 import math
@@ -11,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from gstds.common.checks import check_choice, module_advice, users_code
+from gstds.common.checks import check_choice, import_attribute, users_code
 
 __all__ = ["LEARNERS", "build_model", "initialize"]
 
@@ -89,19 +88,7 @@ def build_model(name: str, shape: tuple[int, int, int], classes: int, seed: int)
 
 
 def _user_model(name: str, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
-    module_name, _, function_name = name.partition(":")
-    if module_name.startswith("."):
-        raise ValueError(f"learner {name!r} is no module:function; {module_advice(name)}")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (Exception, SystemExit) as error:
-        missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(str(error.name))
-        raise ValueError(
-            f"learner {name!r} cannot be imported ({type(error).__name__}: {error}); "
-            f"{module_advice(name) if missing else 'give module:function'}"
-        ) from error
-    if not callable(function):
-        raise TypeError(f"learner {name!r} must be a function of shape and classes")
+    function = import_attribute(f"learner {name!r}", name)
     known = inspect.signature(function).parameters
     given = {"shape": shape, "classes": classes, "generator": None}
     # A user's layers draw their weights from torch's default generator: it is borrowed, seeded, and

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gstds.common.files import cache_root
+from gstds.common.files import cache_root, sha256
 from gstds.envs.data.datasets import Data
 from gstds.reference.networks import Reference, make_reference
 from gstds.store.build import Compute
@@ -85,11 +84,8 @@ def make_extractor(
 
 def digest_of(*parts: Any) -> str:
     """Return 20 hexadecimal digits of arrays and JSON-able values, in their order."""
-    digest = hashlib.sha256()
-    for part in parts:
-        raw = part.tobytes() if isinstance(part, np.ndarray) else json.dumps(part).encode()
-        digest.update(len(raw).to_bytes(8, "little") + raw)
-    return digest.hexdigest()[:20]
+    raw = [p.tobytes() if isinstance(p, np.ndarray) else json.dumps(p).encode() for p in parts]
+    return sha256(parts=(len(part).to_bytes(8, "little") + part for part in raw))[:20]
 
 
 def reference_store_path(data: Data, reference: Extractor) -> tuple[Path, str]:

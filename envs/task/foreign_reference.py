@@ -5,7 +5,6 @@ As a reference it is named ``gstds.envs.task.foreign_reference:digits_network``.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gstds.common.files import cache_root, write_bytes
+from gstds.common.files import cache_root, sha256, write_bytes
 from gstds.envs.data.named import digits
 from gstds.envs.learner.models import build_model
 from gstds.envs.learner.optimizers import SGD
@@ -52,7 +51,7 @@ def digits_network() -> nn.Module:
     Raises:
         OSError: If the cache cannot be written.
     """
-    digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    digest = sha256(Path(__file__).read_bytes())[:16]
     path = cache_root() / "networks" / f"digits-{digest}.safetensors"
     model = build_model("small-cnn", (1, _SIDE, _SIDE), 10, _SEED)
     if not path.exists():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import math
+import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ __all__ = [
     "check_fraction",
     "check_integer",
     "check_number",
+    "import_attribute",
     "module_advice",
     "near_names",
     "renamed",
@@ -95,6 +98,52 @@ def module_advice(name: str) -> str:
     folder, _, file = module.rpartition("/")
     where = f", from the folder {folder}" if folder.strip("./") else ""
     return f"name the module, not the file: {file.removesuffix('.py')}:{attribute}{where}"
+
+
+def import_attribute(
+    what: str, name: str, *, kind: str = "function", meant: Callable[[Any], bool] = callable
+) -> Any:
+    """Return the class or function that ``module:attribute`` names.
+
+    The current folder is searched last, so that a file of the user's never hides a library.
+
+    Args:
+        what: What it is to be, for example ``learner 'my_file:network'``.
+        name: Module and attribute.
+        kind: What the attribute is, in messages.
+        meant: Whether a member of the module could have been meant.
+
+    Raises:
+        ValueError: If the module is not there, cannot be imported, or has nothing of that name.
+    """
+    module_name, _, attribute = name.partition(":")
+    if module_name.startswith("."):
+        raise ValueError(f"{what} is no module:{kind}; {module_advice(name)}")
+    here = os.getcwd()
+    added = [] if here in sys.path else [here]
+    sys.path += added
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # whatever a user's file does when it is imported
+        missing = str(error.name) if isinstance(error, ModuleNotFoundError) else ""
+        if missing and f"{module_name}.".startswith(f"{missing}."):
+            place = f"in {here} or on the import path; {module_advice(name)}"
+            raise ValueError(f"{what}: no module {module_name!r} {place}") from error
+        hint = f"; {renamed(missing)}" if renamed(missing) else ""
+        reason = f"{type(error).__name__}: {error}{hint}"
+        raise ValueError(f"{what} cannot be imported: {reason}") from error
+    finally:
+        for folder in added:
+            sys.path.remove(folder)
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        place = getattr(module, "__file__", module_name)
+        known = [key for key, value in vars(module).items() if meant(value) and key[0] != "_"]
+        raise ValueError(
+            f"{what}: no {kind} {attribute!r} in {place}; {near_names(attribute, known)}"
+        )
+    return found
 
 
 def check_choice(parameter: str, value: Any, choices: Iterable[str]) -> str:

@@ -8,14 +8,13 @@ damage, not malice: who can write the file can seal it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gstds.common.files import write_json
+from gstds.common.files import sha256, write_json
 
 __all__ = ["check_seal", "read_json", "read_sealed", "sealed", "write_sealed"]
 
@@ -85,4 +84,4 @@ def read_json(path: str | Path) -> Any:
 
 def _digest(content: Mapping[str, Any]) -> str:
     # Not sorted: a JSON file keeps the order of its keys, and so needs no keys that compare.
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return sha256(json.dumps(content))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,15 +17,30 @@ __all__ = [
     "cache_root",
     "fsync_directory",
     "pending_json",
+    "sha256",
     "write_bytes",
     "write_json",
     "write_text",
 ]
 
 
+Buffer = bytes | bytearray | memoryview
+
+
 def cache_root() -> Path:
     """Return the folder of caches: ``$GSTDS_CACHE``, or ``~/.cache/gstds``."""
     return Path(os.environ.get("GSTDS_CACHE") or Path.home() / ".cache" / "gstds").expanduser()
+
+
+def sha256(*content: str | Buffer, parts: Iterable[str | Buffer] = ()) -> str:
+    """Return the SHA-256 of content, then of parts, in hexadecimal: the project's one checksum.
+
+    The rows of feature stores alone have CRC-32s: four bytes for each of millions.
+    """
+    digest = hashlib.sha256()
+    for part in itertools.chain(content, parts):
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()
 
 
 def fsync_directory(path: Path) -> None:

@@ -7,9 +7,9 @@ holds the digest of the arrays, so that a pair is whole or is not there, and its
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from gstds.common.checksummed_json import read_sealed, sealed
-from gstds.common.files import write_bytes, write_text
+from gstds.common.files import sha256, write_bytes, write_text
 
 __all__ = ["StateError", "all_finite", "latest_state", "save_state", "state_digest"]
 
@@ -85,7 +85,7 @@ def save_state(folder: str | Path, step: int, state: dict[str, Any]) -> None:
     folder = Path(folder)
     stem = folder / f"step-{step:09d}"
     write_bytes(stem.with_suffix(".safetensors"), data)
-    note = {"version": 1, "sha256": hashlib.sha256(data).hexdigest(), "state": skeleton}
+    note = {"version": 1, "sha256": sha256(data), "state": skeleton}
     write_text(stem.with_suffix(".json"), json.dumps(sealed(note)))
     for old in _steps(folder)[:-_KEPT]:
         for suffix in (".json", ".safetensors"):
@@ -125,7 +125,7 @@ def _load(stem: Path) -> dict[str, Any]:
         if note["version"] != 1:
             raise StateError(f"checkpoint {stem} is of version {note['version']!r}, not 1")
         data = stem.with_suffix(".safetensors").read_bytes()
-        if hashlib.sha256(data).hexdigest() != note["sha256"]:
+        if sha256(data) != note["sha256"]:
             raise StateError(f"checkpoint {stem} is damaged: its checksum does not match")
         state = _join(note["state"], load_tensors(data))
     except StateError:
@@ -142,11 +142,15 @@ def all_finite(tensors: dict[str, torch.Tensor]) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
 
 
-def state_digest(tensors: dict[str, torch.Tensor]) -> str:
-    """Return the sha256 of tensors, one by one in name order: names, shapes, types, bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def state_digest(
+    tensors: Mapping[str, torch.Tensor], head: str = "{name} {shape} {dtype}\n"
+) -> str:
+    """Return the SHA-256 of tensors, one by one in name order: a head, and the bytes."""
+
+    def parts() -> Iterator[str | bytes]:
+        for name in sorted(tensors):
+            tensor = tensors[name].detach().cpu().contiguous()
+            yield head.format(name=name, shape=tuple(tensor.shape), dtype=tensor.dtype)
+            yield tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+
+    return sha256(parts=parts())

@@ -6,7 +6,6 @@ its weights by assignment.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import pickle
 import urllib.request
@@ -17,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gstds.common.files import atomic_open
+from gstds.common.files import atomic_open, sha256
 from gstds.common.npz import check_declared_size
+from gstds.common.state import state_digest
 
 __all__ = [
     "IMAGENET_RESNET50",
@@ -134,12 +134,7 @@ def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of a state dict, tensor by tensor in name order."""
-    hasher = hashlib.sha256()
-    for key in sorted(state):
-        value = state[key].detach().cpu().contiguous()
-        hasher.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        hasher.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return hasher.hexdigest()
+    return state_digest(state, "{name} {dtype} {shape}\n")  # as in the stores that there are
 
 
 def lite0_weights() -> Path:
@@ -247,11 +242,9 @@ def download_weights(url: str, target: Path) -> None:
     try:
         response = urllib.request.urlopen(url, timeout=_TIMEOUT)  # noqa: S310 - https
         with response, atomic_open(target) as handle:
-            hasher = hashlib.sha256()
-            while block := response.read(1 << 20):
-                hasher.update(block)
-                handle.write(block)
-            if not hasher.hexdigest().startswith(expected):
+            blocks = iter(lambda: response.read(1 << 20), b"")
+            written = (block for block in blocks if handle.write(block))
+            if not sha256(parts=written).startswith(expected):
                 raise OSError("what was downloaded has another checksum")
     except OSError as error:
         raise OSError(

@@ -7,11 +7,7 @@ The features are after the last ReLU, hence never negative, for every shipped ne
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from gstds.common.checks import check_integer, module_advice, near_names, users_code
+from gstds.common.checks import check_integer, import_attribute, near_names, users_code
+from gstds.common.files import sha256
 from gstds.observation.cost import count_layers
 from gstds.reference import backbones
 
@@ -138,8 +135,9 @@ def make_reference(
         seed: Seed of ``untrained``.
 
     Raises:
-        ValueError: If the name is unknown, a checkpoint does not fit or the device is not there.
-        ImportError: If a package or the user's module is missing; the message says what to install.
+        ValueError: If the name is unknown, the user's module is missing, a checkpoint does not fit
+            or the device is not there.
+        ImportError: If a package is missing; the message says what to install.
         OSError: If a file is missing or a download fails.
     """
     if not isinstance(name, str):
@@ -233,7 +231,7 @@ def _one_image(network: nn.Module, size: int) -> tuple[int, float]:
 
 
 def _custom(name: str, side: int, device: torch.device) -> Reference:
-    function = _import_function(name)
+    function = import_attribute(f"reference {name!r}", name)
     with users_code(f"reference {name!r}"):
         model = function()
     if not callable(model):
@@ -271,7 +269,7 @@ def _custom_identity(
         "feature_dim": dim,
         "weights_sha256": backbones.weights_digest(state) if state else None,
         # A changed function must not meet the features of the old one.
-        "source_sha256": hashlib.sha256(code).hexdigest(),
+        "source_sha256": sha256(code),
         "preprocessing": "the function's own",
     }
 
@@ -289,33 +287,3 @@ def _checked_call(name: str, model: Callable[[Tensor], Any]) -> Callable[[Tensor
         return values
 
     return compute
-
-
-def _import_function(name: str) -> Callable[..., Any]:
-    module_name, _, attribute = name.partition(":")
-    if module_name.startswith("."):
-        raise ValueError(f"reference {name!r} is no module:function; {module_advice(name)}")
-    try:
-        module = _import_from_here(module_name)
-    except (Exception, SystemExit) as error:
-        advice = f"; {module_advice(name)}" if isinstance(error, ModuleNotFoundError) else ""
-        raise ImportError(
-            f"reference {name!r}: module {module_name!r}: {type(error).__name__}: {error}{advice}"
-        ) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        known = near_names(attribute, [k for k, v in vars(module).items() if callable(v)])
-        raise ValueError(f"reference {name!r}: no function {attribute!r} in the module; {known}")
-    return function  # type: ignore[no-any-return]
-
-
-def _import_from_here(module_name: str) -> Any:
-    here = os.getcwd()
-    known = here in sys.path
-    if not known:
-        sys.path.insert(0, here)
-    try:
-        return importlib.import_module(module_name)
-    finally:
-        if not known:
-            sys.path.remove(here)

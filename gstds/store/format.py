@@ -9,7 +9,6 @@ CRC-32 is per chunk of features. They are read, and no longer written.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import zlib
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checksummed_json import read_json
+from gstds.common.files import sha256
 
 __all__ = [
     "CHECKS_DTYPE",
@@ -82,7 +82,7 @@ def canonical(value: Any) -> str:
 def digest(manifest: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a manifest, its own entry ``sha256`` left out."""
     body = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(canonical(body).encode()).hexdigest()
+    return sha256(canonical(body))
 
 
 def checksum(data: npt.NDArray[Any]) -> int:

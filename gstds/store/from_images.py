@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gstds.common.files import sha256
 from gstds.store.feature_store import (
     FeatureStore,
     StoreError,
@@ -62,14 +62,14 @@ def prepare_store(
         folder,
         rows=len(pixels),
         dim=model.feature_dim,
-        fingerprint=hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
+        fingerprint=sha256(str(pixels.shape), pixels.tobytes()),
         backbone=dict(model.identity),
         compute=lambda start, stop: _features(model, pixels[start:stop]),
     )
     count = int(classes.max()) + 1
     made_from = {
         "num_classes": count,
-        "labels": hashlib.sha256(classes.tobytes() + grouped.tobytes()).hexdigest(),
+        "labels": sha256(classes.tobytes(), grouped.tobytes()),
         "store": store.manifest["fingerprint"],
         "backbone": dict(model.identity),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.common.files import write_bytes
+from gstds.common.files import sha256, write_bytes
 from gstds.store.format import StoreError, canonical
 
 __all__ = ["open_logits", "open_losses", "save_logits", "save_losses"]
@@ -111,4 +110,4 @@ def _parse(kind: str, path: Path, data: bytes) -> tuple[npt.NDArray[np.float32],
 
 
 def _digest(text: str, values: npt.NDArray[Any]) -> str:
-    return hashlib.sha256(text.encode() + b"\0" + values.tobytes()).hexdigest()
+    return sha256(text, b"\0", values.tobytes())

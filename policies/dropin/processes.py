@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 import numpy.typing as npt
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from gstds.common.process_group import Group, ProcessGroup
 
 __all__ = ["Ranks"]
 
@@ -31,14 +29,17 @@ class Ranks:
     def __init__(self, distributed: bool | None, device: torch.device | str) -> None:
         if distributed is not None and not isinstance(distributed, bool):
             raise TypeError(f"distributed must be True, False or None, got {distributed!r}")
-        self._wanted = distributed
-        self._device = device
-        self._settled: int | None = None
+        self._wanted, self._device = distributed, device
+        self._settled: Group | None = None
 
     @property
     def count(self) -> int:
         """How many processes there are; how many there are now, before they are settled."""
-        return self._now() if self._settled is None else self._settled
+        return self._group.size
+
+    @property
+    def _group(self) -> Group:
+        return self._settled or self._now()
 
     def settle(self) -> int:
         """Return how many processes there are, from now on for good.
@@ -53,59 +54,37 @@ class Ranks:
                 "distributed must not be True without a process group; call "
                 "torch.distributed.init_process_group first, or leave distributed out"
             )
-        if self._settled is None:
-            self._settled = now
-        if now != self._settled:
+        self._settled = self._settled or now
+        if now.size != self._settled.size:
             raise RuntimeError(
-                f"torch.distributed has {now} processes, and had {self._settled} when the selector "
-                "was first used; make the process group before the first batch and keep it, or "
-                "pass distributed=False"
+                f"torch.distributed has {now.size} processes, and had {self._settled.size} when "
+                "the selector was first used; make the process group before the first batch and "
+                "keep it, or pass distributed=False"
             )
-        return now
+        return now.size
 
-    def _now(self) -> int:
-        if self._wanted is False or not _ready():
-            return 1
-        import torch.distributed as dist
-
-        return dist.get_world_size()
+    def _now(self) -> Group:
+        alone = self._wanted is False or not _ready()
+        return Group() if alone else ProcessGroup(torch.device(self._device))
 
     def totals(self, *values: int) -> tuple[int, ...]:
         """Return the sum of each number over all processes."""
-        if self.count == 1:
-            return values
-        import torch
-        import torch.distributed as dist
-
-        tensor = torch.tensor(values, dtype=torch.int64, device=self._device)
-        dist.all_reduce(tensor)
-        return tuple(tensor.tolist())
+        return tuple(self._group.join(np.array(values, dtype=np.int64)).tolist())
 
     def gather(
         self, indices: npt.NDArray[np.int64], losses: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Return the samples and losses of all processes, in the order of their ranks."""
-        if self.count == 1:
-            return indices, losses
-        lengths = self._all(np.array([len(indices)], dtype=np.float64))
-        most = int(max(length[0] for length in lengths))
+        group = self._group
+        lengths = np.zeros(group.size, dtype=np.int64)
+        lengths[group.rank] = len(indices)
+        ends = group.join(lengths).cumsum()
+        mine = slice(ends[group.rank] - len(indices), ends[group.rank])
         # float64 holds indices up to 2^53 and every float32 loss exactly: one exchange for both.
-        both = np.zeros((2, most), dtype=np.float64)
-        both[0, : len(indices)], both[1, : len(indices)] = indices, losses
-        parts = [
-            part[:, : int(length[0])] for part, length in zip(self._all(both), lengths, strict=True)
-        ]
-        joined = np.concatenate(parts, axis=1)
+        both = np.zeros((2, ends[-1]), dtype=np.float64)
+        both[:, mine] = indices, losses
+        joined = group.join(both)
         return joined[0].astype(np.int64), joined[1].astype(np.float32)
-
-    def _all(self, values: npt.NDArray[np.float64]) -> list[npt.NDArray[Any]]:
-        import torch
-        import torch.distributed as dist
-
-        own = torch.as_tensor(values, device=self._device)
-        every = [torch.empty_like(own) for _ in range(self.count)]
-        dist.all_gather(every, own)
-        return [part.cpu().numpy() for part in every]
 
 
 def _ready() -> bool:

@@ -7,7 +7,6 @@ tensors' checksum, so that a pair is whole or refused.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.numpy import save as save_tensors
 
 from gstds.common.checks import near_names
 from gstds.common.checksummed_json import read_sealed, write_sealed
-from gstds.common.files import write_bytes
+from gstds.common.files import sha256, write_bytes
 from gstds.observation.summary import SUMMARY_NAMES
 
 __all__ = [
@@ -92,7 +91,7 @@ def save_agent(folder: str | Path, agent: AgentFile) -> None:
         "picker": agent.picker,
         "observe": {name: dict(options) for name, options in agent.observe.items()},
         "training": dict(agent.training),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": sha256(data),
     }
     write_bytes(folder / "agent.safetensors", data)
     write_sealed(folder / "agent.json", note)
@@ -191,7 +190,7 @@ def _tensors(path: Path, digest: str) -> Tensors:
         data = path.read_bytes()
     except OSError as error:
         raise AgentFileError(f"{path} cannot be read: {error.strerror}") from error
-    if hashlib.sha256(data).hexdigest() != digest:
+    if sha256(data) != digest:
         raise AgentFileError(
             f"{path} is damaged or truncated: its checksum does not match agent.json"
         )

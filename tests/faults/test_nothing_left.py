@@ -60,9 +60,9 @@ def stumbles(): return lambda images: 1 / 0
         (["--learner", "mine:no_network"], "learner 'mine:no_network' raised KeyError: 'depth'"),
         (["--reference", "mine:reference"], "reference 'mine:reference' raised RuntimeError"),
         (["--reference", "mine:stumbles"], "reference 'mine:stumbles' raised ZeroDivisionError"),
-        (["--dataset", "wrong:data"], "dataset 'wrong:data': importing wrong raised SyntaxError"),
-        (["--learner", "wrong:data"], "learner 'wrong:data' cannot be imported (SyntaxError"),
-        (["--reference", "wrong:data"], "reference 'wrong:data': module 'wrong'"),
+        (["--dataset", "wrong:data"], "dataset 'wrong:data' cannot be imported: SyntaxError"),
+        (["--learner", "wrong:data"], "learner 'wrong:data' cannot be imported: SyntaxError"),
+        (["--reference", "wrong:data"], "reference 'wrong:data' cannot be imported: SyntaxError"),
         (["--reference", "checkpoint:noise.pt"], "checkpoint noise.pt: damaged"),
     ],
 )

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gstds.train.comparing.comparison import Comparison
-from gstds.train.launching.jobs import Ended, Job, Progress, ProgressWatch, Watch, run_job
-from gstds.train.running.run import StopFlag, finished_result
+from gstds.train.launching.jobs import Ended, Job, Logs, Progress, Watch, run_job
+from gstds.train.running.ending import StopFlag
+from gstds.train.running.folder import finished_result
 from gstds.train.running.setup import make_env, make_run_policy
 
 __all__ = ["Report", "check_place", "prepare", "run_all"]
@@ -63,7 +64,7 @@ def run_all(
         stop: Looked at between steps.
         watch: Is told what happens; None for ``progress`` alone.
     """
-    watcher = watch or ProgressWatch(progress)
+    watcher = watch or Watch(progress)
     results: dict[Path, dict[str, Any]] = {}
 
     def ended(job: Job, result: dict[str, Any], old: bool = False) -> None:
@@ -96,14 +97,13 @@ def _do(
 
 
 def _in_turn(todo: Sequence[Job], ended: Ended, watch: Watch, stop: StopFlag) -> None:
+    logs = Logs(watch)
     for job in todo:
         if stop.is_set:
             return
 
         def moved(phase: str, done: int, total: int, job: Job = job) -> None:
+            logs.look([job])
             watch.moved(job, phase, done, total)
 
-        def evaluated(row: dict[str, Any], job: Job = job) -> None:
-            watch.evaluated(job, row)
-
-        ended(job, run_job(job, moved, stop, evaluated))
+        ended(job, run_job(job, moved, stop))

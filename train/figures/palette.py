@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import colorsys
 import functools
-import hashlib
 import tomllib
 from pathlib import Path
+
+from gstds.common.files import sha256
 
 __all__ = ["phase_color", "policy_color"]
 
@@ -22,7 +23,7 @@ def policy_color(name: str) -> str:
         return _paler(policy_color(name.removeprefix(_CONTROL)))
     if name in _table()["policies"]:
         return _table()["policies"][name]
-    digest = hashlib.sha256(name.encode()).digest()
+    digest = bytes.fromhex(sha256(name))
     hue = int.from_bytes(digest[:2], "big") / 65536
     lightness = 0.35 + 0.2 * digest[2] / 255
     rgb = colorsys.hls_to_rgb(hue, lightness, 0.65)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gstds.common.checksummed_json import read_sealed
-from gstds.common.locks import locked
+from gstds.train.running.ending import StopFlag
+from gstds.train.running.folder import FolderInUseError
 from gstds.train.running.options import RunConfig
-from gstds.train.running.run import StopFlag, execute
+from gstds.train.running.run import execute
+from gstds.train.tracking.log import LOG_NAME, read_log
 from gstds.train.tracking.uploader import Upload
 
-__all__ = ["Ended", "Job", "Progress", "ProgressWatch", "Watch", "failed_result"]
-__all__ += ["run_job", "run_name"]
+__all__ = ["Ended", "Job", "Logs", "Progress", "Watch", "failed_result", "run_job", "run_name"]
 
 Progress = Callable[[str, int, int], None]
 Ended = Callable[["Job", dict[str, Any]], None]
 
 _SECONDS_BETWEEN_TRIES = 0.2
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,51 +56,38 @@ class Job:
 
 
 def run_job(
-    job: Job,
-    progress: Progress | None = None,
-    stop: StopFlag | None = None,
-    evaluated: Callable[[dict[str, Any]], None] | None = None,
+    job: Job, progress: Progress | None = None, stop: StopFlag | None = None
 ) -> dict[str, Any]:
     """Do one run, or go on with it; a failed run is a result too.
 
     Args:
-        job: The run.
+        job: The run. A process that still saves its last checkpoint there is waited for.
         progress: Called with a phase, what is done, and the total.
-        stop: Looked at between steps.
-        evaluated: Called with each evaluation's row of the history.
+        stop: Looked at between steps, and while waiting.
     """
     stop = stop or StopFlag()
-    with _limited_threads(job.threads), _alone_in(job.folder, stop) as alone:
-        if not alone:
-            return failed_result(job.config, "stopped before it began", "interrupted")
-        return _run_alone(job, progress, stop, evaluated)
-
-
-def _run_alone(
-    job: Job,
-    progress: Progress | None,
-    stop: StopFlag,
-    evaluated: Callable[[dict[str, Any]], None] | None,
-) -> dict[str, Any]:
     upload = Upload(job.tracking, job.experiment, elsewhere=job.elsewhere) if job.tracking else None
-    begun = (job.folder / "config.json").exists()
-    try:
-        return execute(
-            job.config,
-            job.folder,
-            upload=upload,
-            resume=begun,
-            checkpoint_every=job.checkpoint_every,
-            tags=job.tags,
-            progress=progress,
-            evaluated=evaluated,
-            command=job.command,
-            stop=stop,
-        )
-    except (Exception, SystemExit) as error:  # users' code may end itself
-        with contextlib.suppress(OSError, ValueError):
-            return read_sealed(job.folder / "result.json")
-        return failed_result(job.config, f"{type(error).__name__}: {error}")
+    with _limited_threads(job.threads):
+        while not stop.is_set:
+            try:
+                return execute(
+                    job.config,
+                    job.folder,
+                    upload=upload,
+                    resume=(job.folder / "config.json").exists(),
+                    checkpoint_every=job.checkpoint_every,
+                    tags=job.tags,
+                    progress=progress,
+                    command=job.command,
+                    stop=stop,
+                )
+            except FolderInUseError:
+                time.sleep(_SECONDS_BETWEEN_TRIES)
+            except (Exception, SystemExit) as error:  # users' code may end itself
+                with contextlib.suppress(OSError, ValueError):
+                    return read_sealed(job.folder / "result.json")
+                return failed_result(job.config, f"{type(error).__name__}: {error}")
+    return failed_result(job.config, "stopped before it began", "interrupted")
 
 
 @contextlib.contextmanager
@@ -115,36 +105,14 @@ def _limited_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextlib.contextmanager
-def _alone_in(folder: Path, stop: StopFlag) -> Iterator[bool]:
-    """Hold a run's folder; wait for a process that still saves its last checkpoint there.
-
-    Yields:
-        Whether it is held: False if ``stop`` was set while waiting.
-    """
-    with contextlib.ExitStack() as held:
-        alone = False
-        while not alone and not stop.is_set:
-            with contextlib.suppress(BlockingIOError):
-                held.enter_context(locked(folder / ".lock", wait=_SECONDS_BETWEEN_TRIES))
-                alone = True
-        yield alone
-
-
 def failed_result(config: RunConfig, error: str, status: str = "failed") -> dict[str, Any]:
     """Return the result of a run that ended before it could write one."""
     names = ("run_id", "test_accuracy", "test_loss", "train_loss", "mean_keep", "charged_flops")
     more = ("reference_flops", "full_flops", "seconds", "steps", "weights_sha256", "val_accuracy")
     return {
-        "policy": config.policy,
-        "seed": config.seed,
-        "dataset": config.dataset,
-        "learner": config.learner,
+        **{name: getattr(config, name) for name in ("policy", "seed", "dataset", "learner")},
         **dict.fromkeys((*names, *more)),
-        "seconds_by_phase": {},
-        "history": [],
-        "status": status,
-        "error": error,
+        **{"seconds_by_phase": {}, "history": [], "status": status, "error": error},
     }
 
 
@@ -153,27 +121,8 @@ def run_name(job: Job) -> str:
     return f"{job.label} seed {job.config.seed}"
 
 
-class Watch(Protocol):
-    """Is told what happens to the runs of a comparison."""
-
-    def expect(self, jobs: Sequence[Job]) -> None:
-        """Take note of all runs that there will be."""
-
-    def moved(self, job: Job, phase: str, done: int, total: int) -> None:
-        """A run has done ``done`` of ``total`` of a phase."""
-
-    def evaluated(self, job: Job, row: Mapping[str, Any]) -> None:
-        """A run was evaluated; ``row`` is a row of its history."""
-
-    def ended(self, job: Job, result: Mapping[str, Any], old: bool = False) -> None:
-        """A run has ended, well or not, now or before (``old``)."""
-
-    def note(self, text: str) -> None:
-        """Something happened that a person should know."""
-
-
-class ProgressWatch:
-    """Hands on what matters to a plain progress function.
+class Watch:
+    """Is told what happens to the runs of a comparison; this one hands on their progress.
 
     Args:
         progress: Called with a run and its phase, what is done, and the total; None for nobody.
@@ -183,17 +132,50 @@ class ProgressWatch:
         self._progress = progress or (lambda phase, done, total: None)
 
     def expect(self, jobs: Sequence[Job]) -> None:
-        """Do nothing."""
+        """Take note of all runs that there will be."""
 
-    def moved(self, job: Job, phase: str, done: int, total: int) -> None:
-        """Hand it on."""
+    def moved(
+        self, job: Job, phase: str, done: int, total: int, accuracy: float | None = None
+    ) -> None:
+        """A run has done ``done`` of ``total`` of a phase, and may have been evaluated."""
         self._progress(f"{run_name(job)} {phase}", done, total)
 
-    def evaluated(self, job: Job, row: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
     def ended(self, job: Job, result: Mapping[str, Any], old: bool = False) -> None:
-        """Do nothing."""
+        """A run has ended, well or not, now or before (``old``)."""
 
     def note(self, text: str) -> None:
-        """Do nothing."""
+        """Something happened that a person should know."""
+
+
+class Logs:
+    """Reads the logs of runs that go on, whoever does them, and tells a watch.
+
+    Args:
+        watch: Is told how far each run is, and its accuracy on selection-validation.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._read: dict[Path, tuple[int, int]] = {}
+        self._next = 0.0
+
+    def look(self, jobs: Iterable[Job]) -> list[Job]:
+        """Read what is new, twice a second at most; return the runs that were evaluated."""
+        if time.monotonic() < self._next:
+            return []
+        evaluated = [job for job in jobs if self._look(job)]
+        self._next = time.monotonic() + _SECONDS_BETWEEN_LOOKS
+        return evaluated
+
+    def _look(self, job: Job) -> bool:
+        offset, total = self._read.get(job.folder, (0, 0))
+        step, accuracy = None, None
+        # No log yet, or a damaged one: that is for the run itself to say.
+        with contextlib.suppress(OSError, ValueError):
+            for line, end in read_log(job.folder / LOG_NAME, offset):
+                offset, total, step = end, line.get("steps", total), line.get("step", step)
+                accuracy = line.get("values", {}).get("val/accuracy", accuracy)
+        self._read[job.folder] = offset, total
+        if step is not None:
+            self._watch.moved(job, "training", step, total, accuracy)
+        return accuracy is not None

@@ -6,34 +6,38 @@ what a stopped build leaves and how a later one goes on do not depend on who com
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import functools
+import pickle
 from typing import Any
 
 from gstds.common.files import cache_root
+from gstds.envs.data.datasets import Data
+from gstds.envs.learner.learner import resolve_device
 from gstds.envs.task.features import (
+    Extractor,
     build_features,
+    chunk_features,
     find_basis,
     make_extractor,
     reference_store_path,
 )
 from gstds.envs.task.options import EnvOptions
-from gstds.envs.task.task import load_task
+from gstds.envs.task.task import load_dataset, load_task
 from gstds.store.format import MANIFEST_NAME
+from gstds.train.launching.jobs import Progress
 from gstds.train.launching.ray_runs import (
-    RETRIES,
     check_shared_files,
+    first_line,
     import_ray,
     ray_cluster,
-    task_environment,
+    remote,
     task_resources,
 )
-from gstds.train.launching.ray_tasks import features_task
+from gstds.train.launching.workers import RETRIES
 from gstds.train.running.options import RunConfig
 
 __all__ = ["build_on_ray"]
 
-Progress = Callable[[str, int, int], None]
 MAX_AHEAD = 512
 
 
@@ -64,74 +68,61 @@ def build_on_ray(config: RunConfig, address: str, progress: Progress | None = No
         ray = import_ray()
         resources = task_resources(ray, address, {config.device})
         check_shared_files(ray, {cache_root().absolute()})
-        task = ray.remote(max_retries=RETRIES, **resources)(features_task)
-        here = (task_environment(), str(Path.cwd()))
-        plain, basis = config.as_dict(), ray.put(find_basis(data, extractor))
-        chunks = _Chunks(
-            ray,
-            lambda start, stop: task.remote(plain, *here, start, stop, basis),
-            rows=len(set(data.train.rows.tolist())),
-            ahead=min(MAX_AHEAD, 2 * int(ray.cluster_resources()["CPU"])),
-            store=store.name,
-        )
-        build_features(data, extractor, progress, compute=chunks)
+        begin, basis = remote(ray, resources), [ray.put(find_basis(data, extractor))]
+        rows = len(set(data.train.rows.tolist()))
+        ahead = min(MAX_AHEAD, 2 * int(ray.cluster_resources()["CPU"]))
+        content, pending = pickle.dumps(config), dict[int, Any]()
+
+        def compute(start: int, stop: int) -> Any:
+            size = stop - start
+            for first in range(start, rows, size)[:ahead]:
+                if first not in pending:
+                    last = min(first + size, rows)
+                    pending[first] = begin(_features_of, content, first, last, objects=basis)
+            where = f"features of rows {start} to {stop - 1} on the Ray cluster"
+            name, features = _result(ray, pending.pop(start), where)
+            if name != store.name:
+                raise ValueError(
+                    f"a node of the Ray cluster would build the store {name}, this process "
+                    f"{store.name}: its data or its reference are others; give every node the same"
+                )
+            return features
+
+        build_features(data, extractor, progress, compute=compute)
 
 
-class _Chunks:
-    """Computes chunks ahead of the builder, which asks for one after the other.
+def _result(ray: Any, reference: Any, where: str) -> tuple[str, Any]:
+    """Return what `_features_of` returned on a node.
 
-    Args:
-        ray: The package, connected.
-        submit: Begins a task for rows start to stop.
-        rows: Rows of the store.
-        ahead: Tasks at a time.
-        store: The name that each node must give to the store.
+    Raises:
+        ValueError: If it raised.
+        ConnectionError: If the task's workers died.
     """
+    try:
+        result: tuple[str, Any] = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise ValueError(f"{where}: {type(error.cause).__name__}: {error.cause}") from None
+    except ray.exceptions.RayError as error:
+        raise ConnectionError(
+            f"{where}: their task died {RETRIES + 1} times ({first_line(error)}); "
+            "the same command goes on at these rows"
+        ) from None
+    return result
 
-    def __init__(
-        self, ray: Any, submit: Callable[[int, int], Any], *, rows: int, ahead: int, store: str
-    ) -> None:
-        self._ray, self._submit = ray, submit
-        self._rows, self._ahead, self._store = rows, ahead, store
-        self._pending: dict[int, Any] = {}
-        self._next: int | None = None
 
-    def __call__(self, start: int, stop: int) -> Any:
-        """Return the features (stop - start, D) of rows start to stop.
+def _features_of(config: bytes, start: int, stop: int, basis: Any) -> tuple[str, Any]:
+    """On a node: return the name of a configuration's store, and the features of its rows.
 
-        Raises:
-            ValueError: If a node has other data or another reference.
-            ConnectionError: If the task's workers died.
-        """
-        self._keep_busy(start, stop - start)
-        store, features = self._result(self._pending.pop(start), start, stop)
-        if store != self._store:
-            raise ValueError(
-                f"a node of the Ray cluster would build the store {store}, this process "
-                f"{self._store}: its data or its reference are others; give every node the same"
-            )
-        return features
+    The name holds the digests of data and reference: those that this node has.
+    """
+    data, extractor = _prepared(config)
+    name = reference_store_path(data, extractor)[0].name
+    return name, chunk_features(data, extractor, basis)(start, stop)
 
-    def _keep_busy(self, start: int, size: int) -> None:
-        begin = start if self._next is None else self._next
-        while begin < self._rows and len(self._pending) < self._ahead:
-            end = min(begin + size, self._rows)
-            self._pending[begin] = self._submit(begin, end)
-            begin = end
-        self._next = begin
 
-    def _result(self, reference: Any, start: int, stop: int) -> tuple[str, Any]:
-        where = f"features of rows {start} to {stop - 1} on the Ray cluster"
-        try:
-            result: tuple[str, Any] = self._ray.get(reference)
-        except self._ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            text = f"{where}: {type(cause).__name__}: {cause}"
-            raise ValueError(text) from None
-        except self._ray.exceptions.RayError as error:
-            reason = (str(error).strip().splitlines() or [""])[0]
-            raise ConnectionError(
-                f"{where}: their task died {RETRIES + 1} times ({type(error).__name__}: {reason}); "
-                "the same command goes on at these rows"
-            ) from None
-        return result
+@functools.lru_cache(maxsize=1)
+def _prepared(content: bytes) -> tuple[Data, Extractor]:
+    config: RunConfig = pickle.loads(content)  # noqa: S301  (from the process that asks)
+    data = load_dataset(EnvOptions(**config.env_options(), observe=()))
+    device = resolve_device(config.device)
+    return data, make_extractor(data, config.reference, config.compress, device)

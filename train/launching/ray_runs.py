@@ -5,31 +5,25 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import pickle
 import signal
 import socket
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gstds.common.files import cache_root
-from gstds.train.launching.jobs import Ended, Job, Watch, failed_result
-from gstds.train.launching.ray_tasks import Mailbox, plain_job, run_task, see_files
+from gstds.train.launching.jobs import Ended, Job, Logs, Watch, failed_result, run_job
+from gstds.train.launching.ray_tasks import run_task, see_files
 from gstds.train.launching.workers import RETRIES
 from gstds.train.running.ending import StopFlag
 from gstds.train.tracking.uploader import Upload
 
-__all__ = [
-    "RETRIES",
-    "check_cluster",
-    "check_shared_files",
-    "import_ray",
-    "ray_cluster",
-    "run_on_ray",
-    "task_environment",
-    "task_resources",
-]
+__all__ = ["check_cluster", "check_shared_files", "first_line", "import_ray", "ray_cluster"]
+__all__ += ["remote", "run_on_ray", "task_resources"]
 
 LOCAL = "local"
 _CONNECT_SECONDS = 30.0
@@ -57,7 +51,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         return
     ray = import_ray()
     _probe(address)
-    _connect(ray, address)
+    (_start if address == LOCAL else _join)(ray, address)
     try:
         yield
     finally:
@@ -103,84 +97,75 @@ def run_on_ray(
         ValueError: If a run wants a GPU and the cluster has none.
         ConnectionError: If no cluster answers.
     """
-    with ray_cluster(address):
+    with ray_cluster(address), _tokens({todo[0].folder.absolute().parent}) as wanted:
         ray = import_ray()
-        resources = task_resources(ray, address, _devices(todo))
-        mailbox = _open_mailbox(ray)
-        task = ray.remote(max_retries=RETRIES, **resources)(run_task)
-        here = (task_environment(), str(Path.cwd()))
-        pending = {task.remote(plain_job(job), *here, mailbox): job for job in todo}
-        _collect(ray, pending, mailbox, ended, watch, stop)
+        begin = remote(ray, task_resources(ray, address, _devices(todo)))
+        pending = {
+            begin(_run_while, replace(job, folder=job.folder.absolute()), wanted): job
+            for job in todo
+        }
+        _collect(ray, pending, wanted, ended, watch, stop)
 
 
-def task_environment() -> dict[str, str]:
-    """Return the environment variables that a task on a node needs to do what we would do."""
+def remote(ray: Any, resources: Mapping[str, float]) -> Callable[..., Any]:
+    """Return what begins a task: a function of the task's function, its arguments, and objects.
+
+    A task whose worker or node dies is tried again, `RETRIES` times. It has the environment
+    variables that it needs to do what we would do.
+    """
+    task = ray.remote(max_retries=RETRIES, **resources)(run_task)
     environment = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
-    return environment | {"GSTDS_CACHE": str(cache_root().absolute())}
+    environment |= {"GSTDS_CACHE": str(cache_root().absolute())}
+
+    def begin(function: Callable[..., Any], *arguments: Any, objects: Sequence[Any] = ()) -> Any:
+        call = pickle.dumps((function, arguments))
+        return task.remote(environment, str(Path.cwd()), call, *objects)
+
+    return begin
+
+
+def _run_while(job: Job, wanted: list[str]) -> dict[str, Any] | None:
+    """On a node: do a run, as long as the files that say so are there."""
+    stop = StopFlag(lambda: bool(see_files(wanted)))
+    return None if stop.is_set else run_job(job, stop=stop)
 
 
 def _devices(jobs: Sequence[Job]) -> set[str]:
     return {job.config.device for job in jobs}
 
 
-def _open_mailbox(ray: Any) -> Any:
-    """Return a mailbox that is alive.
-
-    Raises:
-        ConnectionError: If the cluster cannot reach this process, so that it drops the mailbox.
-    """
-    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
-    try:
-        ray.get(mailbox.collect.remote(), timeout=_LOOK_SECONDS)
-    except ray.exceptions.RayError as error:
-        raise ConnectionError(
-            "the Ray cluster cannot call this process back: is RAY_AUTH_MODE the same here and "
-            f"there, is a firewall between? ({type(error).__name__})"
-        ) from None
-    return mailbox
-
-
 def _collect(
-    ray: Any, pending: dict[Any, Job], mailbox: Any, ended: Ended, watch: Watch, stop: StopFlag
+    ray: Any,
+    pending: dict[Any, Job],
+    wanted: list[str],
+    ended: Ended,
+    watch: Watch,
+    stop: StopFlag,
 ) -> None:
-    jobs = {str(job.folder.absolute()): job for job in pending.values()}
-    uploads = {
-        key: Upload(job.tracking, job.experiment) for key, job in jobs.items() if job.tracking
-    }
-    halted = False
+    logs = Logs(watch)
+    uploads = {j.folder: Upload(j.tracking, j.experiment) for j in pending.values() if j.tracking}
     while pending:
         done, _ = ray.wait(list(pending), timeout=0.5)
-        for key, kind, content in ray.get(mailbox.collect.remote()):
-            if kind == "moved":
-                watch.moved(jobs[key], *content)
-            else:
-                watch.evaluated(jobs[key], content)
-                if key in uploads:
-                    uploads[key].follow(jobs[key].folder)
+        for job in (*logs.look(pending.values()), *(pending[reference] for reference in done)):
+            if job.folder in uploads:
+                uploads[job.folder].follow(job.folder)
         for reference in done:
             job = pending.pop(reference)
-            result = _result(ray, reference, job)
-            key = str(job.folder.absolute())
-            if key in uploads:
-                uploads[key].follow(job.folder)
-            if result is not None:
+            try:
+                result = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                text = f"its Ray task died {RETRIES + 1} times: {first_line(error)}"
+                result = failed_result(job.config, text)
+            if result is not None:  # None: it was stopped before it began
                 ended(job, result)
-        if stop.is_set and not halted:
-            halted = True
-            mailbox.halt.remote()
+        if stop.is_set:
+            for path in wanted:
+                Path(path).unlink(missing_ok=True)
 
 
-def _result(ray: Any, reference: Any, job: Job) -> dict[str, Any] | None:
-    try:
-        result: dict[str, Any] | None = ray.get(reference)
-    except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[0]
-        text = f"its Ray task died {RETRIES + 1} times: {type(error).__name__}: {reason}"
-        return failed_result(job.config, text)
-    return result
-
-
-# ---------------------------------------------------------------------------------- connecting
+def first_line(error: BaseException) -> str:
+    """Return an error's kind and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def import_ray() -> Any:
@@ -221,17 +206,10 @@ def _nobody(address: str) -> str:
     )
 
 
-def _connect(ray: Any, address: str) -> None:
-    if address == LOCAL:
-        _start(ray)
-    else:
-        _join(ray, address)
-
-
-def _start(ray: Any) -> None:
+def _start(ray: Any, address: str) -> None:
     """Start a cluster of this machine, in this thread: its processes die with the thread."""
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(address=LOCAL, include_dashboard=False, **_QUIET)
+    ray.init(address=address, include_dashboard=False, **_QUIET)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray's own would end us without a checkpoint
 
@@ -252,9 +230,8 @@ def _join(ray: Any, address: str) -> None:
     if thread.is_alive():
         raise ConnectionError(f"{_nobody(address)} (no answer in {_CONNECT_SECONDS:.0f} s)")
     if failure:
-        reason = str(failure[0]).strip().splitlines() or [type(failure[0]).__name__]
         hint = "; a cluster with tokens wants RAY_AUTH_MODE=token and its token here too"
-        raise ConnectionError(f"{_nobody(address)} ({reason[0]}{hint})")
+        raise ConnectionError(f"{_nobody(address)} ({first_line(failure[0])}{hint})")
 
 
 def task_resources(ray: Any, address: str, wanted: set[str]) -> dict[str, float]:
@@ -288,11 +265,10 @@ def check_shared_files(ray: Any, places: set[Path]) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         looks = {}
-        for node in ray.nodes():
-            if node["Alive"]:
-                where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                look = ray.remote(num_cpus=0, scheduling_strategy=where)(see_files)
-                looks[look.remote(tokens)] = node["NodeManagerAddress"]
+        for node in filter(lambda node: node["Alive"], ray.nodes()):
+            where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            look = ray.remote(num_cpus=0, scheduling_strategy=where)(see_files)
+            looks[look.remote(tokens)] = node["NodeManagerAddress"]
         for reference, name in looks.items():
             unseen = _look(ray, reference, name)
             if unseen:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,9 +14,9 @@ from gstds.common.process_group import Group, ProcessGroup, check_size
 from gstds.envs.learner.learner import resolve_device
 from gstds.train.launching.started_by_torchrun import launched_size
 from gstds.train.running.ending import StopFlag, interruptible
+from gstds.train.running.folder import finished_result
 from gstds.train.running.options import RunConfig
-from gstds.train.running.record import Record
-from gstds.train.running.run import Runner, finished_result
+from gstds.train.running.run import Runner
 from gstds.train.running.setup import make_run_policy, reproducible
 
 __all__ = ["follow", "process_group"]
@@ -91,27 +90,10 @@ def _checked_backend(backend: str, device: torch.device) -> str:
     return name
 
 
-class _NoEvaluation(Record):
-    """The record of a process that evaluates nothing and tells nothing."""
-
-    def evaluate(self, info: Mapping[str, Any]) -> None:
-        pass
-
-
-class _Follower(Runner):
-    """Trains its part and leaves everything else, evaluation too, to the first process."""
-
-    record_class = _NoEvaluation
-
-    def _save_checkpoint(self) -> None:
-        pass
-
-    def _end(self, status: str, error: str) -> dict[str, Any]:
-        return {"status": status, "steps": self.env.step_count, "error": error}
-
-
 def follow(config: RunConfig, folder: Path, group: Group, *, resume: bool) -> str:
     """Do this process's part of a run that another process leads; return how it ended.
+
+    It trains, and leaves everything else, evaluation and checkpoints too, to that process.
 
     Args:
         config: The run's options.
@@ -131,7 +113,7 @@ def follow(config: RunConfig, folder: Path, group: Group, *, resume: bool) -> st
     stop = StopFlag()
     with reproducible(config.deterministic):
         with group.in_turn():
-            runner = _Follower(config, folder, group=group)
+            runner = Runner(config, folder, checkpoint_every=0, group=group)
         with interruptible(stop):
             result = runner.run(stop, resume=resume)
     runner.raise_failure(result)

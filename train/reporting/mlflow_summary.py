@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -10,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gstds.common.files import sha256
 from gstds.train.figures.metrics import as_logged
 from gstds.train.figures.statistics import with_holm
 from gstds.train.figures.tables import caption, comparison_table, metric_table
@@ -66,7 +66,7 @@ def _logged_tags(folder: Path) -> dict[str, str]:
 
 def _head(content: Content, folder: Path) -> dict[str, Any]:
     config = content["config"]
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    digest = sha256(json.dumps(content, sort_keys=True, default=str))
     return {
         "name": f"summary of {content['name']}",
         "params": {key: config[key] for key in ("learner", "epochs", "batch_size", "schedule")},

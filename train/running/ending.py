@@ -6,7 +6,8 @@ import contextlib
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,15 +17,30 @@ from gstds.train.running.options import RunConfig
 __all__ = ["RunFailedError", "StopFlag", "diverged", "interruptible"]
 
 
-class StopFlag:
-    """Set by a signal; the runner looks at it after each step."""
+_SECONDS_BETWEEN_LOOKS = 0.5
 
-    def __init__(self) -> None:
-        self.is_set = False
+
+class StopFlag:
+    """Set by a signal; the runner looks at it after each step.
+
+    Args:
+        asked: Another way to ask for a stop, looked at twice a second.
+    """
+
+    def __init__(self, asked: Callable[[], bool] | None = None) -> None:
+        self._set, self._asked, self._next = False, asked, 0.0
+
+    @property
+    def is_set(self) -> bool:
+        """Whether somebody has asked for a stop."""
+        if self._asked and not self._set and time.monotonic() >= self._next:
+            self._set = self._asked()
+            self._next = time.monotonic() + _SECONDS_BETWEEN_LOOKS
+        return self._set
 
     def set(self, *_: Any) -> None:
         """Ask for a stop."""
-        self.is_set = True
+        self._set = True
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ This module imports nothing heavy, so that ``gstds --help`` is quick.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import math
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.checks import check_fraction, check_integer, near_names
+from gstds.common.files import sha256
 
 __all__ = [
     "ENV_FIELDS",
@@ -195,10 +195,9 @@ def config_from(options: Mapping[str, Any]) -> RunConfig:
 
 def identity(config: RunConfig) -> str:
     """Return the digest of a configuration and of the sources that give it meaning."""
-    parts = [json.dumps(config.as_dict(), sort_keys=True, default=str), _sources()]
     plugins = (config.policy, config.learner, config.dataset, config.reference)
-    parts += [_plugin_source(name) for name in plugins]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    options = json.dumps(config.as_dict(), sort_keys=True, default=str)
+    return sha256("\n".join([options, _sources(), *map(_plugin_source, plugins)]))[:16]
 
 
 def policy_path(policy: str) -> str:
@@ -223,22 +222,24 @@ def run_folder(comparison: Path, config: RunConfig, row: str | None = None) -> P
     return comparison / "runs" / name
 
 
-_PARTS = ("gstds.envs", "gstds.policies", "gstds.train")
+_PARTS = ("gstds.envs", "gstds.policies", "gstds.train.running")
+_INSIDE = ("gstds.envs", "gstds.policies", "gstds.train")  # the folder of a wheel holds them
 
 
 def _sources() -> str:
-    digest = hashlib.sha256()
+    """Return the digest of what results depend on: plots, reports and commands are not in it."""
+    contents = []
     for package in ("gstds", *_PARTS):
         spec = importlib.util.find_spec(package)
         root = Path(str(spec and spec.origin)).resolve().parent
         for path in sorted(root.rglob("*.py")):
             name = ".".join([package, *path.relative_to(root).parts])
-            if package != "gstds" or not name.startswith(_PARTS):  # a wheel has these inside
-                digest.update(name.encode() + path.read_bytes())
-    return digest.hexdigest()
+            if package != "gstds" or not name.startswith(_INSIDE):
+                contents.append(name.encode() + path.read_bytes())
+    return sha256(parts=contents)
 
 
 def _plugin_source(name: str) -> str:
     module = name.partition(":")[0].replace(".", "/")
     path = Path(f"{module}.py")
-    return hashlib.sha256(path.read_bytes()).hexdigest() if ":" in name and path.is_file() else ""
+    return sha256(path.read_bytes()) if ":" in name and path.is_file() else ""

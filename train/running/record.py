@@ -37,24 +37,15 @@ class Record:
         folder: Its folder.
         env: Its environment.
         log: Its log.
-        evaluated: Called with each evaluation's row of the history.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        folder: Path,
-        env: DataSelectionEnv,
-        log: RunLog,
-        evaluated: Callable[[dict[str, Any]], None] | None = None,
-    ) -> None:
+    def __init__(self, config: RunConfig, folder: Path, env: DataSelectionEnv, log: RunLog) -> None:
         self.config, self.folder, self.env, self.log = config, folder, env, log
         self.history: list[dict[str, Any]] = []
         train = env.data.train
         self.kept = KeptRecord(env.options.batch_size, train.labels, env.data.num_classes)
         self.elapsed = 0.0
         self.total = min(env.total_steps, env.max_draws)
-        self._evaluated = evaluated or (lambda row: None)
         self._log_every = max(1, math.ceil(self.total / _MOST_LOGGED_STEPS))
 
     def state_dict(self) -> dict[str, Any]:
@@ -74,19 +65,18 @@ class Record:
         phases = ("load", "train", "spectral", "score", "evaluate", "policy", "track")
         return float(sum(self.env.ledger.seconds.get(phase, 0.0) for phase in phases))
 
-    def step(self, info: Mapping[str, Any], weights: Any) -> None:
-        """Take up a step, and evaluate where that is due."""
+    def step(self, info: Mapping[str, Any], weights: Any, *, evaluate: bool) -> None:
+        """Take up a step, and evaluate on selection-validation if that is due here."""
         self.kept.add(info, weights)
         step = int(info["step"])
         if info["evaluate"] or step % self._log_every == 0:
             with self.env.ledger.timed("track"):
                 skipped = {"train/skipped": info["skipped"]} if info["skipped"] else {}
                 self.log.log(as_logged(info, "step") | skipped, step)
-        if info["evaluate"]:
-            self.evaluate(info)
+        if evaluate:
+            self._evaluate(info)
 
-    def evaluate(self, info: Mapping[str, Any]) -> None:
-        """Evaluate on selection-validation, and log it."""
+    def _evaluate(self, info: Mapping[str, Any]) -> None:
         ledger = self.env.ledger
         result = self.env.monitor("selection_validation")
         row = {
@@ -104,7 +94,6 @@ class Record:
             "seen": float((self.env.visits > 0).mean()),
         }
         self.history.append(row)
-        self._evaluated(row)
         # Cost here and nowhere else: over a metric as x axis the UI joins grouped runs point by
         # point, not by step, so cost and accuracy must have the same steps.
         metrics = as_logged(row | {"val_loss": result.loss}, "evaluation")

@@ -34,7 +34,6 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
-Evaluated = Callable[[dict[str, Any]], None]
 
 
 class Runner:
@@ -47,15 +46,12 @@ class Runner:
         checkpoint_every: Steps between checkpoints; 0 for none.
         tags: Tags of the record.
         progress: Called with a phase, what is done, and the total.
-        evaluated: Called with each evaluation's row of the history.
         group: The processes that train together; None for this one alone.
 
     Raises:
         ValueError: If an option is unknown or out of range, or the data or reference is unusable.
         OSError: If a file cannot be read or written.
     """
-
-    record_class: type[Record] = Record
 
     def __init__(
         self,
@@ -66,7 +62,6 @@ class Runner:
         checkpoint_every: int = CHECKPOINT_EVERY,
         tags: dict[str, str] | None = None,
         progress: Progress | None = None,
-        evaluated: Evaluated | None = None,
         group: Group | None = None,
     ) -> None:
         self.config, self.folder, self.group = config, Path(folder), group or Group()
@@ -74,7 +69,7 @@ class Runner:
         self.policy = make_run_policy(config)
         self.env = make_env(config, self.policy, progress, self.group)
         self.log = RunLog(self.folder if self.group.leads else None)
-        self.record = self.record_class(config, self.folder, self.env, self.log, evaluated)
+        self.record = Record(config, self.folder, self.env, self.log)
         self.checkpoints = Checkpoints(self.folder, checkpoint_every)
         self._progress = progress or (lambda phase, done, total: None)
         self._failure: BaseException | None = None
@@ -123,7 +118,7 @@ class Runner:
             with env.ledger.timed("policy"):
                 self.policy.learn(Transition(observation, weights, reward, following, info))
             observation, done = following, terminated or truncated
-            record.step(info, weights)
+            record.step(info, weights, evaluate=info["evaluate"] and self.group.leads)
             record.kept.clock(record.training_seconds() - before)
             self._progress("training", info["step"], record.total)
             self._refuse_an_empty_epoch(info)
@@ -174,6 +169,8 @@ class Runner:
             raise RunFailedError(self.config, result, self._failure) from self._failure
 
     def _end(self, status: str, error: str) -> dict[str, Any]:
+        if not self.group.leads:  # the first process evaluates, and keeps the record
+            return {"status": status, "steps": self.env.step_count, "error": error}
         result, unwritten = self.record.end(status, error, self.group.size)
         self._failure = unwritten or self._failure
         if self.upload:
@@ -185,7 +182,7 @@ class Runner:
     def _begin_log(self, resume: bool, step: int) -> None:
         tags = {"device": self.env.learner.device.type, **self.tags}
         head = record_head(self.config, self.env.data, self.folder, tags)
-        self.log.begin(**head, resume=resume, step=step)
+        self.log.begin(**head, steps=self.record.total, resume=resume, step=step)
         if self.upload and self.group.leads:
             self.upload.begin(self.folder, self.log.run_id)
 
@@ -244,7 +241,6 @@ def execute(
     checkpoint_every: int = CHECKPOINT_EVERY,
     tags: dict[str, str] | None = None,
     progress: Progress | None = None,
-    evaluated: Evaluated | None = None,
     command: str = "",
     group: Group | None = None,
 ) -> dict[str, Any]:
@@ -273,7 +269,6 @@ def execute(
                 checkpoint_every=checkpoint_every,
                 tags=tags,
                 progress=progress,
-                evaluated=evaluated,
                 group=group,
             )
             check_space(folder, space_needed(runner.env, checkpoints=checkpoint_every > 0))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from gstds.train.launching.jobs import Job, run_name
+from gstds.train.launching.jobs import Job, Watch, run_name
 from gstds.train.terminal.console import SECONDS_BETWEEN_LINES, Console, say
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class _State:
     changed: float = 0.0
 
 
-class Board:
+class Board(Watch):
     """Shows how runs go on, on standard error.
 
     On a terminal a table: policy, seed, status, progress, validation accuracy. Otherwise a line a
@@ -81,16 +81,14 @@ class Board:
         if self._terminal and not self._quiet and self._live is None:
             self._open()
 
-    def moved(self, job: Job, phase: str, done: int, total: int) -> None:
-        """A run has done ``done`` of ``total`` of a phase."""
+    def moved(
+        self, job: Job, phase: str, done: int, total: int, accuracy: float | None = None
+    ) -> None:
+        """A run has done ``done`` of ``total`` of a phase, and may have been evaluated."""
         state = self._state(job)
         state.status, state.phase = "running", phase
         state.share = done / total if total else 0.0
-        self._show()
-
-    def evaluated(self, job: Job, row: Mapping[str, Any]) -> None:
-        """A run was evaluated."""
-        self._state(job).accuracy = row.get("val_accuracy")
+        state.accuracy = state.accuracy if accuracy is None else accuracy
         self._show()
 
     def ended(self, job: Job, result: Mapping[str, Any], old: bool = False) -> None:

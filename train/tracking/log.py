@@ -127,6 +127,7 @@ class RunLog:
         tags: Mapping[str, str],
         description: str = "",
         data: DataInput | None = None,
+        steps: int = 0,
         resume: bool = False,
         step: int = 0,
     ) -> str | None:
@@ -142,6 +143,7 @@ class RunLog:
             tags: What it is found by.
             description: Markdown.
             data: The training data.
+            steps: How many there will be, for whoever shows progress.
             resume: Go on, if there is something to go on with.
             step: The step of the checkpoint with which it goes on.
 
@@ -170,6 +172,7 @@ class RunLog:
                 "tags": {k: _as_text(v) for k, v in tags.items()},
                 "description": mask_secrets(description),
                 "data": asdict(data) if data else None,
+                "steps": steps,
             }
             there = [line for line in there if line.get("step", step + 1) <= step]
             content = b"".join([_encoded(head), *(_encoded(line) for line in there)])

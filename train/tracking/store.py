@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import re
@@ -15,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gstds.common.files import sha256
 from gstds.common.locks import locked
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _lock_path(uri: str) -> Path:
     path = sqlite_path(uri)
     if path is not None:
         return path.with_name(f".{path.name}.lock")
-    digest = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    digest = sha256(uri)[:16]
     return Path(tempfile.gettempdir()) / f"gstds-store-{digest}.lock"
 
 

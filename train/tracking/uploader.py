@@ -10,7 +10,6 @@ for machines where no process may stay behind: `sync` is then the way.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import signal
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.checksummed_json import read_sealed, write_sealed
-from gstds.common.files import cache_root
+from gstds.common.files import cache_root, sha256
 from gstds.common.locks import is_locked, locked
 from gstds.train.tracking.delivery import Delivery, note_target, read_target
 from gstds.train.tracking.log import LOG_NAME, read_log
@@ -49,7 +48,7 @@ def _place(uri: str) -> Path:
     path = sqlite_path(uri)
     if path is not None:
         return path.with_name(f".{path.name}.uploads")
-    return cache_root() / "uploads" / hashlib.sha256(uri.encode()).hexdigest()[:16]
+    return cache_root() / "uploads" / sha256(uri)[:16]
 
 
 class Upload:
@@ -326,7 +325,7 @@ def _sync_one(folder: Path, uri: str) -> int | None:
 
 def _hand_over(folder: Path, uri: str) -> None:
     """Ask the uploader that holds the lock, and wait until it has looked."""
-    entry = _place(uri) / f"sync-{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()}.json"
+    entry = _place(uri) / f"sync-{sha256(str(folder.absolute()))}.json"
     experiment = _noted(folder, "experiment") or "gstds"
     write_sealed(entry, {"folder": str(folder.absolute()), "pid": 0, "experiment": experiment})
     while entry.exists() and is_locked(entry.parent / "lock"):

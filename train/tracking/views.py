@@ -7,7 +7,6 @@ placing one is best effort: without it the plain link opens the same runs.
 from __future__ import annotations
 
 import base64
-import hashlib
 import itertools
 import json
 import logging
@@ -18,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gstds.common.files import sha256
 from gstds.train.figures.metrics import metrics
 from gstds.train.tracking.store import client as make_client
 from gstds.train.tracking.store import mask_secrets, store_exists
@@ -78,7 +78,7 @@ def _place(
     client: MlflowClient, experiment_id: str, comparison: str | None, policies: Sequence[str]
 ) -> str:
     name = _ALL if comparison is None else _PREFIX + comparison
-    key = hashlib.sha256(name.encode()).hexdigest()[:32]
+    key = sha256(name)[:32]
     state = json.dumps(view_state(comparison, policies)).encode()
     packed = base64.b64encode(zlib.compress(state, 9)).decode()
     now = time.time_ns() // 1_000_000

@@ -252,14 +252,12 @@ def user(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "users_own.py").write_text("answer = None\ndef load():\n    return answer\n")
+    sys.path.append(str(tmp_path))
     yield lambda answer: setattr(__import__("users_own"), "answer", answer)
     sys.modules.pop("users_own", None)
 
 
 def test_a_lazy_sequence_is_read_only_when_asked(user):
-    from gstds.envs.data.arrays import import_function
-
-    import_function("users_own:load")
     content = arrays(shape=(8, 10, 3))
     images, test = Counting(content["X"]), Counting(content["X"][:9])
     user({"X": images, "y": content["y"], "X_test": test, "y_test": content["y"][:9]})
@@ -290,18 +288,12 @@ def test_a_lazy_sequence_is_read_only_when_asked(user):
     ],
 )
 def test_a_wrong_answer_is_a_clear_error(user, answer, error, message):
-    from gstds.envs.data.arrays import import_function
-
-    import_function("users_own:load")
     user(answer)
     with pytest.raises(error, match=message):
         load_data("users_own:load")
 
 
 def test_an_odd_image_is_named_when_it_is_read(user):
-    from gstds.envs.data.arrays import import_function
-
-    import_function("users_own:load")
     images = [*arrays(29)["X"], np.zeros((4, 4), np.uint8)]
     user({"X": Counting(images), "y": np.arange(30) % 3})
     data = load_data("users_own:load")

@@ -14,6 +14,7 @@ from gstds.common.checks import (
     check_fraction,
     check_integer,
     check_number,
+    import_attribute,
     module_advice,
     near_names,
 )
@@ -100,3 +101,28 @@ def test_counts_are_whole_and_within_bounds(value, error):
     assert check_integer("epochs", np.int64(3)) == 3
     with pytest.raises(TypeError):
         check_integer("epochs", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (".own:load", "name the module without leading dots: own:load"),
+        ("own.py:load", "name the module, not the file: own:load"),
+        ("absent:load", "no module 'absent' in .*run from the folder that holds absent.py"),
+        ("own:laod", "no function 'laod' in .*own.py; did you mean 'load'"),
+        ("own:number", "no function 'number' in"),
+        ("halting:load", "cannot be imported: SystemExit: 3"),
+        ("lacking:load", "cannot be imported: ModuleNotFoundError: .*'envs'; .* 'gstds.envs' now"),
+    ],
+)
+def test_what_cannot_be_imported_is_told_with_the_mend(tmp_path, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("number = 1\ndef load(): return 7\n")
+    (tmp_path / "halting.py").write_text("raise SystemExit(3)")
+    (tmp_path / "lacking.py").write_text("import envs")
+    path = list(sys.path)
+    with pytest.raises(ValueError, match=f"thing 'x'.*{message}"):
+        import_attribute("thing 'x'", name)
+    assert import_attribute("thing 'x'", "own:load")() == 7
+    assert sys.path == path
+    monkeypatch.delitem(sys.modules, "own")

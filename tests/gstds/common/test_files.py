@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import subprocess
 import sys
 
 import pytest
 
-from gstds.common.files import atomic_open, cache_root, pending_json, write_json, write_text
+from gstds.common.files import (
+    atomic_open,
+    cache_root,
+    pending_json,
+    sha256,
+    write_json,
+    write_text,
+)
 
 KILLED = """
 import os, signal, sys
@@ -77,3 +85,8 @@ def test_pending_json_stands_there_only_when_the_body_has_ended(tmp_path):
     with pending_json(path, {"a": 1}):
         assert not path.exists()
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_the_checksum_of_parts_is_that_of_the_whole():
+    whole = hashlib.sha256("äbcde".encode()).hexdigest()
+    assert sha256("äb", b"c", parts=(part for part in (memoryview(b"d"), "e"))) == whole

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import sys
@@ -260,7 +261,7 @@ def test_unknown_and_missing_names_are_clear_errors(tmp_path):
         make_reference("efficientnet-lite1", image_side=32)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pt"):
         make_reference(f"checkpoint:{tmp_path / 'nowhere.pt'}", image_side=32)
-    with pytest.raises(ImportError, match="no_such_module"):
+    with pytest.raises(ValueError, match=r"no module .no_such_module"):
         make_reference("no_such_module:f", image_side=32)
     with pytest.raises(ValueError, match="image_side"):
         make_reference("untrained", image_side=0)
@@ -353,3 +354,10 @@ def test_a_user_s_module_is_frozen_counted_and_identified_by_its_weights():
 def test_a_user_s_function_that_cannot_serve_is_refused(name, message):
     with pytest.raises(ValueError, match=message):
         make_reference(f"my_reference:{name}", image_side=32)
+
+
+def test_the_digest_of_weights_is_the_one_in_the_stores_that_there_are():
+    state = {"b": torch.tensor([1.0]), "a": torch.tensor(2)}
+    head, body = b"a torch.int64 ()\n", (2).to_bytes(8, "little")
+    content = head + body + b"b torch.float32 (1,)\n" + np.float32(1).tobytes()
+    assert backbones.weights_digest(state) == hashlib.sha256(content).hexdigest()

@@ -46,6 +46,7 @@ def two(monkeypatch):
     def initialize():
         monkeypatch.setattr(dist, "is_initialized", lambda: True)
         monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+        monkeypatch.setattr(dist, "get_rank", lambda: 0)
         monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.mul_(2))
 
     return initialize

@@ -11,7 +11,7 @@ from gstds.common.locks import locked
 from gstds.train.cli.main import main
 from gstds.train.comparing.compare import Comparison, compare, plan
 from gstds.train.launching import workers
-from gstds.train.launching.jobs import run_job
+from gstds.train.launching.jobs import Logs, Watch, run_job
 from gstds.train.running.ending import StopFlag
 from gstds.train.running.options import RunConfig
 from gstds.train.tracking.store import client
@@ -33,7 +33,7 @@ def test_a_run_waits_for_whoever_still_saves_there(tmp_path, tiny_npz):
     job.folder.mkdir(parents=True)
     results = []
     thread = threading.Thread(target=lambda: results.append(run_job(job)))
-    with locked(job.folder / ".lock"):
+    with locked(job.folder / "run.lock"):
         thread.start()
         time.sleep(1)
         assert not (job.folder / "config.json").exists()
@@ -61,17 +61,35 @@ def test_a_run_that_waits_can_be_stopped(tmp_path, tiny_npz):
     (job,) = plan(comparison(tmp_path, tiny_npz))
     job.folder.mkdir(parents=True)
     stop = StopFlag()
-    with locked(job.folder / ".lock"):
+    with locked(job.folder / "run.lock"):
         threading.Timer(0.5, stop.set).start()
         assert run_job(job, stop=stop)["status"] == "interrupted"
 
 
 def test_a_run_tells_how_it_goes_on(tmp_path, tiny_npz):
     (job,) = plan(comparison(tmp_path, tiny_npz))
-    rows, steps = [], []
-    result = run_job(job, lambda *step: steps.append(step), evaluated=rows.append)
-    assert rows == result["history"]
+    told, steps = [], []
+    watch = Watch()
+    watch.moved = lambda *words: told.append(words)
+    logs = Logs(watch)
+    assert logs.look([job]) == []  # no log yet
+    result = run_job(job, lambda *step: steps.append(step))
     assert steps[-1] == ("training", result["steps"], result["steps"])
+    time.sleep(0.6)
+    assert logs.look([job]) == [job]
+    assert logs.look([job]) == []  # twice a second at most
+    time.sleep(0.6)
+    assert logs.look([job]) == []  # nothing new
+    accuracy = result["history"][-1]["val_accuracy"]
+    assert told == [(job, "training", result["steps"], result["steps"], accuracy)]
+
+
+def test_whoever_is_asked_can_stop_a_run(tmp_path, tiny_npz):
+    (job,) = plan(comparison(tmp_path, tiny_npz))
+    endless = replace(job, config=job.config.with_options(epochs=10**5))
+    result = run_job(endless, stop=StopFlag((job.folder / "log.jsonl").exists))
+    assert result["status"] == "interrupted"
+    assert result["steps"] > 0
 
 
 def test_a_try_without_a_checkpoint_goes_on_with_its_record(tmp_path, tiny_npz, store_uri):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +102,23 @@ def test_defaults_are_the_environments(tiny_npz):
 def test_the_identity_is_that_of_the_options(tiny_npz):
     assert identity(config(tiny_npz)) == identity(config(tiny_npz))
     assert identity(config(tiny_npz)) != identity(config(tiny_npz, epochs=4))
+
+
+def test_the_identity_is_of_the_sources_that_results_depend_on(tiny_npz, monkeypatch, tmp_path):
+    read, real = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or real(path))
+    identity(config(tiny_npz))
+    root = Path(__file__).resolve().parents[3]
+    places = {path.resolve().relative_to(root).as_posix() for path in read}
+    assert {"gstds/spectral/fiedler.py", "envs/selection/env.py", "policies/base.py"} <= places
+    assert {place for place in places if place.startswith("train/")} == {
+        path.relative_to(root).as_posix() for path in (root / "train" / "running").glob("*.py")
+    }
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("one")
+    before = identity(config(tiny_npz, policy="mine:Mine"))
+    (tmp_path / "mine.py").write_text("two")
+    assert identity(config(tiny_npz, policy="mine:Mine")) != before
 
 
 def test_unknown_options_are_named():
