@@ -21,7 +21,6 @@ from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terminal.arguments import (
     check_places,
     command_line,
-    given_options,
     new_folder,
     open_tracking,
     touch_folder,
@@ -35,6 +34,7 @@ from gstds.train.terminal.exit_codes import (
     EXIT_INTERRUPTED,
     LIST_KINDS,
 )
+from gstds.train.terminal.options import given
 
 __all__ = [
     "do_compare",
@@ -68,23 +68,23 @@ def do_run(arguments: Arguments) -> int:
     check_places(arguments)
     if arguments.resume:
         return _resume(arguments)
-    given = given_options(arguments)
-    config = config_from(given)
-    _refuse_an_idle_schedule(config, given)
+    asked = given(arguments, RunConfig)
+    config = config_from(asked)
+    _refuse_an_idle_schedule(config, asked)
     folder = Path(arguments.out) if arguments.out else new_folder("run")
     if launched_rank() == 0:
         touch_folder(folder)
     return _run(arguments, config, folder, resume=False)
 
 
-def _refuse_an_idle_schedule(config: RunConfig, given: dict[str, Any]) -> None:
+def _refuse_an_idle_schedule(config: RunConfig, asked: dict[str, Any]) -> None:
     """Refuse options of a schedule for a policy that follows none: they would change nothing.
 
     In a comparison they are for those of its policies that do.
     """
     usual = RunConfig()
     names = ("keep", "schedule", "schedule_params")
-    idle = [name for name in names if name in given and given[name] != getattr(usual, name)]
+    idle = [name for name in names if name in asked and asked[name] != getattr(usual, name)]
     kind = policy_class(config.policy)
     if idle and not follows_schedule(kind):
         own = [name for name in inspect.signature(kind).parameters if "picker" not in name]
@@ -93,7 +93,7 @@ def _refuse_an_idle_schedule(config: RunConfig, given: dict[str, Any]) -> None:
         )
         raise ValueError(
             f"{idle[0]}: policy {config.policy!r} has a keep ratio of its own and follows no "
-            f"schedule, got {given[idle[0]]!r}; leave it out{advice}"
+            f"schedule, got {asked[idle[0]]!r}; leave it out{advice}"
         )
 
 
@@ -122,13 +122,13 @@ def read_configuration(folder: Path) -> tuple[dict[str, Any], RunConfig]:
 
 def _refuse_changes(arguments: Arguments, config: RunConfig) -> None:
     """Refuse options that differ from those that the run was started with."""
-    given = given_options(arguments)
-    changed = [name for name, value in given.items() if getattr(config, name) != value]
+    asked = given(arguments, RunConfig)
+    changed = [name for name, value in asked.items() if getattr(config, name) != value]
     if changed:
         name = changed[0]
         raise ValueError(
             f"--resume goes on with {name} = {getattr(config, name)!r}, which the run was started "
-            f"with, got {given[name]!r}; leave the option out, or start a new run"
+            f"with, got {asked[name]!r}; leave the option out, or start a new run"
         )
 
 
@@ -350,7 +350,7 @@ def do_features(arguments: Arguments) -> int:
     user_folder_on_path()
     from gstds.train.cli.reference_features import prepare_features
 
-    config = config_from(given_options(arguments))
+    config = config_from(given(arguments, RunConfig))
     with Console(quiet=arguments.quiet) as console:
         lines = prepare_features(
             config,

@@ -19,10 +19,9 @@ from gstds.train.comparing.fan_out import Report, prepare
 from gstds.train.launching.jobs import Progress, Watch
 from gstds.train.running.ending import StopFlag
 
-__all__ = ["EXPERIMENTS", "ORIGINAL_DATASETS", "OVERHEAD", "Preset", "experiment_names"]
+__all__ = ["EXPERIMENTS", "OVERHEAD", "Preset", "experiment_names"]
 __all__ += ["run_experiment"]
 
-ORIGINAL_DATASETS = ("cifar10", "oxford-iiit-pet", "flowers102")
 OVERHEAD = "overhead"
 
 

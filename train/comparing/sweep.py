@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gstds.common.checks import check_integer
 from gstds.train.comparing.compare import plan_run
 from gstds.train.comparing.comparison import Comparison
 from gstds.train.comparing.fan_out import check_place, prepare, run_all
@@ -126,8 +125,7 @@ class _Sweep:
 
     def plan(self, row: str) -> list[Job]:
         comparison = self.comparison
-        first = check_integer("first_seed", comparison.first_seed)
-        seeds = range(first, first + check_integer("seeds", comparison.seeds, low=1))
+        seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
         jobs = [plan_run(comparison, row, seed) for seed in seeds]
         return [replace(job, tags={**job.tags, "sweep": comparison.name}) for job in jobs]
 
@@ -233,7 +231,6 @@ def sweep_optuna(
         ValueError: If a key or a value is unknown or out of range.
         OSError: If a file cannot be read or written.
     """
-    check_integer("sweep_optuna", trials, low=1)
     study, optuna = _study(comparison)
     (policy,) = comparison.policies
     sweep = _Sweep(comparison, progress, stop or StopFlag(), watch)

@@ -10,7 +10,8 @@ pytest.importorskip("stable_baselines3")
 
 from gstds.policies.learned.actor import Actor
 from gstds.policies.learned.agent_file import load_agent
-from gstds.train.agents.learn import AgentConfig, Teacher, agent_names, learn
+from gstds.train.agents.config import AgentConfig
+from gstds.train.agents.learn import Teacher, agent_names, learn
 from gstds.train.cli.main import main
 from gstds.train.running.run import StopFlag
 
