@@ -133,7 +133,7 @@ def load_data(name: str, **options: Any) -> Data:
 class _LoadOptions(DataOptions):
     """An environment's, but every label may be wrong."""
 
-    label_noise: float = option(0.0, "share of wrong training labels", low=0, high=1)
+    label_noise: float = option(0.0, "share of wrong training labels", "[0, 1]")
 
 
 def check_files(data: Data, progress: Callable[[str, int, int], None] | None = None) -> None:

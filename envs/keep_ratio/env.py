@@ -89,6 +89,7 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
         self.render_mode = render_mode
         self.options = from_keywords(KeepRatioOptions, options, "KeepRatioEnv.__init__")
         self.actions = RatioActions(self.options.action, self.options.ratios)
+        self.interval = self.options.interval
         self.picker = ratio_picker(self.options.picker)
         self.instances = make_instances(self.options.instances)
         self.action_space = self.actions.space
@@ -185,7 +186,7 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
         self._trend = Trend.of(self._observation)
         reward, kept, drawn = 0.0, 0, 0
         terminated = truncated = False
-        for _ in range(self.options.interval):
+        for _ in range(self.interval):
             weights = weights_for_ratio(self._observation, self._ratio, self.picker)
             self._observation, _, terminated, truncated, self._last = self.world.step(weights)
             kept, drawn = kept + self._last["kept"], drawn + self._last["drawn"]

@@ -24,26 +24,25 @@ _KINDS = {"dict": "map", "tuple": "list", "Any": "any"}
 def option(
     default: Any,
     help_text: str,
+    within: str | tuple[str, ...] = "",
     *,
-    choices: tuple[str, ...] = (),
     metavar: str = "",
     flag: bool = False,
-    **bounds: Any,
 ) -> Any:
     """Return the field of an option; its kind is its annotation.
 
     Args:
         default: Its value where none is given.
         help_text: A line about it; the default is added where it is shown.
-        choices: The names that it may have; empty for any.
+        within: The range of a number, as ``[0, 1)`` or ``[1, inf)``; or the names that it may have.
+            Without one a whole number is at least 0, and all else may be anything of its kind.
         metavar: What stands for its value in help; default the last word of its name.
         flag: On the command line it is only ever switched on.
-        **bounds: Of a number, see `gstds.common.checks.check_number` and ``check_integer``.
     """
-    about = {"help": help_text, "choices": choices, "metavar": metavar, "flag": flag}
+    about = {"help": help_text, "within": within, "metavar": metavar, "flag": flag}
     if default == {}:
-        return field(default_factory=dict, metadata={**about, "bounds": bounds})
-    return field(default=default, metadata={**about, "bounds": bounds})
+        return field(default_factory=dict, metadata=about)
+    return field(default=default, metadata=about)
 
 
 def other_default(kind: type[Options], name: str, default: Any) -> Any:
@@ -98,11 +97,20 @@ def _checked(one: Field[Any], value: Any) -> Any:
         if type(value).__name__ not in ("bool", "bool_"):  # numpy has its own
             raise TypeError(f"{name} must be true or false, got {value!r}")
         return bool(value)
+    within = about["within"]
     if kind == "int":
-        return check_integer(name, value, **about["bounds"])
+        low, high = _ends(within or "[0, inf)")
+        return check_integer(name, value, low=int(low), high=None if high > 1e18 else int(high))
     if kind == "float":
-        return check_number(name, value, **about["bounds"])
-    return check_choice(name, value, about["choices"]) if about["choices"] else value
+        low, high = _ends(within or "[-inf, inf]")
+        ends = {"open_low": within[:1] == "(", "open_high": within[-1:] == ")"}
+        return check_number(name, value, low=low, high=high, **ends)
+    return check_choice(name, value, within) if within else value
+
+
+def _ends(within: str) -> tuple[float, float]:
+    low, _, high = within[1:-1].partition(",")
+    return float(low), float(high)
 
 
 def names(kind: type[Options]) -> list[str]:

@@ -28,22 +28,14 @@ class DataOptions(Options):
     dataset: str = option(
         "digits", "data: a name of `gstds list datasets`, folder:PATH, npz:PATH or module:function"
     )
-    limit: int | None = option(None, "number of training samples", low=1)
-    label_noise: float = option(
-        0.0, "share of wrong training labels", low=0, high=1, open_high=True
-    )
-    duplicates: float = option(
-        0.0, "share of training samples that copy others", low=0, high=1, open_high=True
-    )
-    imbalance: float = option(
-        0.0, "1 - share that the rarest class keeps", low=0, high=1, open_high=True
-    )
+    limit: int | None = option(None, "number of training samples", "[1, inf)")
+    label_noise: float = option(0.0, "share of wrong training labels", "[0, 1)")
+    duplicates: float = option(0.0, "share of training samples that copy others", "[0, 1)")
+    imbalance: float = option(0.0, "1 - share that the rarest class keeps", "[0, 1)")
     split_seed: int = option(0, "seed of the splits, the limit and the three options above")
     clean_validation: bool = option(False, "no label noise on reward-validation")
     augment: bool | None = option(None, "random crops and flips; default: the data's custom")
-    image_size: int | None = option(
-        None, "side in pixels of images read from files", low=4, high=1024
-    )
+    image_size: int | None = option(None, "side in pixels of images read from files", "[4, 1024]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +45,19 @@ class LearnerOptions(Options):
     learner: str = option(
         "small-cnn", "network: a name of `gstds list learners`, or module:function"
     )
-    optimizer: str = option("sgd", "sgd (Nesterov momentum) or adamw", choices=tuple(_PEAK_RATE))
+    optimizer: str = option("sgd", "sgd (Nesterov momentum) or adamw", tuple(_PEAK_RATE))
     learning_rate: float | None = option(
-        None, "peak rate; default .1 (sgd), .002 (adamw)", low=0, high=100, open_low=True
+        None, "peak rate; default .1 (sgd), .002 (adamw)", "(0, 100]"
     )
-    momentum: float = option(0.9, "momentum of sgd", low=0, high=1, open_high=True)
-    weight_decay: float = option(5e-4, "weight decay", low=0, high=10)
-    label_smoothing: float = option(0.0, "label smoothing", low=0, high=1, open_high=True)
+    momentum: float = option(0.9, "momentum of sgd", "[0, 1)")
+    weight_decay: float = option(5e-4, "weight decay", "[0, 10]")
+    label_smoothing: float = option(0.0, "label smoothing", "[0, 1)")
     on_nan: str = option(
         "stop",
         "a loss or gradient that is not finite: stop the run as diverged, or skip that update",
-        choices=("stop", "skip"),
+        ("stop", "skip"),
     )
-    precision: str = option(
-        "auto", "auto, float32 or bfloat16", choices=("auto", "float32", "bfloat16")
-    )
+    precision: str = option("auto", "auto, float32 or bfloat16", ("auto", "float32", "bfloat16"))
     device: str = option("auto", "auto, cpu or cuda")
     cuda_graphs: bool = option(
         True, "on CUDA, replay frequent updates from a recorded graph: same bits, faster"
@@ -84,32 +74,32 @@ class LearnerOptions(Options):
 class BudgetOptions(Options):
     """Batches and budget."""
 
-    batch_size: int = option(128, "samples of a drawn batch", metavar="N", low=1)
+    batch_size: int = option(128, "samples of a drawn batch", "[1, inf)", metavar="N")
     epochs: int = option(
-        10, "passes over the data, in the unit of full training", metavar="E", low=1
+        10, "passes over the data, in the unit of full training", "[1, inf)", metavar="E"
     )
     setting: str = option(
-        "equal-epochs", "equal-epochs or equal-budget", choices=("equal-epochs", "equal-budget")
+        "equal-epochs", "equal-epochs or equal-budget", ("equal-epochs", "equal-budget")
     )
     budget: float = option(
-        0.25,
-        "share of full training's compute, for equal-budget",
-        metavar="SHARE",
-        low=0,
-        high=1,
-        open_low=True,
+        0.25, "share of full training's compute, for equal-budget", "(0, 1]", metavar="SHARE"
     )
-    max_draws: int | None = option(None, "drawn batches after which equal-budget is cut off", low=1)
+    max_draws: int | None = option(
+        None, "drawn batches after which equal-budget is cut off", "[1, inf)"
+    )
     pack: bool = option(False, "kept samples wait until an update has a whole batch of them")
-    evaluations: int | None = option(None, "evaluations in a run; default: one per epoch", low=1)
+    evaluations: int | None = option(
+        None, "evaluations in a run; default: one per epoch", "[1, inf)"
+    )
     shards: int = option(
-        1, "parts of the drawn batch that are scored and selected from each by itself"
+        1, "parts of the drawn batch that are scored and selected from each by itself", "[1, inf)"
     )
 
     def __post_init__(self) -> None:
-        """Check the shards by the batch size besides."""
+        """Check the shards by the batch size, if that can be one, and each by itself."""
+        if isinstance(self.batch_size, int) and self.batch_size > 0:
+            check_integer("shards", self.shards, low=1, high=self.batch_size)
         super().__post_init__()
-        check_integer("shards", self.shards, low=1, high=self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +115,9 @@ class ReferenceOptions(Options):
     )
     charge_reference: bool = option(False, "take the reference out of the budget")
     distill: float = option(
-        0.0, "share of the training loss that is the divergence from the reference", low=0, high=1
+        0.0, "share of the training loss that is the divergence from the reference", "[0, 1]"
     )
-    distill_temperature: float = option(
-        1.0, "temperature of that divergence", low=0, high=1e3, open_low=True
-    )
+    distill_temperature: float = option(1.0, "temperature of that divergence", "(0, 1000]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,17 +134,15 @@ class StepOptions(Options):
         "optional observations, by name or name -> options; default: spectral scores and "
         "reference losses",
     )
-    w_max: float = option(
-        1.0, "largest weight that an action may hold", low=0, high=1e6, open_low=True
-    )
+    w_max: float = option(1.0, "largest weight that an action may hold", "(0, 1e+06]")
     normalizer: str = option(
         "kept",
         "the weighted loss is divided by the number of samples kept or drawn",
-        choices=("kept", "drawn"),
+        ("kept", "drawn"),
     )
-    drop_below: float = option(0.0, "weights below this are taken as 0", low=0, high=1e6)
+    drop_below: float = option(0.0, "weights below this are taken as 0", "[0, 1e+06]")
     reward: str = option("validation-loss", "a name of gstds.envs.task.rewards.AGENT_REWARDS")
-    price: float = option(0.1, "nats that a whole budget costs", low=0, high=1e6)
+    price: float = option(0.1, "nats that a whole budget costs", "[0, 1e+06]")
     seed: int | None = option(None, "seed of the first reset that is not given one")
 
 
@@ -164,17 +150,17 @@ class StepOptions(Options):
 class KeepRatioOptions(StepOptions, WorldOptions):
     """Keep ratio."""
 
-    action: str = option("discrete", "discrete or box", choices=("discrete", "box"))
+    action: str = option("discrete", "discrete or box", ("discrete", "box"))
     ratios: tuple[float, ...] | None = option(
         None, "keep ratios that a discrete action chooses from", metavar="R"
     )
-    interval: int = option(4, "drawn batches between decisions", low=1)
+    interval: int = option(4, "drawn batches between decisions", "[1, inf)")
     picker: str = option("hybrid", "hybrid, uniform or learnability")
     instances: Any = option(
         None, "runs to draw from: a set's name, or mappings of options; default: these options"
     )
     centered: bool = option(False, "reward what is better than random keep", flag=True)
-    control_keep: float = option(0.5, "keep ratio of that control", low=0, high=1, open_low=True)
+    control_keep: float = option(0.5, "keep ratio of that control", "(0, 1]")
     target_accuracy: float = option(0.7, "accuracy that time-to-accuracy is the time to")
     setting: str = other_default(BudgetOptions, "setting", "equal-budget")
     epochs: int = other_default(BudgetOptions, "epochs", 8)

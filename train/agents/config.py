@@ -27,12 +27,12 @@ class AgentConfig(Options):
 
     agent: str = option("ppo", "ppo, a2c, dqn, sac, recurrent-ppo")
     agent_params: dict[str, Any] = option({}, "parameters of the library's class")
-    steps: int = option(20_000, "decisions to learn from", low=1)
-    seed: int = option(0, "seed of the agent", high=2**31 - 1)
+    steps: int = option(20_000, "decisions to learn from", "[1, inf)")
+    seed: int = option(0, "seed of the agent", "[0, 2147483647]")
     instances: Any = option("small-train", "set to learn on, or a JSON list")
     held_out: Any = option("small-held-out", "set to choose on, or a JSON list", metavar="HELD_OUT")
     action: str | None = option(None, "discrete or box (default: what suits the agent)")
-    evaluate_every: int = option(2_000, "decisions between evaluations", low=1)
+    evaluate_every: int = option(2_000, "decisions between evaluations", "[1, inf)")
     shuffle_rewards: bool = option(False, "a control: rewards in any order", flag=True)
     env: dict[str, Any] = field(default_factory=dict)
 

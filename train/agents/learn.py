@@ -11,15 +11,15 @@ from typing import Any
 from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import write_json
 from gstds.common.state import latest_state, save_state
-from gstds.policies.learned.agent_file import AgentFile, save_agent, shipped_agents
+from gstds.policies.learned.agent_file import AgentFile, save_agent
 from gstds.train.agents.config import AgentConfig
 from gstds.train.agents.episodes import Episodes, ShuffledReward, judge
-from gstds.train.agents.models import AGENTS, actor_tensors, make_model, model_state, restore_model
+from gstds.train.agents.models import actor_tensors, make_model, model_state, restore_model
 from gstds.train.running.run import StopFlag
 from gstds.train.tracking.log import RunLog
 from gstds.train.tracking.uploader import Upload
 
-__all__ = ["Teacher", "agent_names", "learn", "load_agent_config"]
+__all__ = ["Teacher", "learn", "load_agent_config"]
 
 JUDGE_SEEDS = 3
 _WORST = {"accuracy": -1.0, "loss": math.inf}
@@ -35,12 +35,6 @@ def load_agent_config(folder: Path) -> AgentConfig:
         return AgentConfig(**read_sealed(folder / "config.json")["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--resume {str(folder)!r}: no readable config.json there") from error
-
-
-def agent_names() -> dict[str, str]:
-    """Return the algorithms, and the shipped agents as policies, with a line each."""
-    names = {name: f"algorithm: {algorithm.text}" for name, algorithm in AGENTS.items()}
-    return names | {f"learned:{name}": f"policy: {t}" for name, t in shipped_agents().items()}
 
 
 class Teacher:
@@ -173,7 +167,7 @@ class Teacher:
         return AgentFile(
             actions=actions,
             activation=activation,
-            interval=self.env.options.interval,
+            interval=self.env.interval,
             picker=self.env.picker.name,
             tensors=tensors,
             observe=self.config.env.get("observe", {}),

@@ -9,13 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gstds.common.checks import check_choice
 from gstds.common.checksummed_json import read_sealed
 from gstds.common.files import write_json
-from gstds.policies.registry import follows_schedule, policy_class
-from gstds.train.cli.compare import do_compare, do_report
-from gstds.train.cli.experiment import do_experiment
-from gstds.train.cli.learn import do_learn
 from gstds.train.launching.started_by_torchrun import launched_rank
 from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terminal.arguments import (
@@ -26,25 +21,21 @@ from gstds.train.terminal.arguments import (
     touch_folder,
     user_folder_on_path,
 )
-from gstds.train.terminal.console import Console, out, out_now
+from gstds.train.terminal.console import Console, announce, out, out_now
 from gstds.train.terminal.exit_codes import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
-    EXIT_FAILED,
     EXIT_INTERRUPTED,
-    LIST_KINDS,
+    code_of,
 )
+from gstds.train.terminal.listed import TABLES, listed
 from gstds.train.terminal.options import given
 
 __all__ = [
-    "do_compare",
     "do_data",
     "do_doctor",
-    "do_experiment",
     "do_features",
-    "do_learn",
     "do_list",
-    "do_report",
     "do_run",
     "do_sync",
     "do_ui",
@@ -56,7 +47,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 Arguments = argparse.Namespace
-_EXIT_CODES = {"finished": EXIT_DONE, "interrupted": EXIT_INTERRUPTED}
 
 
 # ---------------------------------------------------------------------------------- run
@@ -70,6 +60,8 @@ def do_run(arguments: Arguments) -> int:
         return _resume(arguments)
     asked = given(arguments, RunConfig)
     config = config_from(asked)
+    what = f"policy {config.policy} on {config.dataset}, {config.epochs} epochs, seed {config.seed}"
+    announce(f"training {config.learner}: {what}", quiet=arguments.quiet)
     _refuse_an_idle_schedule(config, asked)
     folder = Path(arguments.out) if arguments.out else new_folder("run")
     if launched_rank() == 0:
@@ -82,6 +74,8 @@ def _refuse_an_idle_schedule(config: RunConfig, asked: dict[str, Any]) -> None:
 
     In a comparison they are for those of its policies that do.
     """
+    from gstds.policies.registry import follows_schedule, policy_class
+
     usual = RunConfig()
     names = ("keep", "schedule", "schedule_params")
     idle = [name for name in names if name in asked and asked[name] != getattr(usual, name)]
@@ -176,7 +170,7 @@ def _run(arguments: Arguments, config: RunConfig, folder: Path, *, resume: bool)
         if group.leads:
             return _lead(arguments, config, folder, group, resume=resume)
         status = follow(config, folder, group, resume=resume)
-    return _EXIT_CODES.get(status, EXIT_FAILED)
+    return code_of([status])
 
 
 def _lead(
@@ -232,7 +226,7 @@ def _show_run(arguments: Arguments, result: dict[str, Any], folder: Path) -> int
         return EXIT_INTERRUPTED
     if read_target(folder):
         out("open the UI: gstds ui")
-    return _EXIT_CODES.get(result["status"], EXIT_FAILED)
+    return code_of([result["status"]])
 
 
 def _run_json(result: dict[str, Any]) -> dict[str, Any]:
@@ -286,11 +280,8 @@ def do_sync(arguments: Arguments) -> int:
 
 def do_list(arguments: Arguments) -> int:
     """List names with descriptions."""
-    kinds: tuple[str, ...] = LIST_KINDS
-    if arguments.kind is not None:
-        kinds = (check_choice("KIND", arguments.kind, LIST_KINDS),)
-    for kind in kinds:
-        names = _names(kind)
+    for kind in TABLES if arguments.kind is None else (arguments.kind,):
+        names = listed(kind)
         if arguments.kind is None:
             out(f"{kind}:")
         width = max((len(name) for name in names), default=0)
@@ -298,42 +289,6 @@ def do_list(arguments: Arguments) -> int:
             plain = arguments.kind is not None and not sys.stdout.isatty()
             out(f"{name}\t{text}" if plain else f"  {name:<{width}}  {text}")
     return EXIT_DONE
-
-
-def _names(kind: str) -> dict[str, str]:
-    if kind == "policies":
-        from gstds.policies import policy_names
-
-        return policy_names()
-    if kind == "schedules":
-        from gstds.selection.schedules import SCHEDULES
-
-        return {n: (c.__doc__ or "").strip().split("\n")[0] for n, c in SCHEDULES.items()}
-    if kind == "scores":
-        from gstds.selection.scores import score_names
-
-        return score_names()
-    if kind == "pickers":
-        from gstds.selection.pickers import picker_names
-
-        return picker_names()
-    if kind == "datasets":
-        from gstds.envs.data.datasets import dataset_names
-
-        return dataset_names()
-    if kind == "learners":
-        from gstds.envs.learner.models import LEARNERS
-
-        return {name: text for name, (_, text) in LEARNERS.items()}
-    if kind == "references":
-        from gstds.reference.networks import reference_names
-
-        return reference_names()
-    if kind == "agents":
-        from gstds.train.agents.learn import agent_names
-
-        return agent_names()
-    return {}
 
 
 def do_data(arguments: Arguments) -> int:

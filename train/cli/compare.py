@@ -11,7 +11,7 @@ from typing import Any
 
 from gstds.common.checksummed_json import read_sealed
 from gstds.common.files import write_json
-from gstds.train.cli.comparison_arguments import comparison_from, ui_line, with_tracking
+from gstds.train.cli.comparison_arguments import comparison_from, exit_code, ui_line, with_tracking
 from gstds.train.cli.sweep import do_sweep
 from gstds.train.comparing.comparison import CompareOptions, Comparison
 from gstds.train.terminal.arguments import check_places, user_folder_on_path
@@ -117,10 +117,7 @@ def _show_comparison(
         publish(Upload(uri, arguments.experiment), content, paths)
         out(ui_line(arguments))
     statuses = [run["status"] for run in (*content["runs"], *content["controls"])]
-    if "interrupted" in statuses or not _all_there(content):
-        out("stopped early; the same command with the same --out goes on")
-        return EXIT_INTERRUPTED
-    return EXIT_DONE if all(s == "finished" for s in statuses) else EXIT_FAILED
+    return exit_code(statuses, whole=_all_there(content))
 
 
 def _all_there(content: dict[str, Any]) -> bool:

@@ -11,10 +11,12 @@ from typing import Any
 from gstds.train.comparing.comparison import Comparison
 from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terminal.arguments import command_line, new_folder, open_tracking, touch_folder
+from gstds.train.terminal.console import out
+from gstds.train.terminal.exit_codes import EXIT_INTERRUPTED, code_of
 from gstds.train.terminal.options import given
 from gstds.train.tracking.store import mask_secrets
 
-__all__ = ["comparison_from", "ui_line", "with_tracking"]
+__all__ = ["comparison_from", "exit_code", "ui_line", "with_tracking"]
 
 Arguments = argparse.Namespace
 
@@ -52,6 +54,14 @@ def with_tracking(arguments: Arguments, comparison: Comparison) -> Comparison:
         ConnectionError: If the store does not answer.
     """
     return replace(comparison, tracking=open_tracking(arguments))
+
+
+def exit_code(statuses: list[str], *, whole: bool, done: tuple[str, ...] = ()) -> int:
+    """Return the exit code of many runs, and say how to go on where some are missing."""
+    code = code_of(statuses, whole=whole, done=done)
+    if code == EXIT_INTERRUPTED:
+        out("stopped early; the same command with the same --out goes on")
+    return code
 
 
 def ui_line(arguments: Arguments) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.checks import check_choice
-from gstds.train.cli.comparison_arguments import comparison_from, ui_line, with_tracking
+from gstds.train.cli.comparison_arguments import comparison_from, exit_code, ui_line, with_tracking
 from gstds.train.comparing.comparison import Comparison, ExperimentOptions
 from gstds.train.running.options import RunConfig
 from gstds.train.terminal.arguments import (
@@ -18,7 +18,7 @@ from gstds.train.terminal.arguments import (
     user_folder_on_path,
 )
 from gstds.train.terminal.console import Console, out, print_table
-from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from gstds.train.terminal.exit_codes import EXIT_DONE
 from gstds.train.terminal.options import given
 
 __all__ = ["do_experiment"]
@@ -111,7 +111,4 @@ def _exit_code(note: dict[str, Any]) -> int:
     planned = sum(content["planned"] for content in note["comparisons"])
     statuses = [run["status"] for run in runs]
     early = len(note["comparisons"]) < note["planned"] or len(runs) < planned
-    if early or "interrupted" in statuses:
-        out("stopped early; the same command with the same --out goes on")
-        return EXIT_INTERRUPTED
-    return EXIT_DONE if all(s == "finished" for s in statuses) else EXIT_FAILED
+    return exit_code(statuses, whole=not early)

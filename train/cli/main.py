@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -27,11 +28,14 @@ from gstds.train.terminal.exit_codes import (
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
-    LIST_KINDS,
 )
+from gstds.train.terminal.listed import TABLES
 from gstds.train.terminal.options import add_options
 
 __all__ = ["Parser", "build_parser", "main", "parse_words"]
+
+_LARGE = {"compare": "compare", "report": "compare", "experiment": "experiment", "learn": "learn"}
+"""The commands that have a file of their own."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -172,7 +176,7 @@ def _add_small_commands(commands: Any) -> None:
     parser = commands.add_parser(
         "list", help="list what has a name", epilog="example: gstds list policies"
     )
-    parser.add_argument("kind", nargs="?", metavar="KIND", help=", ".join(LIST_KINDS))
+    parser.add_argument("kind", nargs="?", metavar="KIND", help=", ".join(TABLES))
     parser = commands.add_parser(
         "data", help="data sets", epilog="example: gstds data fetch digits"
     )
@@ -291,12 +295,11 @@ def _complain(error: Exception, debug: bool) -> int:
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
-    from gstds.train.cli import commands
-
     if arguments.command != "run":
         refuse_launcher(arguments.command)
-    action = getattr(commands, f"do_{arguments.command}")
-    code: int = action(arguments)
+    room = _LARGE.get(arguments.command, "commands")
+    commands = importlib.import_module(f"gstds.train.cli.{room}")
+    code: int = getattr(commands, f"do_{arguments.command}")(arguments)
     return code
 
 

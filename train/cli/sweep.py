@@ -9,13 +9,13 @@ from typing import Any
 
 from gstds.common.files import write_json, write_text
 from gstds.options.fields import names
-from gstds.train.cli.comparison_arguments import comparison_from, ui_line, with_tracking
+from gstds.train.cli.comparison_arguments import comparison_from, exit_code, ui_line, with_tracking
 from gstds.train.comparing.comparison import Comparison, SweepOptions
 from gstds.train.comparing.variants import split_name
 from gstds.train.figures.tables import Table
 from gstds.train.running.options import LogOptions
 from gstds.train.terminal.console import out, print_table
-from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from gstds.train.terminal.exit_codes import EXIT_INTERRUPTED
 from gstds.train.terminal.options import given, option_words
 
 __all__ = ["do_sweep", "judging_command", "ranking_table"]
@@ -94,11 +94,10 @@ def _show(
 
 def _exit_code(runs: Sequence[Mapping[str, Any]], planned: int, best: str) -> int:
     statuses = [run["status"] for run in runs]
-    if "interrupted" in statuses or len(runs) < planned:
-        out("stopped early; the same command with the same --out goes on")
-        return EXIT_INTERRUPTED
-    out(f"judge the best on fresh seeds and the test part:\n  {best}")
-    return EXIT_DONE if all(s in ("finished", "diverged") for s in statuses) else EXIT_FAILED
+    code = exit_code(statuses, whole=len(runs) >= planned, done=("diverged",))
+    if code != EXIT_INTERRUPTED:
+        out(f"judge the best on fresh seeds and the test part:\n  {best}")
+    return code
 
 
 def _page(content: Mapping[str, Any], table: Table) -> str:

@@ -21,7 +21,7 @@ class RowOptions(Options):
         "policies, or variants as gstds@keep=.4,score=raw",
         metavar="NAME",
     )
-    seeds: int = option(3, "number of seeds", metavar="COUNT", low=1)
+    seeds: int = option(3, "number of seeds", "[1, inf)", metavar="COUNT")
     baseline: str | None = option(
         None, "tested against (default: random, or the first)", metavar="NAME"
     )
@@ -38,16 +38,16 @@ class FanOutOptions(Options):
     """Where runs are done."""
 
     first_seed: int = option(0, "the first seed", metavar="S")
-    workers: int = option(1, "processes", metavar="K", low=1)
+    workers: int = option(1, "processes", "[1, inf)", metavar="K")
     threads: int | None = option(
         None,
         "threads of a run; results are the same bits for equal T (default: cores / K)",
+        "[1, inf)",
         metavar="T",
-        low=1,
     )
     ray: str | None = option(
         None,
-        "as tasks of a Ray cluster: host:port, auto, or local for one of this machine",
+        "work as tasks of a Ray cluster: host:port, auto, or local for one of this machine",
         metavar="ADDRESS|local",
     )
 
@@ -64,7 +64,10 @@ class SweepOptions(Options):
         metavar="KEY=VALUES",
     )
     sweep_optuna: int | None = option(
-        None, "N points chosen by Optuna instead of the grid (extra 'sweep')", metavar="N", low=1
+        None,
+        "N points chosen by Optuna instead of the grid (extra 'sweep')",
+        "[1, inf)",
+        metavar="N",
     )
 
 
@@ -84,7 +87,7 @@ class ExperimentOptions(FanOutOptions):
     dataset: tuple[str, ...] = option(
         ("cifar10", "oxford-iiit-pet", "flowers102"), "data sets", metavar="NAME"
     )
-    seeds: int = option(5, "number of seeds", metavar="COUNT", low=1)
+    seeds: int = option(5, "number of seeds", "[1, inf)", metavar="COUNT")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,12 +38,7 @@ class PolicyOptions(Options):
     schedule: str = option("sigmoid", "keep-ratio schedule, a name of `gstds list schedules`")
     schedule_params: dict[str, Any] = option({}, "parameters of the schedule, KEY=VALUE ...")
     keep: float | None = option(
-        None,
-        "wanted mean keep ratio in (0, 1], in the setting's unit",
-        metavar="R",
-        low=0,
-        high=1,
-        open_low=True,
+        None, "wanted mean keep ratio in (0, 1], in the setting's unit", "(0, 1]", metavar="R"
     )
     picker: str | None = option(
         None, "how policy custom, or an adaptive one, picks: a name of `gstds list pickers`"
