@@ -20,8 +20,9 @@ from interleaved import Figure, arguments, figure, interleave, publish, ratio, r
 from stepping import SHAPES
 
 import gstds.envs.learner.learner
-from gstds.envs.learner.learner import Learner, LearnerOptions
+from gstds.envs.learner.learner import Learner
 from gstds.envs.learner.threads import threads_for
+from gstds.options.world import LearnerOptions
 from gstds.selection.diverse import k_center
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def shape_of(name: str) -> tuple[int, int, int]:
 
 
 def learner(name: str) -> Learner:
-    options = LearnerOptions(name=name, learning_rate=0.01)
+    options = LearnerOptions(learner=name, learning_rate=0.01)
     return Learner(options, shape=shape_of(name), classes=10, seed=0, device=CPU)
 
 

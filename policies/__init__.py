@@ -1,9 +1,14 @@
-"""Who decides: one idea per file, all behind one interface."""
+"""Who decides: one idea per file, all behind one interface. Names are imported when asked for."""
 
-from gstds.policies.base import KeepRatioPolicy, Policy, RunContext, Transition
-from gstds.policies.dropin.sampler import IndexedDataset, SelectionSampler
-from gstds.policies.dropin.selector import Selector
-from gstds.policies.registry import make_policy, policy_names
+from typing import TYPE_CHECKING
+
+from gstds.common.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from gstds.policies.base import KeepRatioPolicy, Policy, RunContext, Transition
+    from gstds.policies.dropin.sampler import IndexedDataset, SelectionSampler
+    from gstds.policies.dropin.selector import Selector
+    from gstds.policies.registry import make_policy, policy_names
 
 __all__ = [
     "IndexedDataset",
@@ -16,3 +21,13 @@ __all__ = [
     "make_policy",
     "policy_names",
 ]
+
+_ROOMS = {
+    "base": ("KeepRatioPolicy", "Policy", "RunContext", "Transition"),
+    "dropin.sampler": ("IndexedDataset", "SelectionSampler"),
+    "dropin.selector": ("Selector",),
+    "registry": ("make_policy", "policy_names"),
+}
+__getattr__ = lazy_names(
+    __name__, {name: f"{__name__}.{room}" for room, names in _ROOMS.items() for name in names}
+)

@@ -17,14 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gstds.common.checks import check_choice, check_fraction, check_integer, near_names
+from gstds.common.checks import check_choice, near_names
 from gstds.common.files import sha256
 from gstds.envs.data.arrays import read_function, read_npz
 from gstds.envs.data.folders import read_folder
 from gstds.envs.data.images import ArrayImages, FileImages, ImageSource
 from gstds.envs.data.named import SOURCES
 from gstds.envs.data.raw_data import Content
-from gstds.envs.data.splits import Part, SplitOptions, make_parts, plain_part
+from gstds.envs.data.splits import Part, make_parts, plain_part
+from gstds.options.fields import from_keywords, option
+from gstds.options.world import DataOptions
 
 __all__ = [
     "Data",
@@ -103,30 +105,14 @@ class Data:
     fingerprint: str
 
 
-def load_data(
-    name: str,
-    *,
-    limit: int | None = None,
-    label_noise: float = 0.0,
-    duplicates: float = 0.0,
-    imbalance: float = 0.0,
-    split_seed: int = 0,
-    clean_validation: bool = False,
-    augment: bool | None = None,
-    image_size: int | None = None,
-) -> Data:
+def load_data(name: str, **options: Any) -> Data:
     """Read a data set, split it and apply the options to its train part.
 
     Args:
         name: One of `dataset_names`, or ``folder:PATH``, ``npz:PATH``, ``module:function``.
-        limit: Keep this many train samples, stratified.
-        label_noise: Share of the train samples (and of reward-validation) that get another class.
-        duplicates: Share of the train samples that are replaced by copies of others.
-        imbalance: P: class c of C keeps the share (1 - P) ** (c / (C - 1)) of its train samples.
-        split_seed: Seed of the split and of all options above.
-        clean_validation: Leave the labels of reward-validation as they are.
-        augment: True for crop and flip, False for neither, None for what suits the data.
-        image_size: Side of the images, for data sets that are read from image files.
+        **options: Those of `gstds.options.world.DataOptions`: ``limit``, ``label_noise``,
+            ``duplicates``, ``imbalance``, ``split_seed``, ``clean_validation``, ``augment`` and
+            ``image_size``, see docs/options.md.
 
     Raises:
         FileNotFoundError: If the data are not there and cannot be fetched.
@@ -134,20 +120,20 @@ def load_data(
         TypeError: If an argument or the data have a wrong type.
         ValueError: If an argument or the data are out of range.
     """
-    options = SplitOptions(
-        None if limit is None else check_integer("limit", limit, low=1),
-        check_fraction("label_noise", label_noise),
-        check_fraction("duplicates", duplicates, open_high=True),
-        check_fraction("imbalance", imbalance, open_high=True),
-        check_integer("split_seed", split_seed),
-        _check_flag("clean_validation", clean_validation),
-    )
-    if augment is not None:
-        _check_flag("augment", augment)
-    content = _read(name, image_size)
-    pad = 0 if augment is False else content.pad
-    flip = content.flip if augment is None else augment
-    return _assemble(name, content, options, pad, flip)
+    if not isinstance(name, str):
+        raise TypeError(f"dataset must be a name, got {name!r}")
+    chosen = from_keywords(_LoadOptions, {"dataset": name, **options}, "load_data")
+    content = _read(name, chosen.image_size)
+    pad = 0 if chosen.augment is False else content.pad
+    flip = content.flip if chosen.augment is None else chosen.augment
+    return _assemble(name, content, chosen, pad, flip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LoadOptions(DataOptions):
+    """An environment's, but every label may be wrong."""
+
+    label_noise: float = option(0.0, "share of wrong training labels", "[0, 1]")
 
 
 def check_files(data: Data, progress: Callable[[str, int, int], None] | None = None) -> None:
@@ -206,17 +192,13 @@ def probe_data(name: str) -> str:
 
 
 def _read(name: str, image_size: int | None) -> Content:
-    if not isinstance(name, str):
-        raise TypeError(f"dataset must be a name, got {name!r}")
     kind, colon, path = name.partition(":")
     from_files = kind == "folder" or (name in SOURCES and SOURCES[name].files)
-    if image_size is not None:
-        image_size = check_integer("image_size", image_size, low=4, high=1024)
-        if not from_files:
-            raise ValueError(
-                f"image_size={image_size} needs a data set of image files; {name!r} has a size "
-                "of its own: leave the option out"
-            )
+    if image_size is not None and not from_files:
+        raise ValueError(
+            f"image_size={image_size} needs a data set of image files; {name!r} has a size "
+            "of its own: leave the option out"
+        )
     if name in SOURCES:
         return SOURCES[name].read(image_size)
     if not colon or not kind or not path:
@@ -226,13 +208,7 @@ def _read(name: str, image_size: int | None) -> Content:
     return read_npz(path) if kind == "npz" else read_function(name)
 
 
-def _check_flag(parameter: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{parameter} must be true or false, got {value!r}")
-    return bool(value)
-
-
-def _assemble(name: str, content: Content, options: SplitOptions, pad: int, flip: bool) -> Data:
+def _assemble(name: str, content: Content, options: DataOptions, pad: int, flip: bool) -> Data:
     has_test = content.test_labels is not None
     parts = make_parts(content.labels, content.class_names, options, has_test=has_test)
     splits = {

@@ -109,7 +109,7 @@ def _torchvision(name: str, class_name: str, address: str, parts: list[dict[str,
             ) from error
 
 
-def _cifar(name: str, class_name: str) -> NamedSource:
+def _cifar(name: str, class_name: str, description: str) -> NamedSource:
     def opened() -> Any:
         address = getattr(import_torchvision().datasets, class_name).url
         return _torchvision(name, class_name, address, [{"train": True}, {"train": False}])
@@ -127,9 +127,8 @@ def _cifar(name: str, class_name: str) -> NamedSource:
             flip=True,
         )
 
-    number = class_name.removeprefix("CIFAR")
     return NamedSource(
-        f"{number} classes of objects, 60,000 color images of 32x32",
+        description,
         read,
         lambda: (opened(), _folder(name))[1],
         lambda: _probe(name, getattr(import_torchvision().datasets, class_name), "url"),
@@ -216,8 +215,10 @@ SOURCES: dict[str, NamedSource] = {
         fetch_fashion,
         probe_fashion,
     ),
-    "cifar10": _cifar("cifar10", "CIFAR10"),
-    "cifar100": _cifar("cifar100", "CIFAR100"),
+    "cifar10": _cifar("cifar10", "CIFAR10", "10 classes of objects, 60,000 color images of 32x32"),
+    "cifar100": _cifar(
+        "cifar100", "CIFAR100", "100 classes of objects, 60,000 color images of 32x32"
+    ),
     "oxford-iiit-pet": _photographs(
         "oxford-iiit-pet",
         "OxfordIIITPet",

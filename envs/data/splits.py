@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstds.common.noise import fan_out
+from gstds.options.world import DataOptions
 
-__all__ = ["Part", "Parts", "SplitOptions", "make_parts", "plain_part"]
+__all__ = ["Part", "Parts", "make_parts", "plain_part"]
 
 Rows = NDArray[np.int64]
 
@@ -24,18 +25,6 @@ _UNIT = 1 << 20
 _LEFT = 2
 _WITH_TEST = {"reward_validation": 0.05, "selection_validation": 0.05}
 _WITHOUT_TEST = {"reward_validation": 0.05, "selection_validation": 0.05, "test": 0.2}
-
-
-@dataclass(frozen=True)
-class SplitOptions:
-    """The options of a split, as `gstds.envs.data.datasets.load_data` takes them."""
-
-    limit: int | None = None
-    label_noise: float = 0.0
-    duplicates: float = 0.0
-    imbalance: float = 0.0
-    split_seed: int = 0
-    clean_validation: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +48,7 @@ class Parts:
 
 
 def make_parts(
-    labels: Rows, class_names: Sequence[str], options: SplitOptions, *, has_test: bool
+    labels: Rows, class_names: Sequence[str], options: DataOptions, *, has_test: bool
 ) -> Parts:
     """Split the samples and apply the options to the train part.
 

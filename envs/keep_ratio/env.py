@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -11,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from gstds.common.checks import check_fraction, check_integer
 from gstds.envs.keep_ratio.actions import RatioActions
 from gstds.envs.keep_ratio.centering import random_curve
 from gstds.envs.keep_ratio.instances import find_instance, make_instances
@@ -20,16 +18,16 @@ from gstds.envs.task.options import normalize_observe
 from gstds.envs.task.rewards import Curve, RewardMeter, evaluates
 from gstds.envs.task.task import Progress
 from gstds.observation.summary import SUMMARY_HIGH, SUMMARY_LOW, RunFacts, Trend, summarize
+from gstds.options.fields import from_keywords, names
+from gstds.options.world import KeepRatioOptions, WorldOptions
 from gstds.selection.ratio_pickers import ratio_picker
 from gstds.selection.weights import weights_for_ratio
 
-__all__ = ["KEEP_RATIO_DEFAULTS", "KeepRatioEnv"]
+__all__ = ["KeepRatioEnv"]
 
 Array = npt.NDArray[np.float32]
 
-KEEP_RATIO_DEFAULTS: dict[str, Any] = {"setting": "equal-budget", "budget": 0.25, "epochs": 8}
-"""Where the defaults differ from those of ``gstds/DataSelection-v0``."""
-
+_SHARED = (*names(WorldOptions), "observe", "w_max", "normalizer", "drop_below")
 _VALIDATION = ("validation_loss", "validation_accuracy")
 
 
@@ -58,20 +56,10 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
     ``max_draws`` drawn batches.
 
     ## Arguments
-    Those of `gstds.envs.task.options.EnvOptions`, with equal budgets of 0.25 of 8 epochs by
-    default,
-    and:
+    Those of ``gstds/DataSelection-v0``, with equal budgets of 0.25 of 8 epochs by default, and
+    some of its own, see docs/options.md.
 
     Args:
-        action: ``discrete`` or ``box``.
-        ratios: The keep ratios that a discrete action names.
-        interval: Drawn batches of a step.
-        picker: Which samples are kept: a name of `gstds.selection.ratio_pickers.RATIO_PICKERS`.
-        instances: A name of `gstds.envs.keep_ratio.instances.INSTANCE_SETS`, or mappings of
-            options.
-        centered: Subtract the random-keep control from the reward.
-        control_keep: Keep ratio of that control in (0, 1].
-        target_accuracy: What ``time-to-accuracy`` is the time to.
         render_mode: Must be None.
         progress: Called with a phase, what is done, and the total, while data are prepared.
         **options: See above.
@@ -94,44 +82,32 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
     def __init__(
         self,
         *,
-        action: str = "discrete",
-        ratios: Sequence[float] | None = None,
-        interval: int = 4,
-        picker: str = "hybrid",
-        instances: Any = None,
-        centered: bool = False,
-        control_keep: float = 0.5,
-        target_accuracy: float = 0.7,
         render_mode: str | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> None:
         self.render_mode = render_mode
-        self.actions = RatioActions(action, ratios)
-        self.interval = check_integer("interval", interval, low=1)
-        self.picker = ratio_picker(picker)
-        self.instances = make_instances(instances)
-        self.centered = bool(centered)
-        self.control_keep = check_fraction("control_keep", control_keep, open_low=True)
+        self.options = from_keywords(KeepRatioOptions, options, "KeepRatioEnv.__init__")
+        self.actions = RatioActions(self.options.action, self.options.ratios)
+        self.interval = self.options.interval
+        self.picker = ratio_picker(self.options.picker)
+        self.instances = make_instances(self.options.instances)
         self.action_space = self.actions.space
         self.observation_space = spaces.Box(SUMMARY_LOW, SUMMARY_HIGH, dtype=np.float32)
-        self._reward_name = options.pop("reward", "validation-loss")
-        self._price = options.pop("price", 0.1)
-        self._target = target_accuracy
-        RewardMeter(self._reward_name, price=self._price, target=target_accuracy)
-        self._seed = options.pop("seed", None)
+        self._new_meter(None)
+        shared = {name: getattr(self.options, name) for name in _SHARED}
         self.worlds = [
-            self._make_world(options | dict(one.options), progress) for one in self.instances
+            self._make_world(shared | dict(one.options), progress) for one in self.instances
         ]
         self._curves: dict[int, Curve] = {}
         self._first, self._running = True, False
 
     def _make_world(self, options: dict[str, Any], progress: Progress | None) -> DataSelectionEnv:
-        observe = normalize_observe(options.pop("observe", ()))
+        observe = normalize_observe(options.pop("observe"))
         self._sees_validation = "validation_loss" in observe
-        wanted = _VALIDATION if evaluates(self._reward_name) else ()
+        wanted = _VALIDATION if evaluates(self.options.reward) else ()
         return DataSelectionEnv(
-            **KEEP_RATIO_DEFAULTS | options,
+            **options,
             observe=dict(self.picker.observe) | observe | {name: {} for name in wanted},
             reward="none",
             progress=progress,
@@ -161,7 +137,7 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
         if options:
             raise ValueError(f"reset knows the option 'instance' alone, got {sorted(options)}")
         if seed is None and self._first:
-            seed = self._seed
+            seed = self.options.seed
         super().reset(seed=seed)
         drawn, own = (int(n) for n in self.np_random.integers(2**31, size=2))
         if wanted is None:
@@ -179,19 +155,20 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
         self._trend: Trend | None = None
         self._ratio, self._decisions = 1.0, 0
         self._total_kept = self._total_drawn = 0
-        self._meter = self._new_meter()
+        self._meter = self._new_meter(self._curve())
         self._meter.begin(*self._evaluation())
 
-    def _new_meter(self) -> RewardMeter:
-        curve = self._curve() if self.centered and evaluates(self._reward_name) else None
-        name, price = self._reward_name, self._price
-        return RewardMeter(name, price=price, target=self._target, curve=curve)
+    def _new_meter(self, curve: Curve | None) -> RewardMeter:
+        name, price, target = self.options.reward, self.options.price, self.options.target_accuracy
+        return RewardMeter(name, price=price, target=target, curve=curve)
 
-    def _curve(self) -> Curve:
-        """Return the control's curve of the present instance; computed once."""
+    def _curve(self) -> Curve | None:
+        """Return the control's curve of the present instance, if it is wanted; computed once."""
+        if not (self.options.centered and evaluates(self.options.reward)):
+            return None
         if self.instance not in self._curves:
             options = self.world.options
-            self._curves[self.instance] = random_curve(options, self.control_keep)
+            self._curves[self.instance] = random_curve(options, self.options.control_keep)
         return self._curves[self.instance]
 
     # ------------------------------------------------------------------ step
@@ -298,6 +275,6 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
         self._trend = Trend(*state["trend"]) if state["trend"] else None
         self._ratio, self._decisions = float(state["ratio"]), int(state["decisions"])
         self._total_kept, self._total_drawn = int(state["kept"]), int(state["drawn"])
-        self._meter = self._new_meter()
+        self._meter = self._new_meter(self._curve())
         self._meter.load_state_dict(state["meter"])
         return self._summary()

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gstds.common.checks import check_choice, check_fraction, check_number, users_code
+from gstds.common.checks import check_choice, users_code
 from gstds.common.process_group import Group
 from gstds.envs.learner.batch_norm import normalize_globally
 from gstds.envs.learner.cuda_graphs import CapturedUpdates
@@ -24,14 +24,12 @@ from gstds.envs.learner.models import build_model
 from gstds.envs.learner.optimizers import SGD, AdamW
 from gstds.envs.learner.threads import limited_threads
 from gstds.observation.cost import count_flops, count_layers
+from gstds.options.world import LearnerOptions
 
-__all__ = ["Evaluation", "Learner", "LearnerOptions", "has_bfloat16", "resolve_device"]
+__all__ = ["Evaluation", "Learner", "has_bfloat16", "resolve_device"]
 
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-OPTIMIZERS = ("sgd", "adamw")
-PRECISIONS = ("auto", "float32", "bfloat16")
 _REGISTER = 16  # float32 values of the widest vector register
-_DEFAULT_RATE = {"sgd": 0.1, "adamw": 2e-3}
 
 
 def resolve_device(device: str) -> torch.device:
@@ -70,51 +68,6 @@ def has_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(probe and probe())
-
-
-@dataclass(frozen=True)
-class LearnerOptions:
-    """How the learner is trained.
-
-    Args:
-        name: One of `gstds.envs.learner.models.LEARNERS`, or ``module:function``.
-        optimizer: ``sgd`` (Nesterov momentum) or ``adamw``.
-        learning_rate: Peak rate; None is .1 for SGD, .002 for AdamW. It falls to zero over the
-            run's progress along a cosine.
-        momentum: Momentum of SGD.
-        weight_decay: Weight decay.
-        label_smoothing: Label smoothing of the training loss in [0, 1).
-        on_nan: ``stop``: update whatever the loss is; ``skip``: not where it is not finite.
-        precision: ``bfloat16`` autocasts, ``auto`` does so where the hardware has it.
-        cuda_graphs: On a GPU, record updates of a count that comes often, and replay them.
-
-    Raises:
-        ValueError: If an option is unknown or out of range.
-    """
-
-    name: str = "small-cnn"
-    optimizer: str = "sgd"
-    learning_rate: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-    on_nan: str = "stop"
-    precision: str = "auto"
-    cuda_graphs: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("precision", self.precision, PRECISIONS)
-        check_choice("on_nan", self.on_nan, ("stop", "skip"))
-        check_fraction("momentum", self.momentum, open_high=True)
-        check_fraction("label_smoothing", self.label_smoothing, open_high=True)
-        check_number("weight_decay", self.weight_decay, low=0, high=10)
-        rate = self.learning_rate
-        if rate is None:
-            rate = _DEFAULT_RATE[self.optimizer]
-        rate = check_number("learning_rate", rate, low=0, high=100, open_low=True)
-        object.__setattr__(self, "learning_rate", rate)
 
 
 @dataclass(frozen=True)
@@ -161,14 +114,14 @@ class Learner:
         self.device = device
         self.classes = classes
         self._seed = seed
-        self._borrows_generator = ":" in options.name
+        self._borrows_generator = ":" in options.learner
         wanted = options.precision
         self._bfloat16 = wanted == "bfloat16" or (wanted == "auto" and has_bfloat16(device))
-        model = build_model(options.name, shape, classes, seed)
+        model = build_model(options.learner, shape, classes, seed)
         self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if ":" in options.name:
+        if ":" in options.learner:
             self._check_output(shape)
-        costs = _costs(options.name, self.model, shape, classes)
+        costs = _costs(options.learner, self.model, shape, classes)
         self.train_flops, self.forward_flops, self.min_batch = costs
         if self._group.size > 1:
             self.model = normalize_globally(self.model, self._group)
@@ -178,11 +131,11 @@ class Learner:
 
     def _check_output(self, shape: tuple[int, int, int]) -> None:
         twin = copy.deepcopy(self.model).to("meta").eval()
-        with users_code(f"learner {self.options.name!r}, on images of shape {shape},"):
+        with users_code(f"learner {self.options.learner!r}, on images of shape {shape},"):
             output = twin(torch.empty((2, *shape), device="meta"))
         if tuple(output.shape) != (2, self.classes):
             raise ValueError(
-                f"learner {self.options.name!r} must turn images (n, {shape}) into logits "
+                f"learner {self.options.learner!r} must turn images (n, {shape}) into logits "
                 f"(n, {self.classes}), got {tuple(output.shape)}"
             )
 
@@ -196,8 +149,7 @@ class Learner:
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         options = self.options
-        rate = float(options.learning_rate or 0.0)
-        decay = options.weight_decay
+        rate, decay = options.peak_rate, options.weight_decay
         parameters = self._trained()
         if options.optimizer == "adamw":
             return AdamW(parameters, lr=rate, weight_decay=decay)
@@ -213,7 +165,9 @@ class Learner:
     def _make_captured(self) -> CapturedUpdates | None:
         """Return what records updates, where all that they do are calls to a GPU's kernels."""
         options = self.options
-        plain = options.optimizer == "sgd" and options.on_nan == "stop" and ":" not in options.name
+        plain = (
+            options.optimizer == "sgd" and options.on_nan == "stop" and ":" not in options.learner
+        )
         alone = self._group.size == 1 and self._meter is None
         if not (self.device.type == "cuda" and options.cuda_graphs and plain and alone):
             return None
@@ -246,8 +200,9 @@ class Learner:
 
     def set_progress(self, progress: float) -> None:
         """Set the learning rate: a cosine from its peak at progress 0 to zero at 1."""
-        peak = float(self.options.learning_rate or 0.0)
-        rate = 0.5 * peak * (1.0 + math.cos(math.pi * min(1.0, max(0.0, progress))))
+        rate = (
+            0.5 * self.options.peak_rate * (1.0 + math.cos(math.pi * min(1.0, max(0.0, progress))))
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from gstds.common.checks import check_integer, check_number, require_entries
+from gstds.common.checks import check_number, require_entries
 from gstds.common.noise import STREAMS, fan_out
 from gstds.common.process_group import Group
 from gstds.envs.batches.loader import Loader
@@ -39,6 +39,7 @@ from gstds.envs.task.options import RUN_ENTRIES, EnvOptions
 from gstds.envs.task.task import Progress, Task, load_task
 from gstds.observation.batch_view import step_noise
 from gstds.observation.cost import Ledger
+from gstds.options.fields import from_keywords
 
 __all__ = ["DataSelectionEnv", "RunStatus"]
 
@@ -128,12 +129,10 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     uniform subset of the next one, without asking.
 
     ## Arguments
-    See `gstds.envs.task.options.EnvOptions`; and ``policy_flops``, which says what a policy's own
-    arithmetic
-    takes: samples drawn, samples kept, `context()` -> operations, charged as ``policy``;
-    ``group``: the processes that train one learner together; ``shards``: parts of the batch that
-    are scored each by itself, for a policy that selects within them; and ``ahead=False``, which
-    scores a batch when it is asked for, not while the one before is trained on, to the same result.
+    See docs/options.md; and ``policy_flops``, which says what a policy's own arithmetic takes:
+    samples drawn, samples kept, `context()` -> operations, charged as ``policy``; ``group``: the
+    processes that train one learner together; and ``ahead=False``, which scores a batch when it is
+    asked for, not while the one before is trained on, to the same result.
 
     ## Version history
     v0: first version.
@@ -150,13 +149,11 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         policy_flops: PolicyFlops | None = None,
         group: Group | None = None,
         ahead: bool = True,
-        shards: int = 1,
         **options: Any,
     ) -> None:
         self.render_mode = render_mode
-        self.options = EnvOptions.from_mapping(options)
+        self.options = from_keywords(EnvOptions, options, "DataSelectionEnv.__init__")
         self._group = group or Group()
-        self._shards = check_integer("shards", shards, low=1, high=self.options.batch_size)
         self.device = resolve_device(self.options.device)
         self.task: Task = load_task(self.options, progress)
         self.data = self.task.data
@@ -188,7 +185,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
 
     def _new_learner(self, seed: int) -> Learner:
         return Learner(
-            self.options.learner_options(),
+            self.options,
             shape=self.data.image_shape,
             classes=self.data.num_classes,
             seed=seed,
@@ -280,7 +277,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             loader,
             ledger,
             ahead=self.ahead,
-            shards=self._shards,
+            shards=self.options.shards,
             group=self._group,
             embedding_width=self._embedding_width,
         )

@@ -22,6 +22,8 @@ from gstds.envs.task.features import (
     reference_store_path,
 )
 from gstds.envs.task.options import EnvOptions
+from gstds.options.fields import select
+from gstds.options.world import DataOptions
 from gstds.reference.probe import ProbeResult, cross_fitted_losses
 from gstds.store.feature_store import FeatureStore, open_losses, save_losses
 from gstds.store.losses import open_logits, save_logits
@@ -113,42 +115,12 @@ def load_dataset(options: EnvOptions) -> Data:
         ValueError: If the data are unknown or damaged.
         OSError: If a file cannot be read.
     """
-    return _load_data(
-        options.dataset,
-        options.limit,
-        options.label_noise,
-        options.duplicates,
-        options.imbalance,
-        options.split_seed,
-        options.clean_validation,
-        options.augment,
-        options.image_size,
-    )
+    return _load_data(select(options, DataOptions))
 
 
 @functools.lru_cache(maxsize=4)
-def _load_data(
-    dataset: str,
-    limit: int | None,
-    label_noise: float,
-    duplicates: float,
-    imbalance: float,
-    split_seed: int,
-    clean_validation: bool,
-    augment: bool | None,
-    image_size: int | None,
-) -> Data:
-    return load_data(
-        dataset,
-        limit=limit,
-        label_noise=label_noise,
-        duplicates=duplicates,
-        imbalance=imbalance,
-        split_seed=split_seed,
-        clean_validation=clean_validation,
-        augment=augment,
-        image_size=image_size,
-    )
+def _load_data(options: DataOptions) -> Data:
+    return load_data(options.dataset, **{k: v for k, v in vars(options).items() if k != "dataset"})
 
 
 held_references: dict[str, ReferenceData] = {}

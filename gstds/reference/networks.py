@@ -23,12 +23,12 @@ from gstds.common.files import sha256
 from gstds.observation.cost import count_layers
 from gstds.reference import backbones
 
-__all__ = ["DEFAULT_REFERENCE", "Reference", "make_reference", "reference_names"]
+__all__ = ["DEFAULT_REFERENCE", "REFERENCES", "Reference", "make_reference", "reference_names"]
 
 DEFAULT_REFERENCE = "efficientnet-lite0"
 MIN_SIZE, MAX_SIZE = 64, 224
 
-_NAMES = {
+REFERENCES = {
     "efficientnet-lite0": "EfficientNet-Lite0, ImageNet weights (extra 'backbone'), 1,280 features",
     "resnet50": "ResNet-50 (the paper's), ImageNet weights by download, 2,048 features",
     "untrained": "EfficientNet-Lite0 with random weights: the control, 1,280 features",
@@ -117,7 +117,7 @@ def _check_images(images: Tensor) -> None:
 
 def reference_names() -> dict[str, str]:
     """Return the references that need no argument, each with its description."""
-    return dict(_NAMES)
+    return dict(REFERENCES)
 
 
 def make_reference(
@@ -149,11 +149,11 @@ def make_reference(
         network, digest = backbones.build_untrained(size, check_integer("seed", seed))
         extra = {"seed": seed, "batchnorm": "synthetic"}
         return _shipped(name, backbones.LITE0, network, digest, size, target, extra)
-    if name in _NAMES or name.startswith("checkpoint:"):
+    if name in REFERENCES or name.startswith("checkpoint:"):
         return _pretrained(name, size, target)
     if ":" in name:
         return _custom(name, side, target)
-    known = [*_NAMES, "checkpoint:PATH", "module:function"]
+    known = [*REFERENCES, "checkpoint:PATH", "module:function"]
     raise ValueError(f"reference: unknown name {name!r}; {near_names(name, known)}")
 
 

@@ -21,6 +21,7 @@ from gstds.common.checks import near_names
 from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import sha256, write_bytes
 from gstds.observation.summary import SUMMARY_NAMES
+from gstds.policies.learned.shipped import SHIPPED, shipped_agents
 
 __all__ = [
     "ENVIRONMENT",
@@ -30,12 +31,10 @@ __all__ = [
     "find_agent",
     "load_agent",
     "save_agent",
-    "shipped_agents",
 ]
 
 FORMAT_VERSION = 1
 ENVIRONMENT = "gstds/KeepRatio-v0"
-SHIPPED = Path(__file__).parent / "agents"
 _ACTIVATIONS = ("tanh", "relu")
 _SIZE_LIMIT = 64 * 2**20
 Tensors = dict[str, npt.NDArray[np.float32]]
@@ -95,15 +94,6 @@ def save_agent(folder: str | Path, agent: AgentFile) -> None:
     }
     write_bytes(folder / "agent.safetensors", data)
     write_sealed(folder / "agent.json", note)
-
-
-def shipped_agents() -> dict[str, str]:
-    """Return the agents that come with the project, with one line of description each."""
-    names = {}
-    for path in sorted(SHIPPED.glob("*/agent.json")):
-        training = read_sealed(path).get("training", {})
-        names[path.parent.name] = str(training.get("description", "no description"))
-    return names
 
 
 def find_agent(name: str) -> Path:

@@ -122,8 +122,8 @@ def configuration(folder: Path) -> Case:
 def comparison(folder: Path) -> Case:
     from gstds.train.comparing.compare import Comparison, finish
 
-    options = {"baseline": "random", "name": "c", "tracking": None, "experiment": "e"}
-    finish(Comparison(RunConfig(), ("random",), 1, folder=folder, **options), [], 1)
+    options = {"base": RunConfig(), "policies": ("random",), "seeds": 1, "name": "c"}
+    finish(Comparison(folder=folder, **options), [], 1)
     return folder / "comparison.json", lambda: read_sealed(folder / "comparison.json")
 
 

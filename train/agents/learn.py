@@ -8,77 +8,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gstds.common.checks import check_choice, check_integer
 from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import write_json
 from gstds.common.state import latest_state, save_state
-from gstds.policies.learned.agent_file import AgentFile, save_agent, shipped_agents
+from gstds.policies.learned.agent_file import AgentFile, save_agent
+from gstds.train.agents.config import AgentConfig
 from gstds.train.agents.episodes import Episodes, ShuffledReward, judge
-from gstds.train.agents.models import AGENTS, actor_tensors, make_model, model_state, restore_model
+from gstds.train.agents.models import actor_tensors, make_model, model_state, restore_model
 from gstds.train.running.run import StopFlag
 from gstds.train.tracking.log import RunLog
 from gstds.train.tracking.uploader import Upload
 
-__all__ = ["AgentConfig", "Teacher", "agent_names", "learn", "load_agent_config"]
+__all__ = ["Teacher", "learn", "load_agent_config"]
 
 JUDGE_SEEDS = 3
 _WORST = {"accuracy": -1.0, "loss": math.inf}
-
-
-@dataclass(frozen=True)
-class AgentConfig:
-    """Everything that decides what an agent learns.
-
-    Args:
-        agent: One of `gstds.train.agents.models.AGENTS`.
-        agent_params: Parameters of the library's class.
-        steps: Decisions to learn from.
-        seed: Seed of the agent and of its episodes.
-        instances: A name of `gstds.envs.keep_ratio.instances.INSTANCE_SETS`, or mappings of
-            options.
-        held_out: The same, for choosing among the agents that it becomes.
-        action: ``discrete`` or ``box``; None is what suits the algorithm.
-        evaluate_every: Decisions between looks at the held-out instances.
-        shuffle_rewards: Learn from rewards in another order: a control.
-        env: Further keyword arguments of ``gstds/KeepRatio-v0``.
-
-    Raises:
-        ValueError: If the agent is unknown, a count is out of range, or the held-out instances are
-            those learned on.
-        TypeError: If a count is no whole number.
-    """
-
-    agent: str = "ppo"
-    agent_params: Mapping[str, Any] = field(default_factory=dict)
-    steps: int = 20_000
-    seed: int = 0
-    instances: Any = "small-train"
-    held_out: Any = "small-held-out"
-    action: str | None = None
-    evaluate_every: int = 2_000
-    shuffle_rewards: bool = False
-    env: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        algorithm = AGENTS[check_choice("agent", self.agent, AGENTS)]
-        check_integer("steps", self.steps, low=1)
-        check_integer("seed", self.seed, high=2**31 - 1)
-        check_integer("evaluate_every", self.evaluate_every, low=1)
-        if self.action is None:
-            object.__setattr__(self, "action", algorithm.action)
-        if self.instances == self.held_out:
-            raise ValueError(
-                f"held_out must not be the instances learned on, got {self.held_out!r} for both"
-            )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the options as JSON-able values."""
-        return asdict(self)
 
 
 def load_agent_config(folder: Path) -> AgentConfig:
@@ -91,12 +38,6 @@ def load_agent_config(folder: Path) -> AgentConfig:
         return AgentConfig(**read_sealed(folder / "config.json")["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--resume {str(folder)!r}: no readable config.json there") from error
-
-
-def agent_names() -> dict[str, str]:
-    """Return the algorithms, and the shipped agents as policies, with a line each."""
-    names = {name: f"algorithm: {algorithm.text}" for name, algorithm in AGENTS.items()}
-    return names | {f"learned:{name}": f"policy: {t}" for name, t in shipped_agents().items()}
 
 
 class Teacher:

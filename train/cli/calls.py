@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gstds.options.fields import names
 from gstds.train.comparing.compare import compare as run_comparison
 from gstds.train.comparing.comparison import Comparison
 from gstds.train.reporting.report import write_report
@@ -54,12 +55,7 @@ def compare(
     policies: Sequence[str] = ("gstds", "random", "full"),
     *,
     out: str | Path,
-    seeds: int = 3,
-    baseline: str | None = None,
-    controls: bool = True,
-    workers: int = 1,
     tracking: str | None = None,
-    experiment: str = "gstds",
     **options: Any,
 ) -> dict[str, Any]:
     """Train under several policies and seeds; return what ``gstds compare --json`` writes.
@@ -71,13 +67,9 @@ def compare(
     Args:
         policies: Names, ``module:Class``, or a policy with options as ``gstds@keep=.4``.
         out: The comparison's folder.
-        seeds: Number of seeds.
-        baseline: What the others are tested against; by default ``random``, if it is among them.
-        controls: Run the automatic controls too.
-        workers: Number of processes.
         tracking: URI of the MLflow store, None for none.
-        experiment: The store's experiment.
-        **options: Any option of ``gstds run``, with underscores.
+        **options: Any option of ``gstds compare`` or ``gstds run``, with underscores: ``seeds``,
+            ``baseline``, ``controls``, ``workers``, ``experiment``, ``dataset``, ``epochs``, ...
 
     Raises:
         ValueError: If an option is unknown or out of range, or the data are unusable.
@@ -85,27 +77,25 @@ def compare(
         RuntimeError: If every run failed.
     """
     _refuse_inside_a_worker()
-    rows = tuple(_name(policy) for policy in policies)
     folder = Path(out)
+    whole = {name: options.pop(name) for name in names(Comparison) if name in options}
     comparison = Comparison(
         base=config_from(options),
-        policies=rows,
-        seeds=seeds,
-        baseline=baseline or ("random" if "random" in rows else rows[0]),
+        policies=tuple(_name(policy) for policy in policies),
         name=folder.name,
         folder=folder,
         tracking=tracking,
-        experiment=experiment,
-        workers=workers,
-        controls=controls,
         command="gstds.compare",
+        **whole,
     )
     content = run_comparison(comparison)
     write_report(folder, content)
     runs = content["runs"]
     if runs and all(run["status"] == "failed" for run in runs):
         guard = 'put the call below `if __name__ == "__main__":`: workers run the script once more'
-        advice = f"; {guard}" if workers > 1 and "worker process" in runs[0]["error"] else ""
+        advice = (
+            f"; {guard}" if comparison.workers > 1 and "worker process" in runs[0]["error"] else ""
+        )
         raise RuntimeError(f"no run of the comparison finished: {runs[0]['error']}{advice}")
     return content
 

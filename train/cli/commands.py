@@ -9,42 +9,33 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gstds.common.checks import check_choice
 from gstds.common.checksummed_json import read_sealed
 from gstds.common.files import write_json
-from gstds.policies.registry import follows_schedule, policy_class
-from gstds.train.cli.compare import do_compare, do_report
-from gstds.train.cli.experiment import do_experiment
-from gstds.train.cli.learn import do_learn
 from gstds.train.launching.started_by_torchrun import launched_rank
 from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terminal.arguments import (
     check_places,
     command_line,
-    given_options,
     new_folder,
     open_tracking,
     touch_folder,
     user_folder_on_path,
 )
-from gstds.train.terminal.console import Console, out, out_now
+from gstds.train.terminal.console import Console, announce, out, out_now
 from gstds.train.terminal.exit_codes import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
-    EXIT_FAILED,
     EXIT_INTERRUPTED,
-    LIST_KINDS,
+    code_of,
 )
+from gstds.train.terminal.listed import TABLES, listed
+from gstds.train.terminal.options import given
 
 __all__ = [
-    "do_compare",
     "do_data",
     "do_doctor",
-    "do_experiment",
     "do_features",
-    "do_learn",
     "do_list",
-    "do_report",
     "do_run",
     "do_sync",
     "do_ui",
@@ -56,7 +47,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 Arguments = argparse.Namespace
-_EXIT_CODES = {"finished": EXIT_DONE, "interrupted": EXIT_INTERRUPTED}
 
 
 # ---------------------------------------------------------------------------------- run
@@ -68,23 +58,27 @@ def do_run(arguments: Arguments) -> int:
     check_places(arguments)
     if arguments.resume:
         return _resume(arguments)
-    given = given_options(arguments)
-    config = config_from(given)
-    _refuse_an_idle_schedule(config, given)
+    asked = given(arguments, RunConfig)
+    config = config_from(asked)
+    what = f"policy {config.policy} on {config.dataset}, {config.epochs} epochs, seed {config.seed}"
+    announce(f"training {config.learner}: {what}", quiet=arguments.quiet)
+    _refuse_an_idle_schedule(config, asked)
     folder = Path(arguments.out) if arguments.out else new_folder("run")
     if launched_rank() == 0:
         touch_folder(folder)
     return _run(arguments, config, folder, resume=False)
 
 
-def _refuse_an_idle_schedule(config: RunConfig, given: dict[str, Any]) -> None:
+def _refuse_an_idle_schedule(config: RunConfig, asked: dict[str, Any]) -> None:
     """Refuse options of a schedule for a policy that follows none: they would change nothing.
 
     In a comparison they are for those of its policies that do.
     """
+    from gstds.policies.registry import follows_schedule, policy_class
+
     usual = RunConfig()
     names = ("keep", "schedule", "schedule_params")
-    idle = [name for name in names if name in given and given[name] != getattr(usual, name)]
+    idle = [name for name in names if name in asked and asked[name] != getattr(usual, name)]
     kind = policy_class(config.policy)
     if idle and not follows_schedule(kind):
         own = [name for name in inspect.signature(kind).parameters if "picker" not in name]
@@ -93,7 +87,7 @@ def _refuse_an_idle_schedule(config: RunConfig, given: dict[str, Any]) -> None:
         )
         raise ValueError(
             f"{idle[0]}: policy {config.policy!r} has a keep ratio of its own and follows no "
-            f"schedule, got {given[idle[0]]!r}; leave it out{advice}"
+            f"schedule, got {asked[idle[0]]!r}; leave it out{advice}"
         )
 
 
@@ -122,13 +116,13 @@ def read_configuration(folder: Path) -> tuple[dict[str, Any], RunConfig]:
 
 def _refuse_changes(arguments: Arguments, config: RunConfig) -> None:
     """Refuse options that differ from those that the run was started with."""
-    given = given_options(arguments)
-    changed = [name for name, value in given.items() if getattr(config, name) != value]
+    asked = given(arguments, RunConfig)
+    changed = [name for name, value in asked.items() if getattr(config, name) != value]
     if changed:
         name = changed[0]
         raise ValueError(
             f"--resume goes on with {name} = {getattr(config, name)!r}, which the run was started "
-            f"with, got {given[name]!r}; leave the option out, or start a new run"
+            f"with, got {asked[name]!r}; leave the option out, or start a new run"
         )
 
 
@@ -176,7 +170,7 @@ def _run(arguments: Arguments, config: RunConfig, folder: Path, *, resume: bool)
         if group.leads:
             return _lead(arguments, config, folder, group, resume=resume)
         status = follow(config, folder, group, resume=resume)
-    return _EXIT_CODES.get(status, EXIT_FAILED)
+    return code_of([status])
 
 
 def _lead(
@@ -232,7 +226,7 @@ def _show_run(arguments: Arguments, result: dict[str, Any], folder: Path) -> int
         return EXIT_INTERRUPTED
     if read_target(folder):
         out("open the UI: gstds ui")
-    return _EXIT_CODES.get(result["status"], EXIT_FAILED)
+    return code_of([result["status"]])
 
 
 def _run_json(result: dict[str, Any]) -> dict[str, Any]:
@@ -286,11 +280,8 @@ def do_sync(arguments: Arguments) -> int:
 
 def do_list(arguments: Arguments) -> int:
     """List names with descriptions."""
-    kinds: tuple[str, ...] = LIST_KINDS
-    if arguments.kind is not None:
-        kinds = (check_choice("KIND", arguments.kind, LIST_KINDS),)
-    for kind in kinds:
-        names = _names(kind)
+    for kind in TABLES if arguments.kind is None else (arguments.kind,):
+        names = listed(kind)
         if arguments.kind is None:
             out(f"{kind}:")
         width = max((len(name) for name in names), default=0)
@@ -298,42 +289,6 @@ def do_list(arguments: Arguments) -> int:
             plain = arguments.kind is not None and not sys.stdout.isatty()
             out(f"{name}\t{text}" if plain else f"  {name:<{width}}  {text}")
     return EXIT_DONE
-
-
-def _names(kind: str) -> dict[str, str]:
-    if kind == "policies":
-        from gstds.policies import policy_names
-
-        return policy_names()
-    if kind == "schedules":
-        from gstds.selection.schedules import SCHEDULES
-
-        return {n: (c.__doc__ or "").strip().split("\n")[0] for n, c in SCHEDULES.items()}
-    if kind == "scores":
-        from gstds.selection.scores import score_names
-
-        return score_names()
-    if kind == "pickers":
-        from gstds.selection.pickers import picker_names
-
-        return picker_names()
-    if kind == "datasets":
-        from gstds.envs.data.datasets import dataset_names
-
-        return dataset_names()
-    if kind == "learners":
-        from gstds.envs.learner.models import LEARNERS
-
-        return {name: text for name, (_, text) in LEARNERS.items()}
-    if kind == "references":
-        from gstds.reference.networks import reference_names
-
-        return reference_names()
-    if kind == "agents":
-        from gstds.train.agents.learn import agent_names
-
-        return agent_names()
-    return {}
 
 
 def do_data(arguments: Arguments) -> int:
@@ -350,7 +305,7 @@ def do_features(arguments: Arguments) -> int:
     user_folder_on_path()
     from gstds.train.cli.reference_features import prepare_features
 
-    config = config_from(given_options(arguments))
+    config = config_from(given(arguments, RunConfig))
     with Console(quiet=arguments.quiet) as console:
         lines = prepare_features(
             config,

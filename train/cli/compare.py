@@ -7,43 +7,42 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gstds.common.checksummed_json import read_sealed
 from gstds.common.files import write_json
-from gstds.train.cli.comparison_arguments import comparison_from, ui_line, with_tracking
+from gstds.train.cli.comparison_arguments import comparison_from, exit_code, ui_line, with_tracking
 from gstds.train.cli.sweep import do_sweep
+from gstds.train.comparing.comparison import CompareOptions, Comparison
 from gstds.train.terminal.arguments import check_places, user_folder_on_path
 from gstds.train.terminal.console import out, print_table
 from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
-
-if TYPE_CHECKING:
-    from gstds.train.comparing.comparison import Comparison
+from gstds.train.terminal.options import given
 
 __all__ = ["do_compare", "do_report"]
 
 Arguments = argparse.Namespace
-_POLICIES = ["gstds", "random", "full"]
 
 
 def do_compare(arguments: Arguments) -> int:
     """Train under several policies and seeds, and compare."""
     user_folder_on_path()
     check_places(arguments)
-    if arguments.datasets and (arguments.sweep or hasattr(arguments, "dataset")):
+    asked = CompareOptions(**given(arguments, CompareOptions))
+    if asked.datasets and (asked.sweep or hasattr(arguments, "dataset")):
         raise ValueError("--datasets goes without --dataset and without --sweep")
-    if arguments.sweep or arguments.sweep_optuna:
+    if asked.sweep or asked.sweep_optuna:
         return do_sweep(arguments)
     from gstds.train.comparing.compare import compare, plan
     from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.running.ending import StopFlag, interruptible
     from gstds.train.terminal.live_table import Board
 
-    comparison = comparison_from(arguments, tuple(arguments.policies or _POLICIES), "compare")
+    comparison = comparison_from(arguments, "compare")
     plan(comparison)
     comparison = with_tracking(arguments, comparison)
-    if arguments.datasets:
-        return _compare_datasets(arguments, comparison, arguments.datasets)
+    if asked.datasets:
+        return _compare_datasets(arguments, comparison, asked.datasets)
     stop = StopFlag()
     with ray_cluster(comparison.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):
         content = compare(comparison, progress=board, stop=stop, watch=board)
@@ -118,10 +117,7 @@ def _show_comparison(
         publish(Upload(uri, arguments.experiment), content, paths)
         out(ui_line(arguments))
     statuses = [run["status"] for run in (*content["runs"], *content["controls"])]
-    if "interrupted" in statuses or not _all_there(content):
-        out("stopped early; the same command with the same --out goes on")
-        return EXIT_INTERRUPTED
-    return EXIT_DONE if all(s == "finished" for s in statuses) else EXIT_FAILED
+    return exit_code(statuses, whole=_all_there(content))
 
 
 def _all_there(content: dict[str, Any]) -> bool:

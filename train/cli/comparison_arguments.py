@@ -6,67 +6,44 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gstds.train.running.options import config_from
-from gstds.train.terminal.arguments import (
-    command_line,
-    given_options,
-    new_folder,
-    open_tracking,
-    touch_folder,
-)
+from gstds.train.comparing.comparison import Comparison
+from gstds.train.running.options import RunConfig, config_from
+from gstds.train.terminal.arguments import command_line, new_folder, open_tracking, touch_folder
+from gstds.train.terminal.console import out
+from gstds.train.terminal.exit_codes import EXIT_INTERRUPTED, code_of
+from gstds.train.terminal.options import given
 from gstds.train.tracking.store import mask_secrets
 
-if TYPE_CHECKING:
-    from gstds.train.comparing.comparison import Comparison
-
-__all__ = ["comparison_from", "ui_line", "with_tracking"]
+__all__ = ["comparison_from", "exit_code", "ui_line", "with_tracking"]
 
 Arguments = argparse.Namespace
 
 
 def comparison_from(
-    arguments: Arguments,
-    policies: tuple[str, ...],
-    kind: str,
-    defaults: Mapping[str, Any] | None = None,
+    arguments: Arguments, kind: str, defaults: Mapping[str, Any] | None = None, **rows: Any
 ) -> Comparison:
     """Return the comparison that a command line asks for, not tracked yet.
 
     Args:
         arguments: The command line.
-        policies: The rows.
         kind: What a new folder is called.
-        defaults: Options where the command line has none.
+        defaults: Options of the runs where the command line has none.
+        **rows: Options of the comparison where the command line has none.
 
     Raises:
         ValueError: If an option is unknown or out of range.
         OSError: If the folder cannot be written.
     """
-    from gstds.train.comparing.comparison import Comparison
-
     folder = Path(arguments.out) if arguments.out else new_folder(kind)
     touch_folder(folder)
-    baseline = getattr(arguments, "baseline", None)
     return Comparison(
-        base=config_from({**(defaults or {}), **given_options(arguments)}),
-        policies=policies,
-        seeds=3 if arguments.seeds is None else arguments.seeds,
-        baseline=baseline or ("random" if "random" in policies else policies[0]),
+        base=config_from({**(defaults or {}), **given(arguments, RunConfig)}),
         name=folder.name,
         folder=folder,
-        tracking=None,
-        experiment=arguments.experiment,
-        workers=arguments.workers,
-        threads=arguments.threads,
-        checkpoint_every=arguments.checkpoint_every,
         command=command_line(),
-        paper_defaults=getattr(arguments, "paper_defaults", False),
-        controls=getattr(arguments, "controls", False),
-        first_seed=arguments.first_seed,
-        ray=arguments.ray,
-        offline=arguments.offline,
+        **{**rows, **given(arguments, Comparison)},
     )
 
 
@@ -77,6 +54,14 @@ def with_tracking(arguments: Arguments, comparison: Comparison) -> Comparison:
         ConnectionError: If the store does not answer.
     """
     return replace(comparison, tracking=open_tracking(arguments))
+
+
+def exit_code(statuses: list[str], *, whole: bool, done: tuple[str, ...] = ()) -> int:
+    """Return the exit code of many runs, and say how to go on where some are missing."""
+    code = code_of(statuses, whole=whole, done=done)
+    if code == EXIT_INTERRUPTED:
+        out("stopped early; the same command with the same --out goes on")
+    return code
 
 
 def ui_line(arguments: Arguments) -> str:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gstds.common.checks import check_choice
-from gstds.train.cli.comparison_arguments import comparison_from, ui_line, with_tracking
+from gstds.train.cli.comparison_arguments import comparison_from, exit_code, ui_line, with_tracking
+from gstds.train.comparing.comparison import Comparison, ExperimentOptions
+from gstds.train.running.options import RunConfig
 from gstds.train.terminal.arguments import (
     check_places,
     command_line,
-    given_options,
     new_folder,
     touch_folder,
     user_folder_on_path,
 )
 from gstds.train.terminal.console import Console, out, print_table
-from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
-
-if TYPE_CHECKING:
-    from gstds.train.comparing.comparison import Comparison
+from gstds.train.terminal.exit_codes import EXIT_DONE
+from gstds.train.terminal.options import given
 
 __all__ = ["do_experiment"]
 
@@ -41,9 +40,8 @@ def _overhead(arguments: Arguments) -> int:
     from gstds.train.comparing.experiments import OVERHEAD, experiment_names
     from gstds.train.comparing.overhead import measure_overhead, write_overhead
 
-    for name in given_options(arguments):
-        if arguments.dataset or name != "dataset":
-            raise ValueError(f"experiment overhead trains nothing: {name} has no meaning there")
+    for name in given(arguments, RunConfig):
+        raise ValueError(f"experiment overhead trains nothing: {name} has no meaning there")
     folder = Path(arguments.out) if arguments.out else new_folder("experiment")
     touch_folder(folder)
     with Console(quiet=arguments.quiet) as console:
@@ -56,18 +54,17 @@ def _overhead(arguments: Arguments) -> int:
 
 
 def _comparisons(arguments: Arguments) -> int:
-    from gstds.train.comparing.experiments import EXPERIMENTS, ORIGINAL_DATASETS, run_experiment
+    from gstds.train.comparing.experiments import EXPERIMENTS, run_experiment
     from gstds.train.launching.ray_runs import ray_cluster
     from gstds.train.reporting.experiment import write_experiment
     from gstds.train.running.ending import StopFlag, interruptible
     from gstds.train.terminal.live_table import Board
 
     preset = EXPERIMENTS[arguments.name]
-    datasets = tuple(arguments.dataset or ORIGINAL_DATASETS)
-    arguments.dataset = datasets[0]
-    if arguments.seeds is None:
-        arguments.seeds = 5
-    comparison = comparison_from(arguments, tuple(preset.rows), "experiment", preset.options)
+    asked = ExperimentOptions(**given(arguments, ExperimentOptions))
+    datasets, arguments.dataset = asked.dataset, asked.dataset[0]
+    rows = {"policies": tuple(preset.rows), "seeds": asked.seeds, "controls": False}
+    comparison = comparison_from(arguments, "experiment", preset.options, **rows)
     comparison = with_tracking(arguments, comparison)
     stop = StopFlag()
     with ray_cluster(comparison.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):
@@ -114,7 +111,4 @@ def _exit_code(note: dict[str, Any]) -> int:
     planned = sum(content["planned"] for content in note["comparisons"])
     statuses = [run["status"] for run in runs]
     early = len(note["comparisons"]) < note["planned"] or len(runs) < planned
-    if early or "interrupted" in statuses:
-        out("stopped early; the same command with the same --out goes on")
-        return EXIT_INTERRUPTED
-    return EXIT_DONE if all(s == "finished" for s in statuses) else EXIT_FAILED
+    return exit_code(statuses, whole=not early)

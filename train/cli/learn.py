@@ -9,8 +9,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from gstds.common.checks import check_integer
 from gstds.common.files import write_json
+from gstds.options.fields import names
+from gstds.options.world import KeepRatioOptions
+from gstds.train.agents.config import AgentConfig
+from gstds.train.running.options import RecordOptions
 from gstds.train.terminal.arguments import (
     command_line,
     new_folder,
@@ -18,26 +21,15 @@ from gstds.train.terminal.arguments import (
     touch_folder,
     user_folder_on_path,
 )
+from gstds.train.terminal.options import add_options, given
 
 __all__ = ["add_learn", "do_learn"]
 
-_ENV = ("dataset", "limit", "label_noise", "split_seed", "learner", "batch_size", "epochs")
-_ENV_MORE = ("budget", "reference", "device", "evaluations")
-_PLAIN = ("agent", "steps", "seed", "instances", "held_out", "action", "evaluate_every")
+_ENV = [name for name in names(KeepRatioOptions) if name not in names(AgentConfig)]
 
 
-def add_learn(commands: Any, key_value: Any, add_options: Any) -> None:
-    """Add the command's parser.
-
-    Args:
-        commands: The subparsers.
-        key_value: Parses KEY=VALUE.
-        add_options: Adds the options of a run to a parser, but those to skip.
-    """
-    from dataclasses import fields
-
-    from gstds.train.running.options import RunConfig
-
+def add_learn(commands: Any) -> None:
+    """Add the command's parser."""
     parser = commands.add_parser(
         "learn",
         help="teach an agent to set the keep ratio",
@@ -45,43 +37,21 @@ def add_learn(commands: Any, key_value: Any, add_options: Any) -> None:
         epilog="example: gstds learn --agent ppo --steps 20000 --instances small-train "
         "--held-out small-held-out --out runs/agent",
     )
-    gone: dict[str, Any] = {"default": argparse.SUPPRESS}
-    add = parser.add_argument
-    add("--agent", help="ppo, a2c, dqn, sac, recurrent-ppo (default: ppo)", **gone)
-    add("--agent-params", nargs="+", type=key_value, metavar="KEY=VALUE", default=[],
-        help="parameters of the library's class")  # fmt: skip
-    add("--steps", type=int, help="decisions to learn from (default: 20000)", **gone)
-    add("--seed", type=int, help="seed of the agent (default: 0)", **gone)
-    add("--instances", help="set to learn on, or a JSON list (default: small-train)", **gone)
-    add("--held-out", help="set to choose on, or a JSON list (default: small-held-out)", **gone)
-    add("--action", help="discrete or box (default: what suits the agent)", **gone)
-    add("--ratios", nargs="+", type=float, metavar="R", help="keep ratios to choose from", **gone)
-    add("--interval", type=int, help="drawn batches between decisions (default: 4)", **gone)
-    add("--picker", help="hybrid, uniform or learnability (default: hybrid)", **gone)
-    add(
-        "--reward",
-        help="a name of gstds.envs.task.rewards.AGENT_REWARDS (default: validation-loss)",
-        **gone,
+    add_options(parser, AgentConfig)
+    add_options(parser, KeepRatioOptions, only=_ENV, skip=("observe", "w_max"))
+    parser.add_argument(
+        "--register", metavar="NAME", help="put the best into MLflow's model registry"
     )
-    add("--price", type=float, help="nats that a whole budget costs (default: 0.1)", **gone)
-    add("--centered", action="store_true", help="reward what is better than random keep", **gone)
-    add("--target-accuracy", type=float, help="for time-to-accuracy (default: 0.7)", **gone)
-    add("--evaluate-every", type=int, help="decisions between evaluations (2000)", **gone)
-    add("--shuffle-rewards", action="store_true", help="a control: rewards in any order", **gone)
-    add("--register", metavar="NAME", help="put the best into MLflow's model registry")
-    add("--resume", metavar="DIR", help="go on with a stopped one; needs no other option")
-    add("--out", metavar="DIR", help="folder (default: a new one in runs/)")
-    add("--json", metavar="FILE", help="write the result for programs")
-    add("--tracking-uri", metavar="URI", help="MLflow store, as for run")
-    add("--experiment", default="gstds", help="MLflow experiment (default: gstds)")
-    add("--no-tracking", action="store_true", help="keep no record in MLflow")
-    keep = {*_ENV, *_ENV_MORE}
-    add_options(parser, skip=tuple(f.name for f in fields(RunConfig) if f.name not in keep))
+    parser.add_argument(
+        "--resume", metavar="DIR", help="go on with a stopped one; needs no other option"
+    )
+    record = ("out", "json", "tracking_uri", "experiment", "no_tracking")
+    add_options(parser, RecordOptions, only=record, defaults=True)
 
 
 def do_learn(arguments: argparse.Namespace) -> int:
     """Teach an agent."""
-    from gstds.train.agents.learn import AgentConfig, learn, load_agent_config
+    from gstds.train.agents.learn import learn, load_agent_config
     from gstds.train.running.run import StopFlag, interruptible
     from gstds.train.terminal.console import Console, say
     from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_INTERRUPTED
@@ -124,18 +94,12 @@ def do_learn(arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    given = vars(arguments)
-    options = {name: given[name] for name in _PLAIN if name in given}
+    options = given(arguments, AgentConfig)
     for name in ("instances", "held_out"):
         if str(options.get(name, "")).startswith("["):
             options[name] = _json_list(name, options[name])
-    more = ("ratios", "interval", "picker", "reward", "price", "centered", "target_accuracy")
-    env = {name: given[name] for name in (*_ENV, *_ENV_MORE, *more) if name in given}
-    if "interval" in env:
-        check_integer("interval", env["interval"], low=1)
-    options["agent_params"] = dict(arguments.agent_params)
-    options["shuffle_rewards"] = bool(given.get("shuffle_rewards", False))
-    return options | {"env": env}
+    env = given(arguments, KeepRatioOptions)
+    return options | {"env": {name: env[name] for name in _ENV if name in env}}
 
 
 def _json_list(name: str, text: str) -> list[Any]:

@@ -7,37 +7,35 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
 from typing import Any, NoReturn
 
 from gstds.common.checks import near_names
+from gstds.options.fields import names
+from gstds.options.world import DataOptions
 from gstds.train.cli.learn import add_learn
+from gstds.train.comparing.comparison import CompareOptions, ExperimentOptions, FanOutOptions
 from gstds.train.launching.started_by_torchrun import launched_rank, refuse_launcher
-from gstds.train.running.options import RunConfig
-from gstds.train.terminal.comparison_options import (
-    add_datasets_option,
-    add_experiment,
-    add_fanout_options,
-    add_ray_option,
-    add_sweep_options,
-)
+from gstds.train.running.options import RecordOptions, RunConfig
 from gstds.train.terminal.exit_codes import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
-    LIST_KINDS,
 )
+from gstds.train.terminal.listed import TABLES
+from gstds.train.terminal.options import add_options
 
 __all__ = ["Parser", "build_parser", "main", "parse_words"]
 
-_TYPES: dict[str, Any] = {"int": int, "float": float, "str": str}
+_LARGE = {"compare": "compare", "report": "compare", "experiment": "experiment", "learn": "learn"}
+"""The commands that have a file of their own."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,70 +83,6 @@ class _Help(argparse.HelpFormatter):
         return super()._fill_text(text, width, indent)
 
 
-def _key_value(text: str) -> tuple[str, Any]:
-    import yaml
-
-    from gstds.train.running.options_file import read_yaml
-
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, got {text!r}")
-    try:
-        return key.replace("-", "_"), read_yaml(value)
-    except yaml.YAMLError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} has no readable value") from error
-
-
-def _add_options(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -> None:
-    group = parser.add_argument_group("what is trained, and how")
-    for option in fields(RunConfig):
-        if option.name in skip:
-            continue
-        kind = option.metadata["kind"]
-        flag = "--" + option.name.replace("_", "-")
-        default = {} if option.default is MISSING else option.default
-        shown = "" if default in ({}, None) else f" (default: {default})"
-        text = option.metadata["help"] + shown
-        extra: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
-        if kind == "bool":
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, **extra)
-        elif kind == "map":
-            group.add_argument(flag, nargs="+", type=_key_value, metavar="KEY=VALUE", **extra)
-        else:
-            group.add_argument(flag, type=_TYPES[kind], metavar=_metavar(option.name), **extra)
-
-
-def _metavar(name: str) -> str:
-    short = {"epochs": "E", "batch_size": "N", "seed": "S", "keep": "R", "budget": "SHARE"}
-    return short.get(name, name.rpartition("_")[2].upper())
-
-
-def _add_record_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("where it goes")
-    group.add_argument("--config", metavar="FILE", help="options as YAML; the command line wins")
-    group.add_argument("--out", metavar="DIR", help="folder (default: a new one in runs/)")
-    group.add_argument("--json", metavar="FILE", help="write the result for programs")
-    group.add_argument(
-        "--checkpoint-every",
-        metavar="STEPS",
-        type=int,
-        default=200,
-        help="steps between checkpoints, 0 for none (default: 200)",
-    )
-    group.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="MLflow store (default: $MLFLOW_TRACKING_URI, or sqlite:///mlflow.db here)",
-    )
-    group.add_argument("--experiment", default="gstds", help="MLflow experiment (default: gstds)")
-    group.add_argument("--no-tracking", action="store_true", help="keep no record in MLflow")
-    group.add_argument(
-        "--offline",
-        action="store_true",
-        help="begin though the MLflow server does not answer; it gets the record when it does",
-    )
-
-
 def _add_run(commands: Any) -> None:
     parser = commands.add_parser(
         "run",
@@ -156,8 +90,8 @@ def _add_run(commands: Any) -> None:
         description="Train once under one policy.",
         epilog="example: gstds run --policy gstds --dataset digits --epochs 10 --json result.json",
     )
-    _add_options(parser)
-    _add_record_options(parser)
+    add_options(parser, RunConfig)
+    add_options(parser, RecordOptions, defaults=True)
     parser.add_argument(
         "--resume", metavar="RUN_ID|DIR", help="go on with a stopped run; needs no other option"
     )
@@ -169,42 +103,28 @@ def _add_run(commands: Any) -> None:
     )
 
 
-def _add_compare(commands: Any) -> None:
+def _add_comparisons(commands: Any) -> None:
     parser = commands.add_parser(
         "compare",
         help="train under several policies and seeds, and compare",
         description="Train under several policies and seeds; end with a table, a plot and a link.",
         epilog="example: gstds compare --policies gstds random full --seeds 3 --dataset digits",
     )
-    parser.add_argument(
-        "--policies",
-        nargs="+",
-        metavar="NAME",
-        help="policies, or variants as gstds@keep=.4,score=raw (default: gstds random full)",
-    )
-    parser.add_argument("--seeds", type=int, metavar="COUNT", help="number of seeds (default: 3)")
-    parser.add_argument(
-        "--baseline",
-        metavar="NAME",
-        help="tested against (default: random, or the first)",
-    )
-    add_datasets_option(parser)
-    add_fanout_options(parser)
-    add_sweep_options(parser)
-    parser.add_argument(
-        "--paper-defaults",
-        action="store_true",
-        help="each policy on its own paper's schedule, not on the comparison's",
+    add_options(parser, CompareOptions)
+    add_options(parser, RunConfig, skip=("policy", "seed"))
+    add_options(parser, RecordOptions, defaults=True)
+    parser = commands.add_parser(
+        "experiment",
+        help="run one of the paper's open checks",
+        description="Run one of the paper's open checks: a table, a plot, and the command.",
+        epilog="example: gstds experiment schedules --dataset fashion-mnist --limit 10000",
     )
     parser.add_argument(
-        "--controls",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="run the controls too: random with the same keep sequence, short full training "
-        "(default: yes)",
+        "name", metavar="NAME", help="sanity, schedules, reference, components or overhead"
     )
-    _add_options(parser, skip=("policy", "seed"))
-    _add_record_options(parser)
+    add_options(parser, ExperimentOptions)
+    add_options(parser, RunConfig, skip=("policy", "seed", "dataset"))
+    add_options(parser, RecordOptions, defaults=True)
 
 
 def _add_features(commands: Any) -> None:
@@ -214,13 +134,12 @@ def _add_features(commands: Any) -> None:
         description="Compute the reference's features and losses, or check what is cached.",
         epilog="example: gstds features --dataset fashion-mnist --limit 10000",
     )
-    names = ("dataset", "limit", "label_noise", "duplicates", "imbalance", "split_seed")
-    more = ("image_size", "reference", "compress", "device")
-    keep = {*names, *more}
-    _add_options(parser, skip=tuple(f.name for f in fields(RunConfig) if f.name not in keep))
+    unread = ("clean_validation", "augment")
+    more = ("reference", "compress", "device")
+    add_options(parser, RunConfig, only=[*names(DataOptions), *more], skip=unread)
     parser.add_argument("--verify", action="store_true", help="check every byte of the store")
     parser.add_argument("--rebuild", action="store_true", help="delete the store and make it anew")
-    add_ray_option(parser, "chunks of rows")
+    add_options(parser, FanOutOptions, only=("ray",), defaults=True)
 
 
 def _add_small_commands(commands: Any) -> None:
@@ -237,15 +156,13 @@ def _add_small_commands(commands: Any) -> None:
         metavar="NAME",
         help="the comparison's data set, if it is a module:function: without its name none is run",
     )
-    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store, as for run")
-    parser.add_argument("--experiment", default="gstds", help="experiment (default: gstds)")
+    add_options(parser, RecordOptions, only=("tracking_uri", "experiment"), defaults=True)
     parser = commands.add_parser(
         "ui", help="open the runs in the MLflow UI", epilog="example: gstds ui --port 5000"
     )
     parser.add_argument("--port", type=int, default=5000, help="port (default: 5000)")
     parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
-    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store, as for run")
-    parser.add_argument("--experiment", default="gstds", help="experiment (default: gstds)")
+    add_options(parser, RecordOptions, only=("tracking_uri", "experiment"), defaults=True)
     parser.add_argument(
         "--comparison", metavar="NAME", help="open on this comparison (default: the newest)"
     )
@@ -255,11 +172,11 @@ def _add_small_commands(commands: Any) -> None:
         epilog="example: gstds sync runs",
     )
     parser.add_argument("folder", nargs="?", default=".", help="where to look (default: here)")
-    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store, as for run")
+    add_options(parser, RecordOptions, only=("tracking_uri",), defaults=True)
     parser = commands.add_parser(
         "list", help="list what has a name", epilog="example: gstds list policies"
     )
-    parser.add_argument("kind", nargs="?", metavar="KIND", help=", ".join(LIST_KINDS))
+    parser.add_argument("kind", nargs="?", metavar="KIND", help=", ".join(TABLES))
     parser = commands.add_parser(
         "data", help="data sets", epilog="example: gstds data fetch digits"
     )
@@ -301,10 +218,8 @@ def build_parser() -> Parser:
         return adder(name, parents=[common], allow_abbrev=False, formatter_class=_Help, **kwargs)
 
     commands.add_parser = add_parser  # type: ignore[method-assign]
-    for add in (_add_run, _add_compare, _add_features, _add_small_commands):
+    for add in (_add_run, _add_comparisons, _add_features, _add_small_commands, add_learn):
         add(commands)
-    add_learn(commands, _key_value, _add_options)
-    add_experiment(commands, _add_options, _add_record_options)
     parser.commands = commands.choices
     return parser
 
@@ -380,12 +295,11 @@ def _complain(error: Exception, debug: bool) -> int:
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
-    from gstds.train.cli import commands
-
     if arguments.command != "run":
         refuse_launcher(arguments.command)
-    action = getattr(commands, f"do_{arguments.command}")
-    code: int = action(arguments)
+    room = _LARGE.get(arguments.command, "commands")
+    commands = importlib.import_module(f"gstds.train.cli.{room}")
+    code: int = getattr(commands, f"do_{arguments.command}")(arguments)
     return code
 
 

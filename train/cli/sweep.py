@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
 from typing import Any
 
-from gstds.common.checks import check_integer
 from gstds.common.files import write_json, write_text
-from gstds.train.cli.comparison_arguments import comparison_from, ui_line, with_tracking
-from gstds.train.comparing.comparison import Comparison
+from gstds.options.fields import names
+from gstds.train.cli.comparison_arguments import comparison_from, exit_code, ui_line, with_tracking
+from gstds.train.comparing.comparison import Comparison, SweepOptions
 from gstds.train.comparing.variants import split_name
 from gstds.train.figures.tables import Table, metric_table
-from gstds.train.running.options import RunConfig
+from gstds.train.running.options import LogOptions
 from gstds.train.terminal.console import out, print_table
-from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from gstds.train.terminal.exit_codes import EXIT_INTERRUPTED
+from gstds.train.terminal.options import given, option_words
 
 __all__ = ["do_sweep", "judging_command", "ranking_table"]
 
@@ -31,18 +31,17 @@ def do_sweep(arguments: Arguments) -> int:
     from gstds.train.running.ending import StopFlag, interruptible
     from gstds.train.terminal.live_table import Board
 
-    if not arguments.sweep:
+    asked = SweepOptions(**given(arguments, SweepOptions))
+    number = asked.sweep_optuna
+    if not asked.sweep:
         raise ValueError("--sweep-optuna needs --sweep KEY=LOW..HIGH ...: what is searched")
-    axes = parse_axes(arguments.sweep)
-    policies = tuple(arguments.policies or ["gstds"])
-    comparison = comparison_from(arguments, policies, "sweep")
-    check_integer("seeds", comparison.seeds, low=1)
-    check_integer("workers", comparison.workers, low=1)
+    axes = parse_axes(asked.sweep)
+    comparison = comparison_from(arguments, "sweep", policies=("gstds",))
     _check_keys(comparison, [axis.key for axis in axes])
     comparison = with_tracking(arguments, comparison)
     stop = StopFlag()
     with ray_cluster(comparison.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):
-        sweep, number = Sweep(comparison, board, stop, board), arguments.sweep_optuna
+        sweep = Sweep(comparison, board, stop, board)
         runs, planned = sweep.grid(axes) if number is None else sweep.search(axes, number)
     return _show(arguments, comparison, runs, planned)
 
@@ -91,11 +90,10 @@ def _show(
 
 def _exit_code(runs: Sequence[Mapping[str, Any]], planned: int, best: str) -> int:
     statuses = [run["status"] for run in runs]
-    if "interrupted" in statuses or len(runs) < planned:
-        out("stopped early; the same command with the same --out goes on")
-        return EXIT_INTERRUPTED
-    out(f"judge the best on fresh seeds and the test part:\n  {best}")
-    return EXIT_DONE if all(s in ("finished", "diverged") for s in statuses) else EXIT_FAILED
+    code = exit_code(statuses, whole=len(runs) >= planned, done=("diverged",))
+    if code != EXIT_INTERRUPTED:
+        out(f"judge the best on fresh seeds and the test part:\n  {best}")
+    return code
 
 
 def _page(content: Mapping[str, Any], table: Table) -> str:
@@ -123,29 +121,13 @@ def judging_command(comparison: Comparison, row: str) -> str:
     """
     rows = dict.fromkeys([row, split_name(row)[0], "random", "full"])
     seeds = max(_FRESH_SEEDS, comparison.seeds)
-    words = ["gstds", "compare", "--policies", *rows, "--baseline", "random"]
-    words += ["--seeds", str(seeds), "--first-seed", str(comparison.first_seed + comparison.seeds)]
-    workers = comparison.workers if comparison.workers > 1 else None
-    for name, value in (("workers", workers), ("threads", comparison.threads)):
-        words += [f"--{name}", str(value)] if value else []
-    words += ["--ray", comparison.ray] if comparison.ray else []
-    words += ["--paper-defaults"] if comparison.paper_defaults else []
-    return shlex.join([*words, *_option_words(comparison.base)])
-
-
-def _option_words(config: RunConfig) -> list[str]:
-    """Return the options that differ from the defaults, as on the command line."""
-    words: list[str] = []
-    for option in fields(RunConfig):
-        value = getattr(config, option.name)
-        default = {} if option.default is MISSING else option.default
-        if value == default or option.name in ("policy", "seed", "test"):
-            continue
-        flag = "--" + option.name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(flag if value else flag.replace("--", "--no-", 1))
-        elif isinstance(value, Mapping):
-            words += [flag, *(f"{key}={item}" for key, item in value.items())]
-        else:
-            words += [flag, str(value)]
-    return words
+    fresh = comparison.with_options(
+        policies=tuple(rows),
+        baseline="random",
+        seeds=seeds,
+        first_seed=comparison.first_seed + comparison.seeds,
+        controls=True,
+    )
+    rows_words = option_words(fresh, skip=names(LogOptions))
+    options = option_words(comparison.base, skip=("policy", "seed", "test"))
+    return shlex.join(["gstds", "compare", *rows_words, *options])

@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gstds.common.checks import check_integer
 from gstds.common.checksummed_json import write_sealed
 from gstds.train.comparing.comparison import Comparison
 from gstds.train.comparing.controls import SHORT_FULL, Controls, plan_controls
@@ -32,10 +31,6 @@ def plan(comparison: Comparison) -> list[Job]:
     Raises:
         ValueError: If there are no policies or seeds, one is named twice, or one is unknown.
     """
-    check_integer("seeds", comparison.seeds, low=1)
-    check_integer("workers", comparison.workers, low=1)
-    if comparison.threads is not None:
-        check_integer("threads", comparison.threads, low=1)
     if not comparison.policies:
         raise ValueError("policies must name at least one policy")
     twice = {p for p in comparison.policies if comparison.policies.count(p) > 1}
@@ -51,7 +46,6 @@ def plan(comparison: Comparison) -> list[Job]:
             f"baseline must be one of the compared policies "
             f"({', '.join(comparison.policies)}), got {comparison.baseline!r}"
         )
-    check_integer("first_seed", comparison.first_seed)
     if comparison.ray and comparison.workers > 1:
         raise ValueError("workers are processes of this machine; Ray decides by itself: drop one")
     seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
@@ -144,7 +138,7 @@ def compare(
     results = run_all(jobs, comparison, progress, report, stop, watch)
     controls = None if comparison.controls else Controls()
     if comparison.controls and not stop.is_set:
-        controls = plan_controls(jobs, results, comparison.baseline)
+        controls = plan_controls(jobs, results, str(comparison.baseline))
         prepare(controls.jobs, progress)
         results |= run_all(controls.jobs, comparison, progress, report, stop, watch)
     done = [results[job.folder] for job in jobs if job.folder in results]
@@ -167,7 +161,7 @@ def finish(
         controls: Its controls; None if it did not come to planning them.
         results: The results of the controls by folder; those of others are passed over.
     """
-    baseline = comparison.baseline
+    baseline = str(comparison.baseline)
     complete = any(run["policy"] == baseline for run in runs)
     count = None if controls is None else len(controls.jobs)
     controls, results = controls or Controls(), results or {}

@@ -22,10 +22,9 @@ from gstds.train.launching.jobs import Progress, Watch
 from gstds.train.running.ending import StopFlag
 from gstds.train.running.options import dataset_folder
 
-__all__ = ["EXPERIMENTS", "ORIGINAL_DATASETS", "OVERHEAD", "Preset", "check_data"]
-__all__ += ["experiment_names", "on_dataset", "overview_table", "run_experiment", "write_overview"]
+__all__ = ["EXPERIMENTS", "OVERHEAD", "Preset", "check_data", "experiment_names", "on_dataset"]
+__all__ += ["overview_table", "run_experiment", "write_overview"]
 
-ORIGINAL_DATASETS = ("cifar10", "oxford-iiit-pet", "flowers102")
 OVERHEAD = "overhead"
 
 

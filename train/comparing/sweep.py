@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gstds.common.checks import check_integer
 from gstds.train.comparing.compare import plan_run
 from gstds.train.comparing.comparison import Comparison
 from gstds.train.comparing.fan_out import check_place, prepare, run_all
@@ -171,7 +170,6 @@ class Sweep:
             ValueError: If a key or a value is unknown or out of range.
             OSError: If a file cannot be read or written.
         """
-        check_integer("sweep_optuna", trials, low=1)
         study, failed = _study(self.comparison)
         (policy,) = self.comparison.policies
         found: dict[tuple[str, int], dict[str, Any]] = {}
@@ -191,8 +189,7 @@ class Sweep:
 
     def _plan(self, row: str) -> list[Job]:
         comparison = self.comparison
-        first = check_integer("first_seed", comparison.first_seed)
-        seeds = range(first, first + check_integer("seeds", comparison.seeds, low=1))
+        seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
         jobs = [plan_run(comparison, row, seed) for seed in seeds]
         return [replace(job, tags={**job.tags, "sweep": comparison.name}) for job in jobs]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gstds import policies
-from gstds.common.checks import check_integer, check_number, users_code
+from gstds.common.checks import check_number, users_code
 from gstds.policies.registry import follows_schedule, policy_class
 from gstds.policies.sharded import Sharded
 from gstds.selection.schedules import Schedule, make_schedule
@@ -80,9 +80,8 @@ def make_run_policy(config: RunConfig) -> policies.Policy:
     policy = make()
     if config.picker is not None and "picker" not in parameters:
         _refuse_another_picker(config, policy)
-    # A batch size that cannot be is refused, by its name, with the environment's options.
-    shards = check_integer("shards", config.shards, low=1, high=max(1, config.batch_size))
-    return Sharded([policy, *(make() for _ in range(1, shards))]) if shards > 1 else policy
+    others = [make() for _ in range(1, config.shards)]
+    return Sharded([policy, *others]) if others else policy
 
 
 def _refuse_two_values(config: RunConfig) -> None:
@@ -130,7 +129,6 @@ def make_env(
         reward="validation-loss" if policy.uses_reward else "none",
         progress=progress,
         group=group,
-        shards=config.shards,
         policy_flops=_policy_flops(config.policy, policy),
     )
 

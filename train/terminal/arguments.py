@@ -9,18 +9,15 @@ import sys
 import tempfile
 import time
 import uuid
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from gstds.common.checks import check_integer
-from gstds.train.running.options import RunConfig
+from gstds.train.running.options import RecordOptions
+from gstds.train.terminal.options import given
 from gstds.train.tracking.store import mask_secrets
 
 __all__ = [
     "check_places",
     "command_line",
-    "given_options",
     "new_folder",
     "open_tracking",
     "touch_folder",
@@ -46,16 +43,6 @@ def user_folder_on_path() -> None:
         sys.path.append(here)
 
 
-def given_options(arguments: Arguments) -> dict[str, Any]:
-    """Return the options of a run that stand on the command line, or in the file that it names."""
-    known = [f.name for f in fields(RunConfig)]
-    given = {k: v for k, v in vars(arguments).items() if k in known}
-    for name in ("policy_params", "schedule_params"):
-        if name in given:
-            given[name] = dict(given[name])
-    return given
-
-
 def new_folder(kind: str) -> Path:
     """Return the name of a folder that is not there yet, in ``runs``."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -68,7 +55,7 @@ def check_places(arguments: Arguments) -> None:
     Raises:
         OSError: If one cannot be written; the message names it.
     """
-    check_integer("checkpoint_every", arguments.checkpoint_every)
+    RecordOptions(**given(arguments, RecordOptions))
     if arguments.json:
         parent = Path(arguments.json).absolute().parent
         if not parent.is_dir() or Path(arguments.json).is_dir():

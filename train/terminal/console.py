@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Console", "out", "out_now", "print_table", "say"]
+__all__ = ["Console", "announce", "out", "out_now", "print_table", "say"]
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -17,6 +17,15 @@ def say(text: str) -> None:
     """Write a line to standard error: progress and notes, never results."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def announce(text: str, *, quiet: bool) -> None:
+    """Say on a terminal what is going to be done, before imports that take seconds.
+
+    Elsewhere nothing is said: what is refused gets one line on standard error, and no other.
+    """
+    if sys.stderr.isatty() and not quiet:
+        say(text)
 
 
 def out(text: str = "") -> None:

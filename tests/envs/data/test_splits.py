@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstds.envs.data.splits import SplitOptions, make_parts, noisy_labels, split_rows
+from gstds.envs.data.splits import make_parts, noisy_labels, split_rows
+from gstds.options.world import DataOptions
 
 PARTS = ("train", "reward_validation", "selection_validation", "test")
 
@@ -19,7 +20,7 @@ def names_of(counts):
 
 def parts_of(counts, has_test=False, **options):
     labels = labels_of(counts)
-    return labels, make_parts(labels, names_of(counts), SplitOptions(**options), has_test=has_test)
+    return labels, make_parts(labels, names_of(counts), DataOptions(**options), has_test=has_test)
 
 
 many = st.lists(st.integers(2, 60), min_size=2, max_size=8).filter(lambda c: sum(c) > 60)

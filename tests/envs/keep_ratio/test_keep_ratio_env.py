@@ -173,12 +173,18 @@ def test_instances_are_drawn_by_seed_and_named_at_reset(tiny_npz):
         ({"interval": 0}, "interval"),
         ({"reward": "gold"}, "reward"),
         ({"target_accuracy": 2.0}, "target_accuracy"),
-        ({"batchsize": 3}, "batch_size"),
     ],
 )
 def test_an_impossible_environment_fails_when_it_is_made(options, word):
     with pytest.raises(ValueError, match=word):
         gymnasium.make(ID, **({"dataset": "digits", "picker": "uniform"} | options))
+
+
+def test_an_unknown_keyword_is_refused_in_pythons_words():
+    words = "got an unexpected keyword argument 'batchsize'; did you mean 'batch_size'"
+    for name in (ID, ID.replace("KeepRatio", "DataSelection")):
+        with pytest.raises(TypeError, match=words):
+            gymnasium.make(name, dataset="digits", batchsize=3)
 
 
 @pytest.mark.parametrize("wrong", [9, -1, 0.5, np.nan, [1, 2]])

@@ -12,7 +12,8 @@ from gstds.common.state import state_digest
 from gstds.envs import DataSelectionEnv
 from gstds.envs.batches import loader
 from gstds.envs.learner import cuda_graphs as captured
-from gstds.envs.learner.learner import Learner, LearnerOptions, resolve_device
+from gstds.envs.learner.learner import Learner, resolve_device
+from gstds.options.world import LearnerOptions
 from gstds.train.running.options import config_from
 from gstds.train.running.run import execute
 

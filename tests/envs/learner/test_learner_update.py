@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from gstds.common.state import latest_state, save_state
-from gstds.envs.learner.learner import Learner, LearnerOptions
+from gstds.envs.learner.learner import Learner
+from gstds.options.world import LearnerOptions
 
 CPU = torch.device("cpu")
 
 
 def learner(name="small-cnn", shape=(3, 16, 16)):
-    return Learner(LearnerOptions(name=name), shape=shape, classes=10, seed=0, device=CPU)
+    return Learner(LearnerOptions(learner=name), shape=shape, classes=10, seed=0, device=CPU)
 
 
 def train(one, steps, first=0):

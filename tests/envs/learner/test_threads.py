@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from gstds.envs.learner import threads
-from gstds.envs.learner.learner import Learner, LearnerOptions
+from gstds.envs.learner.learner import Learner
 from gstds.envs.learner.threads import FLOPS_OF_A_THREAD, limited_threads, threads_for
+from gstds.options.world import LearnerOptions
 
 CPU = torch.device("cpu")
 

@@ -10,9 +10,11 @@ pytest.importorskip("stable_baselines3")
 
 from gstds.policies.learned.actor import Actor
 from gstds.policies.learned.agent_file import load_agent
-from gstds.train.agents.learn import AgentConfig, Teacher, agent_names, learn
+from gstds.train.agents.config import AgentConfig
+from gstds.train.agents.learn import Teacher, learn
 from gstds.train.cli.main import main
 from gstds.train.running.run import StopFlag
+from gstds.train.terminal.listed import listed
 
 SMALL = {"batch_size": 16, "epochs": 4, "picker": "uniform", "learner": "mlp", "interval": 2}
 FEW = {"ppo": {"n_steps": 16, "batch_size": 8, "n_epochs": 2}, "a2c": {"n_steps": 16}}
@@ -83,7 +85,7 @@ def test_a_learned_on_instance_cannot_be_held_out(tiny_npz, tmp_path):
         AgentConfig(instances="small-train", held_out="small-train")
     with pytest.raises(ValueError, match="did you mean 'ppo'"):
         AgentConfig(agent="pppo")
-    assert {"ppo", "sac", "recurrent-ppo"} <= set(agent_names())
+    assert {"ppo", "sac", "recurrent-ppo"} <= set(listed("agents"))
 
 
 def test_the_command_line_teaches_and_the_agent_runs(tiny_npz, tmp_path, capsys, store_uri):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gstds.train.cli.main import main
+from gstds.train.terminal.listed import TABLES, listed
 
 
 @pytest.fixture
@@ -196,6 +197,44 @@ def test_lists_are_tabbed_for_programs(capsys):
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) >= 3
         assert all(line.count("\t") == 1 and line.split("\t")[1] for line in lines)
+
+
+def test_lists_are_those_of_the_tables_and_import_nothing_heavy():
+    from gstds.envs.data.datasets import dataset_names
+    from gstds.policies import policy_names
+    from gstds.reference import reference_names
+    from gstds.selection.pickers import picker_names
+    from gstds.selection.scores import score_names
+
+    assert listed("policies") == policy_names()
+    assert listed("scores") == score_names()
+    assert listed("pickers") == picker_names()
+    assert listed("datasets") == dataset_names()
+    assert listed("references") == reference_names()
+    script = (
+        "import sys\nfrom gstds.train.cli.main import main\nmain(['list'])\n"
+        "heavy = {'torch', 'numpy', 'mlflow', 'gymnasium', 'sklearn', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for kind in TABLES:
+        names = [line.split()[0] for line in done.stdout.split(f"{kind}:\n")[1].splitlines()]
+        assert names[: len(listed(kind))] == list(listed(kind))
+
+
+def test_a_terminal_is_told_what_will_be_done_before_torch_is_imported(here):
+    script = (
+        "import sys\nfrom gstds.train.cli import commands\n"
+        "from gstds.train.cli.main import main\n"
+        "def told(text, *, quiet):\n"
+        "    print(text, quiet, sorted({'torch', 'numpy', 'mlflow'} & set(sys.modules)))\n"
+        "    raise KeyboardInterrupt\n"
+        "commands.announce = told\nmain(['run', '--epochs', '3', '--seed', '4'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    said = "training small-cnn: policy gstds on digits, 3 epochs, seed 4 False []"
+    assert done.stdout.strip() == said, done.stderr
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy():

@@ -8,7 +8,7 @@ import pytest
 
 from gstds.train.cli.main import main, parse_words
 from gstds.train.running.options import RunConfig, config_from
-from gstds.train.terminal.arguments import given_options
+from gstds.train.terminal.options import given as given_in
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def given(tmp_path, monkeypatch):
 
 
 def config(arguments):
-    return config_from(given_options(arguments))
+    return config_from(given_in(arguments, RunConfig))
 
 
 def test_every_option_may_stand_in_the_file(given, tmp_path):
