@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from gstds.common.checks import check_fraction, check_integer
+from gstds.common.state import Stateful
 from gstds.envs.keep_ratio.actions import RatioActions
 from gstds.envs.keep_ratio.centering import random_curve
 from gstds.envs.keep_ratio.instances import find_instance, make_instances
@@ -33,7 +33,7 @@ KEEP_RATIO_DEFAULTS: dict[str, Any] = {"setting": "equal-budget", "budget": 0.25
 _VALIDATION = ("validation_loss", "validation_accuracy")
 
 
-class KeepRatioEnv(gymnasium.Env[Array, Any]):
+class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
     """Train a network under a budget; every few drawn batches say what share of them to keep.
 
     ## Action space
@@ -88,6 +88,8 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
     v0: first version.
     """
 
+    state: tuple[str, ...] = ("_np_random", "_trend", "_ratio", "_decisions", "_total_kept")
+    state += ("_total_drawn", "_running", "_meter")
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (gymnasium's own attribute)
     version = 0
 
@@ -176,7 +178,7 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
         self._observation, self._last = world.reset(seed=run_seed)
         self._first, self._running = False, True
         self._facts = RunFacts.from_context(world.context())
-        self._trend: Trend | None = None
+        self._trend: Sequence[float] | None = None
         self._ratio, self._decisions = 1.0, 0
         self._total_kept = self._total_drawn = 0
         self._meter = self._new_meter()
@@ -272,32 +274,17 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
         """
         if self._first:
             raise RuntimeError("there is no run to save: call reset first")
-        trend = self._trend
-        return {
-            "world": self.world.state_dict(),
-            "instance": self.instances[self.instance].name,
-            "generator": copy.deepcopy(self.np_random.bit_generator.state),
-            "trend": [trend.train_loss, trend.mean_last_loss] if trend else None,
-            "ratio": self._ratio,
-            "decisions": self._decisions,
-            "kept": self._total_kept,
-            "drawn": self._total_drawn,
-            "running": self._running,
-            "meter": self._meter.state_dict(),
-        }
+        own = {"world": self.world.state_dict(), "instance": self.instances[self.instance].name}
+        return own | super().state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> Array:
+    def load_state_dict(self, state: Mapping[str, Any]) -> Array:
         """Take up a run where `state_dict` left it; return the observation it waits on."""
         super().reset(seed=0)
-        self.np_random.bit_generator.state = state["generator"]
         self.instance = find_instance(self.instances, state["instance"])
         self._observation = self.world.load_state_dict(state["world"])
         self._last = self.world.info()
-        self._first, self._running = False, bool(state["running"])
+        self._first = False
         self._facts = RunFacts.from_context(self.world.context())
-        self._trend = Trend(*state["trend"]) if state["trend"] else None
-        self._ratio, self._decisions = float(state["ratio"]), int(state["decisions"])
-        self._total_kept, self._total_drawn = int(state["kept"]), int(state["drawn"])
         self._meter = self._new_meter()
-        self._meter.load_state_dict(state["meter"])
+        super().load_state_dict(state)
         return self._summary()

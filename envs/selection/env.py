@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from gymnasium import spaces
 from gstds.common.checks import check_integer, check_number, require_entries
 from gstds.common.noise import STREAMS, fan_out
 from gstds.common.process_group import Group
+from gstds.common.state import Stateful, entries
 from gstds.envs.batches.loader import Loader
 from gstds.envs.batches.order import Draws
 from gstds.envs.learner.enable_gradients import with_gradients
@@ -35,7 +35,7 @@ from gstds.envs.selection.observation_space import (
 from gstds.envs.selection.scorer import Scorer
 from gstds.envs.selection.trainer import Trainer
 from gstds.envs.task.distillation import make_teacher
-from gstds.envs.task.options import RUN_ENTRIES, EnvOptions
+from gstds.envs.task.options import EnvOptions
 from gstds.envs.task.task import Progress, Task, load_task
 from gstds.observation.batch_view import step_noise
 from gstds.observation.cost import Ledger
@@ -66,7 +66,7 @@ class RunStatus:
     closing: Indices
 
 
-class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
+class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
     """Train a network; at each step say which samples of the drawn batch are worth training on.
 
     ## Action space
@@ -139,6 +139,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     v0: first version.
     """
 
+    state: tuple[str, ...] = ("_learner", "ledger", "_trainer", "_evaluator", "_closing")
+    state += ("_np_random", "run_seed", "step_count", "_running", "_truncated", "_keep_ratio")
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (gymnasium's own attribute)
 
     @with_gradients
@@ -385,8 +387,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             "keep_ratio": self._keep_ratio,
             "train_loss": self._trainer.memory.train_loss,
             "mean_last_loss": self._trainer.memory.mean_last_loss,
-            "validation_loss": validation.loss if validation else 0.0,
-            "validation_accuracy": validation.accuracy if validation else 0.0,
+            "validation_loss": validation.loss,
+            "validation_accuracy": validation.accuracy,
             "gradient_noise": self._learner.gradient_noise,
         }
 
@@ -515,39 +517,19 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         """
         if not hasattr(self, "run_seed"):
             raise RuntimeError("there is no run to save: call reset first")
-        return {
-            "learner": self._learner.state_dict(),
-            "ledger": self.ledger.state_dict(),
-            "trainer": self._trainer.state_dict(),
-            "evaluator": self._evaluator.state_dict(),
-            "closing": self._closing.copy(),
-            "generator": copy.deepcopy(self.np_random.bit_generator.state),
-            "run_seed": self.run_seed,
-            "step_count": self.step_count,
-            "running": self._running,
-            "truncated": self._truncated,
-            "keep_ratio": self._keep_ratio,
-        }
+        return super().state_dict()
 
     @with_gradients
-    def load_state_dict(self, state: dict[str, Any]) -> dict[str, Array]:
+    def load_state_dict(self, state: Mapping[str, Any]) -> dict[str, Array]:
         """Take up a run where `state_dict` left it; return the observation it waits on.
 
         Raises:
             ValueError: If the state lacks an entry; the run in progress stays.
         """
-        require_entries(state, RUN_ENTRIES)
+        require_entries(state, entries(self))
         if self._first:
             super().reset(seed=int(state["run_seed"]))
             self._first = False
-        self.np_random.bit_generator.state = state["generator"]
         self._begin(int(state["run_seed"]), evaluate=False)
-        self._learner.load_state_dict(state["learner"])
-        self.ledger.load_state_dict(state["ledger"])
-        self._trainer.load_state_dict(state["trainer"])
-        self._evaluator.load_state_dict(state["evaluator"])
-        self._closing = np.array(state["closing"], dtype=np.int64)
-        self.step_count = int(state["step_count"])
-        self._keep_ratio = float(state["keep_ratio"])
-        self._running, self._truncated = bool(state["running"]), bool(state["truncated"])
+        super().load_state_dict(state)
         return self._look(charge=False) if self._running else self._end_of_run_view()

@@ -68,11 +68,6 @@ def scores_with_learner(observe: Mapping[str, Any]) -> bool:
     return any(name in observe for name in LEARNER_OBSERVATIONS)
 
 
-RUN_ENTRIES = "learner ledger trainer evaluator closing generator run_seed step_count running "
-RUN_ENTRIES += "truncated keep_ratio"
-"""The entries of the state of a run in progress."""
-
-
 @dataclass(frozen=True)
 class EnvOptions:
     """Keyword arguments of the environments; each is the command line's option of that name.

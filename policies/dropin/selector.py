@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import STREAMS, fan_out, policy_seed
+from gstds.common.state import Stateful, entries
 from gstds.observation.batch_view import (
     checked_weights,
     fitted,
@@ -50,15 +52,9 @@ if TYPE_CHECKING:
 __all__ = ["Selector"]
 
 Indices = npt.NDArray[np.int64]
-_COUNTS = ("drawn", "kept", "untold", "empty", "width")
-_NUMBERS = ("spent", "keep_ratio", "spent_at_validation", "reward")
-_ENTRIES = (
-    "step batch_size begun validation gradient_noise memory policy last "
-    f"{' '.join(_COUNTS)} {' '.join(_NUMBERS)}"
-)
 
 
-class Selector:
+class Selector(Stateful):
     """Says which samples of each drawn batch to train on, in any training loop.
 
     The policy sees what it sees in the environment, and its random choices have the same key (seed,
@@ -101,6 +97,10 @@ class Selector:
         kept_elsewhere: Samples of the last batch that other processes kept.
         mean_keep: Samples kept by samples drawn, so far.
     """
+
+    state: tuple[str, ...] = ("step", "_batch_size", "_begun", "_validation", "_gradient_noise")
+    state += ("_memory", "_last", "_drawn", "_kept", "_untold", "_empty", "_width", "_spent")
+    state += ("_keep_ratio", "_spent_at_validation", "_reward")
 
     def __init__(
         self,
@@ -437,20 +437,10 @@ class Selector:
         Raises:
             TypeError: If the policy's own state holds something else.
         """
-        state = {name: getattr(self, f"_{name}") for name in (*_COUNTS, *_NUMBERS)}
         with policy_code(self.name, self.step):
             learned = self.policy.state_dict()
-        return self._made_with() | {
-            "step": self.step,
-            "batch_size": self._batch_size,
-            "begun": self._begun,
-            "validation": list(self._validation) if self._validation else None,
-            "gradient_noise": self._gradient_noise,
-            "memory": portable(self._memory.state_dict()),
-            "policy": portable(learned, f"state of policy {self.name!r}"),
-            "last": portable(self._last),
-            **state,
-        }
+        learned = portable(learned, f"state of policy {self.name!r}")
+        return {**self._made_with(), **portable(super().state_dict()), "policy": learned}
 
     def _made_with(self) -> dict[str, Any]:
         return {
@@ -461,7 +451,7 @@ class Selector:
             "total_steps": self.total_steps,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned, in a selector made with the same arguments.
 
         Arrays may stand for tensors. What is refused changes nothing.
@@ -470,7 +460,7 @@ class Selector:
             TypeError: If it is no such state.
             ValueError: If an entry is missing, or is of another run; the message names it.
         """
-        check_same_run(state, _ENTRIES, self._made_with())
+        check_same_run(state, (*entries(self), "policy"), self._made_with())
         before = dict(vars(self))
         learned = restored(self.state_dict()["policy"]) if self._begun else None
         try:
@@ -484,20 +474,10 @@ class Selector:
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def _take_up(self, state: dict[str, Any]) -> None:
-        self._begun = False
-        self._batch_size = state["batch_size"]
-        for name in _COUNTS:
-            setattr(self, f"_{name}", int(state[name]))
-        for name in _NUMBERS:
-            setattr(self, f"_{name}", float(state[name]))
-        self.step = int(state["step"])
-        told, noise = state["validation"], state["gradient_noise"]
-        self._validation = (float(told[0]), float(told[1])) if told else None
-        self._gradient_noise = None if noise is None else float(noise)
+    def _take_up(self, state: Mapping[str, Any]) -> None:
         self._memory = SampleMemory(self._samples, self._classes)
-        self._memory.load_state_dict(state["memory"])
-        self._last = state["last"]
-        if state["begun"]:
+        super().load_state_dict(state)
+        begun, self._begun = self._begun, False
+        if begun:
             self._begin(int(state["batch_size"]), self._ranks.count)
         self.policy.load_state_dict(state["policy"])
