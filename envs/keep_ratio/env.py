@@ -19,6 +19,7 @@ from gstds.envs.selection.env import DataSelectionEnv
 from gstds.envs.task.options import normalize_observe
 from gstds.envs.task.rewards import Curve, RewardMeter, evaluates
 from gstds.envs.task.task import Progress
+from gstds.observation.spec import OPTIONAL_OBSERVATIONS, asked_of
 from gstds.observation.summary import SUMMARY_HIGH, SUMMARY_LOW, RunFacts, Trend, summarize
 from gstds.selection.ratio_pickers import ratio_picker
 from gstds.selection.weights import weights_for_ratio
@@ -30,7 +31,7 @@ Array = npt.NDArray[np.float32]
 KEEP_RATIO_DEFAULTS: dict[str, Any] = {"setting": "equal-budget", "budget": 0.25, "epochs": 8}
 """Where the defaults differ from those of ``gstds/DataSelection-v0``."""
 
-_VALIDATION = ("validation_loss", "validation_accuracy")
+_VALIDATION = asked_of(OPTIONAL_OBSERVATIONS, "evaluation")
 
 
 class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
@@ -131,7 +132,7 @@ class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
     def _make_world(self, options: dict[str, Any], progress: Progress | None) -> DataSelectionEnv:
         observe = normalize_observe(options.pop("observe", ()))
         self._sees_validation = "validation_loss" in observe
-        wanted = _VALIDATION if evaluates(self._reward_name) else ()
+        wanted = _VALIDATION if evaluates(self._reward_name) else []
         return DataSelectionEnv(
             **KEEP_RATIO_DEFAULTS | options,
             observe=dict(self.picker.observe) | observe | {name: {} for name in wanted},
@@ -236,7 +237,7 @@ class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
         return loss, float(self._observation["validation_accuracy"][0]), spent
 
     def _summary(self) -> Array:
-        hidden = () if self._sees_validation else _VALIDATION
+        hidden = [] if self._sees_validation else _VALIDATION
         seen = {name: value for name, value in self._observation.items() if name not in hidden}
         return summarize(seen, self._facts, self._trend)
 

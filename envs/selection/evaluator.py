@@ -9,10 +9,10 @@ from gstds.envs.batches.loader import Loader
 from gstds.envs.data.datasets import Data, Split
 from gstds.envs.learner.learner import Evaluation, Learner
 from gstds.envs.selection.budget import Budget
-from gstds.envs.selection.observation_space import LOSS_BOUND
 from gstds.envs.task.options import EnvOptions
 from gstds.envs.task.rewards import Interval, reward_function
 from gstds.observation.cost import Ledger
+from gstds.observation.spec import LOSS_BOUND
 
 __all__ = ["Evaluator"]
 
@@ -58,6 +58,10 @@ class Evaluator(Stateful):
     def begin(self) -> None:
         """Evaluate the untrained learner, where something consumes it."""
         self.last = self._evaluate() or self.last
+
+    def view(self) -> dict[str, float]:
+        """Return the observations that it has the values of."""
+        return {"validation_loss": self.last.loss, "validation_accuracy": self.last.accuracy}
 
     def if_due(
         self, *, done: bool, progress: float, step: int, affordable: bool

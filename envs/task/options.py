@@ -16,25 +16,17 @@ from gstds.common.checks import (
 )
 from gstds.envs.learner.learner import LearnerOptions
 from gstds.envs.task.rewards import REWARDS
-from gstds.observation.batch_view import OPTIONAL_OBSERVATIONS
+from gstds.observation.spec import check_observe
 from gstds.store.compression import parse_compression
 
 __all__ = [
     "EnvOptions",
     "normalize_observe",
-    "scores_with_learner",
 ]
 
 SETTINGS = ("equal-epochs", "equal-budget")
 NORMALIZERS = ("kept", "drawn")
 
-LEARNER_OBSERVATIONS = (
-    "learner_losses",
-    "learner_margin",
-    "learner_entropy",
-    "learner_probabilities",
-    "learner_embeddings",
-)
 DEFAULT_OBSERVE = ("spectral_scores", "reference_losses")
 
 
@@ -54,18 +46,7 @@ def normalize_observe(
     if isinstance(observe, str):
         observe = (observe,)
     given = dict(observe) if isinstance(observe, Mapping) else dict.fromkeys(observe)
-    for name, options in given.items():
-        check_choice("observe", name, OPTIONAL_OBSERVATIONS)
-        for option in options or {}:
-            if option not in OPTIONAL_OBSERVATIONS[name]:
-                hint = near_names(option, OPTIONAL_OBSERVATIONS[name])
-                raise ValueError(f"observe {name!r} has no option {option!r}; {hint}")
-    return {name: dict(given[name] or {}) for name in OPTIONAL_OBSERVATIONS if name in given}
-
-
-def scores_with_learner(observe: Mapping[str, Any]) -> bool:
-    """Say whether the observations take a forward of the whole batch."""
-    return any(name in observe for name in LEARNER_OBSERVATIONS)
+    return check_observe("observe", given)
 
 
 @dataclass(frozen=True)

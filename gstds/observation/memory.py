@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_integer
 from gstds.common.state import Stateful
-from gstds.observation.batch_view import LOSS_BOUND
+from gstds.observation.spec import LOSS_BOUND
 
 __all__ = ["SampleMemory"]
 
@@ -63,10 +63,12 @@ class SampleMemory(Stateful):
         return float(np.mean(self.last_losses, dtype=np.float64))
 
     def view(self, batch: Indices, progress: float) -> dict[str, Any]:
-        """Return the observations that the memory has of a batch (n,) at a progress in [0, 1]."""
+        """Return the observations that it has the values of, for a batch (n,) at a progress."""
         trained = self.last_trained[batch]
         return {
             "last_losses": self.last_losses[batch],
             "visited": self.visits[batch] > 0,
             "age": np.where(trained < 0, 1.0, progress - trained),
+            "train_loss": self.train_loss,
+            "mean_last_loss": self.mean_last_loss,
         }

@@ -14,15 +14,10 @@ import numpy.typing as npt
 from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import STREAMS, fan_out, policy_seed
 from gstds.common.state import Stateful, entries
-from gstds.observation.batch_view import (
-    checked_weights,
-    fitted,
-    observation_bounds,
-    padded,
-    step_noise,
-)
+from gstds.observation.batch_view import batch_view, checked_weights, padded
 from gstds.observation.gradient_noise import noise_share
 from gstds.observation.memory import SampleMemory
+from gstds.observation.spec import observation_bounds
 from gstds.policies.base import Policy, RunContext, Transition
 from gstds.policies.dropin.arguments import (
     check_device,
@@ -33,7 +28,6 @@ from gstds.policies.dropin.arguments import (
 )
 from gstds.policies.dropin.observed import (
     TELL,
-    VALIDATION,
     Shown,
     checked_indices,
     floats,
@@ -309,43 +303,34 @@ class Selector(Stateful):
         raw, flops = self._reference.view(batch)
         self._spent += 0.0 if self._free_solves else flops
         self._spent += len(batch) * self._forward_flops if views else 0.0
-        progress = min(1.0, self.step / self.total_steps)
         loss, accuracy = self._validation or (0.0, 0.0)
-        raw |= views | self._memory.view(batch, progress)
-        raw |= {
-            "valid": np.ones(len(batch), dtype=np.float32),
-            "noise": step_noise(self._selection_seed, self.step, batch),
-            "labels": np.zeros(len(batch)) if self._labels is None else self._labels[batch],
-            "progress": progress,
-            "budget_left": 1.0 - self._spent / self._full_flops,
-            "keep_ratio": self._keep_ratio,
-            "train_loss": self._memory.train_loss,
-            "mean_last_loss": self._memory.mean_last_loss,
-            "validation_loss": loss,
-            "validation_accuracy": accuracy,
-            "gradient_noise": self._gradient_noise or 0.0,
+        n = max(len(batch), self._batch_size or 0)
+        sizes = (n, self._classes, self._reference.dim, self._width)
+        if self._labels is not None:
+            raw = raw | {"labels": self._labels[batch]}
+        view = batch_view(
+            observation_bounds(self._needs, *sizes),
+            batch,
+            self._memory,
+            seed=self._selection_seed,
+            step=self.step,
+            progress=min(1.0, self.step / self.total_steps),
+            budget_left=1.0 - self._spent / self._full_flops,
+            keep_ratio=self._keep_ratio,
+            gradient_noise=self._gradient_noise or 0.0,
+            validation_loss=loss,
+            validation_accuracy=accuracy,
+            **raw,
+            **views,
+        )
+        lacking = {
+            "data": self._labels is None,
+            "memory": bool(self._untold or (self.ahead and self._kept)),
+            "evaluation": self._validation is None,
+            "gradients": self._gradient_noise is None,
         }
-        return self._shown(raw, max(len(batch), self._batch_size or 0))
-
-    def _shown(self, raw: dict[str, Any], n: int) -> Shown:
-        embeddings = raw.get("learner_embeddings")
-        width = None if embeddings is None else np.shape(embeddings)[1]
-        dim = self._reference.dim
-        bounds = observation_bounds(self._needs, n, self._classes, dim, width)
-        shown = Shown(
-            {
-                name: fitted(raw[name], low, high, shape[0])
-                for name, (low, high, shape) in bounds.items()
-            }
-        )
-        shown.refused = refusals(
-            self.name,
-            labels=self._labels is not None,
-            history=not (self.ahead and self._kept) and not self._untold,
-            ahead=self.ahead,
-            validation=self._validation is not None or not set(VALIDATION) & set(self._needs),
-            noise=self._gradient_noise is not None,
-        )
+        shown = Shown(view)
+        shown.refused = refusals(self.name, view, lacking, ahead=self.ahead)
         return shown
 
     # ------------------------------------------------------------------ what it answers

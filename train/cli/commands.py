@@ -333,6 +333,10 @@ def _names(kind: str) -> dict[str, str]:
         from gstds.train.agents.learn import agent_names
 
         return agent_names()
+    if kind == "observations":
+        from gstds.observation.spec import observation_names
+
+        return observation_names()
     return {}
 
 

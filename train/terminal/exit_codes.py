@@ -14,5 +14,6 @@ LIST_KINDS = (
     "learners",
     "references",
     "agents",
+    "observations",
 )
 """What `gstds list` lists."""
