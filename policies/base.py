@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.common.state import Stateful
 from gstds.selection.pickers import NamedPicker, make_picker
 from gstds.selection.schedules import Schedule, make_schedule
 from gstds.selection.weights import weights_for_ratio
@@ -78,7 +79,7 @@ class Transition:
     info: Mapping[str, Any]
 
 
-class Policy:
+class Policy(Stateful):
     """Decides which samples of a drawn batch are trained on, and with what weight.
 
     Attributes:
@@ -86,6 +87,8 @@ class Policy:
             charges these and no others.
         max_weight: The largest weight it returns.
         normalizer: What the weighted loss is divided by: the number ``kept`` or ``drawn``.
+        state: Names of the attributes that a resumed run goes on with, such as ``("_mean",)``; or
+            write `state_dict` and `load_state_dict`, see `gstds.common.state.Stateful`.
         uses_reward: True if `learn` reads the reward; the evaluations for it are then charged.
         paper_schedule: Name and parameters of the keep-ratio schedule that the paper uses, None if
             it has none: for comparisons under every paper's own defaults.
@@ -136,13 +139,6 @@ class Policy:
             context: Facts of the run.
         """
         return 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the policy remembers, as arrays and JSON-able values."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
 
     def predict(
         self,

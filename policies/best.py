@@ -50,6 +50,7 @@ class Best(Policy):
         ValueError: If an option is out of range.
     """
 
+    state = ("_batches", "_surest", "_watch")
     source = "this project; last losses as in InfoBatch, arXiv 2303.04947"
     cost = "nothing beside training on the kept samples; the reference's losses are cached"
     helps = (
@@ -95,19 +96,6 @@ class Best(Policy):
             _, batch = valid_batch(transition.observation)
             self._surest = self._mean_surest(batch["reference_losses"])
             self._batches += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what was learned of the labels, and of the loss."""
-        return {
-            "batches": self._batches,
-            "surest": self._surest,
-            "watch": self._watch.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self._batches, self._surest = int(state["batches"]), float(state["surest"])
-        self._watch.load_state_dict(state["watch"])
 
     def _mean_surest(self, reference_losses: npt.ArrayLike) -> float:
         """Return the mean of `least_loss` over the batches so far and this one."""

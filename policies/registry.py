@@ -203,4 +203,10 @@ def check_declarations(name: str, policy: Policy) -> None:
     who = f"of policy {name!r}"
     check_number(f"max_weight {who}", declared["max_weight"], low=0, high=1e6, open_low=True)
     check_choice(f"normalizer {who}", declared["normalizer"], ("kept", "drawn"))
+    remembers = getattr(type(policy), "state", ())
+    if isinstance(remembers, str) and type(policy).state_dict is Policy.state_dict:
+        raise TypeError(
+            f"state of policy {name!r} must be a tuple of attributes' names, such as "
+            f"({remembers!r},), got {remembers!r}"
+        )
     refuse_misspelt(name, policy)

@@ -29,6 +29,8 @@ class Sharded(Policy):
         ValueError: If there are no policies.
     """
 
+    state = ("parts",)
+
     def __init__(self, parts: Sequence[Policy]) -> None:
         if not parts:
             raise ValueError("parts must hold a policy for each shard, got none")
@@ -86,21 +88,6 @@ class Sharded(Policy):
             part.step_flops(rows.stop - rows.start, of_it.stop - of_it.start, own)
             for part, (rows, of_it) in zip(self.parts, shares, strict=True)
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the parts remember."""
-        return {str(number): part.state_dict() for number, part in enumerate(self.parts)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned.
-
-        Raises:
-            ValueError: If it is of another number of shards.
-        """
-        if set(state) != {str(number) for number in range(len(self.parts))}:
-            raise ValueError(f"the state is of {len(state)} shards, not of {len(self.parts)}")
-        for number, part in enumerate(self.parts):
-            part.load_state_dict(state[str(number)])
 
     def _shards(self, observation: Observation) -> list[tuple[Policy, slice]]:
         """Return each part that has samples, with their rows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from gstds.common.state import Stateful
 from gstds.envs.keep_ratio.actions import RatioActions
 from gstds.envs.keep_ratio.centering import random_curve
 from gstds.envs.keep_ratio.instances import find_instance, make_instances
@@ -17,6 +18,7 @@ from gstds.envs.selection.env import DataSelectionEnv
 from gstds.envs.task.options import normalize_observe
 from gstds.envs.task.rewards import Curve, RewardMeter, evaluates
 from gstds.envs.task.task import Progress
+from gstds.observation.spec import OPTIONAL_OBSERVATIONS, asked_of
 from gstds.observation.summary import SUMMARY_HIGH, SUMMARY_LOW, RunFacts, Trend, summarize
 from gstds.options.fields import from_keywords, names
 from gstds.options.world import KeepRatioOptions, WorldOptions
@@ -28,10 +30,10 @@ __all__ = ["KeepRatioEnv"]
 Array = npt.NDArray[np.float32]
 
 _SHARED = (*names(WorldOptions), "observe", "w_max", "normalizer", "drop_below")
-_VALIDATION = ("validation_loss", "validation_accuracy")
+_VALIDATION = asked_of(OPTIONAL_OBSERVATIONS, "evaluation")
 
 
-class KeepRatioEnv(gymnasium.Env[Array, Any]):
+class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
     """Train a network under a budget; every few drawn batches say what share of them to keep.
 
     ## Action space
@@ -76,6 +78,8 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
     v0: first version.
     """
 
+    state: tuple[str, ...] = ("_np_random", "_trend", "_ratio", "_decisions", "_total_kept")
+    state += ("_total_drawn", "_running", "_meter")
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (gymnasium's own attribute)
     version = 0
 
@@ -105,7 +109,7 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
     def _make_world(self, options: dict[str, Any], progress: Progress | None) -> DataSelectionEnv:
         observe = normalize_observe(options.pop("observe"))
         self._sees_validation = "validation_loss" in observe
-        wanted = _VALIDATION if evaluates(self.options.reward) else ()
+        wanted = _VALIDATION if evaluates(self.options.reward) else []
         return DataSelectionEnv(
             **options,
             observe=dict(self.picker.observe) | observe | {name: {} for name in wanted},
@@ -152,7 +156,7 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
         self._observation, self._last = world.reset(seed=run_seed)
         self._first, self._running = False, True
         self._facts = RunFacts.from_context(world.context())
-        self._trend: Trend | None = None
+        self._trend: Sequence[float] | None = None
         self._ratio, self._decisions = 1.0, 0
         self._total_kept = self._total_drawn = 0
         self._meter = self._new_meter(self._curve())
@@ -211,7 +215,7 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
         return loss, float(self._observation["validation_accuracy"][0]), spent
 
     def _summary(self) -> Array:
-        hidden = () if self._sees_validation else _VALIDATION
+        hidden = [] if self._sees_validation else _VALIDATION
         seen = {name: value for name, value in self._observation.items() if name not in hidden}
         return summarize(seen, self._facts, self._trend)
 
@@ -249,32 +253,17 @@ class KeepRatioEnv(gymnasium.Env[Array, Any]):
         """
         if self._first:
             raise RuntimeError("there is no run to save: call reset first")
-        trend = self._trend
-        return {
-            "world": self.world.state_dict(),
-            "instance": self.instances[self.instance].name,
-            "generator": copy.deepcopy(self.np_random.bit_generator.state),
-            "trend": [trend.train_loss, trend.mean_last_loss] if trend else None,
-            "ratio": self._ratio,
-            "decisions": self._decisions,
-            "kept": self._total_kept,
-            "drawn": self._total_drawn,
-            "running": self._running,
-            "meter": self._meter.state_dict(),
-        }
+        own = {"world": self.world.state_dict(), "instance": self.instances[self.instance].name}
+        return own | super().state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> Array:
+    def load_state_dict(self, state: Mapping[str, Any]) -> Array:
         """Take up a run where `state_dict` left it; return the observation it waits on."""
         super().reset(seed=0)
-        self.np_random.bit_generator.state = state["generator"]
         self.instance = find_instance(self.instances, state["instance"])
         self._observation = self.world.load_state_dict(state["world"])
         self._last = self.world.info()
-        self._first, self._running = False, bool(state["running"])
+        self._first = False
         self._facts = RunFacts.from_context(self.world.context())
-        self._trend = Trend(*state["trend"]) if state["trend"] else None
-        self._ratio, self._decisions = float(state["ratio"]), int(state["decisions"])
-        self._total_kept, self._total_drawn = int(state["kept"]), int(state["drawn"])
         self._meter = self._new_meter(self._curve())
-        self._meter.load_state_dict(state["meter"])
+        super().load_state_dict(state)
         return self._summary()

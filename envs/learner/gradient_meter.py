@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
+from gstds.common.state import Stateful
 from gstds.observation.gradient_noise import NoiseScale, noise_share
 
 __all__ = ["GradientMeter"]
@@ -14,7 +14,7 @@ __all__ = ["GradientMeter"]
 _DECAY = 0.9
 
 
-class GradientMeter:
+class GradientMeter(Stateful):
     """Compares each update's gradient with an average of those before it.
 
     It costs a pass over the parameters, as the optimizer's own arithmetic does, and as that is not
@@ -23,6 +23,8 @@ class GradientMeter:
     Args:
         parameters: What is trained.
     """
+
+    state = ("_average", "_weight", "_scale")
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         self._parameters = list(parameters)
@@ -54,21 +56,6 @@ class GradientMeter:
         torch._foreach_mul_(self._average, _DECAY)
         torch._foreach_add_(self._average, gradients, alpha=(1 - _DECAY) * scale)
         self._weight = _DECAY * self._weight + (1 - _DECAY)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the averages, as arrays and JSON-able values."""
-        return {
-            "average": [a.clone() for a in self._average],
-            "weight": self._weight,
-            "scale": self._scale.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        for mine, saved in zip(self._average, state["average"], strict=True):
-            mine.copy_(saved)
-        self._weight = float(state["weight"])
-        self._scale.load_state_dict(state["scale"])
 
 
 def _product(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:

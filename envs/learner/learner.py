@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from torch import nn
 
 from gstds.common.checks import check_choice, users_code
 from gstds.common.process_group import Group
+from gstds.common.state import Stateful
 from gstds.envs.learner.batch_norm import normalize_globally
 from gstds.envs.learner.cuda_graphs import CapturedUpdates
 from gstds.envs.learner.gradient_meter import GradientMeter
@@ -71,7 +72,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """Mean loss in nats, accuracy in [0, 1], and accuracy by class (C,)."""
 
     loss: float
@@ -79,7 +80,7 @@ class Evaluation:
     class_accuracy: tuple[float, ...]
 
 
-class Learner:
+class Learner(Stateful):
     """A network under training.
 
     Args:
@@ -364,6 +365,7 @@ class Learner:
     def state_dict(self) -> dict[str, Any]:
         """Return weights and the optimizer's state, as arrays and JSON-able values."""
         state = self.optimizer.state_dict()["state"]
+        # By hand: torch's own pairs, and an optimizer's values laid out in memory as they were.
         measured = {"gradient_noise": self._meter.state_dict()} if self._meter else {}
         return measured | {
             "model": {k: v.detach().clone() for k, v in self.model.state_dict().items()},
@@ -372,7 +374,7 @@ class Learner:
             },
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         if self.captured:

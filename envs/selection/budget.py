@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gstds.envs.learner.learner import Learner
-from gstds.envs.task.options import EnvOptions, scores_with_learner
+from gstds.envs.task.options import EnvOptions
 from gstds.envs.task.rewards import evaluates
 from gstds.envs.task.task import Task
 from gstds.observation.cost import Ledger
+from gstds.observation.spec import asked_of
 
 __all__ = ["Budget", "charge_reference", "check_pays_a_batch", "make_budget"]
 
@@ -45,9 +46,7 @@ def make_budget(options: EnvOptions, learner: Learner, task: Task) -> Budget:
     total = full * (options.budget if equal_budget else 1.0)
     if options.charge_reference:
         total = _without_reference(total, task)
-    consumes = evaluates(options.reward) or bool(
-        {"validation_loss", "validation_accuracy"} & set(options.observe)
-    )
+    consumes = evaluates(options.reward) or bool(asked_of(options.observe, "evaluation"))
     evaluation = len(task.data.reward_validation) * learner.forward_flops if consumes else 0.0
     return Budget(
         sample_flops=learner.train_flops,
@@ -89,7 +88,7 @@ def check_pays_a_batch(budget: Budget, options: EnvOptions, policy_flops: float)
         ValueError: If it does not; the message holds both figures.
     """
     needed = options.batch_size * budget.sample_flops + 2 * budget.evaluation_flops + policy_flops
-    if scores_with_learner(options.observe):
+    if asked_of(options.observe, "learner"):
         needed += options.batch_size * budget.forward_flops
     if options.setting == "equal-budget" and budget.total_flops < needed:
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from gymnasium import spaces
 from gstds.common.checks import check_number, require_entries
 from gstds.common.noise import STREAMS, fan_out
 from gstds.common.process_group import Group
+from gstds.common.state import Stateful, entries
 from gstds.envs.batches.loader import Loader
 from gstds.envs.batches.order import Draws
 from gstds.envs.learner.enable_gradients import with_gradients
@@ -24,27 +24,21 @@ from gstds.envs.learner.predictions import embedding_width
 from gstds.envs.selection.budget import charge_reference, check_pays_a_batch, make_budget
 from gstds.envs.selection.evaluator import Evaluator
 from gstds.envs.selection.last_samples import spend_remainder
-from gstds.envs.selection.observation_space import (
-    batch_space,
-    checked_action,
-    fit_to_space,
-    no_batch,
-    padded,
-    padded_indices,
-)
 from gstds.envs.selection.scorer import Scorer
 from gstds.envs.selection.trainer import Trainer
 from gstds.envs.task.distillation import make_teacher
-from gstds.envs.task.options import RUN_ENTRIES, EnvOptions
+from gstds.envs.task.options import EnvOptions
 from gstds.envs.task.task import Progress, Task, load_task
-from gstds.observation.batch_view import step_noise
+from gstds.observation.batch_view import batch_view, checked_weights, padded, padded_indices
 from gstds.observation.cost import Ledger
+from gstds.observation.spec import asked_of, observation_bounds
 from gstds.options.fields import from_keywords
 
 __all__ = ["DataSelectionEnv", "RunStatus"]
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
+_NO_SAMPLES: Indices = np.empty(0, dtype=np.int64)
 PolicyFlops = Callable[[int, int, Mapping[str, Any]], float]
 
 
@@ -67,7 +61,7 @@ class RunStatus:
     closing: Indices
 
 
-class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
+class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
     """Train a network; at each step say which samples of the drawn batch are worth training on.
 
     ## Action space
@@ -77,39 +71,9 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     or another shape is a ``ValueError``.
 
     ## Observation space
-    A flat ``Dict`` of float32 boxes. Always there:
-
-    | name | shape | min | max | meaning |
-    |---|---|---|---|---|
-    | last_losses | (N,) | 0 | 100 | learner loss in nats when last trained on; log C before |
-    | visited | (N,) | 0 | 1 | 1 if the sample was ever trained on |
-    | age | (N,) | 0 | 1 | share of the run since it was last trained on; 1 if never |
-    | labels | (N,) | 0 | C - 1 | class, as the learner is told |
-    | valid | (N,) | 0 | 1 | 0 for the padding of a short last batch |
-    | noise | (N,) | 0 | 1 | uniform, a function of (seed, step, sample): for pickers |
-    | progress | (1,) | 0 | 1 | share of the run done: draws, or budget spent |
-    | budget_left | (1,) | 0 | 1 | share of the budget left; equal epochs: of full training's |
-    | keep_ratio | (1,) | 0 | 1 | share kept in the step before; 1 at the start |
-    | train_loss | (1,) | 0 | 100 | mean loss of the samples last trained on: biased by selection |
-    | mean_last_loss | (1,) | 0 | 100 | mean of the last losses of all training samples |
-
-    If named in ``observe``, computed and charged:
-
-    | name | shape | min | max | meaning | charged |
-    |---|---|---|---|---|---|
-    | spectral_scores | (N,) | -1 | 1 | Fiedler vector of the batch | the solve |
-    | lambda2, eigengap, effective_nodes | (1,) | 0 | 1 | of the same solve, relative | nothing |
-    | reference_losses | (N,) | 0 | 100 | cross-fitted reference loss in nats | the reference |
-    | features | (N, D) | -1 | 1 | the reference's, unit rows | the reference |
-    | degrees | (N,) | -1 | 1 | mean similarity to the batch | 4 N D |
-    | learner_losses | (N,) | 0 | 100 | learner loss in nats now | one forward of N |
-    | learner_margin | (N,) | 0 | 1 | highest minus second highest probability | the same forward |
-    | learner_entropy | (N,) | 0 | 1 | of the probabilities, over log C | the same forward |
-    | learner_probabilities | (N, C) | 0 | 1 | softmax of the logits | the same forward |
-    | learner_embeddings | (N, H) | -1000 | 1000 | input of the last layer | the same forward |
-    | validation_loss | (1,) | 0 | 100 | of the last reward-validation evaluation | evaluations |
-    | validation_accuracy | (1,) | 0 | 1 | the same | the same evaluations |
-    | gradient_noise | (1,) | 0 | 1 | log2(1 + noise scale in samples) / 24 | nothing |
+    A flat ``Dict`` of float32 boxes, one for each row of `gstds.observation.spec.OBSERVATIONS`
+    (docs/observations.md, ``gstds list observations``) that costs nothing, and for those that cost
+    something if named in ``observe``: they are computed and charged.
 
     What the learner says is said in evaluation mode of the augmented view that the kept samples are
     then trained on: one forward of all N, charged once however many of its rows are named.
@@ -138,6 +102,8 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
     v0: first version.
     """
 
+    state: tuple[str, ...] = ("_learner", "ledger", "_trainer", "_evaluator", "_closing")
+    state += ("_np_random", "run_seed", "step_count", "_running", "_truncated", "_keep_ratio")
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (gymnasium's own attribute)
 
     @with_gradients
@@ -179,8 +145,12 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         n = options.batch_size
         seen = "learner_embeddings" in options.observe
         self._embedding_width = width = embedding_width(self._learner) if seen else None
-        self._space = batch_space(options.observe, n, self.data.num_classes, dim, width)
-        self.observation_space = self._space  # type: ignore[assignment]  # gymnasium types it so
+        self._bounds = observation_bounds(options.observe, n, self.data.num_classes, dim, width)
+        boxes: dict[str, spaces.Space[Any]] = {
+            name: spaces.Box(low, high, shape) for name, (low, high, shape) in self._bounds.items()
+        }
+        # gymnasium types it so
+        self.observation_space = spaces.Dict(boxes)  # type: ignore[assignment]
         self.action_space = spaces.Box(0.0, options.w_max, (n,), np.float32)
 
     def _new_learner(self, seed: int) -> Learner:
@@ -190,7 +160,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             classes=self.data.num_classes,
             seed=seed,
             device=self.device,
-            measure_noise="gradient_noise" in self.options.observe,
+            measure_noise=bool(asked_of(self.options.observe, "gradients")),
             group=self._group,
         )
 
@@ -256,7 +226,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         self.step_count = 0
         self._running, self._truncated = True, False
         self._keep_ratio = 1.0
-        self._closing: Indices = np.empty(0, dtype=np.int64)
+        self._closing = _NO_SAMPLES
         self.ledger = Ledger()
         charge_reference(self.ledger, self.task)
         self._make_parts()
@@ -355,43 +325,28 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         return self.budget_flops - self.ledger.charged_flops - self._budget.evaluation_flops
 
     def _look(self, *, charge: bool = True) -> dict[str, Array]:
-        """Draw the next batch, score it, and return the observation."""
-        self._batch = self._draws.batch(self.step_count)
-        raw = self._scorer.score(self.step_count, charge=charge)
-        raw |= self._batch_state() | self._run_state()
-        self._observation = fit_to_space(raw, self._space)
+        """Draw the next batch, score it, and return the observation; after the end, of no batch."""
+        self._batch = self._draws.batch(self.step_count) if self._running else _NO_SAMPLES
+        scored = self._scorer.score(self.step_count, charge=charge) if self._running else {}
+        self._observation = batch_view(
+            self._bounds,
+            self._batch,
+            self._trainer.memory,
+            seed=self._seeds["selection"],
+            step=self.step_count,
+            progress=self.progress,
+            budget_left=1.0 - self.ledger.charged_flops / self.budget_flops,
+            keep_ratio=self._keep_ratio,
+            labels=self.data.train.labels[self._batch],
+            gradient_noise=self._learner.gradient_noise,
+            **scored,
+            **self._evaluator.view(),
+        )
         return self.observation()
 
     def observation(self) -> dict[str, Array]:
         """Return the current observation, as fresh arrays."""
         return {name: value.copy() for name, value in self._observation.items()}
-
-    def _batch_state(self) -> dict[str, Any]:
-        batch = self._batch
-        return self._trainer.memory.view(batch, self.progress) | {
-            "labels": self.data.train.labels[batch],
-            "valid": np.ones(len(batch), dtype=np.float32),
-            "noise": step_noise(self._seeds["selection"], self.step_count, batch),
-        }
-
-    def _run_state(self) -> dict[str, Any]:
-        validation = self._evaluator.last
-        return {
-            "progress": self.progress,
-            "budget_left": 1.0 - self.ledger.charged_flops / self.budget_flops,
-            "keep_ratio": self._keep_ratio,
-            "train_loss": self._trainer.memory.train_loss,
-            "mean_last_loss": self._trainer.memory.mean_last_loss,
-            "validation_loss": validation.loss if validation else 0.0,
-            "validation_accuracy": validation.accuracy if validation else 0.0,
-            "gradient_noise": self._learner.gradient_noise,
-        }
-
-    def _end_of_run_view(self) -> dict[str, Array]:
-        """Return the observation after the last step: no batch, all padding."""
-        self._batch = np.empty(0, dtype=np.int64)
-        self._observation = fit_to_space(no_batch(self._space) | self._run_state(), self._space)
-        return self.observation()
 
     @with_gradients
     def step(self, action: Array) -> tuple[dict[str, Array], float, bool, bool, dict[str, Any]]:
@@ -404,9 +359,11 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         if not self._running:
             raise RuntimeError("the run has ended or was not begun: call reset first")
         batch, options = self._batch, self.options
-        weights = checked_action(
-            action, options.batch_size, options.w_max, options.drop_below, self.step_count
-        )[: len(batch)]
+        where = f"(step {self.step_count})"
+        mend = "raise w_max for larger weights"
+        n, high = options.batch_size, options.w_max
+        weights = checked_weights(action, n, high, where=where, mend=mend)[: len(batch)]
+        weights = np.where(weights < options.drop_below, np.float32(0), weights)
         kept = int((weights > 0).sum())
         self.ledger.charge("policy", self._choosing_flops(len(batch), kept))
         following = self.step_count + 1
@@ -434,7 +391,7 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
             or self._left >= self._budget.evaluation_flops + self._decision_flops(self.step_count),
         )
         self._running = not done
-        view = self._end_of_run_view() if done else self._look()
+        view = self._look()
         info = self.info(evaluate=evaluate) | {
             "indices": padded_indices(batch, options.batch_size),
             "losses": padded(losses, options.batch_size),
@@ -512,39 +469,19 @@ class DataSelectionEnv(gymnasium.Env[dict[str, Array], Array]):
         """
         if not hasattr(self, "run_seed"):
             raise RuntimeError("there is no run to save: call reset first")
-        return {
-            "learner": self._learner.state_dict(),
-            "ledger": self.ledger.state_dict(),
-            "trainer": self._trainer.state_dict(),
-            "evaluator": self._evaluator.state_dict(),
-            "closing": self._closing.copy(),
-            "generator": copy.deepcopy(self.np_random.bit_generator.state),
-            "run_seed": self.run_seed,
-            "step_count": self.step_count,
-            "running": self._running,
-            "truncated": self._truncated,
-            "keep_ratio": self._keep_ratio,
-        }
+        return super().state_dict()
 
     @with_gradients
-    def load_state_dict(self, state: dict[str, Any]) -> dict[str, Array]:
+    def load_state_dict(self, state: Mapping[str, Any]) -> dict[str, Array]:
         """Take up a run where `state_dict` left it; return the observation it waits on.
 
         Raises:
             ValueError: If the state lacks an entry; the run in progress stays.
         """
-        require_entries(state, RUN_ENTRIES)
+        require_entries(state, entries(self))
         if self._first:
             super().reset(seed=int(state["run_seed"]))
             self._first = False
-        self.np_random.bit_generator.state = state["generator"]
         self._begin(int(state["run_seed"]), evaluate=False)
-        self._learner.load_state_dict(state["learner"])
-        self.ledger.load_state_dict(state["ledger"])
-        self._trainer.load_state_dict(state["trainer"])
-        self._evaluator.load_state_dict(state["evaluator"])
-        self._closing = np.array(state["closing"], dtype=np.int64)
-        self.step_count = int(state["step_count"])
-        self._keep_ratio = float(state["keep_ratio"])
-        self._running, self._truncated = bool(state["running"]), bool(state["truncated"])
-        return self._look(charge=False) if self._running else self._end_of_run_view()
+        super().load_state_dict(state)
+        return self._look(charge=False)

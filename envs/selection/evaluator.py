@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
+from gstds.common.state import Stateful
 from gstds.envs.batches.loader import Loader
 from gstds.envs.data.datasets import Data, Split
 from gstds.envs.learner.learner import Evaluation, Learner
 from gstds.envs.selection.budget import Budget
-from gstds.envs.selection.observation_space import LOSS_BOUND
 from gstds.envs.task.options import EnvOptions
 from gstds.envs.task.rewards import Interval, reward_function
 from gstds.observation.cost import Ledger
+from gstds.observation.spec import LOSS_BOUND
 
 __all__ = ["Evaluator"]
 
 _TINY = 1e-6
 
 
-class Evaluator:
+class Evaluator(Stateful):
     """Evaluates the learner at fixed shares of the run, and pays for what was learned meanwhile.
 
     Args:
@@ -32,8 +32,10 @@ class Evaluator:
         max_draws: Drawn batches after which the run is cut off.
 
     Attributes:
-        last: The last evaluation of reward-validation, None if nothing consumes it.
+        last: The last evaluation of reward-validation, of zeros if nothing consumes it.
     """
+
+    state = ("_done", "_draws", "_spent", "last")
 
     def __init__(
         self,
@@ -51,11 +53,15 @@ class Evaluator:
         self._wanted = options.evaluations or options.epochs
         self._spacing = max(1, max_draws // self._wanted)
         self._done, self._draws, self._spent = 0, 0, 0.0
-        self.last: Evaluation | None = None
+        self.last = Evaluation(0.0, 0.0, ())
 
     def begin(self) -> None:
         """Evaluate the untrained learner, where something consumes it."""
-        self.last = self._evaluate()
+        self.last = self._evaluate() or self.last
+
+    def view(self) -> dict[str, float]:
+        """Return the observations that it has the values of."""
+        return {"validation_loss": self.last.loss, "validation_accuracy": self.last.accuracy}
 
     def if_due(
         self, *, done: bool, progress: float, step: int, affordable: bool
@@ -76,10 +82,7 @@ class Evaluator:
         return True, self._reward_now(done)
 
     def _reward_now(self, done: bool) -> float:
-        before = self.last
-        if before is None:
-            return 0.0
-        now = self._evaluate()
+        before, now = self.last, self._evaluate()
         if now is None:
             return 0.0
         spent = self._ledger.charged_flops
@@ -109,21 +112,3 @@ class Evaluator:
             result = self._learner.evaluate(self._loader.batches(part))
         self._ledger.charge("monitor", len(part) * self._learner.forward_flops)
         return result
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the last evaluation and where it was made, as JSON-able values."""
-        last = self.last
-        return {
-            "evaluations_done": self._done,
-            "draws_at_evaluation": self._draws,
-            "spent_at_evaluation": self._spent,
-            "validation": [last.loss, last.accuracy, list(last.class_accuracy)] if last else None,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self._done = int(state["evaluations_done"])
-        self._draws = int(state["draws_at_evaluation"])
-        self._spent = float(state["spent_at_evaluation"])
-        saved = state["validation"]
-        self.last = Evaluation(saved[0], saved[1], tuple(saved[2])) if saved else None

@@ -15,17 +15,16 @@ from gstds.envs.batches.order import Draws
 from gstds.envs.learner.learner import Learner
 from gstds.envs.learner.predictions import learner_view
 from gstds.envs.selection.prefetch import Ahead
-from gstds.envs.task.options import LEARNER_OBSERVATIONS, scores_with_learner
-from gstds.envs.task.task import Task, needs_reference
+from gstds.envs.task.task import Task
 from gstds.observation.batch_view import shard_slices, spectral_view
 from gstds.observation.cost import Ledger
+from gstds.observation.spec import OBSERVATIONS, asked_of
 
 __all__ = ["Scorer"]
 
 View = dict[str, Any]
 Part = tuple[View, float]
 """What the cached features say of one shard, and its cost."""
-STATISTICS = ("lambda2", "eigengap", "effective_nodes")
 
 
 class Scorer:
@@ -64,13 +63,13 @@ class Scorer:
         embedding_width: int | None = None,
     ) -> None:
         # A reference that is there for distillation alone has no say here.
-        self._reference = task.reference if needs_reference(observe) else None
+        self._reference = task.reference if asked_of(observe, "features", "reference") else None
         self._observe, self._draws = observe, draws
         self._learner, self._loader, self._ledger = learner, loader, ledger
         # The thread has draws of its own: the others remember one epoch's order at a time.
         self._others = Draws(draws.n, draws.batch_size, draws.seed)
         self._ahead = Ahead(self._view, active=ahead and self._reference is not None)
-        self._looks_at_images = scores_with_learner(observe)
+        self._looks_at_images = bool(asked_of(observe, "learner"))
         self._shards, self._group = shards, group or Group()
         self._embedding_width = embedding_width or 0
         self._joined: tuple[int, Part] | None = None
@@ -125,11 +124,9 @@ class Scorer:
         return images, dict(learner_view(self._learner, images, labels, self._observe))
 
     def _learner_shapes(self) -> dict[str, tuple[int, ...]]:
-        wide = {
-            "learner_probabilities": (self._learner.classes,),
-            "learner_embeddings": (self._embedding_width,),
-        }
-        return {name: wide.get(name, ()) for name in LEARNER_OBSERVATIONS if name in self._observe}
+        sizes: dict[Any, int] = {"C": self._learner.classes, "H": self._embedding_width}
+        names = asked_of(self._observe, "learner")
+        return {name: tuple(sizes[s] for s in OBSERVATIONS[name].shape[1:]) for name in names}
 
     def begin(self, step: int, count: int = 1) -> None:
         """Start on what the cached features say of the batches of ``count`` steps on."""
@@ -172,10 +169,11 @@ class Scorer:
         assert self._reference is not None  # noqa: S101  (narrows the type)
         batch = self._draws.batch(step)
         slices = shard_slices(len(batch), self._shards)
-        names = [name for name in ("spectral_scores", "degrees") if name in self._observe]
+        asked = asked_of(self._observe, "features")
+        names = [name for name in asked if OBSERVATIONS[name].shape == ("N",)]
         own = [(slices[shard], view) for shard, (view, _) in parts.items()]
         view = self._join_rows(own, len(batch), dict.fromkeys(names, ()))
-        statistics = STATISTICS if "spectral_scores" in names else ()
+        statistics = [name for name, row in OBSERVATIONS.items() if row.beside in asked]
         table = np.zeros((1 + len(statistics), self._shards))
         for shard, (seen, flops) in parts.items():
             table[:, shard] = [flops, *(seen[name] for name in statistics)]

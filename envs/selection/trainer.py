@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from gstds.common.process_group import Group
+from gstds.common.state import Stateful
 from gstds.envs.batches.loader import Loader
 from gstds.envs.learner.learner import Learner, Objective
 from gstds.envs.task.distillation import Teacher
@@ -39,7 +40,7 @@ class Carried(NamedTuple):
     share: float = 1.0
 
 
-class Trainer:
+class Trainer(Stateful):
     """Trains the learner, and remembers each sample's last loss.
 
     Args:
@@ -60,6 +61,8 @@ class Trainer:
         skipped: Updates that were dropped, their loss or gradient not being finite.
         skipped_in_a_row: How many of them came since the last update that was not.
     """
+
+    state = ("memory", "carried", "skipped", "skipped_in_a_row")
 
     def __init__(
         self,
@@ -222,15 +225,7 @@ class Trainer:
             "skipped_in_a_row": self.skipped_in_a_row,
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what every sample left behind, as arrays and JSON-able values."""
-        return self.memory.state_dict() | {
-            "carried": [list(item) for item in self.carried],
-            "skipped": [self.skipped, self.skipped_in_a_row],
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self.memory.load_state_dict(state)
-        self.carried = [Carried(int(i), int(e), *map(float, r)) for i, e, *r in state["carried"]]
-        self.skipped, self.skipped_in_a_row = (int(n) for n in state.get("skipped", (0, 0)))
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned; of what is carried, no list tells its kind."""
+        super().load_state_dict(state)
+        self.carried = [Carried(*item) for item in self.carried]

@@ -7,25 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gstds.common.checks import check_choice, near_names
+from gstds.common.checks import check_choice
 from gstds.envs.task.rewards import REWARDS
-from gstds.observation.batch_view import OPTIONAL_OBSERVATIONS
+from gstds.observation.spec import check_observe
 from gstds.options.world import StepOptions, WorldOptions
 from gstds.store.compression import parse_compression
 
 __all__ = [
     "EnvOptions",
     "normalize_observe",
-    "scores_with_learner",
 ]
 
-LEARNER_OBSERVATIONS = (
-    "learner_losses",
-    "learner_margin",
-    "learner_entropy",
-    "learner_probabilities",
-    "learner_embeddings",
-)
 DEFAULT_OBSERVE = ("spectral_scores", "reference_losses")
 
 
@@ -45,23 +37,7 @@ def normalize_observe(
     if isinstance(observe, str):
         observe = (observe,)
     given = dict(observe) if isinstance(observe, Mapping) else dict.fromkeys(observe)
-    for name, options in given.items():
-        check_choice("observe", name, OPTIONAL_OBSERVATIONS)
-        for option in options or {}:
-            if option not in OPTIONAL_OBSERVATIONS[name]:
-                hint = near_names(option, OPTIONAL_OBSERVATIONS[name])
-                raise ValueError(f"observe {name!r} has no option {option!r}; {hint}")
-    return {name: dict(given[name] or {}) for name in OPTIONAL_OBSERVATIONS if name in given}
-
-
-def scores_with_learner(observe: Mapping[str, Any]) -> bool:
-    """Say whether the observations take a forward of the whole batch."""
-    return any(name in observe for name in LEARNER_OBSERVATIONS)
-
-
-RUN_ENTRIES = "learner ledger trainer evaluator closing generator run_seed step_count running "
-RUN_ENTRIES += "truncated keep_ratio"
-"""The entries of the state of a run in progress."""
+    return check_observe("observe", given)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_choice, check_fraction
+from gstds.common.state import Stateful
 
 __all__ = [
     "AGENT_REWARDS",
@@ -117,8 +118,7 @@ class Curve:
         return float(self.spent[reached[0]]) if len(reached) else None
 
 
-@dataclass
-class _Run:
+class _Run(NamedTuple):
     """How far a run has come at its last evaluation."""
 
     loss: float
@@ -126,7 +126,7 @@ class _Run:
     reached: float | None = None
 
 
-class RewardMeter:
+class RewardMeter(Stateful):
     """Turns a run's evaluations into rewards.
 
     ``validation-loss`` pays at every evaluation; ``time-to-accuracy`` (-log of the share of the
@@ -142,6 +142,8 @@ class RewardMeter:
     Raises:
         ValueError: If the name is unknown or the target out of range.
     """
+
+    state = ("_run",)
 
     def __init__(
         self, name: str, *, price: float = 0.1, target: float = 0.7, curve: Curve | None = None
@@ -168,7 +170,7 @@ class RewardMeter:
         reached = run.reached
         if reached is None and accuracy >= self._target:
             reached = spent
-        self._run = replace(run, loss=loss, spent=spent, reached=reached)
+        self._run = _Run(loss, spent, reached)
         if self.name == "time-to-accuracy":
             return self._time(reached) if done else 0.0
         interval = Interval(run.loss, loss, accuracy, spent - run.spent, done, self._price)
@@ -195,11 +197,3 @@ class RewardMeter:
             return self._curve.accuracy_at(until) if done else 0.0
         drop = self._curve.loss_at(before) - self._curve.loss_at(until)
         return drop - self._price * (until - before)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return how far the run has come, as JSON-able values."""
-        return asdict(self._run)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self._run = _Run(**state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from gstds.envs.task.features import (
     reference_store_path,
 )
 from gstds.envs.task.options import EnvOptions
+from gstds.observation.spec import asked_of
 from gstds.options.fields import select
 from gstds.options.world import DataOptions
 from gstds.reference.probe import ProbeResult, cross_fitted_losses
@@ -33,7 +34,6 @@ __all__ = [
     "Task",
     "load_dataset",
     "load_task",
-    "needs_reference",
     "probe_fingerprint",
     "reference_store_path",
 ]
@@ -80,11 +80,6 @@ class Task:
     reference: ReferenceData | None
 
 
-def needs_reference(observe: Mapping[str, Any]) -> bool:
-    """Say whether the observations take features or losses of the reference model."""
-    return bool({"spectral_scores", "reference_losses", "features", "degrees"} & set(observe))
-
-
 def load_task(options: EnvOptions, progress: Progress | None = None) -> Task:
     """Load the data and, where something asks for it, the reference; shared within a process.
 
@@ -95,7 +90,7 @@ def load_task(options: EnvOptions, progress: Progress | None = None) -> Task:
     data = load_dataset(options)
     check_files(data, progress)
     teaches = options.distill > 0
-    if not needs_reference(options.observe) and not teaches:
+    if not asked_of(options.observe, "features", "reference") and not teaches:
         return Task(data, None)
     reference = load_reference(
         data,

@@ -42,13 +42,13 @@ def users_code(what: str) -> Iterator[None]:
         raise ValueError(f"{what} raised {type(error).__name__}: {error}") from error
 
 
-def require_entries(state: Mapping[str, Any], names: str) -> None:
+def require_entries(state: Mapping[str, Any], names: Iterable[str]) -> None:
     """Refuse a saved state that lacks one of the entries named, before any of it is taken up.
 
     Raises:
         ValueError: The message names the first.
     """
-    missing = [name for name in names.split() if name not in state]
+    missing = [name for name in names if name not in state]
     if missing:
         raise ValueError(f"the state has no entry {missing[0]!r}: it is of no run of this kind")
 

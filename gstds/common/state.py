@@ -1,33 +1,179 @@
-"""Checkpoints: a nested state as safetensors (arrays) plus JSON (the rest), written atomically.
+"""State that is declared, not written by hand; and checkpoints of it.
 
-A checkpoint is the pair ``step-N.safetensors`` and ``step-N.json``. The JSON is written last and
-holds the digest of the arrays, so that a pair is whole or is not there, and its own seal.
+A class of `Stateful` names the attributes that it is made of, ``state = ("_steps", "_mean")``, and
+has ``state_dict`` and ``load_state_dict``. A checkpoint holds such a nested state as safetensors
+(arrays) plus JSON (the rest), written atomically: the pair ``step-N.safetensors`` and
+``step-N.json``. The JSON is written last and holds the digest of the arrays, so that a pair is
+whole or is not there, and its own seal.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
+from array import array
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 from gstds.common.checksummed_json import read_sealed, sealed
 from gstds.common.files import sha256, write_bytes, write_text
 
-__all__ = ["StateError", "all_finite", "latest_state", "save_state", "state_digest"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "StateError",
+    "Stateful",
+    "all_finite",
+    "entries",
+    "latest_state",
+    "save_state",
+    "state_digest",
+]
 
 _log = logging.getLogger(__name__)
 
 _KEPT = 2
 _ARRAY = "__array__"
 _TENSOR = "__tensor__"
+_PAIRS = "__pairs__"
+_SEQUENCES = (list, tuple, set, frozenset, deque)
+
+
+class Stateful:
+    """What remembers, and says what: each class its own, beside that of the classes it inherits.
+
+    An attribute may hold numbers, text, arrays, tensors, generators of numpy, whatever has the pair
+    of methods itself, and lists, tuples, sets, deques, dicts of those. It may be None at any time,
+    and else keeps its kind. In the state it goes by its name without the leading underscore.
+
+    Attributes:
+        state: Names of the attributes that a resumed run goes on with, as a tuple.
+    """
+
+    state: Any = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is remembered, as arrays and JSON-able values: a copy."""
+        return {name.lstrip("_"): _saved(getattr(self, name)) for name in _declared(type(self))}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """Take up what `state_dict` returned.
+
+        Raises:
+            KeyError: If an entry is missing; then nothing is taken up.
+            ValueError: If an entry is of another kind; the message names it.
+        """
+        found = {name: state[name.lstrip("_")] for name in _declared(type(self))}
+        for name, saved in found.items():
+            setattr(self, name, _taken_up(getattr(self, name, None), saved, name.lstrip("_")))
+
+
+def entries(one: Stateful) -> list[str]:
+    """Return the names of the entries that a state of this must have."""
+    return [name.lstrip("_") for name in _declared(type(one))]
+
+
+def _declared(kind: type) -> Iterator[str]:
+    for one in reversed(kind.__mro__):
+        names = vars(one).get("state")
+        yield from names if isinstance(names, tuple | list) else ()
+
+
+def _has_pair(value: Any) -> bool:
+    return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+
+
+def _is_object(value: Any) -> bool:
+    """Say whether a value is not made anew from the state, but takes the state up."""
+    return _has_pair(value) or isinstance(value, np.random.Generator)
+
+
+def _saved(value: Any) -> Any:
+    if _has_pair(value):
+        inner = value.state_dict()
+        return inner if isinstance(value, Stateful) else _saved(inner)
+    if isinstance(value, np.random.Generator):
+        return _saved(value.bit_generator.state)
+    if isinstance(value, bytearray | array):
+        return np.array(value)
+    if isinstance(value, dict):
+        if all(isinstance(key, str) for key in value):
+            return {key: _saved(v) for key, v in value.items()}
+        return {_PAIRS: [[_saved(key), _saved(v)] for key, v in value.items()]}
+    if isinstance(value, _SEQUENCES):
+        return [_saved(v) for v in value]
+    if hasattr(value, "detach"):
+        return value.detach().clone()
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _restored(saved: Any) -> Any:
+    """Return a copy of what `_saved` returned, as far as that tells by itself what it was."""
+    if isinstance(saved, dict):
+        if set(saved) == {_PAIRS}:
+            pairs = [(_restored(key), _restored(v)) for key, v in saved[_PAIRS]]
+            return {tuple(k) if isinstance(k, list) else k: v for k, v in pairs}
+        return {key: _restored(v) for key, v in saved.items()}
+    if isinstance(saved, list | tuple):
+        return [_restored(v) for v in saved]
+    return copy.deepcopy(saved)
+
+
+def _kind(value: Any) -> str:
+    kinds: dict[str, Any] = {"text": str, "dict": dict, "list": _SEQUENCES}
+    return next((name for name, kind in kinds.items() if isinstance(value, kind)), "number")
+
+
+def _taken_up(like: Any, saved: Any, name: str) -> Any:
+    """Return the value that an attribute is to have, from what it has now and what was saved."""
+    if _has_pair(like):
+        like.load_state_dict(saved if isinstance(like, Stateful) else _restored(saved))
+        return like
+    value = _restored(saved)
+    if isinstance(like, np.random.Generator):
+        like.bit_generator.state = value
+        return like
+    if like is None or value is None:
+        return value
+    if isinstance(like, np.ndarray) and isinstance(value, list):
+        value = np.array(value, dtype=like.dtype)
+    if isinstance(like, bytearray):
+        return bytearray(np.asarray(value, dtype=np.uint8).tobytes())
+    if isinstance(like, array):
+        return array(like.typecode, np.asarray(value).tolist())
+    if _kind(like) != _kind(value):
+        raise ValueError(f"the state's {name} must be a {_kind(like)}, got {value!r:.80}")
+    if isinstance(like, dict):
+        if any(map(_is_object, like.values())) and set(like) != set(value):
+            raise ValueError(f"the state's {name} has {sorted(value)}, not {sorted(like)}")
+        value = {key: _taken_up(like.get(key), v, f"{name}/{key}") for key, v in value.items()}
+        filled = copy.copy(like)  # one with a default keeps it
+        filled.clear()
+        filled.update(value)
+        return filled
+    if isinstance(like, _SEQUENCES):
+        return _sequence(like, value, name)
+    if hasattr(like, "detach") and like.shape == value.shape:  # laid out in memory as it was
+        return like.detach().clone().to(value.dtype).copy_(value)
+    return value
+
+
+def _sequence(like: Any, value: list[Any], name: str) -> Any:
+    record, same = isinstance(like, tuple) and type(like) is not tuple, len(like) == len(value)
+    if not same and (record or any(map(_is_object, like))):
+        raise ValueError(f"the state is of {len(value)} {name}, not of {len(like)}")
+    if same and (record or any(_is_object(v) or hasattr(v, "detach") for v in like)):
+        value = [_taken_up(*both, name) for both in zip(like, value, strict=True)]
+    if record:
+        return type(like)(*value)
+    return deque(value, like.maxlen) if isinstance(like, deque) else type(like)(value)
 
 
 class StateError(ValueError):
@@ -35,6 +181,8 @@ class StateError(ValueError):
 
 
 def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+    import torch
+
     if isinstance(value, torch.Tensor):
         tensors[path] = value.detach().cpu().contiguous().clone()
         return {_TENSOR: path}
@@ -79,6 +227,8 @@ def save_state(folder: str | Path, step: int, state: dict[str, Any]) -> None:
         TypeError: If a value is none of these; the message names its entry. Nothing is written.
         OSError: If the disk is full or the folder is not writable; older checkpoints stay.
     """
+    from safetensors.torch import save as save_tensors
+
     tensors: dict[str, torch.Tensor] = {}
     skeleton = _split(state, "", tensors)
     data = save_tensors(tensors)
@@ -120,6 +270,8 @@ def latest_state(folder: str | Path) -> dict[str, Any] | None:
 
 
 def _load(stem: Path) -> dict[str, Any]:
+    from safetensors.torch import load as load_tensors
+
     try:
         note = read_sealed(stem.with_suffix(".json"))
         if note["version"] != 1:
@@ -139,6 +291,8 @@ def _load(stem: Path) -> dict[str, Any]:
 
 def all_finite(tensors: dict[str, torch.Tensor]) -> bool:
     """Return whether no tensor holds a NaN or an infinity."""
+    import torch
+
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
 
 
@@ -146,6 +300,7 @@ def state_digest(
     tensors: Mapping[str, torch.Tensor], head: str = "{name} {shape} {dtype}\n"
 ) -> str:
     """Return the SHA-256 of tensors, one by one in name order: a head, and the bytes."""
+    import torch
 
     def parts() -> Iterator[str | bytes]:
         for name in sorted(tensors):

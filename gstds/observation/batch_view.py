@@ -9,107 +9,57 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.noise import keyed_bits
+from gstds.observation.memory import SampleMemory
+from gstds.observation.spec import Bounds
 from gstds.spectral.fiedler import degrees, fiedler_vector, spectral_flops
 
 __all__ = [
-    "EMBEDDING_BOUND",
-    "LOSS_BOUND",
-    "OPTIONAL_OBSERVATIONS",
-    "Bounds",
+    "batch_view",
     "checked_weights",
     "fitted",
-    "observation_bounds",
     "padded",
+    "padded_indices",
     "shard_slices",
     "spectral_view",
     "step_noise",
 ]
 
-LOSS_BOUND = 100.0
-"""Losses in nats are clipped here, so that every bound is finite."""
-
-EMBEDDING_BOUND = 1000.0
-"""The learner's embeddings are clipped here, either side of 0."""
-
-OPTIONAL_OBSERVATIONS: dict[str, tuple[str, ...]] = {
-    "spectral_scores": ("laplacian", "sign", "affinity", "embedding", "solver"),
-    "reference_losses": (),
-    "learner_losses": (),
-    "learner_margin": (),
-    "learner_entropy": (),
-    "learner_probabilities": (),
-    "learner_embeddings": (),
-    "features": (),
-    "degrees": ("affinity",),
-    "validation_loss": (),
-    "validation_accuracy": (),
-    "gradient_noise": (),
-}
-"""What a policy may declare in ``needs``, with the options of each."""
-
 Array = npt.NDArray[np.float32]
-Bounds = dict[str, tuple[float, float, tuple[int, ...]]]
-
-_BATCH_BOUNDS = {
-    "last_losses": (0.0, LOSS_BOUND),
-    "visited": (0.0, 1.0),
-    "age": (0.0, 1.0),
-    "valid": (0.0, 1.0),
-    "noise": (0.0, 1.0),
-}
-_RUN_BOUNDS = {
-    "progress": (0.0, 1.0),
-    "budget_left": (0.0, 1.0),
-    "keep_ratio": (0.0, 1.0),
-    "train_loss": (0.0, LOSS_BOUND),
-    "mean_last_loss": (0.0, LOSS_BOUND),
-}
-_OPTIONAL_BATCH = {
-    "spectral_scores": (-1.0, 1.0),
-    "reference_losses": (0.0, LOSS_BOUND),
-    "learner_losses": (0.0, LOSS_BOUND),
-    "learner_margin": (0.0, 1.0),
-    "learner_entropy": (0.0, 1.0),
-    "degrees": (-1.0, 1.0),
-}
-_OPTIONAL_RUN = {
-    "validation_loss": (0.0, LOSS_BOUND),
-    "validation_accuracy": (0.0, 1.0),
-    "gradient_noise": (0.0, 1.0),
-}
-_SPECTRAL_STATISTICS = ("lambda2", "eigengap", "effective_nodes")
 
 
-def observation_bounds(
-    observe: Mapping[str, Any],
-    n: int,
-    classes: int,
-    feature_dim: int | None = None,
-    embedding_width: int | None = None,
-) -> Bounds:
-    """Return each observation's lowest and highest value and its shape, by name.
+def batch_view(
+    bounds: Bounds,
+    batch: npt.NDArray[np.int64],
+    memory: SampleMemory,
+    *,
+    seed: int,
+    step: int,
+    progress: float,
+    **values: Any,
+) -> dict[str, Array]:
+    """Return what a policy is shown of a drawn batch, in the environment and by a `Selector`.
 
     Args:
-        observe: Optional observations by name.
-        n: Size of a drawn batch.
-        classes: Number of classes.
-        feature_dim: Width of the features, where they are observed.
-        embedding_width: Width of the learner's embeddings, where they are observed.
+        bounds: Bounds and shapes of what is shown, see `gstds.observation.spec.observation_bounds`.
+        batch: Sample indices (n,); none after the end of a run.
+        memory: What each sample's last update left behind.
+        seed: Seed of the run's selection.
+        step: The drawn batch's number.
+        progress: Share of the run done.
+        **values: What else is known of the batch or the run, by name; what is not is shown as 0.
+
+    Returns:
+        Fresh float32 arrays by name, finite, within their bounds; short rows padded.
     """
-    batch = _BATCH_BOUNDS | {k: v for k, v in _OPTIONAL_BATCH.items() if k in observe}
-    run = _RUN_BOUNDS | {k: v for k, v in _OPTIONAL_RUN.items() if k in observe}
-    if "spectral_scores" in observe:
-        run |= dict.fromkeys(_SPECTRAL_STATISTICS, (0.0, 1.0))
-    bounds: Bounds = {name: (low, high, (n,)) for name, (low, high) in batch.items()}
-    bounds |= {name: (low, high, (1,)) for name, (low, high) in run.items()}
-    bounds["labels"] = (0.0, float(classes - 1), (n,))
-    if "features" in observe and feature_dim:
-        bounds["features"] = (-1.0, 1.0, (n, feature_dim))
-    if "learner_probabilities" in observe:
-        bounds["learner_probabilities"] = (0.0, 1.0, (n, classes))
-    if "learner_embeddings" in observe and embedding_width:
-        bounds["learner_embeddings"] = (-EMBEDDING_BOUND, EMBEDDING_BOUND, (n, embedding_width))
-    return dict(sorted(bounds.items()))
+    values |= memory.view(batch, progress) | {
+        "valid": np.ones(len(batch), dtype=np.float32),
+        "noise": step_noise(seed, step, batch),
+        "progress": progress,
+    }
+    return {
+        name: fitted(values.get(name, np.zeros((0, *shape[1:]))), low, high, shape[0])
+        for name, (low, high, shape) in bounds.items()
+    }
 
 
 def padded(values: npt.ArrayLike, n: int) -> Array:
@@ -117,6 +67,13 @@ def padded(values: npt.ArrayLike, n: int) -> Array:
     array = np.asarray(values, dtype=np.float32)
     out = np.zeros((n, *array.shape[1:]), dtype=np.float32)
     out[: len(array)] = array
+    return out
+
+
+def padded_indices(indices: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
+    """Return sample indices (m,) with -1 up to n."""
+    out = np.full(n, -1, dtype=np.int64)
+    out[: len(indices)] = indices
     return out
 
 

@@ -12,12 +12,12 @@ import contextlib
 import copy
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gstds.common.checks import check_choice
+from gstds.common.state import Stateful
 
 __all__ = ["CHARGED_PHASES", "REFERENCE_PHASES", "Ledger", "count_flops", "count_layers"]
 
@@ -26,7 +26,7 @@ REFERENCE_PHASES = ("features", "probe")
 _PHASES = (*CHARGED_PHASES, *REFERENCE_PHASES, "monitor")
 
 
-class Ledger:
+class Ledger(Stateful):
     """Counts operations and seconds by phase.
 
     Attributes:
@@ -34,6 +34,8 @@ class Ledger:
             (charged), ``features``, ``probe`` (the reference), ``monitor`` (neither).
         seconds: Wall-clock seconds by phase, of whatever phases were timed.
     """
+
+    state = ("flops", "seconds")
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.flops: dict[str, float] = dict.fromkeys(_PHASES, 0.0)
@@ -69,15 +71,6 @@ class Ledger:
     def reference_flops(self) -> float:
         """Operations of the frozen reference: features and probe."""
         return sum(self.flops[phase] for phase in REFERENCE_PHASES)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything, as JSON-able values."""
-        return {"flops": dict(self.flops), "seconds": dict(self.seconds)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self.flops = dict.fromkeys(_PHASES, 0.0) | {k: float(v) for k, v in state["flops"].items()}
-        self.seconds = {k: float(v) for k, v in state["seconds"].items()}
 
 
 def count_flops(

@@ -7,9 +7,9 @@ scale tr(Σ) / |G|², with G the true gradient and Σ the covariance of one samp
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from gstds.common.checks import check_fraction, check_number
+from gstds.common.state import Stateful
 
 __all__ = ["NoiseScale", "noise_samples", "noise_share"]
 
@@ -26,7 +26,7 @@ def noise_samples(share: float) -> float:
     return 2.0 ** (share * _DOUBLINGS) - 1.0 if share < 1.0 else math.inf
 
 
-class NoiseScale:
+class NoiseScale(Stateful):
     """Estimates the noise scale from the gradients that training computes anyway.
 
     A mean gradient g of B samples has E|g|² = |G|² + tr(Σ) / B, and its product with an average of
@@ -43,6 +43,8 @@ class NoiseScale:
     Attributes:
         samples: The estimate; 0 before anything was measured, infinite where no signal is seen.
     """
+
+    state = ("_signal", "_noise", "_weight")
 
     def __init__(self, decay: float = 0.95) -> None:
         self.decay = check_fraction("decay", decay, open_high=True)
@@ -73,12 +75,3 @@ class NoiseScale:
         if self._weight == 0.0 or self._noise <= 0.0:
             return 0.0
         return self._noise / self._signal if self._signal > 0.0 else math.inf
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the averages, as JSON-able values."""
-        return {"signal": self._signal, "noise": self._noise, "weight": self._weight}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self._signal, self._noise = float(state["signal"]), float(state["noise"])
-        self._weight = float(state["weight"])

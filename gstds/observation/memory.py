@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_integer
-from gstds.observation.batch_view import LOSS_BOUND
+from gstds.common.state import Stateful
+from gstds.observation.spec import LOSS_BOUND
 
 __all__ = ["SampleMemory"]
 
 Indices = npt.NDArray[np.int64]
 
 
-class SampleMemory:
+class SampleMemory(Stateful):
     """Remembers, for every training sample, its last loss and when it was trained on.
 
     Args:
@@ -36,6 +37,8 @@ class SampleMemory:
         visits: How often each sample was trained on (n,).
         train_loss: Mean loss of the samples last trained on.
     """
+
+    state = ("last_losses", "last_trained", "visits", "train_loss")
 
     def __init__(self, samples: int, classes: int) -> None:
         samples = check_integer("samples", samples, low=1)
@@ -60,26 +63,12 @@ class SampleMemory:
         return float(np.mean(self.last_losses, dtype=np.float64))
 
     def view(self, batch: Indices, progress: float) -> dict[str, Any]:
-        """Return the observations that the memory has of a batch (n,) at a progress in [0, 1]."""
+        """Return the observations that it has the values of, for a batch (n,) at a progress."""
         trained = self.last_trained[batch]
         return {
             "last_losses": self.last_losses[batch],
             "visited": self.visits[batch] > 0,
             "age": np.where(trained < 0, 1.0, progress - trained),
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything, as arrays and JSON-able values."""
-        return {
-            "last_losses": self.last_losses.copy(),
-            "last_trained": self.last_trained.copy(),
-            "visits": self.visits.copy(),
             "train_loss": self.train_loss,
+            "mean_last_loss": self.mean_last_loss,
         }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self.last_losses = np.array(state["last_losses"], dtype=np.float32)
-        self.last_trained = np.array(state["last_trained"], dtype=np.float64)
-        self.visits = np.array(state["visits"], dtype=np.int64)
-        self.train_loss = float(state["train_loss"])

@@ -7,9 +7,9 @@ run what it saw in training.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -77,8 +77,7 @@ class RunFacts:
         return cls(int(context["num_classes"]), float(context["budget_flops"] / batch))
 
 
-@dataclass(frozen=True)
-class Trend:
+class Trend(NamedTuple):
     """The losses in nats at the decision before, against which the next one's are held."""
 
     train_loss: float
@@ -91,7 +90,7 @@ class Trend:
 
 
 def summarize(
-    observation: Mapping[str, Any], facts: RunFacts, before: Trend | None = None
+    observation: Mapping[str, Any], facts: RunFacts, before: Sequence[float] | None = None
 ) -> Array:
     """Return the scalars of `SUMMARY_NAMES` (S,), each within its bounds.
 
@@ -102,11 +101,12 @@ def summarize(
     Args:
         observation: The environment's, of one drawn batch.
         facts: What does not change while the run goes on.
-        before: The losses at the decision before; None at the first, where the drops are 0.
+        before: A `Trend`, the losses at the decision before; None at the first, where the drops
+            are 0.
     """
     unit = max(math.log(facts.classes), 1e-6)
     now = Trend.of(observation)
-    before = before or now
+    before = Trend(*before) if before else now
     values = {
         "progress": _scalar(observation, "progress"),
         "budget_left": _scalar(observation, "budget_left"),

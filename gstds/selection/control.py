@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_fraction, check_integer
+from gstds.common.state import Stateful
 
 __all__ = [
     "PlateauWatch",
@@ -90,7 +90,7 @@ def spread_ratio(
     return between((left - overhead) / (per_sample * samples), low, high)
 
 
-class PlateauWatch:
+class PlateauWatch(Stateful):
     """Says when a loss has stopped falling: window by window, the second half against the first.
 
     Means over half a window smooth the loss. A window begins anew after each answer, so that a
@@ -104,6 +104,8 @@ class PlateauWatch:
         TypeError: If an argument has the wrong type.
         ValueError: If one is out of range.
     """
+
+    state = ("_sums", "_seen")
 
     def __init__(self, window: int, threshold: float) -> None:
         self.window = check_integer("window", window, low=2)
@@ -126,16 +128,8 @@ class PlateauWatch:
         self._sums, self._seen = [0.0, 0.0], 0
         return now > (1.0 - self.threshold) * before
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the window so far, as JSON-able values."""
-        return {"sums": list(self._sums), "seen": self._seen}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self._sums, self._seen = [float(s) for s in state["sums"]], int(state["seen"])
-
-
-class RiseWatch:
+class RiseWatch(Stateful):
     """Counts how often a training loss has risen as it does when the steps are too large.
 
     It has risen if a batch of at least 8 samples has a mean loss above 1.5 log C, which is what a
@@ -148,6 +142,7 @@ class RiseWatch:
         classes: C.
     """
 
+    state = ("rises", "_loss", "_count", "_batches", "_least")
     RATIO, SHARE, BATCHES = 1.35, 0.1, 32
     WRONG, SAMPLES, PAUSE = 1.5, 8, 8
 
@@ -182,19 +177,3 @@ class RiseWatch:
         self._least = min(self._least, mean)
         margin = self.SHARE * self._nothing
         return mean > max(self.RATIO * self._least, self._least + margin)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what was seen since the last rise, as JSON-able values."""
-        return {
-            "rises": self.rises,
-            "loss": self._loss,
-            "count": self._count,
-            "batches": self._batches,
-            "least": self._least if math.isfinite(self._least) else None,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self.rises, self._batches = int(state["rises"]), int(state["batches"])
-        self._loss, self._count = float(state["loss"]), float(state["count"])
-        self._least = math.inf if state["least"] is None else float(state["least"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +37,7 @@ class KeepRatioBandit(KeepRatioPolicy):
         ValueError: If an option is unknown or out of range.
     """
 
+    state = ("_arm", "_bandit", "_scale", "_generator")
     source = "Exp3.S: Auer et al. 2002; discounted UCB: Garivier and Moulines 2011, arXiv 0805.3415"
     cost = "that of the picker, and the evaluations of the reward-validation split"
     helps = "meant for long runs with many evaluations (--evaluations); not shown there"
@@ -85,22 +85,6 @@ class KeepRatioBandit(KeepRatioPolicy):
             return
         self._bandit.learn(self._arm, self._scale.scaled(transition.reward))
         self._arm = self._bandit.choose(self._generator.random())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that was learned, and the generator."""
-        return {
-            "arm": self._arm,
-            "bandit": self._bandit.state_dict(),
-            "scale": self._scale.state_dict(),
-            "generator": copy.deepcopy(self._generator.bit_generator.state),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self._arm = int(state["arm"])
-        self._bandit.load_state_dict(state["bandit"])
-        self._scale.load_state_dict(state["scale"])
-        self._generator.bit_generator.state = copy.deepcopy(state["generator"])
 
 
 def _checked_ratios(ratios: Sequence[float]) -> tuple[float, ...]:

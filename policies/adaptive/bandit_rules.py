@@ -7,12 +7,13 @@ only random number is the one that `choose` is given.
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_choice, check_fraction, check_integer, check_number
+from gstds.common.state import Stateful
 
 __all__ = ["ALGORITHMS", "Bandit", "DiscountedUCB", "Exp3S", "RewardScale", "make_bandit"]
 
@@ -28,14 +29,8 @@ class Bandit(Protocol):
     def learn(self, arm: int, reward: float) -> None:
         """Take in the reward in [0, 1] of an arm that was chosen."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything learned, as arrays."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-
-
-class Exp3S:
+class Exp3S(Stateful):
     """Exp3.S: exponential weights that never forget an arm for good.
 
     p_i = (1 - γ) w_i / Σw + γ / K; after a reward x of arm j, w_i ← w_i exp(γ x̂_i / K) +
@@ -52,6 +47,8 @@ class Exp3S:
         TypeError: If an argument has the wrong type.
         ValueError: If one is out of range.
     """
+
+    state = ("_weights",)
 
     def __init__(self, arms: int, exploration: float = 0.3, sharing: float = 0.001) -> None:
         self.arms = check_integer("arms", arms, low=2)
@@ -78,16 +75,8 @@ class Exp3S:
         grown += math.e * self.sharing / self.arms
         self._weights = grown / grown.sum()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the weights (K,)."""
-        return {"weights": self._weights.copy()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self._weights = np.array(state["weights"], dtype=np.float64)
-
-
-class DiscountedUCB:
+class DiscountedUCB(Stateful):
     """Discounted UCB: the arm whose discounted mean and uncertainty are highest together.
 
     N_i = Σ γ^(t-s) over the times s that arm i was played, n = Σ N_i, and arm i's index is its mean
@@ -103,6 +92,8 @@ class DiscountedUCB:
         TypeError: If an argument has the wrong type.
         ValueError: If one is out of range.
     """
+
+    state = ("_counts", "_sums")
 
     def __init__(self, arms: int, exploration: float = 0.05, discount: float = 0.95) -> None:
         self.arms = check_integer("arms", arms, low=2)
@@ -134,15 +125,6 @@ class DiscountedUCB:
         self._counts[arm] += 1.0
         self._sums[arm] += reward
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the discounted counts (K,) and sums (K,)."""
-        return {"counts": self._counts.copy(), "sums": self._sums.copy()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self._counts = np.array(state["counts"], dtype=np.float64)
-        self._sums = np.array(state["sums"], dtype=np.float64)
-
 
 ALGORITHMS: dict[str, type[Exp3S] | type[DiscountedUCB]] = {
     "exp3s": Exp3S,
@@ -160,7 +142,7 @@ def make_bandit(algorithm: str, arms: int, **options: float) -> Bandit:
     return ALGORITHMS[check_choice("algorithm", algorithm, ALGORITHMS)](arms, **options)
 
 
-class RewardScale:
+class RewardScale(Stateful):
     """Puts rewards of unknown size and trend into [0, 1].
 
     A reward is held against the discounted mean m and standard deviation s of those before it:
@@ -172,6 +154,8 @@ class RewardScale:
     Raises:
         ValueError: If ``discount`` is out of range.
     """
+
+    state = ("_weight", "_mean", "_square")
 
     def __init__(self, discount: float = 0.8) -> None:
         self.discount = check_fraction("discount", discount, open_low=True, open_high=True)
@@ -199,12 +183,3 @@ class RewardScale:
         before = self._mean
         self._mean += (reward - before) / self._weight
         self._square = self.discount * self._square + (reward - before) * (reward - self._mean)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return mean and spread, as JSON-able values."""
-        return {"weight": self._weight, "mean": self._mean, "square": self._square}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self._weight, self._mean = float(state["weight"]), float(state["mean"])
-        self._square = float(state["square"])

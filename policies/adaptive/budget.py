@@ -39,6 +39,7 @@ class BudgetControl(KeepRatioPolicy):
         ValueError: If an option is unknown or out of range.
     """
 
+    state = ("_drawn", "_trained", "_looks", "_first", "_waiting", "_chosen")
     source = "this project"
     cost = "that of the picker, made up for by keeping less"
     helps = "selectors of different cost are to be compared, or a bill is fixed beforehand"
@@ -165,20 +166,3 @@ class BudgetControl(KeepRatioPolicy):
                 f"scoring, which takes {needed / full:.3f} of it in all, and the lowest keep "
                 f"ratio, {least / full:.3f}; raise share, or pick by a score that costs less"
             )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the counts, what the first batch's scoring cost, and what waits in a pack."""
-        return {
-            "drawn": self._drawn,
-            "trained": self._trained,
-            "looks": self._looks,
-            "first": self._first,
-            "waiting": self._waiting,
-            "chosen": self._chosen,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self._drawn, self._trained = int(state["drawn"]), int(state["trained"])
-        self._looks, self._first = int(state["looks"]), float(state["first"])
-        self._waiting, self._chosen = float(state["waiting"]), float(state["chosen"])

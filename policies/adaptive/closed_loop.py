@@ -37,6 +37,7 @@ class Plateau(KeepRatioPolicy):
         ValueError: If an option is unknown or out of range.
     """
 
+    state = ("_rises", "_watch")
     source = "this project; the rule that lowers learning rates on a plateau, turned to data"
     cost = "that of the picker"
     helps = "meant for runs whose loss stalls late: a cheap beginning, more data when it is needed"
@@ -76,15 +77,6 @@ class Plateau(KeepRatioPolicy):
             loss = float(transition.next_observation["train_loss"][0])
             self._rises += self._watch.stalled(loss)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return how often the ratio rose, and the window so far."""
-        return {"rises": self._rises, "watch": self._watch.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self._rises = int(state["rises"])
-        self._watch.load_state_dict(state["watch"])
-
 
 class LossGap(KeepRatioPolicy):
     """Keeps more, the further the training loss lies below the reward-validation loss.
@@ -105,6 +97,7 @@ class LossGap(KeepRatioPolicy):
         ValueError: If an option is unknown or out of range.
     """
 
+    state = ("_loss", "_weight", "_then")
     source = "this project"
     cost = "that of the picker, and the evaluations of the reward-validation split"
     helps = "meant for small sets that a run overfits"
@@ -151,15 +144,6 @@ class LossGap(KeepRatioPolicy):
             self._weight = self._decay * self._weight + (1.0 - self._decay)
         if self._weight and after["validation_loss"][0] != before["validation_loss"][0]:
             self._then = self._loss / self._weight
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the averaged loss, and what it was at the last evaluation."""
-        return {"loss": self._loss, "weight": self._weight, "then": self._then}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self._loss, self._weight = float(state["loss"]), float(state["weight"])
-        self._then = float(state["then"])
 
 
 class GradientNoise(KeepRatioPolicy):

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gstds.common.checks import check_choice, check_integer, near_names, users_code
-from gstds.observation.batch_view import OPTIONAL_OBSERVATIONS
+from gstds.common.checks import check_integer, users_code
+from gstds.observation.batch_view import spectral_view
+from gstds.observation.spec import check_observe
 from gstds.policies.base import Policy
 from gstds.policies.dropin.observed import NotShownError, numbers
 from gstds.policies.registry import check_declarations, follows_schedule, make_policy, policy_class
 from gstds.selection.schedules import Schedule, make_schedule
-from gstds.spectral.fiedler import degrees, fiedler_vector
 from gstds.store.feature_store import FeatureStore
 
 __all__ = [
@@ -119,25 +119,14 @@ def check_needs(name: str, policy: Policy) -> dict[str, dict[str, Any]]:
     with users_code(f"needs of policy {name!r}"):
         declared = policy.needs
     check_declarations(name, policy)
-    needs = {need: dict(options) for need, options in declared.items()}
+    who = f"needs of policy {name!r}"
+    needs = check_observe(who, declared)
     for need, options in needs.items():
-        who = f"needs of policy {name!r}"
-        check_choice(who, need, OPTIONAL_OBSERVATIONS)
-        for option in options:
-            if option not in OPTIONAL_OBSERVATIONS[need]:
-                hint = near_names(option, OPTIONAL_OBSERVATIONS[need])
-                raise ValueError(f"{who}: {need!r} has no option {option!r}; {hint}")
-        _try_options(f"{who}: {need!r}", need, options)
-    return needs
-
-
-def _try_options(who: str, need: str, options: Mapping[str, Any]) -> None:
-    tried: dict[str, Callable[..., Any]] = {"spectral_scores": fiedler_vector, "degrees": degrees}
-    if options and need in tried:
-        try:
-            tried[need](_SAMPLE, **options)
+        try:  # what reads options reads features
+            spectral_view(_SAMPLE, {need: options} if options else {})
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{who} with {dict(options)!r}: {error}") from error
+            raise ValueError(f"{who}: {need!r} with {options!r}: {error}") from error
+    return needs
 
 
 # ---------------------------------------------------------------------- the data

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import near_names
+from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS, asked_of
 
 __all__ = [
-    "HISTORY",
-    "LEARNER_VIEWS",
-    "VALIDATION",
+    "TELL",
     "NotShownError",
     "Shown",
     "checked_indices",
@@ -24,21 +23,18 @@ __all__ = [
     "refusals",
 ]
 
-HISTORY = ("last_losses", "visited", "age", "train_loss", "mean_last_loss")
-VALIDATION = ("validation_loss", "validation_accuracy")
-LEARNER_VIEWS = {
-    "learner_losses": (0.0, math.inf),
-    "learner_margin": (0.0, 1.0),
-    "learner_entropy": (0.0, 1.0),
-    "learner_probabilities": (0.0, 1.0),
-    "learner_embeddings": (-math.inf, math.inf),
-}
-"""What a policy may need of the learner, with the least and the highest value."""
-
 TELL = (
     "call selector.observe_losses(indices[kept], losses) after each update, "
     "with empty lists if there was none"
 )
+_MENDS = {
+    "data": "them; pass labels= to Selector",
+    "memory": f"it; {TELL}",
+    "evaluation": "it; call selector.observe_validation(loss, accuracy) before select",
+    "gradients": "it; call selector.observe_gradient_noise(samples) before select",
+}
+_AHEAD = "it; it is not known ahead of training: call selector.select inside the loop"
+_LEARNER = asked_of(OPTIONAL_OBSERVATIONS, "learner")
 _ROUNDING = 0.01  # half precision may say 1.004 where it means 1
 
 
@@ -71,33 +67,23 @@ class Shown(dict[str, npt.NDArray[np.float32]]):
 
 
 def refusals(
-    policy: str, *, labels: bool, history: bool, ahead: bool, validation: bool, noise: bool
+    policy: str, shown: Iterable[str], lacking: Mapping[str, bool], *, ahead: bool
 ) -> dict[str, str]:
     """Return what cannot be shown, with what to do about it.
 
     Args:
         policy: The policy's name.
-        labels: Whether the labels are known.
-        history: Whether the losses of all updates so far are known.
+        shown: What it may read.
+        lacking: Whether the values of a source, such as ``memory``, are not known.
         ahead: Whether batches are selected ahead of training.
-        validation: Whether a validation loss is known, or not needed.
-        noise: Whether the gradient noise is known.
     """
-    who = f"policy {policy!r} reads"
-    refused = {}
-    if not labels:
-        refused["labels"] = f"labels: {who} them; pass labels= to Selector"
-    if not history:
-        mend = "it is not known ahead of training: call selector.select inside the loop"
-        mend = mend if ahead else TELL
-        refused |= {name: f"{name}: {who} it; {mend}" for name in HISTORY}
-    if not validation:
-        mend = "call selector.observe_validation(loss, accuracy) before select"
-        refused |= {name: f"{name}: {who} it; {mend}" for name in VALIDATION}
-    if not noise:
-        mend = "call selector.observe_gradient_noise(samples) before select"
-        refused["gradient_noise"] = f"gradient_noise: {who} it; {mend}"
-    return refused
+    mends = _MENDS | ({"memory": _AHEAD} if ahead else {})
+    sources = {name: OBSERVATIONS[name].source for name in shown}
+    return {
+        name: f"{name}: policy {policy!r} reads {mends[source]}"
+        for name, source in sources.items()
+        if lacking.get(source)
+    }
 
 
 def numbers(values: Any) -> npt.NDArray[Any]:
@@ -172,13 +158,11 @@ def learner_views(
         ValueError: If one is missing, or has another shape, or a value that it cannot have.
     """
     for name in given:
-        if name not in LEARNER_VIEWS:
-            hint = near_names(name, LEARNER_VIEWS)
+        if name not in _LEARNER:
+            hint = near_names(name, _LEARNER)
             raise TypeError(f"select has no argument {name!r}; {hint}")
     views = {}
-    for name in LEARNER_VIEWS:
-        if name not in needs:
-            continue
+    for name in asked_of(needs, "learner"):
         if given.get(name) is None:
             raise ValueError(
                 f"{name}: policy {policy!r} needs it; call "
@@ -191,10 +175,10 @@ def learner_views(
 
 
 def _check_shape(name: str, values: npt.NDArray[Any], n: int, classes: int, width: int) -> None:
-    wide = {"learner_probabilities": classes, "learner_embeddings": width}
-    wanted: tuple[int, ...] = (n, wide[name]) if name in wide else (n,)
+    sizes: dict[Any, int] = {"N": n, "C": classes, "H": width}
+    wanted = tuple(sizes[size] for size in OBSERVATIONS[name].shape)
     shape = values.shape
-    if shape == wanted or (name == "learner_embeddings" and not width and values.ndim == 2):
+    if not wanted[-1] and values.ndim == 2:  # the first say how wide they are
         wanted = shape
     if shape != wanted or len(shape) == 0 or shape[0] != n:
         text = str(wanted) if wanted[-1] else f"({n}, H)"
@@ -202,7 +186,9 @@ def _check_shape(name: str, values: npt.NDArray[Any], n: int, classes: int, widt
 
 
 def _check_values(name: str, values: npt.NDArray[Any]) -> None:
-    low, high = LEARNER_VIEWS[name]
+    row = OBSERVATIONS[name]  # beyond ±1 it is a bound that they are clipped to
+    low = row.low if row.low >= -1 else -math.inf
+    high = row.high if row.high == 1 else math.inf
     wrong = ~np.isfinite(values) | (values < low - _ROUNDING) | (values > high + _ROUNDING)
     if wrong.any():
         bad = values[wrong][0]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_integer
 from gstds.observation.batch_view import spectral_view
+from gstds.observation.spec import asked_of
 from gstds.policies.dropin.arguments import (
     agreed_classes,
     agreed_samples,
@@ -22,9 +23,6 @@ from gstds.store.feature_store import FeatureStore, open_losses
 from gstds.store.from_images import LOSSES_NAME
 
 __all__ = ["ReferenceView"]
-
-
-_FEATURES = {"spectral_scores", "features", "degrees"}
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -64,10 +62,10 @@ class ReferenceView:
         self._note: dict[str, Any] = {}
         self._given: int | None = None
         self._from_file: int | None = None
-        needed = sorted(_FEATURES & set(needs))
-        if needed and store is None:
+        self._features = sorted(asked_of(needs, "features"))
+        if self._features and store is None:
             raise ValueError(
-                f"store: policy {policy!r} needs {', '.join(needed)}, and store is None; "
+                f"store: policy {policy!r} needs {', '.join(self._features)}, and store is None; "
                 "pass a FeatureStore or its folder (make one with gstds.prepare_store)"
             )
         self.losses = self._find_losses(losses, policy) if "reference_losses" in needs else None
@@ -147,7 +145,7 @@ class ReferenceView:
         """Return the reference's observations of a batch (n,), and the operations they take."""
         raw: dict[str, Any] = {}
         flops = 0.0
-        if self.store is not None and _FEATURES & set(self._needs):
+        if self.store is not None and self._features:
             rows = batch if self._rows is None else self._rows[batch]
             raw, flops = spectral_view(self.store.gather(rows), self._needs)
         if self.losses is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gstds.common.checks import check_integer
-from gstds.policies.dropin.observed import LEARNER_VIEWS, VALIDATION
+from gstds.observation.spec import asked_of
 from gstds.policies.dropin.selector import Selector
 
 __all__ = ["IndexedDataset", "SelectionSampler"]
@@ -116,13 +116,13 @@ _NO_BATCH = (
 def _refuse_what_is_known_later(selector: Selector) -> None:
     needs, who = selector.policy.needs, f"selector: policy {selector.name!r}"
     mend = "call selector.select inside the loop instead"
-    needed = [name for name in LEARNER_VIEWS if name in needs]
+    needed = asked_of(needs, "learner")
     if needed:
         raise ValueError(
             f"{who} needs {', '.join(needed)}, which are not "
             f"known before the images are loaded; {mend}"
         )
-    needed = [name for name in (*VALIDATION, "gradient_noise") if name in needs]
+    needed = asked_of(needs, "evaluation", "gradients")
     if needed:
         raise ValueError(
             f"{who} needs {', '.join(needed)}, which at a batch selected ahead of training would "

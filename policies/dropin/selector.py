@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,11 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import STREAMS, fan_out, policy_seed
-from gstds.observation.batch_view import (
-    checked_weights,
-    fitted,
-    observation_bounds,
-    padded,
-    step_noise,
-)
+from gstds.common.state import Stateful, entries
+from gstds.observation.batch_view import batch_view, checked_weights, padded
 from gstds.observation.gradient_noise import noise_share
 from gstds.observation.memory import SampleMemory
+from gstds.observation.spec import observation_bounds
 from gstds.policies.base import Policy, RunContext, Transition
 from gstds.policies.dropin.arguments import (
     check_device,
@@ -31,7 +28,6 @@ from gstds.policies.dropin.arguments import (
 )
 from gstds.policies.dropin.observed import (
     TELL,
-    VALIDATION,
     Shown,
     checked_indices,
     floats,
@@ -50,15 +46,9 @@ if TYPE_CHECKING:
 __all__ = ["Selector"]
 
 Indices = npt.NDArray[np.int64]
-_COUNTS = ("drawn", "kept", "untold", "empty", "width")
-_NUMBERS = ("spent", "keep_ratio", "spent_at_validation", "reward")
-_ENTRIES = (
-    "step batch_size begun validation gradient_noise memory policy last "
-    f"{' '.join(_COUNTS)} {' '.join(_NUMBERS)}"
-)
 
 
-class Selector:
+class Selector(Stateful):
     """Says which samples of each drawn batch to train on, in any training loop.
 
     The policy sees what it sees in the environment, and its random choices have the same key (seed,
@@ -101,6 +91,10 @@ class Selector:
         kept_elsewhere: Samples of the last batch that other processes kept.
         mean_keep: Samples kept by samples drawn, so far.
     """
+
+    state: tuple[str, ...] = ("step", "_batch_size", "_begun", "_validation", "_gradient_noise")
+    state += ("_memory", "_last", "_drawn", "_kept", "_untold", "_empty", "_width", "_spent")
+    state += ("_keep_ratio", "_spent_at_validation", "_reward")
 
     def __init__(
         self,
@@ -309,43 +303,34 @@ class Selector:
         raw, flops = self._reference.view(batch)
         self._spent += 0.0 if self._free_solves else flops
         self._spent += len(batch) * self._forward_flops if views else 0.0
-        progress = min(1.0, self.step / self.total_steps)
         loss, accuracy = self._validation or (0.0, 0.0)
-        raw |= views | self._memory.view(batch, progress)
-        raw |= {
-            "valid": np.ones(len(batch), dtype=np.float32),
-            "noise": step_noise(self._selection_seed, self.step, batch),
-            "labels": np.zeros(len(batch)) if self._labels is None else self._labels[batch],
-            "progress": progress,
-            "budget_left": 1.0 - self._spent / self._full_flops,
-            "keep_ratio": self._keep_ratio,
-            "train_loss": self._memory.train_loss,
-            "mean_last_loss": self._memory.mean_last_loss,
-            "validation_loss": loss,
-            "validation_accuracy": accuracy,
-            "gradient_noise": self._gradient_noise or 0.0,
+        n = max(len(batch), self._batch_size or 0)
+        sizes = (n, self._classes, self._reference.dim, self._width)
+        if self._labels is not None:
+            raw = raw | {"labels": self._labels[batch]}
+        view = batch_view(
+            observation_bounds(self._needs, *sizes),
+            batch,
+            self._memory,
+            seed=self._selection_seed,
+            step=self.step,
+            progress=min(1.0, self.step / self.total_steps),
+            budget_left=1.0 - self._spent / self._full_flops,
+            keep_ratio=self._keep_ratio,
+            gradient_noise=self._gradient_noise or 0.0,
+            validation_loss=loss,
+            validation_accuracy=accuracy,
+            **raw,
+            **views,
+        )
+        lacking = {
+            "data": self._labels is None,
+            "memory": bool(self._untold or (self.ahead and self._kept)),
+            "evaluation": self._validation is None,
+            "gradients": self._gradient_noise is None,
         }
-        return self._shown(raw, max(len(batch), self._batch_size or 0))
-
-    def _shown(self, raw: dict[str, Any], n: int) -> Shown:
-        embeddings = raw.get("learner_embeddings")
-        width = None if embeddings is None else np.shape(embeddings)[1]
-        dim = self._reference.dim
-        bounds = observation_bounds(self._needs, n, self._classes, dim, width)
-        shown = Shown(
-            {
-                name: fitted(raw[name], low, high, shape[0])
-                for name, (low, high, shape) in bounds.items()
-            }
-        )
-        shown.refused = refusals(
-            self.name,
-            labels=self._labels is not None,
-            history=not (self.ahead and self._kept) and not self._untold,
-            ahead=self.ahead,
-            validation=self._validation is not None or not set(VALIDATION) & set(self._needs),
-            noise=self._gradient_noise is not None,
-        )
+        shown = Shown(view)
+        shown.refused = refusals(self.name, view, lacking, ahead=self.ahead)
         return shown
 
     # ------------------------------------------------------------------ what it answers
@@ -437,20 +422,10 @@ class Selector:
         Raises:
             TypeError: If the policy's own state holds something else.
         """
-        state = {name: getattr(self, f"_{name}") for name in (*_COUNTS, *_NUMBERS)}
         with policy_code(self.name, self.step):
             learned = self.policy.state_dict()
-        return self._made_with() | {
-            "step": self.step,
-            "batch_size": self._batch_size,
-            "begun": self._begun,
-            "validation": list(self._validation) if self._validation else None,
-            "gradient_noise": self._gradient_noise,
-            "memory": portable(self._memory.state_dict()),
-            "policy": portable(learned, f"state of policy {self.name!r}"),
-            "last": portable(self._last),
-            **state,
-        }
+        learned = portable(learned, f"state of policy {self.name!r}")
+        return {**self._made_with(), **portable(super().state_dict()), "policy": learned}
 
     def _made_with(self) -> dict[str, Any]:
         return {
@@ -461,7 +436,7 @@ class Selector:
             "total_steps": self.total_steps,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned, in a selector made with the same arguments.
 
         Arrays may stand for tensors. What is refused changes nothing.
@@ -470,7 +445,7 @@ class Selector:
             TypeError: If it is no such state.
             ValueError: If an entry is missing, or is of another run; the message names it.
         """
-        check_same_run(state, _ENTRIES, self._made_with())
+        check_same_run(state, (*entries(self), "policy"), self._made_with())
         before = dict(vars(self))
         learned = restored(self.state_dict()["policy"]) if self._begun else None
         try:
@@ -484,20 +459,10 @@ class Selector:
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def _take_up(self, state: dict[str, Any]) -> None:
-        self._begun = False
-        self._batch_size = state["batch_size"]
-        for name in _COUNTS:
-            setattr(self, f"_{name}", int(state[name]))
-        for name in _NUMBERS:
-            setattr(self, f"_{name}", float(state[name]))
-        self.step = int(state["step"])
-        told, noise = state["validation"], state["gradient_noise"]
-        self._validation = (float(told[0]), float(told[1])) if told else None
-        self._gradient_noise = None if noise is None else float(noise)
+    def _take_up(self, state: Mapping[str, Any]) -> None:
         self._memory = SampleMemory(self._samples, self._classes)
-        self._memory.load_state_dict(state["memory"])
-        self._last = state["last"]
-        if state["begun"]:
+        super().load_state_dict(state)
+        begun, self._begun = self._begun, False
+        if begun:
             self._begin(int(state["batch_size"]), self._ranks.count)
         self.policy.load_state_dict(state["policy"])

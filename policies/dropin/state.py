@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ def restored(value: Any) -> Any:
     return value
 
 
-def check_same_run(state: Any, entries: str, own: Mapping[str, Any]) -> None:
+def check_same_run(state: Any, entries: Iterable[str], own: Mapping[str, Any]) -> None:
     """Refuse a state that is not of this run.
 
     Args:
@@ -86,14 +86,14 @@ def check_same_run(state: Any, entries: str, own: Mapping[str, Any]) -> None:
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be what state_dict returned, got {type(state).__name__}")
-    require_entries(state, " ".join([*own, entries]))
+    require_entries(state, (*own, *entries))
     for name, value in own.items():
         if state[name] != value:
             raise ValueError(
                 f"the state is of {name} {state[name]!r}, this selector of {value!r}; "
                 "make it with the same arguments"
             )
-    require_entries(state["memory"], " ".join(_MEMORY) + " train_loss")
+    require_entries(state["memory"], (*_MEMORY, "train_loss"))
     for name in _MEMORY:
         shape = tuple(np.shape(state["memory"][name]))
         if shape != (own["num_samples"],):

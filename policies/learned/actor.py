@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gstds.common.state import Stateful
 from gstds.policies.learned.agent_file import AgentFile
 
 __all__ = ["Actor"]
@@ -15,12 +15,14 @@ __all__ = ["Actor"]
 Floats = npt.NDArray[np.float64]
 
 
-class Actor:
+class Actor(Stateful):
     """Answers a summary with a keep ratio, always the likeliest action.
 
     Args:
         agent: What was stored of the agent.
     """
+
+    state = ("_state",)
 
     def __init__(self, agent: AgentFile) -> None:
         self._agent = agent
@@ -67,15 +69,6 @@ class Actor:
         hidden = _sigmoid(o) * np.tanh(cell)
         self._state = (hidden, cell)
         return hidden
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what it remembers of the run, as arrays."""
-        return {"hidden": self._state[0], "cell": self._state[1]} if self._state else {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        if state:
-            self._state = (np.array(state["hidden"]), np.array(state["cell"]))
 
 
 def _sigmoid(x: Floats) -> Floats:

@@ -27,6 +27,7 @@ class Learned(SummaryPolicy):
         AgentFileError: If the agent is not there, damaged, or made for something else.
     """
 
+    state = ("_actor",)
     source = "this project: trained in gstds/KeepRatio-v0"
     cost = "that of its picker; the network costs nothing beside"
     helps = "meant for a small budget, near the runs that it was trained on"
@@ -45,15 +46,6 @@ class Learned(SummaryPolicy):
     def decide(self, summary: Array) -> float:
         """Return the agent's likeliest keep ratio."""
         return self._actor.ratio(summary)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return where the run is, and what a recurrent agent remembers."""
-        return super().state_dict() | {"actor": self._actor.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        super().load_state_dict(state)
-        self._actor.load_state_dict(state["actor"])
 
 
 class ModelPolicy(SummaryPolicy):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -39,6 +39,8 @@ class SummaryPolicy(KeepRatioPolicy):
         ValueError: If it is below 1 or the picker is unknown.
     """
 
+    state: tuple[str, ...] = ("drawn", "_ratio", "_trend")
+
     def __init__(
         self,
         interval: int = 4,
@@ -52,7 +54,7 @@ class SummaryPolicy(KeepRatioPolicy):
 
     def _start_over(self) -> None:
         self.drawn, self._ratio = 0, 1.0
-        self._trend: Trend | None = None
+        self._trend: Sequence[float] | None = None
         self._facts = RunFacts(2, 1.0)
 
     def reset(self, seed: int, context: RunContext) -> None:
@@ -73,13 +75,3 @@ class SummaryPolicy(KeepRatioPolicy):
             self._ratio = self.decide(summary)
         self.drawn += 1
         return self._ratio
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return where in the interval the run is, as JSON-able values."""
-        trend = [self._trend.train_loss, self._trend.mean_last_loss] if self._trend else None
-        return {"drawn": self.drawn, "ratio": self._ratio, "trend": trend}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self.drawn, self._ratio = int(state["drawn"]), float(state["ratio"])
-        self._trend = Trend(*state["trend"]) if state["trend"] else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +43,7 @@ class LinUCB(SummaryPolicy):
         ValueError: If an option is unknown or out of range.
     """
 
+    state = ("_precision", "_moment", "_context", "_arm", "_decisions", "_seed", "_before")
     source = "LinUCB, arXiv 1003.0146; Thompson sampling, arXiv 1209.3352"
     cost = "that of its picker, and two solves of 18 unknowns for each ratio at a decision"
     helps = "meant for when there are no runs to train an agent on; below random keep on digits"
@@ -123,24 +123,3 @@ class LinUCB(SummaryPolicy):
         """Learn what the ratio last decided on has earned."""
         self._precision[self._arm] += np.outer(self._context, self._context)
         self._moment[self._arm] += earned * self._context
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what was learned so far, as arrays and JSON-able values."""
-        return super().state_dict() | {
-            "precision": self._precision.copy(),
-            "moment": self._moment.copy(),
-            "context": self._context.copy(),
-            "arm": self._arm,
-            "decisions": self._decisions,
-            "seed": self._seed,
-            "before": list(self._before) if self._before else None,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        super().load_state_dict(state)
-        for name in ("precision", "moment", "context"):
-            setattr(self, f"_{name}", np.array(state[name], dtype=np.float64))
-        self._arm, self._decisions = int(state["arm"]), int(state["decisions"])
-        self._seed = int(state["seed"])
-        self._before = tuple(state["before"]) if state["before"] else None

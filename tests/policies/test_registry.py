@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from gstds import policies
-from gstds.policies.registry import POLICIES, follows_schedule, policy_class
+from gstds.common.state import latest_state, save_state
+from gstds.policies.base import Transition
+from gstds.policies.registry import POLICIES, check_declarations, follows_schedule, policy_class
 from gstds.policies.spelling import refuse_misspelt
 from gstds.selection.schedules import Constant, make_schedule
 from tests.policies.views import CONTEXT, N, full_view, permuted
@@ -262,6 +264,43 @@ ORDINARY += "steps step_count flops reward rewards observe progress epochs picke
 def test_an_ordinary_name_is_no_misspelling(name, value):
     for base in (policies.Policy, policies.KeepRatioPolicy):
         refuse_misspelt("mine", a_user(base, **{name: value}))
+
+
+class Counting(policies.make_policy("plateau").__class__):
+    """A user's policy, with a state of its own beside that of the class it inherits from."""
+
+    state = ("_seen", "by_sample")
+
+    def reset(self, seed, context):
+        super().reset(seed, context)
+        self._seen, self.by_sample = 0, {}
+
+    def learn(self, transition):
+        super().learn(transition)
+        self._seen += 1
+        self.by_sample[int(transition.info["step"])] = 0.5
+
+
+def test_a_users_policy_declares_its_state_and_goes_on_from_a_checkpoint(tmp_path):
+    one, other = Counting(), Counting()
+    for policy in (one, other):
+        policy.reset(0, CONTEXT)
+    seen, weights = full_view(), np.ones(N, np.float32)
+    for step in range(3):
+        one.learn(Transition(seen, weights, 0.0, seen, {"step": step}))
+    save_state(tmp_path, 1, {"policy": one.state_dict()})
+    other.load_state_dict(latest_state(tmp_path)["policy"])
+    assert (other._seen, other.by_sample) == (3, {0: 0.5, 1: 0.5, 2: 0.5})
+    assert other.state_dict() == one.state_dict()
+    assert other.state_dict()["watch"]["seen"] == 3
+
+
+def test_a_state_that_is_one_word_is_refused_unless_the_pair_is_the_users():
+    message = r"state of policy 'mine' must be a tuple of attributes' names, such as \('_mean',\)"
+    with pytest.raises(TypeError, match=message):
+        check_declarations("mine", a_user(policies.Policy, state="_mean"))
+    own = {"state_dict": lambda self: {}, "load_state_dict": lambda self, state: None}
+    check_declarations("mine", a_user(policies.Policy, state="idle", **own))
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))

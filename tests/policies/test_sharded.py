@@ -98,7 +98,7 @@ def test_costs_are_summed_and_states_are_kept_apart():
     other = Sharded([Noting(), Noting()])
     other.load_state_dict(policy.state_dict())
     assert [part.steps for part in other.parts] == [1, 1]
-    with pytest.raises(ValueError, match="the state is of 2 shards, not of 3"):
+    with pytest.raises(ValueError, match="the state is of 2 parts, not of 3"):
         Sharded([Noting()] * 3).load_state_dict(policy.state_dict())
     with pytest.raises(ValueError, match="parts must hold a policy for each shard, got none"):
         Sharded([])

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from gstds.observation.batch_view import LOSS_BOUND
+from gstds.observation.spec import LOSS_BOUND
 from gstds.policies.learned.actor import Actor
 from gstds.policies.learned.agent_file import AgentFile
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from gstds.observation.batch_view import OPTIONAL_OBSERVATIONS, observation_bounds
+from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS
 from gstds.train.running.options import RunConfig
 
 __all__ = ["RunFailedError", "StopFlag", "diverged", "interruptible"]
@@ -88,8 +88,8 @@ def _hint(error: BaseException) -> str:
     name = error.args[0] if isinstance(error, KeyError) and error.args else None
     if not isinstance(name, str):
         return ""
-    known = observation_bounds(OPTIONAL_OBSERVATIONS, 1, 1, feature_dim=1, embedding_width=1)
-    near = [] if name in known else get_close_matches(name, known, n=1, cutoff=0.75)
+    known = name in OBSERVATIONS
+    near = [] if known else get_close_matches(name, sorted(OBSERVATIONS), n=1, cutoff=0.75)
     name = near[0] if near else name
     told = f"; did you mean {name!r}?" if near else ""
     if name not in OPTIONAL_OBSERVATIONS:

@@ -25,6 +25,7 @@ TABLES = {
     "learners": "gstds.envs.learner.models:LEARNERS",
     "references": "gstds.reference.networks:REFERENCES",
     "agents": "gstds.train.agents.models:AGENTS",
+    "observations": "gstds.observation.spec:OBSERVATIONS",
 }
 
 
@@ -34,6 +35,10 @@ def listed(kind: str) -> dict[str, str]:
     Raises:
         ValueError: If the kind is unknown.
     """
+    if kind == "observations":
+        from gstds.observation.spec import observation_names
+
+        return observation_names()
     module, _, table = TABLES[check_choice("KIND", kind, TABLES)].partition(":")
     tree = _tree(module)
     value = _assigned(tree)[table]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gstds.common.checks import check_fraction
@@ -32,6 +30,7 @@ class InfoBatch(Policy):
         ValueError: If an option is out of range.
     """
 
+    state = ("_steps", "_mean")
     source = "InfoBatch, arXiv 2303.04947"
     cost = "nothing beside training on the kept samples"
     helps = "long runs on clean data, by its authors' results; no reference is needed"
@@ -68,11 +67,3 @@ class InfoBatch(Policy):
         """Count the step; the epoch's first tells the mean."""
         self._mean = self._threshold(transition.observation)
         self._steps += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the place in the run, and the epoch's mean."""
-        return {"steps": self._steps, "mean": self._mean}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self._steps, self._mean = int(state["steps"]), float(state["mean"])

@@ -32,6 +32,7 @@ class SelectiveBackprop(KeepRatioPolicy):
         ValueError: If an option is unknown or out of range.
     """
 
+    state = ("_past",)
     source = "Selective-Backprop, arXiv 1910.00762"
     cost = "n·f for the learner's forward"
     helps = "meant for clean data on which most samples are learned early; milder than big-loss"
@@ -87,14 +88,6 @@ class SelectiveBackprop(KeepRatioPolicy):
 
     def _newest(self, losses: Any) -> Any:
         return np.concatenate([self._past, losses])[-max(self.history, len(losses)) :]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the history."""
-        return {"past": self._past.copy()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self._past = np.array(state["past"], dtype=np.float64)
 
 
 class StaleSelectiveBackprop(SelectiveBackprop):

@@ -314,9 +314,9 @@ def test_rewards_telescope_and_fall_with_the_price(tiny_npz):
     def total(price):
         env = DataSelectionEnv(dataset=tiny_npz, epochs=3, batch_size=32, observe=(), price=price)
         env.reset(seed=0)
-        first = env.state_dict()["evaluator"]["validation"][0]
+        first = env.state_dict()["evaluator"]["last"][0]
         infos = run(env, policies.make_policy("full"))
-        last = env.state_dict()["evaluator"]["validation"][0]
+        last = env.state_dict()["evaluator"]["last"][0]
         return sum(i["reward"] for i in infos[1:]), first, last
 
     free, first, last = total(0.0)

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import collections
 import json
+from array import array
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
-from gstds.common.state import StateError, latest_state, save_state, state_digest
+from gstds.common.state import (
+    StateError,
+    Stateful,
+    entries,
+    latest_state,
+    save_state,
+    state_digest,
+)
 
 STATE = {
     "weights": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)},
@@ -75,3 +85,120 @@ def test_the_digest_depends_on_names_shapes_and_bytes():
     }
     assert len(digests) == 4
     assert state_digest(base) == state_digest({"a": torch.zeros(2, 2)})
+
+
+class Pair(NamedTuple):
+    share: float
+    reached: float | None
+
+
+class Inner(Stateful):
+    state = ("_count",)
+
+    def __init__(self):
+        self._count = 0
+
+
+class Base(Stateful):
+    state = ("inner", "_generator")
+
+    def __init__(self):
+        self.inner, self._generator = Inner(), np.random.default_rng(0)
+
+
+class Everything(Base):
+    state = ("number", "text", "nothing", "array", "grown", "tensors", "parts", "record", "table")
+    state += ("by_sample", "ring", "names", "bits", "doubles", "module")
+
+    def __init__(self):
+        super().__init__()
+        self.number, self.text, self.nothing = 0, "", None
+        self.array, self.grown = np.zeros(2, dtype=np.float32), np.empty(0)
+        self.tensors = [torch.zeros(2, 3).t()]
+        self.parts, self.record = (Inner(), Inner()), Pair(0.0, None)
+        self.table, self.by_sample = {"part": Inner()}, collections.defaultdict(list)
+        self.ring, self.names = collections.deque(maxlen=2), set()
+        self.bits, self.doubles = bytearray(), array("d")
+        self.module = torch.nn.Linear(2, 1)
+
+
+def _lived():
+    one = Everything()
+    one.inner._count, one.parts[1]._count, one.table["part"]._count = 1, 2, 3
+    one._generator.random(5)
+    one.number, one.text, one.nothing = 0.5, "seen", [1, {"a": None}]
+    one.array[:] = (1, 2)
+    one.grown = np.arange(3.0)
+    one.tensors[0][:] = torch.arange(6.0).reshape(3, 2)
+    one.record = Pair(0.25, 0.75)
+    one.by_sample[7].append(1.5)
+    one.by_sample[(1, 2)].append(np.float32(2.0))
+    one.ring.extend([1, 2, 3])
+    one.names.update({"x", "y"})
+    one.bits.extend(b"\x01\xff")
+    one.doubles.extend([0.1, 0.2])
+    return one
+
+
+def test_what_is_declared_goes_through_a_checkpoint_and_keeps_its_kind(tmp_path):
+    one, other = _lived(), Everything()
+    save_state(tmp_path, 1, one.state_dict())
+    other.load_state_dict(latest_state(tmp_path))
+    assert entries(one)[:3] == ["inner", "generator", "number"]
+    counts = [other.inner._count, other.parts[1]._count, other.table["part"]._count]
+    assert counts == [1, 2, 3]
+    assert other._generator.random() == one._generator.random()
+    assert (other.number, other.text, other.nothing) == (0.5, "seen", [1, {"a": None}])
+    assert other.array.dtype == np.float32
+    assert other.array.tolist() == [1, 2]
+    assert other.grown.tolist() == [0, 1, 2]
+    assert torch.equal(other.tensors[0], one.tensors[0])
+    assert other.tensors[0].stride() == one.tensors[0].stride()
+    assert other.record == one.record
+    assert isinstance(other.record, Pair)
+    assert dict(other.by_sample) == {7: [1.5], (1, 2): [2.0]}
+    assert other.by_sample["new"] == []
+    assert (list(other.ring), other.ring.maxlen) == ([2, 3], 2)
+    assert other.names == {"x", "y"}
+    assert (other.bits, other.doubles) == (one.bits, one.doubles)
+    assert torch.equal(other.module.weight, one.module.weight)
+
+
+def test_a_state_is_a_copy():
+    one = _lived()
+    state = one.state_dict()
+    one.array[0], one.by_sample[7][0] = 9, 9.0
+    with torch.no_grad():
+        one.module.weight.zero_()
+    other = Everything()
+    other.load_state_dict(state)
+    other.array[1] = 9
+    assert state["array"].tolist() == [1, 2]
+    assert other.by_sample[7] == [1.5]
+    assert not torch.equal(other.module.weight, one.module.weight)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("number", "many", "the state's number must be a number, got 'many'"),
+        ("array", {"a": 1}, "the state's array must be a number"),
+        ("table", [1], "the state's table must be a dict"),
+        ("table", {"other": {}}, "the state's table has"),
+        ("names", "x", "the state's names must be a list"),
+        ("parts", [], "the state is of 0 parts, not of 2"),
+        ("record", [1.0], "the state is of 1 record, not of 2"),
+    ],
+)
+def test_an_entry_of_another_kind_is_refused(entry, value, message):
+    with pytest.raises(ValueError, match=message):
+        Everything().load_state_dict(_lived().state_dict() | {entry: value})
+
+
+def test_a_state_that_lacks_an_entry_changes_nothing():
+    one, state = Everything(), _lived().state_dict()
+    del state["doubles"]
+    with pytest.raises(KeyError, match="doubles"):
+        one.load_state_dict(state)
+    assert one.number == 0
+    assert one.inner._count == 0

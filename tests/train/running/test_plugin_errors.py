@@ -171,7 +171,10 @@ def test_a_plug_in_that_errs_is_told_by_name_with_step_and_policy(run, tmp_path,
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "failed"
     assert result["samples_trained"] == 64
-    assert latest_state(tmp_path / "run" / "checkpoints")["env"]["trainer"]["visits"].sum() == 64
+    assert (
+        latest_state(tmp_path / "run" / "checkpoints")["env"]["trainer"]["memory"]["visits"].sum()
+        == 64
+    )
 
 
 def test_a_policy_that_fails_while_it_learns_or_begins_is_told_too(run, tmp_path):
