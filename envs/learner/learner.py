@@ -6,7 +6,6 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,7 +70,6 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(probe and probe())
 
 
-@dataclass(frozen=True)
 class Evaluation(NamedTuple):
     """Mean loss in nats, accuracy in [0, 1], and accuracy by class (C,)."""
 
