@@ -29,5 +29,5 @@ _ROOMS = {
     "registry": ("make_policy", "policy_names"),
 }
 __getattr__ = lazy_names(
-    __name__, {name: f"{__name__}.{room}" for room, names in _ROOMS.items() for name in names}
+    __name__, {name: f"gstds.policies.{room}" for room, names in _ROOMS.items() for name in names}
 )

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from gstds.options.fields import Options, option
 from gstds.train.running.options import LogOptions, RunConfig
-from gstds.train.tracking.store import check_store
 
 __all__ = ["CompareOptions", "Comparison", "ExperimentOptions", "FanOutOptions", "SweepOptions"]
 
@@ -122,6 +121,8 @@ class Comparison(LogOptions, FanOutOptions, RowOptions):
             ConnectionError: If it does not answer, unless the comparison is to begin offline.
         """
         if self.tracking:
+            from gstds.train.tracking.store import check_store
+
             try:
                 check_store(self.tracking, self.experiment)
             except ConnectionError:

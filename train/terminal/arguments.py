@@ -13,7 +13,6 @@ from pathlib import Path
 
 from gstds.train.running.options import RecordOptions
 from gstds.train.terminal.options import given
-from gstds.train.tracking.store import mask_secrets
 
 __all__ = [
     "check_places",
@@ -29,6 +28,8 @@ Arguments = argparse.Namespace
 
 def command_line() -> str:
     """Return the command that runs, without its secrets."""
+    from gstds.train.tracking.store import mask_secrets
+
     return shlex.join(["gstds", *(mask_secrets(word) for word in sys.argv[1:])])
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from gstds.common.checks import check_choice
@@ -49,6 +48,8 @@ def listed(kind: str) -> dict[str, str]:
         if key is not None
     }
     if kind == "policies":
+        from importlib.metadata import entry_points
+
         plugins = entry_points(group="gstds.policies")
         return {point.name: f"plug-in {point.value}" for point in plugins} | names
     if kind == "agents":

@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import tempfile
 import urllib.parse
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -253,6 +252,8 @@ def _fill_from_template(path: Path) -> bool:
         Whether the copy is of the release that is installed.
     """
     schema = Path(__file__).with_name("mlflow_schema.sql").read_text()
+    from importlib.metadata import version
+
     if schema.splitlines()[0] != f"-- mlflow {version('mlflow')}":
         return False
     with contextlib.closing(sqlite3.connect(path)) as database:

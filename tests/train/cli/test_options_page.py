@@ -49,7 +49,7 @@ def values(one: Any) -> str:
 
 def row(one: Any) -> str:
     default = default_of(one)
-    shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    shown = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
     shown = {"None": "", "{}": "", "True": "true", "False": "false"}.get(shown, shown)
     mark = "✓" if one.name in names(EnvOptions) else ""
     text = one.metadata["help"].replace("|", "\\|")
