@@ -19,8 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gstds.common.files import cache_root, sha256, write_bytes
-from gstds.common.locks import locked
+from gstds.common.files import cache_root, locked, sha256, write_bytes
 from gstds.envs.data.downloads import quick_downloads, require_answer
 from gstds.reference.vision import import_torchvision
 

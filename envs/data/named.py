@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.common.files import cache_root
-from gstds.common.locks import locked
+from gstds.common.files import cache_root, locked
 from gstds.envs.data.downloads import quick_downloads, require_answer
 from gstds.envs.data.fashion_mnist import (
     CLASS_NAMES,

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_choice, check_integer
-from gstds.common.locks import locked
+from gstds.common.files import locked
 from gstds.store.build import LOCK_NAME, BuildPlan, Compute, Progress, complete_build, discard
 from gstds.store.encoding import decode
 from gstds.store.format import (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.checksummed_json import read_sealed, write_sealed
-from gstds.common.locks import locked
+from gstds.common.files import locked
 from gstds.train.running.options import RunConfig, identity
 
 __all__ = ["FolderInUseError", "configured", "finished_result", "held", "open_folder"]

@@ -13,8 +13,7 @@ import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gstds.common.files import sha256
-from gstds.common.locks import locked
+from gstds.common.files import locked, sha256
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.checksummed_json import read_sealed, write_sealed
-from gstds.common.files import cache_root, sha256
-from gstds.common.locks import is_locked, locked
+from gstds.common.files import cache_root, is_locked, locked, sha256
 from gstds.train.tracking.delivery import Delivery, note_target, read_target
 from gstds.train.tracking.log import LOG_NAME, read_log
 from gstds.train.tracking.store import (

@@ -90,3 +90,55 @@ def test_pending_json_stands_there_only_when_the_body_has_ended(tmp_path):
 def test_the_checksum_of_parts_is_that_of_the_whole():
     whole = hashlib.sha256("äbcde".encode()).hexdigest()
     assert sha256("äb", b"c", parts=(part for part in (memoryview(b"d"), "e"))) == whole
+
+
+HOLDS = """
+import sys, time
+from gstds.common.files import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_has_one_holder_and_is_free_when_that_one_is_killed(tmp_path):
+    path = tmp_path / "there" / "lock"
+    assert not is_locked(path)
+    assert not path.parent.exists()
+    words = [sys.executable, "-c", HOLDS, str(path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        assert is_locked(path)
+        with pytest.raises(BlockingIOError, match="held by another process"), locked(path, wait=0):
+            pass
+        process.kill()
+    with locked(path, wait=5):
+        assert is_locked(path)
+        with pytest.raises(BlockingIOError), locked(path, wait=0.2):
+            pass
+    assert not is_locked(path)
+
+
+def test_a_lock_that_is_removed_with_its_folder_can_be_taken_again(tmp_path):
+    path = tmp_path / "there" / "lock"
+    for _ in range(2):
+        with locked(path, keep=False):
+            assert path.exists()
+        assert not path.exists()
+        path.parent.rmdir()
+
+
+def test_whoever_waits_gets_the_lock_that_its_holder_removes(tmp_path):
+    path, order = tmp_path / "lock", []
+
+    def second():
+        with locked(path, wait=10, keep=False):
+            order.append("second")
+
+    with locked(path, keep=False):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]

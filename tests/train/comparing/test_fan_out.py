@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from gstds.common.locks import locked
+from gstds.common.files import locked
 from gstds.train.cli.main import main
 from gstds.train.comparing.compare import Comparison, compare, plan
 from gstds.train.launching import workers

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from gstds.common.checksummed_json import write_sealed
-from gstds.common.locks import is_locked
+from gstds.common.files import is_locked
 from gstds.train.cli.main import main
 from gstds.train.running.options import config_from
 from gstds.train.running.run import execute
