@@ -5,12 +5,16 @@ import hashlib
 import json
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from gstds.common.files import (
     atomic_open,
     cache_root,
+    is_locked,
+    locked,
     pending_json,
     sha256,
     write_json,
