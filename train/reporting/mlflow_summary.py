@@ -127,13 +127,12 @@ def fetch_comparison(uri: str, experiment: str, name: str, place: Path) -> Path:
         ConnectionError: If the store does not answer.
     """
     deliver_waiting(uri)
-    client = make_client(uri)
     quote = '"' if "'" in name else "'"
     query = f"tags.comparison = {quote}{name}{quote} AND tags.kind = 'summary'"
     query += f" AND tags.{SUPERSEDED_TAG} IS NULL"
     found: list[Any] = []
     if store_exists(uri):
-        place_of = prepare_store(uri, experiment)
+        place_of, client = prepare_store(uri, experiment), make_client(uri)
         found = list(client.search_runs([place_of], query, order_by=["start_time DESC"]))
     if not found:
         raise ValueError(
