@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gstds.common.checksummed_json import sealed
 from gstds.common.files import pending_json, write_bytes, write_json, write_text
-from gstds.common.state import state_digest
+from gstds.common.state import Stateful, state_digest
 from gstds.train.running.kept import KeptRecord
 from gstds.train.running.options import RunConfig, identity
 from gstds.train.tracking.delivery import read_target
@@ -33,7 +33,7 @@ _FINAL = (
 )
 
 
-class Record:
+class Record(Stateful):
     """What one run tells about itself.
 
     Args:
@@ -43,6 +43,8 @@ class Record:
         log: Its log.
         evaluated: Called with each evaluation's row of the history.
     """
+
+    state = ("kept", "history", "elapsed")
 
     def __init__(
         self,
@@ -60,16 +62,6 @@ class Record:
         self.total = min(env.total_steps, env.max_draws)
         self._evaluated = evaluated or (lambda row: None)
         self._log_every = max(1, math.ceil(self.total / _MOST_LOGGED_STEPS))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of it."""
-        return {"kept": self.kept.state_dict(), "history": self.history, "elapsed": self.elapsed}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self.kept.load_state_dict(state["kept"])
-        self.history = [dict(row) for row in state["history"]]
-        self.elapsed = float(state["elapsed"])
 
     # ------------------------------------------------------------------ while it goes on
 
