@@ -98,11 +98,18 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
     processes that train one learner together; and ``ahead=False``, which scores a batch when it is
     asked for, not while the one before is trained on, to the same result.
 
+    Attributes:
+        learner: The network under training.
+        trainer: What updates the network: it knows each sample's last loss, and who waits.
+        draws: Which samples each step draws, and in which epoch.
+        loader: What the network is fed: augmented images and labels of training samples.
+        scorer: What computes the optional observations of a drawn batch.
+
     ## Version history
     v0: first version.
     """
 
-    state: tuple[str, ...] = ("_learner", "ledger", "_trainer", "_evaluator", "_closing")
+    state: tuple[str, ...] = ("learner", "ledger", "trainer", "_evaluator", "_closing")
     state += ("_np_random", "run_seed", "step_count", "_running", "_truncated", "_keep_ratio")
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (gymnasium's own attribute)
 
@@ -124,13 +131,13 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         self.task: Task = load_task(self.options, progress)
         self.data = self.task.data
         self.ledger = Ledger()
-        self._draws = Draws(len(self.data.train), self.options.batch_size, 0)
-        self.steps_per_epoch = self._draws.steps_per_epoch
+        self.draws = Draws(len(self.data.train), self.options.batch_size, 0)
+        self.steps_per_epoch = self.draws.steps_per_epoch
         self.total_steps = self.options.epochs * self.steps_per_epoch
         self.max_draws = self.options.draws_allowed(self.total_steps)
-        self._learner = self._new_learner(0)
+        self.learner = self._new_learner(0)
         self._make_spaces()
-        self._budget = make_budget(self.options, self._learner, self.task)
+        self._budget = make_budget(self.options, self.learner, self.task)
         self._policy_flops = policy_flops or (lambda drawn, kept, context: 0.0)
         self._context = self.context()
         n = self.options.batch_size
@@ -144,7 +151,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         dim = reference.store.dim if reference else None
         n = options.batch_size
         seen = "learner_embeddings" in options.observe
-        self._embedding_width = width = embedding_width(self._learner) if seen else None
+        self._embedding_width = width = embedding_width(self.learner) if seen else None
         self._bounds = observation_bounds(options.observe, n, self.data.num_classes, dim, width)
         boxes: dict[str, spaces.Space[Any]] = {
             name: spaces.Box(low, high, shape) for name, (low, high, shape) in self._bounds.items()
@@ -230,19 +237,19 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         self.ledger = Ledger()
         charge_reference(self.ledger, self.task)
         self._make_parts()
-        self._learner.set_progress(0.0)
+        self.learner.set_progress(0.0)
         if evaluate:
             self._evaluator.begin()
 
     def _make_parts(self) -> None:
         options, data, seeds, ledger = self.options, self.data, self._seeds, self.ledger
-        self._draws = Draws(len(data.train), options.batch_size, seeds["order"])
-        learner = self._learner = self._new_learner(seeds["initialization"])
-        loader = self._loader = Loader(data, self.device, seeds["augmentation"])
-        self._scorer = Scorer(
+        self.draws = Draws(len(data.train), options.batch_size, seeds["order"])
+        learner = self.learner = self._new_learner(seeds["initialization"])
+        loader = self.loader = Loader(data, self.device, seeds["augmentation"])
+        self.scorer = Scorer(
             self.task,
             options.observe,
-            self._draws,
+            self.draws,
             learner,
             loader,
             ledger,
@@ -254,7 +261,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         self._evaluator = Evaluator(
             options, self._budget, data, learner, loader, ledger, self.max_draws
         )
-        self._trainer = Trainer(
+        self.trainer = Trainer(
             learner,
             loader,
             ledger,
@@ -274,31 +281,6 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         return min(1.0, self.ledger.charged_flops / self.budget_flops)
 
     @property
-    def learner(self) -> Learner:
-        """The network under training."""
-        return self._learner
-
-    @property
-    def trainer(self) -> Trainer:
-        """What updates the network: it knows each sample's last loss, and who waits."""
-        return self._trainer
-
-    @property
-    def draws(self) -> Draws:
-        """Which samples each step draws, and in which epoch."""
-        return self._draws
-
-    @property
-    def loader(self) -> Loader:
-        """What the network is fed: augmented images and labels of training samples."""
-        return self._loader
-
-    @property
-    def scorer(self) -> Scorer:
-        """What computes the optional observations of a drawn batch."""
-        return self._scorer
-
-    @property
     def batch(self) -> Indices:
         """Samples (k,) of the drawn batch that the next action is for; none after the end."""
         return self._batch.copy()
@@ -309,15 +291,15 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         return RunStatus(
             running=self._running,
             truncated=self._truncated,
-            train_loss=self._trainer.memory.train_loss,
-            skipped=self._trainer.skipped,
+            train_loss=self.trainer.memory.train_loss,
+            skipped=self.trainer.skipped,
             closing=self._closing.copy(),
         )
 
     @property
     def visits(self) -> Indices:
         """How often each training sample was trained on (n,)."""
-        return self._trainer.memory.visits
+        return self.trainer.memory.visits
 
     @property
     def _left(self) -> float:
@@ -326,19 +308,19 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
 
     def _look(self, *, charge: bool = True) -> dict[str, Array]:
         """Draw the next batch, score it, and return the observation; after the end, of no batch."""
-        self._batch = self._draws.batch(self.step_count) if self._running else _NO_SAMPLES
-        scored = self._scorer.score(self.step_count, charge=charge) if self._running else {}
+        self._batch = self.draws.batch(self.step_count) if self._running else _NO_SAMPLES
+        scored = self.scorer.score(self.step_count, charge=charge) if self._running else {}
         self._observation = batch_view(
             self._bounds,
             self._batch,
-            self._trainer.memory,
+            self.trainer.memory,
             seed=self._seeds["selection"],
             step=self.step_count,
             progress=self.progress,
             budget_left=1.0 - self.ledger.charged_flops / self.budget_flops,
             keep_ratio=self._keep_ratio,
             labels=self.data.train.labels[self._batch],
-            gradient_noise=self._learner.gradient_noise,
+            gradient_noise=self.learner.gradient_noise,
             **scored,
             **self._evaluator.view(),
         )
@@ -367,14 +349,14 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         kept = int((weights > 0).sum())
         self.ledger.charge("policy", self._choosing_flops(len(batch), kept))
         following = self.step_count + 1
-        ahead = min(self._trainer.draws_until_update(kept), self.max_draws - following)
-        self._scorer.begin(following, ahead)
-        losses, trained = self._trainer.train(
+        ahead = min(self.trainer.draws_until_update(kept), self.max_draws - following)
+        self.scorer.begin(following, ahead)
+        losses, trained = self.trainer.train(
             batch,
             weights,
             step=self.step_count,
-            epoch=self._draws.epoch(self.step_count),
-            images=self._scorer.images,
+            epoch=self.draws.epoch(self.step_count),
+            images=self.scorer.images,
         )
         self._keep_ratio = kept / len(batch)
         self.step_count += 1
@@ -382,7 +364,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         self._truncated = not terminated and self.step_count >= self.max_draws
         done = terminated or self._truncated
         if done:
-            self._trainer.flush(step=self.step_count)
+            self.trainer.flush(step=self.step_count)
         evaluate, reward = self._evaluator.if_due(
             done=done,
             progress=self.progress,
@@ -398,7 +380,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
             "trained": padded(trained, options.batch_size) > 0,
             "drawn": len(batch),
             "kept": kept,
-            "waiting": len(self._trainer.carried),
+            "waiting": len(self.trainer.carried),
         }
         return view, reward, terminated, self._truncated, info
 
@@ -410,23 +392,23 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
             return False
         if self._left >= self._decision_flops(self.step_count):
             return False
-        self._trainer.flush(step=self.step_count)
+        self.trainer.flush(step=self.step_count)
         self._closing, self.step_count = spend_remainder(
             self._left,
             self.sample_flops,
-            self._draws,
-            self._trainer,
+            self.draws,
+            self.trainer,
             step=self.step_count,
             seed=self._seeds["selection"],
-            least=self._learner.min_batch,
+            least=self.learner.min_batch,
         )
         return True
 
     def _decision_flops(self, step: int) -> float:
         """Return what deciding on a step's batch and training on all of it costs, at most."""
-        drawn = len(self._draws.batch(step))
-        deciding = self._scorer.flops(step) + self._choosing_flops(drawn, drawn)
-        return (drawn + len(self._trainer.carried)) * self.sample_flops + deciding
+        drawn = len(self.draws.batch(step))
+        deciding = self.scorer.flops(step) + self._choosing_flops(drawn, drawn)
+        return (drawn + len(self.trainer.carried)) * self.sample_flops + deciding
 
     def _choosing_flops(self, drawn: int, kept: int) -> int:
         """Return what the policy's own arithmetic takes, in whole operations: sums stay exact."""
@@ -449,12 +431,12 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         """
         return {
             "step": self.step_count,
-            "epoch": self._draws.epoch(max(0, self.step_count - 1)),
+            "epoch": self.draws.epoch(max(0, self.step_count - 1)),
             "progress": self.progress,
-            "train_loss": self._trainer.memory.train_loss,
+            "train_loss": self.trainer.memory.train_loss,
             "keep_ratio": self._keep_ratio,
             "charged_flops": self.ledger.charged_flops,
-            **self._trainer.counts,
+            **self.trainer.counts,
             "closing": self._closing.copy(),
             "evaluate": evaluate,
             "under_budget": self._truncated,

@@ -153,7 +153,8 @@ class RiseWatch(Stateful):
 
     def _begin(self) -> None:
         self._loss = self._count = 0.0
-        self._batches, self._least = 0, math.inf
+        self._batches = 0
+        self._least: float | None = None
 
     def take(self, losses: npt.ArrayLike) -> None:
         """Take in the losses (k,) in nats of a batch's samples that were trained on; k may be 0."""
@@ -174,6 +175,6 @@ class RiseWatch(Stateful):
         if self._batches < self.BATCHES:
             return False
         mean = self._loss / self._count
-        self._least = min(self._least, mean)
+        self._least = mean if self._least is None else min(self._least, mean)
         margin = self.SHARE * self._nothing
         return mean > max(self.RATIO * self._least, self._least + margin)

@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 
+from gstds.observation.spec import observation_bounds
 from gstds.policies import KeepRatioPolicy, RunContext, make_policy
 from gstds.policies.registry import POLICIES, installed_policies
 
@@ -101,6 +102,9 @@ def observation(policy, seed=0, valid=N, progress=0.4):
         "validation_accuracy": [0.5],
         "gradient_noise": [0.15],
     }
+    for name, (low, high, shape) in observation_bounds(policy.needs, N, CLASSES, DIM, 5).items():
+        if name not in every | optional:
+            optional[name] = np.full(shape, (low + high) / 2)  # any number may stand for it
     every |= {name: value for name, value in optional.items() if name in policy.needs}
     if "spectral_scores" in policy.needs:
         every |= {"lambda2": [0.2], "eigengap": [0.1], "effective_nodes": [0.4]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gstds import policies
+from gstds.observation.spec import OPTIONAL_OBSERVATIONS, observation_bounds
 
 N, CLASSES, WIDTH, DIM = 16, 4, 6, 8
 CONTEXT = policies.RunContext(
@@ -55,6 +56,10 @@ def full_view(seed=0, valid=N, progress=0.5, n=N):
         "learner_probabilities": probabilities,
         "learner_embeddings": rng.random((n, WIDTH)),
     }
+    bounds = observation_bounds(OPTIONAL_OBSERVATIONS, n, CLASSES, DIM, WIDTH)
+    for name in bounds.keys() - view.keys():  # any number may stand for it
+        low, high, shape = bounds[name]
+        view[name] = np.full(shape, (low + high) / 2)
     return {name: np.asarray(value, np.float32) for name, value in view.items()}
 
 

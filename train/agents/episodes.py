@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from gstds.common.state import Stateful
 from gstds.observation.spec import LOSS_BOUND
 from gstds.policies.learned.actor import Actor
 from gstds.policies.learned.agent_file import AgentFile
@@ -16,13 +17,15 @@ from gstds.policies.learned.agent_file import AgentFile
 __all__ = ["Episodes", "ShuffledReward", "judge", "play"]
 
 
-class Episodes(gymnasium.Wrapper[Any, Any, Any, Any]):
+class Episodes(Stateful, gymnasium.Wrapper[Any, Any, Any, Any]):
     """Keeps a row for each episode that ended.
 
     Attributes:
         rows: What each episode came to.
         charged: Operations charged in all episodes, those that go on included.
     """
+
+    state = ("rows", "_spent", "_open", "_reward")
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -48,21 +51,6 @@ class Episodes(gymnasium.Wrapper[Any, Any, Any, Any]):
         if terminated or truncated:
             self.rows.append(_row(info, self._reward))
         return observation, reward, terminated, truncated, info
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the rows and the spending, as JSON-able values."""
-        return {
-            "rows": [dict(row) for row in self.rows],
-            "spent": self._spent,
-            "open": self._open,
-            "reward": self._reward,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self.rows = [row | {"selection_loss": _bounded(row)} for row in state["rows"]]
-        self._spent, self._open = float(state["spent"]), float(state["open"])
-        self._reward = float(state["reward"])
 
 
 def _row(info: Mapping[str, Any], reward: float) -> dict[str, Any]:

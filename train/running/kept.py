@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from gstds.common.files import write_bytes
 from gstds.common.npz import read_arrays
+from gstds.common.state import Stateful
 
 __all__ = [
     "Kept",
@@ -42,7 +43,7 @@ def coverage(counts: npt.NDArray[np.int64]) -> float:
 
 
 @dataclass
-class KeptRecord:
+class KeptRecord(Stateful):
     """One bit per drawn sample, one row per step; and the counts that the tables need.
 
     Args:
@@ -51,6 +52,7 @@ class KeptRecord:
         classes: Number of classes.
     """
 
+    state = ("bits", "drawn", "kept", "since", "progress", "seconds")
     batch_size: int
     labels: npt.NDArray[np.int64]
     classes: int
@@ -123,25 +125,6 @@ class KeptRecord:
             order_seed=np.uint64(order_seed),
         )
         write_bytes(path, buffer.getvalue())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything, as arrays and JSON-able values."""
-        return {
-            "bits": np.frombuffer(bytes(self.bits), dtype=np.uint8).copy(),
-            "drawn": self.drawn,
-            "kept": self.kept,
-            "since": self.since.copy(),
-            "progress": np.array(self.progress, dtype=np.float64),
-            "seconds": np.array(self.seconds, dtype=np.float64),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self.bits = bytearray(np.asarray(state["bits"], dtype=np.uint8).tobytes())
-        self.drawn, self.kept = int(state["drawn"]), int(state["kept"])
-        self.since = np.array(state["since"], dtype=np.int64)
-        self.progress = array("d", np.asarray(state["progress"], dtype=np.float64).tolist())
-        self.seconds = array("d", np.asarray(state["seconds"], dtype=np.float64).tolist())
 
 
 @dataclass(frozen=True)

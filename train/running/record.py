@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gstds.common.checksummed_json import sealed
 from gstds.common.files import pending_json, write_bytes, write_json, write_text
-from gstds.common.state import state_digest
+from gstds.common.state import Stateful, state_digest
 from gstds.train.figures.metrics import as_logged
 from gstds.train.running.kept import KeptRecord
 from gstds.train.running.options import RunConfig, identity
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 _MOST_LOGGED_STEPS = 1000
 
 
-class Record:
+class Record(Stateful):
     """What one run tells about itself.
 
     Args:
@@ -39,6 +39,8 @@ class Record:
         log: Its log.
     """
 
+    state = ("kept", "history", "elapsed")
+
     def __init__(self, config: RunConfig, folder: Path, env: DataSelectionEnv, log: RunLog) -> None:
         self.config, self.folder, self.env, self.log = config, folder, env, log
         self.history: list[dict[str, Any]] = []
@@ -47,16 +49,6 @@ class Record:
         self.elapsed = 0.0
         self.total = min(env.total_steps, env.max_draws)
         self._log_every = max(1, math.ceil(self.total / _MOST_LOGGED_STEPS))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of it."""
-        return {"kept": self.kept.state_dict(), "history": self.history, "elapsed": self.elapsed}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self.kept.load_state_dict(state["kept"])
-        self.history = [dict(row) for row in state["history"]]
-        self.elapsed = float(state["elapsed"])
 
     # ------------------------------------------------------------------ while it goes on
 

@@ -85,7 +85,7 @@ def test_deterministic_runs_repeat_to_the_bit(tiny_npz, tmp_path, device):
 
 def test_deterministic_sets_torch_for_the_run_alone(tiny_npz, tmp_path, monkeypatch):
     (tmp_path / "looking.py").write_text(
-        "import torch\nfrom policies import Policy\nseen = []\n"
+        "import torch\nfrom gstds.policies import Policy\nseen = []\n"
         "class Looking(Policy):\n"
         "    def act(self, observation):\n"
         "        seen.append(torch.are_deterministic_algorithms_enabled())\n"
