@@ -144,10 +144,13 @@ def files_named(text: str) -> set[str]:
     return {name for code in code_of(text) for name in FILE.findall(code)} - YOURS
 
 
+TAGS = {"gstds.run_id"}
+
+
 def names_named(text: str) -> set[str]:
     names = {name for code in code_of(text) for name in NAME.findall(code)}
     imports = [found for code in code_of(text) for found in IMPORT.findall(code)]
-    return names | {
+    return names - TAGS | {
         f"{module}.{name.strip()}" for module, row in imports for name in row.split(",")
     }
 

@@ -23,6 +23,7 @@ from gstds.train.cli.learn import add_learn
 from gstds.train.comparing.comparison import CompareOptions, ExperimentOptions, FanOutOptions
 from gstds.train.launching.started_by_torchrun import launched_rank, refuse_launcher
 from gstds.train.running.options import RecordOptions, RunConfig
+from gstds.train.terminal.console import settle
 from gstds.train.terminal.exit_codes import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
@@ -277,6 +278,7 @@ def parse_words(words: Sequence[str]) -> argparse.Namespace:
 
 def _complain(error: Exception, debug: bool) -> int:
     """Write one line on standard error, or the traceback; return the exit code."""
+    settle(refused=True)
     if debug:
         traceback.print_exception(error)
     text = " ".join(str(error).split()) or type(error).__name__

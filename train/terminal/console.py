@@ -8,13 +8,17 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Console", "announce", "out", "out_now", "print_table", "say"]
+__all__ = ["Console", "announce", "out", "out_now", "print_table", "say", "settle"]
 
 SECONDS_BETWEEN_LINES = 60.0
 
 
+_announced = ""
+
+
 def say(text: str) -> None:
     """Write a line to standard error: progress and notes, never results."""
+    settle()
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
@@ -22,14 +26,27 @@ def say(text: str) -> None:
 def announce(text: str, *, quiet: bool) -> None:
     """Say on a terminal what is going to be done, before imports that take seconds.
 
-    Elsewhere nothing is said: what is refused gets one line on standard error, and no other.
+    It stays if the work begins. What is refused gets one line on standard error and no other, so
+    that line takes its place (`settle`); where there is no terminal nothing is said.
     """
+    global _announced
     if sys.stderr.isatty() and not quiet:
-        say(text)
+        _announced = text
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def settle(*, refused: bool = False) -> None:
+    """Let what was announced stand as a line of its own, or wipe it out."""
+    global _announced
+    if _announced:
+        sys.stderr.write("\r\033[K" if refused else "\n")
+        _announced = ""
 
 
 def out(text: str = "") -> None:
     """Write a line of results to standard output."""
+    settle()
     sys.stdout.write(text + "\n")
 
 
@@ -84,6 +101,7 @@ class Console:
         """Show that ``done`` of ``total`` of a phase is done."""
         if self.quiet:
             return
+        settle()
         show = self._show_bar if self._terminal else self._show_line
         show(phase, done, total)
 

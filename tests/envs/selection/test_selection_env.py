@@ -377,10 +377,14 @@ def test_draws_cover_every_sample_once_an_epoch_and_depend_on_the_epoch():
         Draws(50, 64, 0)
 
 
+def test_an_unknown_option_is_a_type_error_with_the_near_names():
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'learnr'; .* 'learner'"):
+        DataSelectionEnv(learnr="mlp")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"learnr": "mlp"}, "did you mean 'learner'"),
         ({"learner": "resnet81"}, "did you mean 'resnet18'"),
         ({"label_noise": 1.2}, r"label_noise must be in \[0, 1\), got 1.2"),
         ({"observe": ["spectral"]}, "did you mean 'spectral_scores'"),

@@ -95,7 +95,7 @@ def test_percentiles_agree_with_scipy():
 def test_the_exponent_gives_the_wanted_mean(ratio, n, floor):
     shares = (np.arange(n) + 1) / n
     mean = np.maximum(shares ** solve_exponent(shares, ratio, floor), floor).mean()
-    assert mean == pytest.approx(max(ratio, 1 / n), abs=1e-6)
+    assert mean == pytest.approx(max(ratio, (1 + (n - 1) * floor) / n), abs=1e-6)
 
 
 def test_coins_keep_k_on_average_and_favor_high_scores():
