@@ -148,25 +148,29 @@ class Uploader:
         self._open: dict[Path, Delivery] = {}
         self._told: set[str] = set()
 
-    def work(self) -> None:
-        """Deliver until nothing is left, or there was no news for ten minutes."""
+    def work(self) -> set[Path]:
+        """Deliver until nothing is left, or there was no news for ten minutes.
+
+        Returns:
+            The entries that are left.
+        """
         pause, news = _SECONDS_BETWEEN_LOOKS, time.monotonic()
         while True:
             left, moved, failed = self.look()
             if moved:
                 news = time.monotonic()
             if not left or time.monotonic() - news > _SECONDS_WITHOUT_NEWS:
-                return
+                return left
             pause = min(2 * pause, _LONGEST_PAUSE) if failed else _SECONDS_BETWEEN_LOOKS
             time.sleep(pause)
 
-    def look(self) -> tuple[int, bool, bool]:
+    def look(self) -> tuple[set[Path], bool, bool]:
         """Deliver once what waits.
 
         Returns:
-            How many entries are left, whether anything was delivered, and whether the store failed.
+            The entries that are left, whether anything was delivered, and whether the store failed.
         """
-        left, moved, failed = 0, False, False
+        left, moved, failed = set[Path](), False, False
         for path in sorted(self.place.glob("*.json")):
             try:
                 entry = read_sealed(path)
@@ -179,7 +183,9 @@ class Uploader:
                 done, news, failed = False, False, True
             if done:
                 path.unlink(missing_ok=True)
-            left, moved = left + (not done), moved or news
+            else:
+                left.add(path)
+            moved = moved or news
         return left, moved, failed
 
     def _deliver(self, folder: Path, entry: dict[str, Any]) -> tuple[bool, bool]:
@@ -378,13 +384,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     uri = os.environ.pop(_URI)
-    place, left = _place(uri), set[Path]()
-    # Who asked between the last look and the release of the lock saw the lock held.
-    while not left or set(place.glob("*.json")) - left:
+    place, left, first = _place(uri), set[Path](), True
+    # Who asked behind the last look saw the lock held: what came meanwhile is ours.
+    while first or set(place.glob("*.json")) - left:
+        first = False
         try:
             with locked(place / "lock", wait=2):
-                Uploader(uri).work()
-                left = set(place.glob("*.json")) | {place}
+                left = Uploader(uri).work()
         except (BlockingIOError, KeyboardInterrupt):
             return
 

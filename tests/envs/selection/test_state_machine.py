@@ -134,7 +134,7 @@ class Machine(RuleBasedStateMachine):
             self.env.reset(options=options)
         self._unchanged(before)
 
-    @rule(missing=st.sampled_from(["learner", "trainer", "step_count", "run_seed", "generator"]))
+    @rule(missing=st.sampled_from(["learner", "trainer", "step_count", "run_seed", "np_random"]))
     def load_illegally(self, missing):
         before = frozen(self.env.state_dict())
         state = self.env.state_dict()

@@ -200,7 +200,7 @@ def test_an_entry_that_is_none_is_told_and_dropped(store_uri, entry, caplog):
     place.mkdir()
     (place / "bad.json").write_bytes(entry)
     left, moved, failed = Uploader(store_uri).look()
-    assert (left, moved, failed) == (0, False, False)
+    assert (left, moved, failed) == (set(), False, False)
 
 
 # ---------------------------------------------------------------------------------- servers
