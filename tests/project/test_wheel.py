@@ -285,8 +285,11 @@ def test_a_policy_in_a_file_named_policies(installed, hostile):
     (hostile / "policies.py").write_text(POLICY)
     command = [installed / "python", "-m", "gstds.train.cli.main", "run"]
     command += ["--policy", "policies:Mine", "--dataset", "digits", "--limit", 256, "--epochs", 1]
-    out = succeed([*command, "--tracking-uri", "sqlite:///own.db"], hostile, PYTHONPATH=".")
+    more = {"PYTHONPATH": ".", "GSTDS_UPLOADER": "1"}
+    out = succeed([*command, "--tracking-uri", "sqlite:///own.db"], hostile, **more)
     assert "finished" in out
+    # It waits for the process that the run has started, beside the same files.
+    assert "runs delivered" in succeed([installed / "gstds", "sync"], hostile, **more)
     assert (hostile / "own.db").is_file()
 
 
