@@ -36,6 +36,7 @@ __all__ = ["Upload", "Uploader", "deliver_waiting", "sync", "undelivered"]
 _log = logging.getLogger(__name__)
 
 _OFF, _URI = "GSTDS_UPLOADER", "GSTDS_UPLOADER_URI"
+_ASKED = "sync-"  # begins the entries of those who wait
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_WITHOUT_NEWS = 600.0
 _SECONDS_BETWEEN_REQUESTS = 30.0
@@ -181,7 +182,7 @@ class Uploader:
             except Exception as error:  # whatever MLflow raises: the store does not answer
                 self._tell(path, error)
                 done, news, failed = False, False, True
-            if done:
+            if done or path.name.startswith(_ASKED):  # who asked waits for one look, not for days
                 path.unlink(missing_ok=True)
             else:
                 left.add(path)
@@ -330,7 +331,7 @@ def _sync_one(folder: Path, uri: str) -> int | None:
 
 def _hand_over(folder: Path, uri: str) -> None:
     """Ask the uploader that holds the lock, and wait until it has looked."""
-    entry = _place(uri) / f"sync-{sha256(str(folder.absolute()))}.json"
+    entry = _place(uri) / f"{_ASKED}{sha256(str(folder.absolute()))}.json"
     experiment = _noted(folder, "experiment") or "gstds"
     write_sealed(entry, {"folder": str(folder.absolute()), "pid": 0, "experiment": experiment})
     while entry.exists() and is_locked(entry.parent / "lock"):
