@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import json
 import logging
 from array import array
@@ -32,9 +33,11 @@ __all__ = [
     "Stateful",
     "all_finite",
     "entries",
+    "fingerprints",
     "latest_state",
     "save_state",
     "state_digest",
+    "undeclared_changes",
 ]
 
 _log = logging.getLogger(__name__)
@@ -43,6 +46,9 @@ _KEPT = 2
 _ARRAY = "__array__"
 _TENSOR = "__tensor__"
 _PAIRS = "__pairs__"
+_PLAIN = (bool, int, float, complex, str, bytes, bytearray, array, np.generic, type(None))
+_CACHES = (functools.cached_property,)
+_NONE = object()
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 
 
@@ -84,6 +90,38 @@ def _declared(kind: type) -> Iterator[str]:
     for one in reversed(kind.__mro__):
         names = vars(one).get("state")
         yield from names if isinstance(names, tuple | list) else ()
+
+
+def fingerprints(one: Stateful) -> dict[str, Any]:
+    """Return what each attribute that is not declared as state holds now, to be compared later."""
+    kind = type(one)
+    if kind.state_dict is not Stateful.state_dict:  # written by hand: it says itself what it is
+        return {}
+    told = {*_declared(kind)} | {
+        name for base in kind.__mro__ for name, v in vars(base).items() if isinstance(v, _CACHES)
+    }
+    return {name: _fingerprint(value) for name, value in vars(one).items() if name not in told}
+
+
+def undeclared_changes(before: Mapping[str, Any], one: Stateful) -> list[str]:
+    """Return the attributes that changed since `fingerprints` and are not declared as state."""
+    return [name for name, value in fingerprints(one).items() if before.get(name, _NONE) != value]
+
+
+def _fingerprint(value: Any, depth: int = 6) -> Any:
+    if isinstance(value, np.random.Generator):
+        return repr(value.bit_generator.state)
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return value.shape, value.tobytes()
+    if isinstance(value, Mapping):
+        return [(repr(key), _fingerprint(v, depth - 1)) for key, v in value.items()]
+    if isinstance(value, _SEQUENCES):
+        return [_fingerprint(v, depth - 1) for v in value]
+    if depth > 0 and hasattr(value, "__dict__") and not callable(value):
+        return [type(value).__name__, _fingerprint(vars(value), depth - 1)]
+    return repr(value) if isinstance(value, _PLAIN) else type(value).__name__
 
 
 def _has_pair(value: Any) -> bool:

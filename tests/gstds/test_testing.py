@@ -1,0 +1,193 @@
+"""The checks of a policy of one's own: each wrong policy is found, and told how to be mended."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import numpy as np
+import pytest
+
+from gstds import KeepRatioPolicy, Policy
+from gstds.testing import check_policy, examine
+from tests.policies.settings import SETTINGS
+
+
+def half(observation, share=0.5):
+    return (observation["valid"] * (observation["noise"] < share)).astype(np.float32)
+
+
+class Right(Policy):
+    """Nothing is wrong with it: it learns from the reward and remembers what it learned."""
+
+    state = ("_share",)
+    uses_reward = True
+
+    def reset(self, seed, context):
+        self._share = 0.5
+
+    def act(self, observation):
+        return half(observation, self._share)
+
+    def learn(self, transition):
+        self._share = float(np.clip(self._share + 0.1 * transition.reward, 0.2, 0.9))
+
+
+class Undeclared(Policy):
+    def act(self, observation):
+        both = observation["learner_losses"] + observation.get("reference_losses")
+        return half(observation) * (both >= 0)
+
+
+class RewardNotAskedFor(Right):
+    uses_reward = False
+
+
+class RewardNotRead(Policy):
+    uses_reward = True
+
+    def act(self, observation):
+        return half(observation)
+
+
+class RewardWithoutEffect(RewardNotRead):
+    def learn(self, transition):
+        assert transition.reward is not None
+
+
+class NumpysGenerator(Policy):
+    def act(self, observation):
+        drawn = np.random.rand(len(observation["valid"]))  # noqa: NPY002
+        return (observation["valid"] * (drawn < 0.5)).astype(np.float32)
+
+
+class PythonsGenerator(Policy):
+    def act(self, observation):
+        return half(observation, random.random())
+
+
+class Clock(Policy):
+    def act(self, observation):
+        return half(observation, time.perf_counter() * 1e4 % 1)
+
+
+class Forgets(Policy):
+    def reset(self, seed, context):
+        self._count = 0
+
+    def act(self, observation):
+        self._count += 1
+        return half(observation, 1 / self._count)
+
+
+class RemembersInTheClass(Policy):
+    seen: list = []  # noqa: RUF012
+
+    def act(self, observation):
+        self.seen.append(1)
+        return half(observation, 1 / len(self.seen))
+
+
+class SavesAFunction(Policy):
+    state = ("_rule",)
+
+    def reset(self, seed, context):
+        self._rule = lambda: 0.5
+
+    def act(self, observation):
+        return half(observation, self._rule())
+
+
+class FirstFive(Policy):
+    def act(self, observation):
+        return (np.arange(len(observation["valid"])) < 5) * observation["valid"]
+
+
+class Padding(Policy):
+    def act(self, observation):
+        return np.append(half(observation)[:-1], np.float32(1))
+
+
+class Unread(Policy):
+    needs = {"spectral_scores": {}}  # noqa: RUF012
+
+    def act(self, observation):
+        return half(observation)
+
+
+class WritesIntoWhatItSees(Policy):
+    def act(self, observation):
+        observation["last_losses"][:] = 0
+        return half(observation)
+
+
+class TooLarge(Policy):
+    def act(self, observation):
+        return 2 * half(observation)
+
+
+class Raises(Policy):
+    def act(self, observation):
+        raise RuntimeError("my bug")
+
+
+class NoShareAtTheEnd(KeepRatioPolicy):
+    def keep_ratio(self, observation):
+        return 1.5 if observation["progress"][0] > 0.8 else 0.3
+
+
+class Nothing(Policy):
+    def act(self, observation):
+        return np.zeros(len(observation["valid"]))
+
+
+WRONG = {
+    Undeclared: ("needs = {'reference_losses': {}, 'learner_losses': {}}", "act"),
+    RewardNotAskedFor: ("uses_reward = True", "learn"),
+    RewardNotRead: ("never reads transition.reward", None),
+    RewardWithoutEffect: ("other rewards teach the same", "learn"),
+    NumpysGenerator: ("global generator of numpy", "act"),
+    PythonsGenerator: ("global generator of random", "act"),
+    Clock: ("two runs of one seed", "act"),
+    Forgets: ("state = ('_count',)", "act"),
+    RemembersInTheClass: ("two runs of one seed", "act"),
+    SavesAFunction: ("'policy/_rule' cannot be saved", None),
+    FirstFive: ("in another order", "act"),
+    Padding: ('multiply by observation["valid"]', "act"),
+    Unread: ("needs declares spectral_scores", "act"),
+    WritesIntoWhatItSees: ("act changes the arrays", "act"),
+    TooLarge: ("declare a larger max_weight", "act"),
+    Raises: ("RuntimeError: my bug", "act"),
+    NoShareAtTheEnd: ("keep_ratio must be in [0, 1], got 1.5", "keep_ratio"),
+    Nothing: ("nothing was kept", "act"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG, ids=lambda kind: kind.__name__)
+def test_what_is_wrong_is_found_with_its_line(kind):
+    text, method = WRONG[kind]
+    found = check_policy(kind)
+    assert any(text.replace("_rule", "rule") in str(one) for one in found), found
+    line = kind if method is None else getattr(kind, method)
+    assert all(__file__.endswith(one.where.rpartition(":")[0]) for one in found)
+    if method:
+        first = line.__code__.co_firstlineno
+        last = max(n for *_, n in line.__code__.co_lines() if n)
+        assert any(first <= int(one.where.rpartition(":")[2]) <= last for one in found)
+
+
+def test_nothing_is_found_where_nothing_is_wrong():
+    assert check_policy(Right) == []
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_shipped_policy_passes(name):
+    report = examine(name)
+    assert report.findings == []
+    assert len(report.passed) == 8
+    assert 0 < report.figures["mean_keep"] <= 1
+
+
+def test_what_cannot_be_made_is_a_finding():
+    (found,) = check_policy("gsdts")
+    assert "unknown name 'gsdts'" in found.what
