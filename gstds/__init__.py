@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from gstds.policies.dropin.selector import Selector
     from gstds.policies.registry import make_policy, policy_names
     from gstds.selection.schedules import make_schedule
-    from gstds.spectral.fiedler import Spectrum, fiedler_vector
+    from gstds.spectral.fiedler import fiedler_vector
+    from gstds.spectral.laplacian import Spectrum
     from gstds.store.feature_store import FeatureStore
     from gstds.store.from_images import prepare_store
     from gstds.train.cli.calls import compare, run
@@ -51,7 +52,7 @@ _NAMES = {
     "FeatureStore": "gstds.store.feature_store",
     "make_schedule": "gstds.selection.schedules",
     "fiedler_vector": "gstds.spectral.fiedler",
-    "Spectrum": "gstds.spectral.fiedler",
+    "Spectrum": "gstds.spectral.laplacian",
 }
 _ROOMS = ("spectral", "selection", "observation", "reference", "store", "envs", "policies", "train")
 

@@ -9,10 +9,9 @@ import numpy as np
 from gstds.common.checks import check_choice
 from gstds.common.noise import derived_uniform
 from gstds.policies.base import KeepRatioPolicy, Observation, Weights
-from gstds.selection.sampling import keep_probabilities, percentiles
 from gstds.selection.schedules import Schedule
 from gstds.selection.scores import make_score
-from gstds.selection.weights import valid_batch
+from gstds.selection.weights import keep_probabilities, percentiles, valid_batch
 
 __all__ = ["Custom"]
 

@@ -22,7 +22,7 @@ from gstds.observation.spec import OPTIONAL_OBSERVATIONS, asked_of
 from gstds.observation.summary import SUMMARY_HIGH, SUMMARY_LOW, RunFacts, Trend, summarize
 from gstds.options.fields import from_keywords, names
 from gstds.options.world import KeepRatioOptions, WorldOptions
-from gstds.selection.ratio_pickers import ratio_picker
+from gstds.selection.pickers import RATIO_PICKERS
 from gstds.selection.weights import weights_for_ratio
 
 __all__ = ["KeepRatioEnv"]
@@ -94,7 +94,7 @@ class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
         self.options = from_keywords(KeepRatioOptions, options, "KeepRatioEnv.__init__")
         self.actions = RatioActions(self.options.action, self.options.ratios)
         self.interval = self.options.interval
-        self.picker = ratio_picker(self.options.picker)
+        self.picker = RATIO_PICKERS[self.options.picker]
         self.instances = make_instances(self.options.instances)
         self.action_space = self.actions.space
         self.observation_space = spaces.Box(SUMMARY_LOW, SUMMARY_HIGH, dtype=np.float32)
@@ -112,7 +112,7 @@ class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
         wanted = _VALIDATION if evaluates(self.options.reward) else []
         return DataSelectionEnv(
             **options,
-            observe=dict(self.picker.observe) | observe | {name: {} for name in wanted},
+            observe=dict(self.picker.needs) | observe | {name: {} for name in wanted},
             reward="none",
             progress=progress,
         )

@@ -17,20 +17,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = [
-    "atomic_open",
-    "cache_root",
-    "fsync_directory",
-    "is_locked",
-    "locked",
-    "pending_json",
-    "sha256",
-    "write_bytes",
-    "write_json",
-    "write_text",
-]
-
-
 Buffer = bytes | bytearray | memoryview
 
 _SECONDS_BETWEEN_TRIES = 0.1

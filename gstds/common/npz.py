@@ -13,8 +13,6 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NpzError", "array_names", "check_declared_size", "memory_bytes", "read_arrays"]
-
 _LONGEST_END = 22 + 2**16
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 

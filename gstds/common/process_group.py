@@ -18,8 +18,6 @@ from torch import nn
 
 from gstds.common.files import sha256
 
-__all__ = ["Group", "ProcessGroup", "check_size"]
-
 
 class Group:
     """One process, alone: every sum is what it was.

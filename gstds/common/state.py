@@ -27,15 +27,6 @@ from gstds.common.files import sha256, write_bytes, write_text
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "StateError",
-    "Stateful",
-    "all_finite",
-    "entries",
-    "latest_state",
-    "save_state",
-    "state_digest",
-]
 
 _log = logging.getLogger(__name__)
 

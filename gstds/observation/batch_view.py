@@ -13,17 +13,6 @@ from gstds.observation.memory import SampleMemory
 from gstds.observation.spec import Bounds
 from gstds.spectral.fiedler import degrees, fiedler_vector, spectral_flops
 
-__all__ = [
-    "batch_view",
-    "checked_weights",
-    "fitted",
-    "padded",
-    "padded_indices",
-    "shard_slices",
-    "spectral_view",
-    "step_noise",
-]
-
 Array = npt.NDArray[np.float32]
 
 

@@ -12,19 +12,6 @@ from typing import Any, NamedTuple
 
 from gstds.common.checks import check_choice, near_names
 
-__all__ = [
-    "EMBEDDING_BOUND",
-    "LOSS_BOUND",
-    "OBSERVATIONS",
-    "OPTIONAL_OBSERVATIONS",
-    "Bounds",
-    "Row",
-    "asked_of",
-    "check_observe",
-    "observation_bounds",
-    "observation_names",
-]
-
 LOSS_BOUND = 100.0
 """Losses in nats are clipped here, so that every bound is finite."""
 

@@ -16,8 +16,6 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_integer, check_number
 
-__all__ = ["SUMMARY_HIGH", "SUMMARY_LOW", "SUMMARY_NAMES", "RunFacts", "Trend", "summarize"]
-
 Array = npt.NDArray[np.float32]
 
 _BOUNDS: dict[str, float] = {

@@ -20,22 +20,6 @@ from gstds.common.files import atomic_open, sha256
 from gstds.common.npz import check_declared_size
 from gstds.common.state import state_digest
 
-__all__ = [
-    "IMAGENET_RESNET50",
-    "LITE0",
-    "build",
-    "build_untrained",
-    "cached_resnet50",
-    "detect",
-    "download_weights",
-    "imagenet_resnet50",
-    "lite0_weights",
-    "load",
-    "random_entry",
-    "read_checkpoint",
-    "weights_digest",
-]
-
 LITE0 = "efficientnet-lite0"
 IMAGENET_RESNET50 = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
 _RESNET_BLOCKS: dict[tuple[str, tuple[int, ...]], str] = {

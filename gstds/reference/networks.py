@@ -23,8 +23,6 @@ from gstds.common.files import sha256
 from gstds.observation.cost import count_layers
 from gstds.reference import backbones
 
-__all__ = ["DEFAULT_REFERENCE", "REFERENCES", "Reference", "make_reference", "reference_names"]
-
 DEFAULT_REFERENCE = "efficientnet-lite0"
 MIN_SIZE, MAX_SIZE = 64, 224
 

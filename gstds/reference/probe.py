@@ -24,8 +24,6 @@ from torch.nn import functional as F
 from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import keyed_bits
 
-__all__ = ["FOLDS", "MAX_LOSS", "ProbeResult", "cross_fitted_losses", "stratified_folds"]
-
 MAX_LOSS = 20.0
 """Losses are clipped here: a probability of 2e-9, far beyond what a regularized head claims."""
 

@@ -18,8 +18,6 @@ from types import ModuleType
 
 import torch
 
-__all__ = ["import_torchvision", "operators_declared"]
-
 _OPERATORS = ("nms", "qnms")
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 

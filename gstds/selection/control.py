@@ -10,16 +10,6 @@ import numpy.typing as npt
 from gstds.common.checks import check_fraction, check_integer
 from gstds.common.state import Stateful
 
-__all__ = [
-    "PlateauWatch",
-    "RiseWatch",
-    "between",
-    "check_range",
-    "gap_ratio",
-    "noise_ratio",
-    "spread_ratio",
-]
-
 
 def check_range(low: float, high: float) -> tuple[float, float]:
     """Return the lowest and the highest keep ratio, both in (0, 1].

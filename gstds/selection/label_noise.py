@@ -16,8 +16,6 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_fraction, check_integer
 
-__all__ = ["least_loss", "wrong_label_chances", "wrong_label_share"]
-
 Floats = npt.NDArray[np.floating[Any]]
 
 _SUREST = 0.1

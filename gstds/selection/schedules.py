@@ -22,19 +22,6 @@ from gstds.common.checks import (
     near_names,
 )
 
-__all__ = [
-    "SCHEDULES",
-    "Constant",
-    "Cosine",
-    "Linear",
-    "Oscillating",
-    "Reversed",
-    "Schedule",
-    "Sigmoid",
-    "Step",
-    "make_schedule",
-]
-
 Unit = Literal["steps", "budget"]
 _LEAST = 1e-300  # 1 / ratio overflows below it
 _TOLD: dict[str, Any] = {"full_output": 1}

@@ -34,8 +34,6 @@ from gstds.store.format import (
     row_checksums,
 )
 
-__all__ = ["BuildPlan", "Compute", "Progress", "complete_build", "discard"]
-
 JOURNAL_NAME = "journal.jsonl"
 LOCK_NAME = ".lock"
 

@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Compression", "fit_basis", "parse_compression", "project"]
-
 Array = npt.NDArray[np.float32]
 _FORM = re.compile(r"(?:(pca|random)-([1-9][0-9]{0,5})(-int8)?)|int8")
 _SEED = 20

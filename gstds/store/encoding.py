@@ -14,8 +14,6 @@ import numpy.typing as npt
 
 from gstds.store.format import DTYPES
 
-__all__ = ["decode", "encode"]
-
 _STEPS = 127.0
 
 

@@ -32,10 +32,9 @@ from gstds.store.format import (
     check_matches,
     read_manifest,
 )
-from gstds.store.losses import open_losses, save_losses
+from gstds.store.losses import open_losses as open_losses
+from gstds.store.losses import save_losses as save_losses
 from gstds.store.row_checks import make_checks, open_checks
-
-__all__ = ["FeatureStore", "StoreError", "build_store", "open_losses", "save_losses"]
 
 
 class FeatureStore:

@@ -22,24 +22,6 @@ import numpy.typing as npt
 from gstds.common.checksummed_json import read_json
 from gstds.common.files import sha256
 
-__all__ = [
-    "CHECKS_DTYPE",
-    "CHECKS_NAME",
-    "DATA_NAME",
-    "DTYPES",
-    "MANIFEST_NAME",
-    "VERSION",
-    "StoreError",
-    "array_header",
-    "canonical",
-    "check_matches",
-    "checksum",
-    "digest",
-    "make_manifest",
-    "read_manifest",
-    "row_checksums",
-]
-
 VERSION = 2
 _READABLE = (1, 2)
 DATA_NAME = "features.npy"

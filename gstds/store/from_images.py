@@ -17,8 +17,6 @@ from gstds.store.feature_store import (
     save_losses,
 )
 
-__all__ = ["LOSSES_NAME", "prepare_store"]
-
 LOSSES_NAME = "losses.safetensors"
 _BATCH = 256
 

@@ -13,8 +13,6 @@ import numpy.typing as npt
 from gstds.common.files import sha256, write_bytes
 from gstds.store.format import StoreError, canonical
 
-__all__ = ["open_logits", "open_losses", "save_logits", "save_losses"]
-
 _SHAPES = {"losses": ("n",), "logits": ("n", "C")}
 
 

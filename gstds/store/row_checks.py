@@ -19,8 +19,6 @@ import numpy.typing as npt
 
 from gstds.store.format import CHECKS_DTYPE, CHECKS_NAME, StoreError, checksum, row_checksums
 
-__all__ = ["Checks", "make_checks", "open_checks"]
-
 Indices = npt.NDArray[np.int64]
 
 

@@ -52,7 +52,7 @@ class AgentFile:
         actions: ``{"kind": "discrete", "ratios": [...]}`` or ``{"kind": "box"}``.
         activation: ``tanh`` or ``relu``, between the layers.
         interval: Drawn batches between decisions.
-        picker: Which samples are kept: a name of `gstds.selection.ratio_pickers.RATIO_PICKERS`.
+        picker: Which samples are kept: a name of `gstds.selection.pickers.RATIO_PICKERS`.
         observe: Further optional observations that it was trained with, name -> options.
         squash: Whether a box action is the tanh of the network's answer (SAC) or clipped (PPO).
         tensors: ``mean`` (S,), ``std`` (S,), and ``weight_0`` (H, S), ``bias_0`` (H,), and so on;

@@ -55,7 +55,7 @@ class ModelPolicy(SummaryPolicy):
         model: Anything with ``predict(observation, state, episode_start, deterministic)``.
         ratio: Turns its actions into keep ratios: the environment's ``actions.ratio``.
         interval: Drawn batches between decisions.
-        picker: A name of `gstds.selection.ratio_pickers.RATIO_PICKERS`.
+        picker: A name of `gstds.selection.pickers.RATIO_PICKERS`.
         deterministic: Take the likeliest action rather than a draw.
     """
 

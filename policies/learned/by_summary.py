@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gstds.common.checks import check_integer
+from gstds.common.checks import check_choice, check_integer
 from gstds.observation.summary import RunFacts, Trend, summarize
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext
-from gstds.selection.pickers import NamedPicker
-from gstds.selection.ratio_pickers import ratio_picker
+from gstds.selection.pickers import RATIO_PICKERS
 
 __all__ = ["SummaryPolicy"]
 
@@ -28,7 +27,7 @@ class SummaryPolicy(KeepRatioPolicy):
 
     Args:
         interval: Drawn batches between decisions.
-        picker: A name of `gstds.selection.ratio_pickers.RATIO_PICKERS`.
+        picker: A name of `gstds.selection.pickers.RATIO_PICKERS`.
         observe: Further optional observations that the summary is to hold, name -> options.
 
     Attributes:
@@ -48,8 +47,8 @@ class SummaryPolicy(KeepRatioPolicy):
         observe: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.interval = check_integer("interval", interval, low=1)
-        rule = ratio_picker(picker)
-        self.picker = NamedPicker(rule.name, rule.pick, {**rule.observe, **(observe or {})})
+        rule = RATIO_PICKERS[check_choice("picker", picker, RATIO_PICKERS)]
+        self.picker = replace(rule, needs={**rule.needs, **(observe or {})})
         self._start_over()
 
     def _start_over(self) -> None:

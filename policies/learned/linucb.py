@@ -36,7 +36,7 @@ class LinUCB(SummaryPolicy):
         ridge: Ridge penalty; above 0.
         draw: ``ucb``, or ``thompson``: draw each regression from its posterior.
         interval: Drawn batches between decisions.
-        picker: A name of `gstds.selection.ratio_pickers.RATIO_PICKERS`.
+        picker: A name of `gstds.selection.pickers.RATIO_PICKERS`.
 
     Raises:
         TypeError: If an option has the wrong type.

@@ -10,8 +10,8 @@ import numpy as np
 from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import derived_uniform
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition, Weights
-from gstds.selection.sampling import keep_probabilities, percentiles
 from gstds.selection.schedules import Schedule
+from gstds.selection.weights import keep_probabilities, percentiles
 
 __all__ = ["SelectiveBackprop", "StaleSelectiveBackprop"]
 

@@ -13,7 +13,7 @@ from gstds.envs import DataSelectionEnv, KeepRatioEnv
 from gstds.envs.keep_ratio.actions import RatioActions
 from gstds.observation.summary import SUMMARY_NAMES
 from gstds.policies import KeepRatioPolicy, RunContext
-from gstds.selection.ratio_pickers import RATIO_PICKERS
+from gstds.selection.pickers import RATIO_PICKERS
 
 ID = "gstds.envs:gstds/KeepRatio-v0"
 SMALL = {"batch_size": 16, "epochs": 6, "picker": "uniform", "interval": 2, "learner": "mlp"}
