@@ -26,8 +26,13 @@ from gstds.observation.spec import asked_of
 from gstds.options.fields import select
 from gstds.options.world import DataOptions
 from gstds.reference.probe import ProbeResult, cross_fitted_losses
-from gstds.store.feature_store import FeatureStore, open_losses, save_losses
-from gstds.store.losses import open_logits, save_logits
+from gstds.store.feature_store import (
+    FeatureStore,
+    open_logits,
+    open_losses,
+    save_logits,
+    save_losses,
+)
 
 __all__ = [
     "ReferenceData",

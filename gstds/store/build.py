@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.files import fsync_directory, write_json, write_text
-from gstds.store.encoding import encode
 from gstds.store.format import (
     CHECKS_DTYPE,
     CHECKS_NAME,
@@ -30,6 +29,7 @@ from gstds.store.format import (
     array_header,
     canonical,
     checksum,
+    encode,
     make_manifest,
     row_checksums,
 )
@@ -49,7 +49,7 @@ class BuildPlan:
     dim: int
     chunk_rows: int
     fingerprint: str
-    backbone: Mapping[str, Any]
+    backbone: dict[str, Any]
     dtype: str = "float16"
 
     @property
@@ -70,8 +70,7 @@ class BuildPlan:
     @property
     def line(self) -> str:
         """The journal's first line: only a build with an equal plan may be resumed."""
-        values = {**self.__dict__, "backbone": dict(self.backbone)}
-        return canonical({"plan": values})
+        return canonical({"plan": self.__dict__})
 
     @property
     def chunks(self) -> int:
@@ -100,31 +99,16 @@ def complete_build(
         OSError: If the disk is full or a file cannot be written; it names the file.
         ValueError: If ``compute`` returns a wrong shape or something not finite.
     """
-    _sweep(path)
+    for leftover in path.glob(f".{MANIFEST_NAME}.*.tmp"):
+        leftover.unlink(missing_ok=True)
     with _naming(path / DATA_NAME):
         checksums = _resumable(path, plan)
         if not checksums:
             _start(path, plan)
         _write_chunks(path, plan, compute, progress, checksums)
-        write_json(path / MANIFEST_NAME, _manifest(plan, checksums))
+        facts = {**plan.__dict__, "dtype": plan.numbers}
+        write_json(path / MANIFEST_NAME, make_manifest(**facts, checksums=checksums))
         (path / JOURNAL_NAME).unlink(missing_ok=True)
-
-
-def _manifest(plan: BuildPlan, checksums: list[int]) -> dict[str, Any]:
-    return make_manifest(
-        rows=plan.rows,
-        dim=plan.dim,
-        dtype=plan.numbers,
-        chunk_rows=plan.chunk_rows,
-        fingerprint=plan.fingerprint,
-        backbone=plan.backbone,
-        checksums=checksums,
-    )
-
-
-def _sweep(path: Path) -> None:
-    for leftover in path.glob(f".{MANIFEST_NAME}.*.tmp"):
-        leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -149,7 +133,9 @@ def _resumable(path: Path, plan: BuildPlan) -> list[int]:
                 return []
             for chunk, expected in enumerate(recorded):
                 start, stop = plan.bounds(chunk)
-                sums = _sums_of(data.read((stop - start) * plan.row_bytes), plan.row_bytes)
+                content = np.frombuffer(data.read((stop - start) * plan.row_bytes), np.uint8)
+                whole_bytes = len(content) // plan.row_bytes * plan.row_bytes  # it may be cut short
+                sums = row_checksums(content[:whole_bytes].reshape(-1, plan.row_bytes))
                 if checksum(sums) != expected:
                     break
                 _write_at(checks, start * CHECKS_DTYPE.itemsize, sums)
@@ -158,13 +144,6 @@ def _resumable(path: Path, plan: BuildPlan) -> list[int]:
         return []
     _write_journal(path / JOURNAL_NAME, plan, whole)
     return whole
-
-
-def _sums_of(content: bytes, row_bytes: int) -> npt.NDArray[np.uint32]:
-    """Return the checksums of the whole rows of a file's part, which may be cut short."""
-    whole = len(content) // row_bytes
-    values = np.frombuffer(content, np.uint8, count=whole * row_bytes)
-    return row_checksums(values.reshape(whole, row_bytes))
 
 
 def _read_journal(path: Path, plan: BuildPlan) -> list[int]:
@@ -193,16 +172,18 @@ def _write_journal(path: Path, plan: BuildPlan, checksums: list[int]) -> None:
 
 
 def _start(path: Path, plan: BuildPlan) -> None:
+    parts = {
+        DATA_NAME: (plan.header, len(plan.header) + plan.rows * plan.row_bytes),
+        CHECKS_NAME: (b"", plan.rows * CHECKS_DTYPE.itemsize),
+    }
     try:
-        with open(path / DATA_NAME, "wb") as data:
-            _reserve(data.fileno(), len(plan.header) + plan.rows * plan.row_bytes)
-            data.write(plan.header)
-            _sync(data)
-        with open(path / CHECKS_NAME, "wb") as checks:
-            _reserve(checks.fileno(), plan.rows * CHECKS_DTYPE.itemsize)
-            _sync(checks)
+        for name, (begin, size) in parts.items():
+            with open(path / name, "wb") as handle:
+                _reserve(handle.fileno(), size)
+                handle.write(begin)
+                _sync(handle)
     except OSError:
-        for name in (DATA_NAME, CHECKS_NAME):
+        for name in parts:
             (path / name).unlink(missing_ok=True)
         raise
     _write_journal(path / JOURNAL_NAME, plan, [])
@@ -271,7 +252,7 @@ def _unit_rows(values: Any, start: int, stop: int, dim: int) -> npt.NDArray[np.f
         )
     # Scaling by the largest entry first keeps the squares of large features from overflowing.
     scale = np.abs(array).max(axis=1, keepdims=True)
-    array = np.divide(array, scale, out=array, where=scale > 0)
+    array = array / np.where(scale > 0, scale, 1)
     norms = np.linalg.norm(array, axis=1, keepdims=True)
-    rows: npt.NDArray[np.float32] = np.divide(array, norms, out=array, where=norms > 0)
+    rows: npt.NDArray[np.float32] = array / np.where(norms > 0, norms, 1)
     return rows

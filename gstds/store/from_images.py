@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,6 @@ from gstds.store.feature_store import (
 )
 
 LOSSES_NAME = "losses.safetensors"
-_BATCH = 256
 
 
 def prepare_store(
@@ -49,6 +47,8 @@ def prepare_store(
         StoreError: If a store is there and is damaged or made from other images.
         OSError: If the folder cannot be written.
     """
+    import torch
+
     from gstds.reference.networks import make_reference
     from gstds.reference.probe import cross_fitted_losses
 
@@ -62,7 +62,7 @@ def prepare_store(
         dim=model.feature_dim,
         fingerprint=sha256(str(pixels.shape), pixels.tobytes()),
         backbone=dict(model.identity),
-        compute=lambda start, stop: _features(model, pixels[start:stop]),
+        compute=lambda start, stop: model.features(torch.from_numpy(pixels[start:stop].copy())),
     )
     count = int(classes.max()) + 1
     made_from = {
@@ -71,19 +71,13 @@ def prepare_store(
         "store": store.manifest["fingerprint"],
         "backbone": dict(model.identity),
     }
-    if not _have_losses(folder / LOSSES_NAME, made_from):
+    try:
+        open_losses(folder / LOSSES_NAME, expected=made_from)
+    except StoreError:
         features = store.gather(np.arange(store.rows))
         result = cross_fitted_losses(features, classes, grouped, num_classes=count, device=device)
         save_losses(folder / LOSSES_NAME, result.losses, made_from)
     return store
-
-
-def _have_losses(path: Path, made_from: dict[str, Any]) -> bool:
-    try:
-        open_losses(path, expected=made_from)
-    except StoreError:
-        return False
-    return True
 
 
 def _checked(
@@ -132,13 +126,3 @@ def _checked_groups(
     count = int(classes.max()) + 1
     stratified_folds(classes, grouped, num_classes=count, folds=FOLDS, seed=0)
     return grouped
-
-
-def _features(model: Any, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    import torch
-
-    parts = [
-        model.features(torch.from_numpy(pixels[at : at + _BATCH].copy())).cpu().numpy()
-        for at in range(0, len(pixels), _BATCH)
-    ]
-    return np.concatenate(parts)
