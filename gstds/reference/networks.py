@@ -90,7 +90,13 @@ class Reference:
             TypeError: If the images are not uint8.
             ValueError: If their shape is wrong, or a user's function returns something else.
         """
-        _check_images(images)
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+            found = getattr(images, "dtype", type(images))
+            raise TypeError(f"images must be a uint8 tensor, got {found}")
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
+            raise ValueError(
+                f"images must have the shape (n, 1 or 3, height, width), got {tuple(images.shape)}"
+            )
         starts = range(0, len(images), self._batch)
         parts = [self._part(images[start : start + self._batch]) for start in starts]
         return torch.cat(parts) if parts else torch.empty((0, self.feature_dim))
@@ -100,17 +106,6 @@ class Reference:
             values = self._compute(images.to(self.device)).float().cpu()
         # Out of inference mode, so that a caller may compute with the features.
         return values.clone()
-
-
-def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        raise TypeError(
-            f"images must be a uint8 tensor, got {getattr(images, 'dtype', type(images))}"
-        )
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
-        raise ValueError(
-            f"images must have the shape (n, 1 or 3, height, width), got {tuple(images.shape)}"
-        )
 
 
 def reference_names() -> dict[str, str]:
@@ -143,12 +138,8 @@ def make_reference(
     side = check_integer("image_side", image_side, low=1)
     size = min(MAX_SIZE, max(MIN_SIZE, side))
     target = _checked_device(device)
-    if name == "untrained":
-        network, digest = backbones.build_untrained(size, check_integer("seed", seed))
-        extra = {"seed": seed, "batchnorm": "synthetic"}
-        return _shipped(name, backbones.LITE0, network, digest, size, target, extra)
     if name in REFERENCES or name.startswith("checkpoint:"):
-        return _pretrained(name, size, target)
+        return _shipped(name, size, target, check_integer("seed", seed))
     if ":" in name:
         return _custom(name, side, target)
     known = [*REFERENCES, "checkpoint:PATH", "module:function"]
@@ -166,34 +157,23 @@ def _checked_device(device: torch.device | str) -> torch.device:
     return target
 
 
-def _pretrained(name: str, size: int, device: torch.device) -> Reference:
-    if name.startswith("checkpoint:"):
-        path = Path(name.partition(":")[2])
+def _shipped(name: str, size: int, device: torch.device, seed: int) -> Reference:
+    extra: dict[str, Any] = {}
+    if name == "untrained":
+        architecture, extra = backbones.LITE0, {"seed": seed, "batchnorm": "synthetic"}
+        network, digest = backbones.build_untrained(size, seed)
+    else:
+        named = {"resnet50": backbones.imagenet_resnet50, backbones.LITE0: backbones.lite0_weights}
+        path = named[name]() if name in named else Path(name.partition(":")[2])
         state = backbones.read_checkpoint(path)
         architecture = backbones.detect(state, str(path))
-    elif name == "resnet50":
-        path, architecture = backbones.imagenet_resnet50(), "resnet50"
-        state = backbones.read_checkpoint(path)
-    else:
-        path, architecture = backbones.lite0_weights(), backbones.LITE0
-        state = backbones.read_checkpoint(path)
-    network = backbones.build(architecture, size)
-    backbones.load(network, state, str(path))
-    digest = backbones.weights_digest(network.state_dict())
-    return _shipped(name, architecture, network, digest, size, device, {})
-
-
-def _shipped(
-    name: str,
-    architecture: str,
-    network: nn.Module,
-    digest: str,
-    size: int,
-    device: torch.device,
-    extra: dict[str, Any],
-) -> Reference:
+        network = backbones.build(architecture, size)
+        backbones.load(network, state, str(path))
+        digest = backbones.weights_digest(network.state_dict())
     preprocessing = LITE_INPUT if architecture == backbones.LITE0 else IMAGENET_INPUT
-    dim, flops = _one_image(network, size)
+    with torch.inference_mode():
+        dim = int(network(torch.zeros((1, 3, size, size))).shape[1])
+    flops = count_layers(network, (3, size, size), train=False, batch=1)
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     identity = {
         # Not the path of a checkpoint: a file that moves is still the same network.
@@ -211,21 +191,8 @@ def _shipped(
         "precision": "float32",
         **extra,
     }
-    return Reference(
-        name=name,
-        input_size=size,
-        feature_dim=dim,
-        identity=identity,
-        flops_per_image=flops,
-        device=device,
-        _compute=lambda images: network(preprocessing(images, size)),
-    )
-
-
-def _one_image(network: nn.Module, size: int) -> tuple[int, float]:
-    with torch.inference_mode():
-        features = network(torch.zeros((1, 3, size, size)))
-    return int(features.shape[1]), count_layers(network, (3, size, size), train=False, batch=1)
+    compute = lambda images: network(preprocessing(images, size))  # noqa: E731
+    return Reference(name, size, dim, identity, flops, device, compute)
 
 
 def _custom(name: str, side: int, device: torch.device) -> Reference:
@@ -239,40 +206,7 @@ def _custom(name: str, side: int, device: torch.device) -> Reference:
         )
     if isinstance(model, nn.Module):
         model = model.eval().requires_grad_(False).to(device)
-    compute = _checked_call(name, model)
-    counter = FlopCounterMode(display=False)
-    with counter, torch.inference_mode():
-        dim = compute(torch.zeros((2, 3, side, side), dtype=torch.uint8, device=device)).shape[1]
-    return Reference(
-        name=name,
-        input_size=0,
-        feature_dim=int(dim),
-        identity=_custom_identity(name, function, model, side, int(dim)),
-        flops_per_image=counter.get_total_flops() / 2,
-        device=device,
-        _compute=compute,
-    )
 
-
-def _custom_identity(
-    name: str, function: Callable[..., Any], model: Any, side: int, dim: int
-) -> dict[str, Any]:
-    state = model.state_dict() if isinstance(model, nn.Module) else {}
-    source = inspect.getsourcefile(function)
-    code = Path(source).read_bytes() if source else b""
-    return {
-        "reference": name,
-        "architecture": "custom",
-        "image_side": side,
-        "feature_dim": dim,
-        "weights_sha256": backbones.weights_digest(state) if state else None,
-        # A changed function must not meet the features of the old one.
-        "source_sha256": sha256(code),
-        "preprocessing": "the function's own",
-    }
-
-
-def _checked_call(name: str, model: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
     def compute(images: Tensor) -> Tensor:
         with users_code(f"reference {name!r}"):
             values = model(images.expand(-1, 3, -1, -1))
@@ -284,4 +218,20 @@ def _checked_call(name: str, model: Callable[[Tensor], Any]) -> Callable[[Tensor
             )
         return values
 
-    return compute
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        pair = torch.zeros((2, 3, side, side), dtype=torch.uint8, device=device)
+        dim = int(compute(pair).shape[1])
+    state = model.state_dict() if isinstance(model, nn.Module) else {}
+    source = inspect.getsourcefile(function)
+    identity = {
+        "reference": name,
+        "architecture": "custom",
+        "image_side": side,
+        "feature_dim": dim,
+        "weights_sha256": backbones.weights_digest(state) if state else None,
+        # A changed function must not meet the features of the old one.
+        "source_sha256": sha256(Path(source).read_bytes() if source else b""),
+        "preprocessing": "the function's own",
+    }
+    return Reference(name, 0, dim, identity, counter.get_total_flops() / 2, device, compute)
