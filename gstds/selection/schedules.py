@@ -103,11 +103,8 @@ class Schedule:
             raise ValueError(f"keep: the mean of {self} is 0 in unit {unit!r}; raise its levels")
         if keep <= mean:
             return self._affine(keep / mean, 0.0)
-
-        def raised(scale: float) -> Self:
-            return self._affine(scale, 1.0 - scale)
-
-        return raised(_root(lambda scale: raised(scale).mean_keep(unit) - keep, 0.0, 1.0))
+        scale = _root(lambda s: self._affine(s, 1.0 - s).mean_keep(unit) - keep, 0.0, 1.0)
+        return self._affine(scale, 1.0 - scale)
 
 
 def _integral(function: Callable[[float], float]) -> float:
@@ -116,7 +113,7 @@ def _integral(function: Callable[[float], float]) -> float:
     inner = 1e-12
     # The full output holds what quad would otherwise warn of: near a ratio of 0, 1 / ratio is too
     # steep for that accuracy, not for ours.
-    options = {"limit": 200, "epsabs": 1e-11, "epsrel": 1e-11, "full_output": 1}
+    options: dict[str, Any] = {"limit": 200, "epsabs": 1e-11, "epsrel": 1e-11, "full_output": 1}
     return float(quad(function, inner, 1.0 - inner, **options)[0])
 
 

@@ -254,5 +254,4 @@ def _unit_rows(values: Any, start: int, stop: int, dim: int) -> npt.NDArray[np.f
     scale = np.abs(array).max(axis=1, keepdims=True)
     array = array / np.where(scale > 0, scale, 1)
     norms = np.linalg.norm(array, axis=1, keepdims=True)
-    rows: npt.NDArray[np.float32] = array / np.where(norms > 0, norms, 1)
-    return rows
+    return np.asarray(array / np.where(norms > 0, norms, 1), dtype=np.float32)

@@ -8,13 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.files import sha256
-from gstds.store.feature_store import (
-    FeatureStore,
-    StoreError,
-    build_store,
-    open_losses,
-    save_losses,
-)
+from gstds.store.feature_store import FeatureStore, build_store, open_losses, save_losses
+from gstds.store.format import StoreError
 
 LOSSES_NAME = "losses.safetensors"
 
