@@ -1,9 +1,9 @@
 """Building a feature store so that a kill at any moment costs one chunk and breaks nothing.
 
 Rows go to ``features.npy`` chunk by chunk, their checksums to ``rows.crc32``; after each both are
-synced, and then a line with the chunk's checksum is synced to ``journal.jsonl``. A later build
-trusts only journal lines whose chunk still has that checksum, and goes on from there. The manifest
-is written last, atomically.
+synced, and then ``journal.jsonl`` gets a line with the chunk's checksum. A later build trusts only
+journal lines whose chunk still has that checksum, and goes on from there. The manifest is written
+last. It and the journal are written atomically.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -99,13 +99,10 @@ def complete_build(
         OSError: If the disk is full or a file cannot be written; it names the file.
         ValueError: If ``compute`` returns a wrong shape or something not finite.
     """
-    for leftover in path.glob(f".{MANIFEST_NAME}.*.tmp"):
+    for leftover in path.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
     with _naming(path / DATA_NAME):
-        checksums = _resumable(path, plan)
-        if not checksums:
-            _start(path, plan)
-        _write_chunks(path, plan, compute, progress, checksums)
+        checksums = _write_chunks(path, plan, compute, progress or (lambda done, rows: None))
         facts = {**plan.__dict__, "dtype": plan.numbers}
         write_json(path / MANIFEST_NAME, make_manifest(**facts, checksums=checksums))
         (path / JOURNAL_NAME).unlink(missing_ok=True)
@@ -123,114 +120,78 @@ def _naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, reason, str(path)) from error
 
 
-def _resumable(path: Path, plan: BuildPlan) -> list[int]:
-    """Return the checksums of the leading chunks that are recorded and whole."""
-    recorded = _read_journal(path / JOURNAL_NAME, plan)
-    whole: list[int] = []
-    try:
-        with open(path / DATA_NAME, "rb") as data, open(path / CHECKS_NAME, "r+b") as checks:
-            if data.read(len(plan.header)) != plan.header:
-                return []
-            for chunk, expected in enumerate(recorded):
-                start, stop = plan.bounds(chunk)
-                content = np.frombuffer(data.read((stop - start) * plan.row_bytes), np.uint8)
-                whole_bytes = len(content) // plan.row_bytes * plan.row_bytes  # it may be cut short
-                sums = row_checksums(content[:whole_bytes].reshape(-1, plan.row_bytes))
-                if checksum(sums) != expected:
-                    break
-                _write_at(checks, start * CHECKS_DTYPE.itemsize, sums)
-                whole.append(expected)
-    except FileNotFoundError:
-        return []
-    _write_journal(path / JOURNAL_NAME, plan, whole)
-    return whole
+def _write_chunks(path: Path, plan: BuildPlan, compute: Compute, progress: Progress) -> list[int]:
+    """Keep the leading chunks that are recorded and whole, write the others; return checksums."""
+    recorded = _read_journal(path, plan)
+    _make_room(path, plan, "r+b" if recorded else "wb")
+    checksums: list[int] = []
+    with open(path / DATA_NAME, "r+b") as data, open(path / CHECKS_NAME, "r+b") as checks:
+        for chunk in range(plan.chunks):
+            start, stop = plan.bounds(chunk)
+            place = len(plan.header) + start * plan.row_bytes
+            data.seek(place)
+            if chunk < len(recorded):
+                content = data.read((stop - start) * plan.row_bytes)
+                sums = row_checksums(np.frombuffer(content, np.uint8).reshape(stop - start, -1))
+                if checksum(sums) != recorded[chunk]:
+                    recorded = []
+            if chunk >= len(recorded):
+                progress(start, plan.rows)
+                rows = encode(_unit_rows(compute(start, stop), start, stop, plan.dim), plan.numbers)
+                _write_at(data, place, rows.tobytes())
+                sums = row_checksums(rows)
+            _write_at(checks, start * CHECKS_DTYPE.itemsize, sums.tobytes())
+            checksums.append(checksum(sums))
+            if chunk >= len(recorded):
+                lines = [plan.line, *(json.dumps([k, one]) for k, one in enumerate(checksums))]
+                write_text(path / JOURNAL_NAME, "\n".join(lines) + "\n")
+    progress(plan.rows, plan.rows)
+    return checksums
 
 
 def _read_journal(path: Path, plan: BuildPlan) -> list[int]:
     try:
-        lines = path.read_bytes().decode(errors="replace").split("\n")
+        lines = (path / JOURNAL_NAME).read_bytes().decode(errors="replace").split("\n")
     except FileNotFoundError:
         return []
-    if lines[0] != plan.line:
+    there = (path / DATA_NAME).exists() and (path / CHECKS_NAME).exists()
+    if lines[0] != plan.line or not there:
         return []
     checksums: list[int] = []
-    # The text after the last newline is a line that a kill cut short.
-    for line in lines[1:-1]:
+    for line in lines[1 : plan.chunks + 1]:
         try:
             chunk, value = json.loads(line)
         except (ValueError, TypeError):
             break
-        if chunk != len(checksums) or chunk >= plan.chunks or not isinstance(value, int):
+        if chunk != len(checksums) or not isinstance(value, int):
             break
         checksums.append(value)
     return checksums
 
 
-def _write_journal(path: Path, plan: BuildPlan, checksums: list[int]) -> None:
-    lines = [plan.line, *(json.dumps([k, value]) for k, value in enumerate(checksums))]
-    write_text(path, "\n".join(lines) + "\n")
-
-
-def _start(path: Path, plan: BuildPlan) -> None:
+def _make_room(path: Path, plan: BuildPlan, mode: str) -> None:
+    """Give both files their sizes: a disk too small is better found now than after an hour."""
     parts = {
         DATA_NAME: (plan.header, len(plan.header) + plan.rows * plan.row_bytes),
         CHECKS_NAME: (b"", plan.rows * CHECKS_DTYPE.itemsize),
     }
     try:
         for name, (begin, size) in parts.items():
-            with open(path / name, "wb") as handle:
-                _reserve(handle.fileno(), size)
-                handle.write(begin)
-                _sync(handle)
+            with open(path / name, mode) as handle:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(handle.fileno(), 0, size)
+                os.truncate(handle.fileno(), size)
+                _write_at(handle, 0, begin)
     except OSError:
-        for name in parts:
-            (path / name).unlink(missing_ok=True)
+        if mode == "wb":
+            for name in parts:
+                (path / name).unlink(missing_ok=True)
         raise
-    _write_journal(path / JOURNAL_NAME, plan, [])
 
 
-def _reserve(descriptor: int, size: int) -> None:
-    # A disk too small is better found now than after an hour of features.
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.truncate(descriptor, size)
-
-
-def _write_chunks(
-    path: Path,
-    plan: BuildPlan,
-    compute: Compute,
-    progress: Progress | None,
-    checksums: list[int],
-) -> None:
-    with (
-        open(path / DATA_NAME, "r+b") as data,
-        open(path / CHECKS_NAME, "r+b") as checks,
-        open(path / JOURNAL_NAME, "ab") as journal,
-    ):
-        for chunk in range(len(checksums), plan.chunks):
-            start, stop = plan.bounds(chunk)
-            if progress is not None:
-                progress(start, plan.rows)
-            rows = encode(_unit_rows(compute(start, stop), start, stop, plan.dim), plan.numbers)
-            sums = row_checksums(rows)
-            _write_at(data, len(plan.header) + start * plan.row_bytes, rows)
-            _write_at(checks, start * CHECKS_DTYPE.itemsize, sums)
-            checksums.append(checksum(sums))
-            journal.write((json.dumps([chunk, checksums[-1]]) + "\n").encode())
-            _sync(journal)
-    if progress is not None:
-        progress(plan.rows, plan.rows)
-
-
-def _write_at(handle: Any, offset: int, values: npt.NDArray[Any]) -> None:
+def _write_at(handle: IO[Any], offset: int, content: bytes) -> None:
     handle.seek(offset)
-    handle.write(values.tobytes())
-    _sync(handle)
-
-
-def _sync(handle: Any) -> None:
+    handle.write(content)
     handle.flush()
     os.fsync(handle.fileno())
 
