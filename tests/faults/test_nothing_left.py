@@ -101,7 +101,7 @@ def test_a_folder_on_a_full_disk_is_refused_and_left_as_it_was(here, capsys, tin
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("gstds.train.terminal.arguments.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("gstds.train.terminal.options.tempfile.TemporaryFile", full)
     error = refused(capsys, "run", "--no-tracking", "--dataset", tiny_npz, "--out", "a/b")
     assert "--out 'a/b' cannot be written (No space left on device); name another folder" in error
     assert not (here / "a").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from gstds.train.running.run import execute
 from gstds.train.tracking.log import LOG_NAME, read_log
 from gstds.train.tracking.uploader import Upload
 
-__all__ = ["Ended", "Job", "Logs", "Progress", "Watch", "failed_result", "run_job", "run_name"]
+__all__ = ["RETRIES", "Ended", "Job", "Logs", "Watch", "failed_result", "run_job"]
 
-Progress = Callable[[str, int, int], None]
 Ended = Callable[["Job", dict[str, Any]], None]
+
+RETRIES = 2
+"""How often a run whose process died is tried again, from its last checkpoint."""
 
 _SECONDS_BETWEEN_TRIES = 0.2
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -54,9 +56,14 @@ class Job:
     threads: int
     elsewhere: bool = False
 
+    @property
+    def name(self) -> str:
+        """What the run is called while it goes on."""
+        return f"{self.label} seed {self.config.seed}"
+
 
 def run_job(
-    job: Job, progress: Progress | None = None, stop: StopFlag | None = None
+    job: Job, progress: Callable[[str, int, int], None] | None = None, stop: StopFlag | None = None
 ) -> dict[str, Any]:
     """Do one run, or go on with it; a failed run is a result too.
 
@@ -116,20 +123,11 @@ def failed_result(config: RunConfig, error: str, status: str = "failed") -> dict
     }
 
 
-def run_name(job: Job) -> str:
-    """Return what a run is called while it goes on."""
-    return f"{job.label} seed {job.config.seed}"
-
-
 class Watch:
-    """Is told what happens to the runs of a comparison; this one hands on their progress.
+    """Is told what happens to the runs of a comparison; this one does not care."""
 
-    Args:
-        progress: Called with a run and its phase, what is done, and the total; None for nobody.
-    """
-
-    def __init__(self, progress: Progress | None = None) -> None:
-        self._progress = progress or (lambda phase, done, total: None)
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """What comes before the runs has done ``done`` of ``total`` of a phase."""
 
     def expect(self, jobs: Sequence[Job]) -> None:
         """Take note of all runs that there will be."""
@@ -138,7 +136,6 @@ class Watch:
         self, job: Job, phase: str, done: int, total: int, accuracy: float | None = None
     ) -> None:
         """A run has done ``done`` of ``total`` of a phase, and may have been evaluated."""
-        self._progress(f"{run_name(job)} {phase}", done, total)
 
     def ended(self, job: Job, result: Mapping[str, Any], old: bool = False) -> None:
         """A run has ended, well or not, now or before (``old``)."""
@@ -147,6 +144,7 @@ class Watch:
         """Something happened that a person should know."""
 
 
+@dataclass
 class Logs:
     """Reads the logs of runs that go on, whoever does them, and tells a watch.
 
@@ -154,10 +152,9 @@ class Logs:
         watch: Is told how far each run is, and its accuracy on selection-validation.
     """
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-        self._read: dict[Path, tuple[int, int]] = {}
-        self._next = 0.0
+    watch: Watch
+    _read: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    _next: float = 0.0
 
     def look(self, jobs: Iterable[Job]) -> list[Job]:
         """Read what is new, twice a second at most; return the runs that were evaluated."""
@@ -177,5 +174,5 @@ class Logs:
                 accuracy = line.get("values", {}).get("val/accuracy", accuracy)
         self._read[job.folder] = offset, total
         if step is not None:
-            self._watch.moved(job, "training", step, total, accuracy)
+            self.watch.moved(job, "training", step, total, accuracy)
         return accuracy is not None

@@ -17,7 +17,7 @@ __all__ = ["MODULES"]
 
 MODULES = (
     "gstds.train.cli.main",
-    "gstds.train.comparing.fan_out",
+    "gstds.train.comparing.compare",
     "gstds.train.tracking.uploader",
     "gstds.train.reporting.kept",
     "matplotlib.backends.backend_agg",

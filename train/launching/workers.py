@@ -2,7 +2,7 @@
 
 The standard library's pool breaks as a whole when one of its processes dies, so this one is its
 own: a pipe to each worker for runs and results, and whoever dies is replaced, its run tried again.
-How a run goes on stands in its log.
+How a run goes on stands in its log; what it does before there is one comes through the pipe.
 
 On Linux the processes are forked from a server that has imported what they need, so that they begin
 at once. Where there is a GPU they are spawned: what was forked after a look at the driver cannot
@@ -21,12 +21,11 @@ from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from gstds.train.launching.jobs import Ended, Job, Logs, Watch, failed_result, run_job, run_name
+from gstds.train.launching.jobs import RETRIES, Ended, Job, Logs, Watch, failed_result, run_job
 from gstds.train.running.ending import StopFlag
 
-__all__ = ["RETRIES", "run_in_processes", "start_method", "warm_up"]
+__all__ = ["run_in_processes", "start_method", "warm_up"]
 
-RETRIES = 2
 _SECONDS_TO_END = 10.0
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -43,6 +42,26 @@ def warm_up(threads: int) -> None:
                 ["gstds.train.launching.worker_imports"]
             )
             forkserver.ensure_running()
+
+
+def start_method() -> str:
+    """Return how worker processes begin here: from a server, or each anew."""
+    import torch
+
+    return "forkserver" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
+
+
+@contextlib.contextmanager
+def _environment(threads: int, **more: str) -> Iterator[None]:
+    """Set variables for children: libraries read the number of threads when they are loaded."""
+    before = dict(os.environ)
+    os.environ.update(dict.fromkeys(_THREADS, str(threads)) | more)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def run_in_processes(
@@ -94,10 +113,17 @@ class _Worker:
         """Let the process end, after what it does now; kill it if it does not."""
         self.send(None)
         self.process.join(_SECONDS_TO_END)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        self.process.kill()
+        self.process.join()
         self.pipe.close()
+
+    def cause_of_death(self) -> str:
+        """Say how the process ended."""
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            return f"ended with exit code {code}"
+        hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+        return f"was killed by {signal.Signals(-code).name}{hint}"
 
 
 class _Crew:
@@ -117,8 +143,8 @@ class _Crew:
                 self._queue.clear()
                 for worker in self._busy():
                     worker.process.terminate()  # SIGTERM: a checkpoint, then the end
-            while self._queue and len(self._busy()) < workers and self._hand_out():
-                pass
+            while self._queue and len(self._busy()) < workers:
+                self._hand_out()
             ready = wait([worker.pipe for worker in self._crew], timeout=0.5)
             for worker in [worker for worker in self._crew if worker.pipe in ready]:
                 self._listen(worker)
@@ -134,42 +160,42 @@ class _Crew:
     def _busy(self) -> list[_Worker]:
         return [worker for worker in self._crew if worker.job is not None]
 
-    def _hand_out(self) -> bool:
-        """Give the next run to a worker; return whether it took it."""
+    def _hand_out(self) -> None:
+        """Give the next run to a worker; one that does not take it is gone."""
         job = self._queue[0]
         idle = [worker for worker in self._crew if worker.job is None]
-        worker = idle[0] if idle else _Worker(job.threads)
-        if worker not in self._crew:
-            self._crew.append(worker)
-        taken = worker.send(job)
-        if taken:
+        if not idle:
+            self._crew += (idle := [_Worker(job.threads)])
+        if idle[0].send(job):
             self._watch.moved(self._queue.popleft(), "starting", 0, 0)
         else:
-            self._remove(worker)
-        return taken
+            self._remove(idle[0])
 
     def _listen(self, worker: _Worker) -> None:
-        """Take a run's result; replace a process that is gone, its run goes on in another."""
-        job, worker.job = worker.job, None
-        reason, result = "was told to stop from outside", None
+        """Take a run's news or result; replace a process that is gone."""
+        job, message = worker.job, None
         try:
-            result = worker.pipe.recv()
+            message = worker.pipe.recv()
         except (EOFError, OSError):
             self._remove(worker)
-            reason = _cause_of_death(worker.process.exitcode)
         if job is None:
             return
-        if result and (result["status"] != "interrupted" or self._stop.is_set):
-            self._ended(job, result)
+        if isinstance(message, tuple):
+            self._watch.moved(job, *message)
             return
+        worker.job = None
+        if message and (message["status"] != "interrupted" or self._stop.is_set):
+            self._ended(job, message)
+            return
+        reason = "was told to stop from outside" if message else worker.cause_of_death()
         self._lost[job.folder] += 1
         lost = self._lost[job.folder]
         if self._stop.is_set or lost > RETRIES:
             error = f"its worker process {reason}, {lost} times"
-            self._ended(job, {**(result or failed_result(job.config, "")), "error": error})
+            self._ended(job, {**(message or failed_result(job.config, "")), "error": error})
             return
         self._watch.note(
-            f"{run_name(job)}: its worker process {reason}; "
+            f"{job.name}: its worker process {reason}; "
             f"going on from the last checkpoint (try {lost + 1} of {RETRIES + 1})"
         )
         self._queue.appendleft(job)
@@ -177,34 +203,6 @@ class _Crew:
     def _remove(self, worker: _Worker) -> None:
         self._crew.remove(worker)
         worker.end()
-
-
-def _cause_of_death(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"was killed by {name}{hint}"
-    return f"ended with exit code {code}"
-
-
-def start_method() -> str:
-    """Return how worker processes begin here: from a server, or each anew."""
-    import torch
-
-    return "forkserver" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
-
-
-@contextlib.contextmanager
-def _environment(threads: int, **more: str) -> Iterator[None]:
-    """Set variables for children: libraries read the number of threads when they are loaded."""
-    changed, before = dict.fromkeys(_THREADS, str(threads)) | more, dict(os.environ)
-    os.environ.update(changed)
-    try:
-        yield
-    finally:
-        for name in changed.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update({name: before[name] for name in changed.keys() & before.keys()})
 
 
 def _work(pipe: Connection, here: str, environment: dict[str, str]) -> None:
@@ -217,6 +215,12 @@ def _work(pipe: Connection, here: str, environment: dict[str, str]) -> None:
         signal.signal(number, stop.set)
     if here not in sys.path:
         sys.path.append(here)
+
+    def tell(phase: str, done: int, total: int) -> None:
+        if phase != "training":  # that stands in the log
+            with contextlib.suppress(OSError):
+                pipe.send((phase, done, total))
+
     with contextlib.suppress(EOFError, OSError):
         while not stop.is_set and (job := pipe.recv()) is not None:
-            pipe.send(run_job(job, stop=stop))
+            pipe.send(run_job(job, tell, stop))

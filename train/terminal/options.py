@@ -1,17 +1,56 @@
-"""Options on the command line: flags, defaults and help follow from the options' fields."""
+"""Words of a command line: flags, defaults and help from the options' fields; places, all checked.
+
+Exit codes, too: done, a run failed, bad input, interrupted.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
+import shlex
+import sys
+import tempfile
+import time
+import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any
 
 from gstds.options.fields import Options, default_of, groups, kind_of, names
+from gstds.train.running.options import RecordOptions
 
-__all__ = ["add_options", "given", "option_words"]
+__all__ = ["EXIT_BAD_INPUT", "EXIT_DONE", "EXIT_FAILED", "EXIT_INTERRUPTED", "add_options"]
+__all__ += [
+    "check_mlflow",
+    "check_places",
+    "code_of",
+    "command_line",
+    "given",
+    "open_tracking",
+    "option_words",
+]
+__all__ += ["place_for", "user_folder_on_path"]
 
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 _TYPES: dict[str, Any] = {"int": int, "float": float}
+
+
+def code_of(statuses: Collection[str], *, whole: bool = True, done: Collection[str] = ()) -> int:
+    """Return the exit code of runs.
+
+    Args:
+        statuses: How each ended.
+        whole: Whether all that were planned are there.
+        done: Statuses that count as done beside ``finished``.
+    """
+    if "interrupted" in statuses or not whole:
+        return EXIT_INTERRUPTED
+    return EXIT_DONE if set(statuses) <= {"finished", *done} else EXIT_FAILED
+
+
+# ------------------------------------------------------------------ options
 
 
 def add_options(
@@ -31,7 +70,7 @@ def add_options(
         skip: Names of those to leave out.
         defaults: Let what was not given have its default; otherwise it is not there.
     """
-    wanted = [name for name in (names(kind) if only is None else only) if name not in skip]
+    wanted = set(names(kind) if only is None else only) - set(skip)
     for title, group in groups(kind).items():
         chosen = [one for one in group if one.name in wanted]
         if chosen:
@@ -56,11 +95,10 @@ def _argument(one: Field[Any]) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction, **text}
     if kind == "map":
         return {"nargs": "+", "type": _key_value, "metavar": "KEY=VALUE", **text}
-    metavar = about["metavar"] or one.name.rpartition("_")[2].upper()
+    text["metavar"] = about["metavar"] or one.name.rpartition("_")[2].upper()
     if kind == "list":
-        element = float if "float" in str(one.type) else str
-        return {"nargs": "+", "type": element, "metavar": metavar, **text}
-    return {"type": _TYPES.get(kind, str), "metavar": metavar, **text}
+        return {"nargs": "+", "type": float if "float" in str(one.type) else str, **text}
+    return {"type": _TYPES.get(kind, str), **text}
 
 
 def _key_value(text: str) -> tuple[str, Any]:
@@ -102,3 +140,99 @@ def option_words(options: Options, skip: Collection[str] = ()) -> list[str]:
         else:
             words += [flag, *(map(str, value) if isinstance(value, tuple) else [str(value)])]
     return words
+
+
+# ------------------------------------------------------------------ places
+
+
+def command_line() -> str:
+    """Return the command that runs, without its secrets."""
+    from gstds.train.tracking.store import mask_secrets
+
+    return shlex.join(["gstds", *(mask_secrets(word) for word in sys.argv[1:])])
+
+
+def user_folder_on_path() -> None:
+    """Let ``module:Class`` name files of the working folder, without shadowing the packages.
+
+    Raises:
+        ValueError: If MLflow is only a folder of that name, as in a clone of this project.
+    """
+    for problem in check_mlflow():
+        raise ValueError(problem)
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def check_mlflow() -> list[str]:
+    """Say whether MLflow is only a folder of that name."""
+    spec = sys.modules.get("mlflow") or importlib.util.find_spec("mlflow")
+    if spec is None or getattr(spec, "origin", None) or getattr(spec, "__file__", None):
+        return []
+    return ["package 'mlflow' is not installed: only a folder of that name is found; install it"]
+
+
+def check_places(arguments: argparse.Namespace) -> None:
+    """Refuse folders and files that cannot be written, before any work.
+
+    Raises:
+        OSError: If one cannot be written; the message names it.
+    """
+    RecordOptions(**given(arguments, RecordOptions))
+    if arguments.json:
+        parent = Path(arguments.json).absolute().parent
+        if not parent.is_dir() or Path(arguments.json).is_dir():
+            raise OSError(f"--json {arguments.json!r}: no file can be written there")
+
+
+def place_for(arguments: argparse.Namespace, kind: str, *, touch: bool = True) -> Path:
+    """Return the folder of ``--out``, or else the name of one that is not there yet, in ``runs``.
+
+    Args:
+        arguments: The command line.
+        kind: How the name of a new one begins.
+        touch: Try whether it can be made and written, and leave nothing behind.
+
+    Raises:
+        OSError: If it cannot; the message names it.
+    """
+    new = f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    folder = Path(arguments.out) if arguments.out else Path("runs") / new
+    missing = [p for p in (folder, *folder.parents) if touch and not p.exists()]
+    try:
+        if touch:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                probe.write(b"x" * 4096)
+                probe.flush()
+    except OSError as error:
+        raise OSError(
+            f"--out {str(folder)!r} cannot be written ({error.strerror}); name another folder"
+        ) from error
+    finally:
+        for made in missing:
+            with contextlib.suppress(OSError):
+                made.rmdir()
+    return folder
+
+
+def open_tracking(arguments: argparse.Namespace) -> str | None:
+    """Return the tracking store's URI; None without tracking.
+
+    A server is asked whether it is there. Nothing is made yet: the data may prove unusable.
+
+    Raises:
+        ConnectionError: If the server does not answer, unless the command line says --offline.
+    """
+    if arguments.no_tracking:
+        return None
+    from gstds.train.tracking.store import check_store, tracking_uri
+
+    uri = tracking_uri(arguments.tracking_uri)
+    try:
+        check_store(uri, arguments.experiment)
+    except ConnectionError:
+        if not getattr(arguments, "offline", False):
+            raise
+    return uri

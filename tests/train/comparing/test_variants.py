@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gstds.train.comparing.compare import Comparison, compare, plan
-from gstds.train.comparing.variants import split_name, variant_config, variant_name
+from gstds.train.comparing.comparison import split_name, variant_config, variant_name
 from gstds.train.running.options import RunConfig
 from tests.stores import stored
 

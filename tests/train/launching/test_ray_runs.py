@@ -184,10 +184,9 @@ def test_a_node_says_which_files_it_does_not_see(cluster, data, tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from gstds.train.launching import ray_runs\n"
-        "from gstds.train.launching.ray_tasks import see_files\n"
+        "from gstds.train.launching.ray_tasks import ray_cluster, see_files\n"
         "import ray\n"
-        "with ray_runs.ray_cluster(sys.argv[1]):\n"
+        "with ray_cluster(sys.argv[1]):\n"
         "    look = ray.remote(num_cpus=0)(see_files)\n"
         "    print(ray.get(look.remote(['/', '/not/there'])))\n"
     )

@@ -10,6 +10,7 @@ import pytest
 from gstds.common.state import latest_state
 from gstds.envs import EnvOptions
 from gstds.train.comparing.compare import Comparison, compare
+from gstds.train.launching.jobs import Watch
 from gstds.train.running.kept import coverage
 from gstds.train.running.options import RunConfig, config_from, identity
 from gstds.train.running.run import RunFailedError, execute
@@ -143,8 +144,9 @@ def test_a_comparison_repeats_nothing_and_pairs_its_seeds(tiny_npz, tmp_path):
         tracking=None,
         experiment="gstds",
     )
-    told = []
-    content = compare(comparison, report=lambda result, old: told.append(old))
+    told, watch = [], Watch()
+    watch.ended = lambda job, result, old: told.append(old)
+    content = compare(comparison, watch=watch)
     assert told == [False] * 6  # and short full training, once for each seed
     rows = {row["policy"]: row for row in content["summary"]}
     assert rows["full"]["relative_compute"] == pytest.approx(1)
@@ -155,6 +157,6 @@ def test_a_comparison_repeats_nothing_and_pairs_its_seeds(tiny_npz, tmp_path):
         (p, s) for p in ("random", "full") for s in (0, 1)
     }
     told.clear()
-    again = compare(comparison, report=lambda result, old: told.append(old))
+    again = compare(comparison, watch=watch)
     assert told == [True] * 6
     assert again["summary"] == content["summary"]

@@ -12,6 +12,7 @@ import importlib.util
 from pathlib import Path
 
 from gstds.common.checks import check_choice
+from gstds.train.comparing.comparison import PRESETS
 
 __all__ = ["TABLES", "listed"]
 
@@ -24,8 +25,10 @@ TABLES = {
     "learners": "gstds.envs.learner.models:LEARNERS",
     "references": "gstds.reference.networks:REFERENCES",
     "agents": "gstds.train.agents.models:AGENTS",
-    "observations": "gstds.observation.spec:OBSERVATIONS",
+    "observations": "",
+    "presets": "",
 }
+"""Where each kind of name has its table; those that import nothing heavy are asked."""
 
 
 def listed(kind: str) -> dict[str, str]:
@@ -38,6 +41,8 @@ def listed(kind: str) -> dict[str, str]:
         from gstds.observation.spec import observation_names
 
         return observation_names()
+    if kind == "presets":
+        return {name: preset["question"] for name, preset in PRESETS.items()}
     module, _, table = TABLES[check_choice("KIND", kind, TABLES)].partition(":")
     tree = _tree(module)
     value = _assigned(tree)[table]
