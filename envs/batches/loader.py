@@ -10,8 +10,9 @@ import numpy.typing as npt
 import torch
 
 from gstds.envs.batches.augment import augment, normalize
-from gstds.envs.data.datasets import Data, Split
+from gstds.envs.data.datasets import Data
 from gstds.envs.data.images import ArrayImages
+from gstds.envs.data.splits import Split
 
 __all__ = ["Loader"]
 

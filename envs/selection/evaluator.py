@@ -6,7 +6,8 @@ import math
 
 from gstds.common.state import Stateful
 from gstds.envs.batches.loader import Loader
-from gstds.envs.data.datasets import Data, Split
+from gstds.envs.data.datasets import Data
+from gstds.envs.data.splits import Split
 from gstds.envs.learner.learner import Evaluation, Learner
 from gstds.envs.selection.budget import Budget
 from gstds.envs.task.options import EnvOptions
