@@ -19,8 +19,7 @@ from gstds.envs.batches.loader import Loader
 from gstds.envs.batches.order import Draws
 from gstds.envs.learner.learner import Evaluation, Learner, resolve_device, with_gradients
 from gstds.envs.learner.predictions import embedding_width
-from gstds.envs.selection.evaluator import Evaluator
-from gstds.envs.selection.run_parts import RunParts, check_pays_a_batch, make_budget
+from gstds.envs.selection.run_parts import Evaluator, RunParts, check_pays_a_batch, make_budget
 from gstds.envs.selection.scorer import Scorer
 from gstds.envs.selection.trainer import Trainer
 from gstds.envs.task.options import EnvOptions

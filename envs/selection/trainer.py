@@ -14,7 +14,7 @@ import torch
 
 from gstds.common.state import Stateful
 from gstds.envs.selection.run_parts import RunParts
-from gstds.envs.task.distillation import make_teacher
+from gstds.envs.task.task import make_teacher
 from gstds.observation.batch_view import step_noise
 from gstds.observation.memory import SampleMemory
 from gstds.selection.weights import uniform

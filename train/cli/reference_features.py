@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Callable
 
 from gstds.common.files import cache_root
-from gstds.envs.task.features import make_extractor
+from gstds.envs.task.features import make_extractor, reference_store_path
 from gstds.envs.task.options import EnvOptions
-from gstds.envs.task.task import load_task, probe_fingerprint, reference_store_path
+from gstds.envs.task.task import load_task, probe_fingerprint
 from gstds.train.running.options import RunConfig
 
 __all__ = ["prepare_features"]
