@@ -171,7 +171,7 @@ class Learner(Stateful):
         costs = _costs(options.learner, self.model, shape, classes)
         self.train_flops, self.forward_flops, self.min_batch = costs
         if self._group.size > 1:
-            self.model = normalize_globally(self.model, self._group)
+            normalize_globally(self.model, self._group)
         self.optimizer = make_optimizer(options, self._trained(), device)
         self._meter = GradientMeter(self._trained()) if measure_noise else None
         # What records updates, where all that they do are calls to a GPU's kernels.

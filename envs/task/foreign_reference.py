@@ -37,8 +37,8 @@ class _Input(nn.Module):
 def digits_network() -> nn.Module:
     """Return a small network trained on handwritten digits, without its head.
 
-    Three convolutions; 64 features, pooled after a ReLU. It is trained once, in seconds, and kept in
-    the cache.
+    Three convolutions; 64 features, pooled after a ReLU. It is trained once, in seconds, and kept
+    in the cache.
 
     Raises:
         OSError: If the cache cannot be written.
