@@ -92,13 +92,7 @@ def _whole(split: Split, device: torch.device) -> torch.Tensor | None:
 
 
 def augment(
-    images: torch.Tensor,
-    sample_indices: Indices,
-    *,
-    seed: int,
-    epoch: int,
-    pad: int,
-    flip: bool,
+    images: torch.Tensor, sample_indices: Indices, *, seed: int, epoch: int, pad: int, flip: bool
 ) -> torch.Tensor:
     """Cut a random window out of each image padded with black, and mirror half of them.
 

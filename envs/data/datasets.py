@@ -29,6 +29,8 @@ from gstds.options.world import DataOptions
 __all__ = ["Data", "check_files", "dataset_names", "fetch_data", "load_data", "names_code"]
 __all__ += ["probe_data"]
 
+_FILES = {"folder": (read_folder, Path.is_dir), "npz": (read_npz, Path.is_file)}
+"""Data sets that ``KIND:PATH`` names: what reads them, and what says whether they are there."""
 _FORMS = ("folder:PATH", "npz:PATH", "module:function")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CHUNK = 256

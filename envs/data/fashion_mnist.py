@@ -6,6 +6,7 @@ are checked decoded, by SHA-256, so every place is held to the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import logging
 import os
@@ -69,44 +70,35 @@ def fetch_fashion() -> Path:
 
 def probe_fashion() -> str:
     """Say where the data would come from, without downloading anything."""
-    if all((cache_folder() / name).is_file() for name in DIGESTS):
+    if not _missing(cache_folder(), ""):
         return "ready"
-    if all((SYSTEM_FOLDER / f"{name}.gz").is_file() for name in DIGESTS):
+    if not _missing(SYSTEM_FOLDER, ".gz"):
         return "ready (the system's data-set folder)"
-    try:
+    with contextlib.suppress(OSError):
         require_answer(mirror())
         return "can be downloaded"
-    except OSError:
-        if shutil.which("apt-cache") is None or shutil.which("dpkg-deb") is None:
-            return f"out of reach (no connection; `apt install {PACKAGE}` elsewhere)"
-    try:
+    if shutil.which("apt-cache") is None or shutil.which("dpkg-deb") is None:
+        return f"out of reach (no connection; `apt install {PACKAGE}` elsewhere)"
+    with contextlib.suppress(OSError):
         _command("/", "apt-cache", "show", PACKAGE)
-    except OSError:
-        return "out of reach (no connection, and the package lists do not know it)"
-    return f"can be had from the Debian package {PACKAGE}"
+        return f"can be had from the Debian package {PACKAGE}"
+    return "out of reach (no connection, and the package lists do not know it)"
 
 
 def _find() -> tuple[Files, Path]:
     failures: list[str] = []
     here = cache_folder()
-    for name, folder, suffix in (
-        ("the cache", here, ""),
-        ("the system's folder", SYSTEM_FOLDER, ".gz"),
-    ):
-        files = _attempt(name, failures, _read_folder, folder, suffix)
-        if files is not None:
-            return files, folder
+    local = {"the cache": (here, ""), "the system's folder": (SYSTEM_FOLDER, ".gz")}
+    for name, place in local.items():
+        if files := _attempt(name, failures, _read_folder, *place):
+            return files, place[0]
+    far = {"torchvision's download": _download, f"the Debian package {PACKAGE}": _unpack_package}
     with locked(here / ".lock"):
         # Another process may have fetched it while this one waited.
-        files = _attempt("", [], _read_folder, here)
-        if files is not None:
+        if files := _attempt("", [], _read_folder, here, ""):
             return files, here
-        for name, way in (
-            ("torchvision's download", _download),
-            (f"the Debian package {PACKAGE}", _unpack_package),
-        ):
-            files = _attempt(name, failures, way)
-            if files is not None:
+        for name, way in far.items():
+            if files := _attempt(name, failures, way):
                 for file, content in files.items():
                     write_bytes(here / file, bytes(content))
                 return files, here
@@ -134,12 +126,15 @@ class _DamagedError(OSError):
     """A file is there, but not with the bytes that it should have."""
 
 
-def _read_folder(folder: Path, suffix: str = "") -> Files:
-    paths = {name: folder / f"{name}{suffix}" for name in DIGESTS}
-    missing = [path.name for path in paths.values() if not path.is_file()]
+def _missing(folder: Path, suffix: str) -> list[str]:
+    return [f"{name}{suffix}" for name in DIGESTS if not (folder / f"{name}{suffix}").is_file()]
+
+
+def _read_folder(folder: Path, suffix: str) -> Files:
+    missing = _missing(folder, suffix)
     if missing:
         raise FileNotFoundError(f"{folder} has no {', '.join(missing)}")
-    return {name: decompress(path, name) for name, path in paths.items()}
+    return {name: decompress(folder / f"{name}{suffix}", name) for name in DIGESTS}
 
 
 def decompress(path: Path, name: str) -> bytearray:
@@ -177,7 +172,7 @@ def _download() -> Files:
             data_sets.FashionMNIST(folder, download=True)
         except RuntimeError as error:
             raise OSError(str(error).strip()) from error
-        return _read_folder(Path(folder) / "FashionMNIST" / "raw")
+        return _read_folder(Path(folder) / "FashionMNIST" / "raw", "")
 
 
 def _unpack_package() -> Files:

@@ -14,14 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.files import cache_root, locked
+from gstds.envs.data import fashion_mnist as fashion
 from gstds.envs.data.downloads import quick_downloads, require_answer
-from gstds.envs.data.fashion_mnist import (
-    CLASS_NAMES,
-    DIGESTS,
-    fetch_fashion,
-    probe_fashion,
-    read_fashion,
-)
 from gstds.envs.data.images import ArrayImages, FileImages, ImageSource
 from gstds.envs.data.readers import Content, make_content
 from gstds.reference.vision import import_torchvision
@@ -68,12 +62,14 @@ def _read_digits(_: int | None) -> Content:
 
 
 def _read_fashion(_: int | None) -> Content:
-    arrays, pairs = read_fashion(), []
+    arrays, pairs = fashion.read_fashion(), []
     for part in ("train", "t10k"):
         name = f"{part}-images-idx3-ubyte"
         # The digests have just been checked against the bytes, so they are not computed again.
-        pairs += [(ArrayImages(arrays[name], DIGESTS[name]), arrays[f"{part}-labels-idx1-ubyte"])]
-    return make_content("fashion-mnist", *pairs, class_names=CLASS_NAMES, pad=2, flip=True)
+        images = ArrayImages(arrays[name], fashion.DIGESTS[name])
+        pairs += [(images, arrays[f"{part}-labels-idx1-ubyte"])]
+    names = fashion.CLASS_NAMES
+    return make_content("fashion-mnist", *pairs, class_names=names, pad=2, flip=True)
 
 
 @dataclass(frozen=True)
@@ -179,8 +175,8 @@ SOURCES: dict[str, NamedSource | _Published] = {
     "fashion-mnist": NamedSource(
         "10 kinds of clothing, 70,000 gray images of 28x28",
         _read_fashion,
-        fetch_fashion,
-        probe_fashion,
+        fashion.fetch_fashion,
+        fashion.probe_fashion,
     ),
     "cifar10": _Published(
         "cifar10", "CIFAR10", "10 classes of objects, 60,000 color images of 32x32"

@@ -86,11 +86,7 @@ class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
     version = 0
 
     def __init__(
-        self,
-        *,
-        render_mode: str | None = None,
-        progress: Progress | None = None,
-        **options: Any,
+        self, *, render_mode: str | None = None, progress: Progress | None = None, **options: Any
     ) -> None:
         self.render_mode = render_mode
         self.options = from_keywords(KeepRatioOptions, options, "KeepRatioEnv.__init__")

@@ -21,7 +21,7 @@ from gstds.common.process_group import Group
 from gstds.common.state import Stateful
 from gstds.envs.learner.cuda_graphs import CapturedUpdates
 from gstds.envs.learner.models import build_model, normalize_globally
-from gstds.envs.learner.optimizers import GradientMeter, laid_out_as, make_optimizer
+from gstds.envs.learner.optimizers import GradientMeter, make_optimizer
 from gstds.observation.cost import count_flops, count_layers
 from gstds.options.world import LearnerOptions
 
@@ -147,6 +147,8 @@ class Learner(Stateful):
         min_batch: 2 where BatchNorm cannot train on one sample, else 1.
         captured: Updates that are recorded on a GPU and replayed; None where none are.
     """
+
+    state = ("model", "optimizer", "_meter")
 
     def __init__(
         self,
@@ -358,32 +360,19 @@ class Learner(Stateful):
         by_class = torch.where(seen > 0, right / seen.clamp(min=1), torch.ones_like(seen))
         return Evaluation(loss / total, float(right.sum()) / total, tuple(by_class.tolist()))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return weights and the optimizer's state, as arrays and JSON-able values."""
-        state = self.optimizer.state_dict()["state"]
-        # By hand: torch's own pairs, and an optimizer's values laid out in memory as they were.
-        measured = {"gradient_noise": self._meter.state_dict()} if self._meter else {}
-        return measured | {
-            "model": {k: v.detach().clone() for k, v in self.model.state_dict().items()},
-            "optimizer": {
-                str(i): {k: copy.deepcopy(v) for k, v in slot.items()} for i, slot in state.items()
-            },
-        }
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self.model.load_state_dict(state["model"])
+        """Take up what `state_dict` returned.
+
+        An update in one pass reads memory, not strides: the optimizer's values are laid out as the
+        parameters are.
+        """
+        super().load_state_dict(state)
         if self.captured:
             self.captured.forget()
-        if self._meter:
-            self._meter.load_state_dict(state["gradient_noise"])
-        groups = self.optimizer.state_dict()["param_groups"]
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        slots = {
-            int(i): {k: laid_out_as(parameters[int(i)], v) for k, v in slot.items()}
-            for i, slot in state["optimizer"].items()
-        }
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        for parameter, slot in self.optimizer.state.items():
+            for name, value in slot.items():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    slot[name] = parameter.detach().to(value.dtype, copy=True).copy_(value)
 
 
 _known_costs: dict[tuple[str, Shape, int], tuple[float, float, int]] = {}

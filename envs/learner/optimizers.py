@@ -7,7 +7,6 @@ process: as long as some whole runs.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -19,7 +18,7 @@ from gstds.common.state import Stateful
 from gstds.observation.gradient_noise import NoiseScale, noise_share
 from gstds.options.world import LearnerOptions
 
-__all__ = ["SGD", "AdamW", "GradientMeter", "eager", "laid_out_as", "make_optimizer"]
+__all__ = ["SGD", "AdamW", "GradientMeter", "eager", "make_optimizer"]
 
 Optimizer = TypeVar("Optimizer", bound=torch.optim.Optimizer)
 _DECAY = 0.9
@@ -70,13 +69,6 @@ def make_optimizer(
         nesterov=options.momentum > 0,
         weight_decay=decay,
     )
-
-
-def laid_out_as(parameter: nn.Parameter, value: Any) -> Any:
-    """Return a copy of an optimizer's value; the update in one pass reads memory, not strides."""
-    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
-        return copy.deepcopy(value)
-    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 class GradientMeter(Stateful):
