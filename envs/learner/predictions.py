@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Collection
 
@@ -35,49 +36,26 @@ def learner_view(
     Raises:
         ValueError: If embeddings are named and the network's output comes from no linear layer.
     """
-    embeddings = None
-    if "learner_embeddings" in names:
-        logits, embeddings = _with_embeddings(learner, images)
-    else:
+    seen: list[torch.Tensor] = []
+    with contextlib.ExitStack() as stack:
+        if "learner_embeddings" in names:
+            note = _head(learner).register_forward_pre_hook(
+                lambda _, inputs: seen.append(inputs[0])
+            )
+            stack.callback(note.remove)
         logits = learner.logits(images)
-    view = {"learner_losses": F.cross_entropy(logits, labels, reduction="none")}
-    view |= _confidence(logits)
-    if embeddings is not None:
-        view["learner_embeddings"] = embeddings
-    return {name: value.cpu().numpy() for name, value in view.items() if name in names}
-
-
-def _confidence(logits: torch.Tensor) -> dict[str, torch.Tensor]:
     probabilities = logits.softmax(1)
-    two = probabilities.topk(2, dim=1).values if logits.shape[1] > 1 else None
+    two = probabilities.topk(2, dim=1).values
     surprise = -torch.special.xlogy(probabilities, probabilities).sum(1)
-    return {
-        "learner_margin": probabilities[:, 0] if two is None else two[:, 0] - two[:, 1],
-        "learner_entropy": surprise / math.log(max(2, logits.shape[1])),
+    view = {
+        "learner_losses": F.cross_entropy(logits, labels, reduction="none"),
+        "learner_margin": two[:, 0] - two[:, 1],
+        "learner_entropy": surprise / math.log(logits.shape[1]),
         "learner_probabilities": probabilities,
     }
-
-
-def _head(model: nn.Module, classes: int) -> nn.Linear:
-    """Return the last linear layer, in the order of definition, that gives the logits."""
-    heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
-    if not heads:
-        raise ValueError(
-            "observe 'learner_embeddings' needs a learner whose logits come from a torch.nn.Linear "
-            f"layer of {classes} outputs; this one has none"
-        )
-    return heads[-1]
-
-
-def _with_embeddings(learner: Learner, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    seen: list[torch.Tensor] = []
-    head = _head(learner.model, learner.classes)
-    handle = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    try:
-        logits = learner.logits(images)
-    finally:
-        handle.remove()
-    return logits, seen[-1].float().flatten(1)
+    if seen:
+        view["learner_embeddings"] = seen[-1].float().flatten(1)
+    return {name: value.cpu().numpy() for name, value in view.items() if name in names}
 
 
 def embedding_width(learner: Learner) -> int:
@@ -86,4 +64,16 @@ def embedding_width(learner: Learner) -> int:
     Raises:
         ValueError: If the network's output comes from no linear layer.
     """
-    return _head(learner.model, learner.classes).in_features
+    return _head(learner).in_features
+
+
+def _head(learner: Learner) -> nn.Linear:
+    """Return the last linear layer, in the order of definition, that gives the logits."""
+    layers = [one for one in learner.model.modules() if isinstance(one, nn.Linear)]
+    heads = [layer for layer in layers if layer.out_features == learner.classes]
+    if not heads:
+        raise ValueError(
+            "observe 'learner_embeddings' needs a learner whose logits come from a torch.nn.Linear "
+            f"layer of {learner.classes} outputs; this one has none"
+        )
+    return heads[-1]

@@ -20,15 +20,8 @@ from gstds.store.build import Compute
 from gstds.store.compression import Compression, fit_basis, parse_compression, project
 from gstds.store.feature_store import FeatureStore, build_store
 
-__all__ = [
-    "Extractor",
-    "build_features",
-    "chunk_features",
-    "digest_of",
-    "find_basis",
-    "make_extractor",
-    "reference_store_path",
-]
+__all__ = ["Extractor", "build_features", "chunk_features", "digest_of", "find_basis"]
+__all__ += ["make_extractor", "reference_store_path"]
 
 Progress = Callable[[str, int, int], None]
 _BATCH = 256
@@ -167,10 +160,6 @@ def build_features(
     path, fingerprint = reference_store_path(data, extractor)
     unique, rows = np.unique(data.train.rows, return_inverse=True)
 
-    def report(done: int, total: int) -> None:
-        if progress:
-            progress("reference features", done, total)
-
     store = build_store(
         path,
         rows=len(unique),
@@ -179,6 +168,6 @@ def build_features(
         backbone=extractor.identity,
         compute=compute or chunk_features(data, extractor),
         dtype=extractor.compression.dtype,
-        progress=report,
+        progress=progress and functools.partial(progress, "reference features"),
     )
     return store, rows.astype(np.int64)

@@ -359,9 +359,9 @@ def do_features(arguments: Arguments) -> int:
 
 def _forget_features(config: RunConfig) -> None:
     """Delete the features and what the probe made of them."""
-    from gstds.envs.task.features import make_extractor
+    from gstds.envs.task.features import make_extractor, reference_store_path
     from gstds.envs.task.options import EnvOptions
-    from gstds.envs.task.task import load_task, probe_fingerprint, reference_store_path
+    from gstds.envs.task.task import load_task, probe_fingerprint
 
     data = load_task(EnvOptions(**config.env_options(), observe=())).data
     reference = make_extractor(data, config.reference, config.compress)

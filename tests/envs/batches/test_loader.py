@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstds.envs.batches.augment import augment, normalize
+from gstds.envs.batches.loader import augment, normalize
 
 
 def batch(n=16, shape=(1, 8, 8), seed=0):
