@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gstds.common.checks import (
@@ -27,6 +27,7 @@ __all__ = [
     "make_policy",
     "policy_class",
     "policy_names",
+    "refuse_idle_schedule",
 ]
 
 ENTRY_POINTS = "gstds.policies"
@@ -134,6 +135,31 @@ def follows_schedule(kind: type[Policy]) -> bool:
         return False
     takes_one = "schedule" in inspect.signature(kind).parameters
     return takes_one and kind.keep_ratio is KeepRatioPolicy.keep_ratio
+
+
+def refuse_idle_schedule(
+    name: str, given: Mapping[str, Any], call: Callable[[list[str]], str]
+) -> None:
+    """Refuse a schedule, or its mean, that would change nothing.
+
+    Args:
+        name: The policy's name.
+        given: What is given of a schedule, by parameter.
+        call: Says how the policy's own parameters are set, from ``["low=...", "high=..."]``.
+
+    Raises:
+        ValueError: If something is given and the policy follows no schedule.
+    """
+    kind = policy_class(name)
+    if not given or follows_schedule(kind):
+        return
+    named = inspect.signature(kind).parameters
+    own = [f"{p}=..." for p in named if "picker" not in p and p != "path"]
+    first, value = next(iter(given.items()))
+    raise ValueError(
+        f"{first}: policy {name!r} has a keep ratio of its own and follows no schedule, got "
+        f"{value!r}; leave it out" + (f"; it is set by {call(own)}" if own else "")
+    )
 
 
 def _is_missing(parameter: inspect.Parameter, given: Mapping[str, Any]) -> bool:

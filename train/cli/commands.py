@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import logging
 import sys
 from pathlib import Path
@@ -74,21 +73,12 @@ def _refuse_an_idle_schedule(config: RunConfig, asked: dict[str, Any]) -> None:
 
     In a comparison they are for those of its policies that do.
     """
-    from gstds.policies.registry import follows_schedule, policy_class
+    from gstds.policies.registry import refuse_idle_schedule
 
     usual = RunConfig()
     names = ("keep", "schedule", "schedule_params")
-    idle = [name for name in names if name in asked and asked[name] != getattr(usual, name)]
-    kind = policy_class(config.policy)
-    if idle and not follows_schedule(kind):
-        own = [name for name in inspect.signature(kind).parameters if "picker" not in name]
-        advice = (
-            f"; it is set by --policy-params {' '.join(f'{n}=...' for n in own)}" if own else ""
-        )
-        raise ValueError(
-            f"{idle[0]}: policy {config.policy!r} has a keep ratio of its own and follows no "
-            f"schedule, got {asked[idle[0]]!r}; leave it out{advice}"
-        )
+    idle = {n: asked[n] for n in names if n in asked and asked[n] != getattr(usual, n)}
+    refuse_idle_schedule(config.policy, idle, lambda own: f"--policy-params {' '.join(own)}")
 
 
 def _resume(arguments: Arguments) -> int:
