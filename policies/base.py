@@ -93,12 +93,11 @@ class Policy(Stateful):
         paper_schedule: Name and parameters of the keep-ratio schedule that the paper uses, None if
             it has none: for comparisons under every paper's own defaults.
         paper_parameters: Parameters that the paper sets otherwise than the class does.
-        source: Where the idea comes from, for the policy's card.
-        cost: What a step costs beside training on the kept samples, as a formula: n samples drawn,
-            f a learner's forward, D the features' width.
-        helps: When it helps.
-        hurts: When it hurts.
     """
+
+    # The card of a policy that comes with the project stands in its docstring, a line each:
+    # "Source:" where the idea comes from, "Cost:" what a step costs beside training on the kept
+    # samples (n samples drawn, f a learner's forward, D the features' width), "Helps:", "Hurts:".
 
     needs: Mapping[str, Mapping[str, Any]] = {}
     max_weight: float = 1.0
@@ -106,10 +105,6 @@ class Policy(Stateful):
     uses_reward: bool = False
     paper_schedule: tuple[str, Mapping[str, Any]] | None = None
     paper_parameters: Mapping[str, Any] = {}
-    source: str = ""
-    cost: str = ""
-    helps: str = ""
-    hurts: str = ""
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run.

@@ -23,6 +23,11 @@ _LEAST_CHANCE = 0.01
 class Custom(KeepRatioPolicy):
     """Any score, with any picker, schedule and weighting.
 
+    Source: the ablations of GSTDS, arXiv 2507.04269
+    Cost: that of the score and the picker
+    Helps: to find which part of a method matters
+    Hurts: nothing
+
     Args:
         schedule: Keep-ratio schedule.
         score: A name of `gstds.selection.scores.SCORES`, or a sign rule of the Fiedler vector; None
@@ -37,11 +42,6 @@ class Custom(KeepRatioPolicy):
     Raises:
         ValueError: If a name or an option is unknown or out of range.
     """
-
-    source = "the ablations of GSTDS, arXiv 2507.04269"
-    cost = "that of the score and the picker"
-    helps = "to find which part of a method matters"
-    hurts = "nothing"
 
     def __init__(
         self,

@@ -19,6 +19,12 @@ class GSTDS(KeepRatioPolicy):
     options below. The defaults are one reading; in three seeds, which claim
     nothing, others had higher means (docs/results/policies.md).
 
+    Source: GSTDS, arXiv 2507.04269
+    Cost: the spectral solve: n²·D + 4/3·n³ up to 320 samples, above that 8·n·D an iteration; no
+        forward, cached features and losses
+    Helps: nothing seen here; meant for batches with redundant bulk, a reference that generalizes
+    Hurts: outliers: the unnormalized Fiedler vector is nearly an indicator of the worst of them
+
     Args:
         schedule: Keep-ratio schedule; the paper's sigmoid from .18 to .88.
         score: ``abs`` of the Fiedler vector, ``skew`` (sign such that Σv³ > 0) or ``raw``.
@@ -34,13 +40,6 @@ class GSTDS(KeepRatioPolicy):
         ValueError: If an option is unknown or out of range.
     """
 
-    source = "GSTDS, arXiv 2507.04269"
-    cost = (
-        "the spectral solve: n²·D + 4/3·n³ up to 320 samples, above that 8·n·D an iteration; "
-        "no forward, cached features and losses"
-    )
-    helps = "nothing seen here; meant for batches with redundant bulk, a reference that generalizes"
-    hurts = "outliers: the unnormalized Fiedler vector is nearly an indicator of the worst of them"
     paper_schedule = ("sigmoid", {})
 
     def __init__(

@@ -23,6 +23,11 @@ class KeepRatioBandit(KeepRatioPolicy):
     reward-validation loss in between, minus the price of what was spent; held against those
     before it and put into [0, 1], it teaches a bandit for rewards that change with time.
 
+    Source: Exp3.S: Auer et al. 2002; discounted UCB: Garivier and Moulines 2011, arXiv 0805.3415
+    Cost: that of the picker, and the evaluations of the reward-validation split
+    Helps: meant for long runs with many evaluations (--evaluations); not shown there
+    Hurts: short runs: a keep ratio is tried for a whole evaluation interval, noise decides
+
     Args:
         algorithm: ``exp3s`` (Exp3.S) or ``ducb`` (discounted UCB).
         ratios: The keep ratios, 5 to 9 in (0, 1], rising.
@@ -38,10 +43,6 @@ class KeepRatioBandit(KeepRatioPolicy):
     """
 
     state = ("_arm", "_bandit", "_scale", "_generator")
-    source = "Exp3.S: Auer et al. 2002; discounted UCB: Garivier and Moulines 2011, arXiv 0805.3415"
-    cost = "that of the picker, and the evaluations of the reward-validation split"
-    helps = "meant for long runs with many evaluations (--evaluations); not shown there"
-    hurts = "short runs: a keep ratio is tried for a whole evaluation interval, noise decides"
     uses_reward = True
 
     def __init__(

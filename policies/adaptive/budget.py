@@ -27,6 +27,11 @@ class BudgetControl(KeepRatioPolicy):
     spreads it over all epochs, so that every sample is drawn as often as in full training, and
     ``share`` has no say.
 
+    Source: this project
+    Cost: that of the picker, made up for by keeping less
+    Helps: selectors of different cost are to be compared, or a bill is fixed beforehand
+    Hurts: nothing is kept for a part of the run that would need it more
+
     Args:
         share: Wanted charged compute in (0, 1], as a share of full training's.
         low: Lowest keep ratio, in (0, 1]; at least one sample of each batch is kept.
@@ -40,10 +45,6 @@ class BudgetControl(KeepRatioPolicy):
     """
 
     state = ("_drawn", "_trained", "_looks", "_first", "_waiting", "_chosen")
-    source = "this project"
-    cost = "that of the picker, made up for by keeping less"
-    helps = "selectors of different cost are to be compared, or a bill is fixed beforehand"
-    hurts = "nothing is kept for a part of the run that would need it more"
 
     def __init__(
         self,

@@ -23,6 +23,11 @@ class Plateau(KeepRatioPolicy):
     that of its first half by the share ``threshold``, the keep ratio rises by ``step``, up to
     ``high``. It never falls.
 
+    Source: this project; the rule that lowers learning rates on a plateau, turned to data
+    Cost: that of the picker
+    Helps: meant for runs whose loss stalls late: a cheap beginning, more data when it is needed
+    Hurts: a loss that stalls for other reasons, such as a large learning rate, buys data too
+
     Args:
         low: Keep ratio at the start, in (0, 1].
         high: Highest keep ratio, in (0, 1].
@@ -38,10 +43,6 @@ class Plateau(KeepRatioPolicy):
     """
 
     state = ("_rises", "_watch")
-    source = "this project; the rule that lowers learning rates on a plateau, turned to data"
-    cost = "that of the picker"
-    helps = "meant for runs whose loss stalls late: a cheap beginning, more data when it is needed"
-    hurts = "a loss that stalls for other reasons, such as a large learning rate, buys data too"
     _watch = PlateauWatch(2, 0.0)
 
     def __init__(
@@ -85,6 +86,11 @@ class LossGap(KeepRatioPolicy):
     loss and T the training loss averaged over about an epoch, as it was when V was measured. What
     is learned of the kept samples but not of others calls for others.
 
+    Source: this project
+    Cost: that of the picker, and the evaluations of the reward-validation split
+    Helps: meant for small sets that a run overfits
+    Hurts: T is of kept samples: a picker of easy ones opens the gap, one of hard ones closes it
+
     Args:
         low: Keep ratio without a gap, in (0, 1].
         high: Keep ratio at the gap ``gap``, in (0, 1].
@@ -98,10 +104,6 @@ class LossGap(KeepRatioPolicy):
     """
 
     state = ("_loss", "_weight", "_then")
-    source = "this project"
-    cost = "that of the picker, and the evaluations of the reward-validation split"
-    helps = "meant for small sets that a run overfits"
-    hurts = "T is of kept samples: a picker of easy ones opens the gap, one of hard ones closes it"
     _decay = 0.9
 
     def __init__(
@@ -152,6 +154,11 @@ class GradientNoise(KeepRatioPolicy):
     keep = multiple · noise scale / N, within bounds. Below the noise scale a larger batch makes a
     better step almost in proportion; above it the step hardly gets better (McCandlish et al.).
 
+    Source: the noise scale of McCandlish et al. 2018, arXiv 1812.06162
+    Cost: that of the picker; the noise scale is measured on the updates' own gradients
+    Helps: meant for large drawn batches: early, when few samples say it all, it keeps few
+    Hurts: drawn batches far below the noise scale: everything is kept
+
     Args:
         multiple: Kept samples for each sample of the noise scale, above 0.
         low: Lowest keep ratio, in (0, 1].
@@ -163,11 +170,6 @@ class GradientNoise(KeepRatioPolicy):
         TypeError: If an option has the wrong type.
         ValueError: If an option is unknown or out of range.
     """
-
-    source = "the noise scale of McCandlish et al. 2018, arXiv 1812.06162"
-    cost = "that of the picker; the noise scale is measured on the updates' own gradients"
-    helps = "meant for large drawn batches: early, when few samples say it all, it keeps few"
-    hurts = "drawn batches far below the noise scale: everything is kept"
 
     def __init__(
         self,

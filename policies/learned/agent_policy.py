@@ -20,6 +20,11 @@ __all__ = ["Learned", "ModelPolicy", "OpenLoop"]
 class Learned(SummaryPolicy):
     """Keeps the share that a trained agent says, from the run's summary.
 
+    Source: this project: trained in gstds/KeepRatio-v0
+    Cost: that of its picker; the network costs nothing beside
+    Helps: meant for a small budget, near the runs that it was trained on
+    Hurts: far from them: it extrapolates
+
     Args:
         path: The agent's folder, or the name of a shipped agent.
 
@@ -28,10 +33,6 @@ class Learned(SummaryPolicy):
     """
 
     state = ("_actor",)
-    source = "this project: trained in gstds/KeepRatio-v0"
-    cost = "that of its picker; the network costs nothing beside"
-    helps = "meant for a small budget, near the runs that it was trained on"
-    hurts = "far from them: it extrapolates"
 
     def __init__(self, path: str) -> None:
         self.agent = load_agent(path)

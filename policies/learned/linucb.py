@@ -30,6 +30,11 @@ class LinUCB(SummaryPolicy):
     with the highest upper bound is taken. The losses are those that training made: they cost
     nothing, and are biased by what was selected.
 
+    Source: LinUCB, arXiv 1003.0146; Thompson sampling, arXiv 1209.3352
+    Cost: that of its picker, and two solves of 18 unknowns for each ratio at a decision
+    Helps: meant for when there are no runs to train an agent on; below random keep on digits
+    Hurts: short runs: it has only a few dozen decisions to learn from
+
     Args:
         ratios: Keep ratios in (0, 1] to choose from.
         exploration: Widths of the bound that are added; or of the draw, with ``thompson``.
@@ -44,10 +49,6 @@ class LinUCB(SummaryPolicy):
     """
 
     state = ("_precision", "_moment", "_context", "_arm", "_decisions", "_seed", "_before")
-    source = "LinUCB, arXiv 1003.0146; Thompson sampling, arXiv 1209.3352"
-    cost = "that of its picker, and two solves of 18 unknowns for each ratio at a decision"
-    helps = "meant for when there are no runs to train an agent on; below random keep on digits"
-    hurts = "short runs: it has only a few dozen decisions to learn from"
 
     def __init__(
         self,

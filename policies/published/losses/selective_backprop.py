@@ -23,6 +23,11 @@ class SelectiveBackprop(KeepRatioPolicy):
     losses fall. Without it the exponent is solved at each step, so that the expected number kept
     is the schedule's. Kept samples weigh 1, as in the paper: the gradient leans to high losses.
 
+    Source: Selective-Backprop, arXiv 1910.00762
+    Cost: n·f for the learner's forward
+    Helps: meant for clean data on which most samples are learned early; milder than big-loss
+    Hurts: noisy labels; high keep ratios, where the forward costs more than it saves
+
     Args:
         schedule: Keep-ratio schedule; without effect if ``beta`` is given.
         beta: Exponent, None to solve it.
@@ -33,10 +38,6 @@ class SelectiveBackprop(KeepRatioPolicy):
     """
 
     state = ("_past",)
-    source = "Selective-Backprop, arXiv 1910.00762"
-    cost = "n·f for the learner's forward"
-    helps = "meant for clean data on which most samples are learned early; milder than big-loss"
-    hurts = "noisy labels; high keep ratios, where the forward costs more than it saves"
     paper_schedule = ("constant", {"keep": 0.5})
     paper_parameters = {"beta": 1.0}  # noqa: RUF012  (a constant of the class)
     _losses = "learner_losses"
@@ -97,6 +98,11 @@ class StaleSelectiveBackprop(SelectiveBackprop):
     loss is as old as the sample's last training. Compare it with `best` at twice the learning rate,
     which is what the weight of 2 of `best` is.
 
+    Source: after StaleSB of Selective-Backprop, arXiv 1910.00762, and not the same
+    Cost: nothing beside training on the kept samples
+    Helps: as selective-backprop, and whenever a forward is dear
+    Hurts: noisy labels; low keep ratios, where last losses are old
+
     Args:
         schedule: Keep-ratio schedule; without effect if ``beta`` is given.
         beta: Exponent, None to solve it.
@@ -106,8 +112,4 @@ class StaleSelectiveBackprop(SelectiveBackprop):
         ValueError: If an option is unknown or out of range.
     """
 
-    source = "after StaleSB of Selective-Backprop, arXiv 1910.00762, and not the same"
-    cost = "nothing beside training on the kept samples"
-    helps = "as selective-backprop, and whenever a forward is dear"
-    hurts = "noisy labels; low keep ratios, where last losses are old"
     _losses = "last_losses"
