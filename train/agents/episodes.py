@@ -11,8 +11,7 @@ import numpy as np
 
 from gstds.common.state import Stateful
 from gstds.observation.spec import LOSS_BOUND
-from gstds.policies.learned.actor import Actor
-from gstds.policies.learned.agent_file import AgentFile
+from gstds.policies.learned.agent_file import Actor, AgentFile
 
 __all__ = ["Episodes", "ShuffledReward", "judge", "play"]
 
