@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -148,11 +148,8 @@ class Policy(Stateful):
         """
         if np.ndim(observation["valid"]) == 1:
             return self.act(observation), state
-        rows = [
-            self.act({name: value[b] for name, value in observation.items()})
-            for b in range(len(observation["valid"]))
-        ]
-        return np.stack(rows), state
+        rows = range(len(observation["valid"]))
+        return np.stack([self.act({n: v[b] for n, v in observation.items()}) for b in rows]), state
 
 
 class KeepRatioPolicy(Policy):
@@ -170,13 +167,11 @@ class KeepRatioPolicy(Policy):
     """
 
     schedule: Schedule = make_schedule("sigmoid")
+    _own_needs: Mapping[str, Mapping[str, Any]] = {}
     _steps = 0
 
     def __init__(
-        self,
-        schedule: Schedule | str | None = None,
-        picker: str = "hybrid",
-        **picker_options: Any,
+        self, schedule: Schedule | str | None = None, picker: str = "hybrid", **picker_options: Any
     ) -> None:
         if schedule is not None:
             self.schedule = make_schedule(schedule) if isinstance(schedule, str) else schedule
@@ -184,8 +179,8 @@ class KeepRatioPolicy(Policy):
 
     @property
     def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
-        """Optional observations: those of the picker."""
-        return self.picker.needs
+        """Optional observations: those of the picker, and the class's own."""
+        return {**self.picker.needs, **self._own_needs}
 
     @functools.cached_property
     def picker(self) -> NamedPicker:
@@ -228,14 +223,10 @@ class KeepRatioPolicy(Policy):
             ValueError: If that is no share.
         """
         value = self.keep_ratio(observation)
-        try:
-            ratio = float(value)
-        except (TypeError, ValueError):
-            ratio = math.nan
-        if not 0.0 <= ratio <= 1.0:
-            progress = float(observation["progress"][0])
-            raise ValueError(
-                f"keep_ratio must be in [0, 1], got {value!r} "
-                f"(policy {type(self).__name__!r}, progress {progress:.4f})"
-            )
-        return ratio
+        with contextlib.suppress(TypeError, ValueError):
+            if 0.0 <= float(value) <= 1.0:
+                return float(value)
+        raise ValueError(
+            f"keep_ratio must be in [0, 1], got {value!r} (policy {type(self).__name__!r}, "
+            f"progress {float(observation['progress'][0]):.4f})"
+        )

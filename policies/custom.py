@@ -16,7 +16,6 @@ from gstds.selection.weights import valid_batch
 
 __all__ = ["Custom"]
 
-WEIGHTINGS = ("ones", "drawn", "unbiased")
 _LEAST_CHANCE = 0.01
 
 
@@ -54,20 +53,16 @@ class Custom(KeepRatioPolicy):
         if score is not None:
             options["score"] = score
         super().__init__(schedule, picker, **options)
-        self.weighting = check_choice("weighting", weighting, WEIGHTINGS)
+        self.weighting = check_choice("weighting", weighting, ("ones", "drawn", "unbiased"))
         self.normalizer = "kept" if weighting == "ones" else "drawn"
         if weighting == "unbiased":
-            self._unbiased(picker, score, options)
-
-    def _unbiased(self, picker: str, score: str | None, options: dict[str, Any]) -> None:
-        if picker != "bernoulli":
-            raise ValueError(
-                f"weighting 'unbiased' needs chances that are known, got picker {picker!r}; "
-                "use --picker bernoulli"
-            )
-        self.max_weight = 1.0 / _LEAST_CHANCE
-        rest = {name: value for name, value in options.items() if name != "score"}
-        self._score = make_score(score or "loss", **rest)
+            if picker != "bernoulli":
+                raise ValueError(
+                    f"weighting 'unbiased' needs chances that are known, got picker {picker!r}; "
+                    "use --picker bernoulli"
+                )
+            self.max_weight = 1.0 / _LEAST_CHANCE
+            self._score = make_score(options.pop("score", "loss"), **options)
 
     def act(self, observation: Observation) -> Weights:
         """Return weights (N,), 0 for the dropped."""
@@ -77,8 +72,7 @@ class Custom(KeepRatioPolicy):
         rows, batch = valid_batch(observation)
         weights = np.zeros(len(observation["valid"]), dtype=np.float32)
         scores = self._score(batch)
-        shares = percentiles(scores, scores)
-        chance = keep_probabilities(shares, ratio, floor=_LEAST_CHANCE)
+        chance = keep_probabilities(percentiles(scores, scores), ratio, floor=_LEAST_CHANCE)
         kept = derived_uniform(batch["noise"], 0) < chance
         weights[rows[kept]] = 1.0 / chance[kept]
         return weights

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from gstds.common.checks import check_choice
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext
@@ -55,16 +54,9 @@ class GSTDS(KeepRatioPolicy):
         per: str = "step",
     ) -> None:
         check_choice("score", score, ("abs", "skew", "raw"))
-        picking: dict[str, Any] = {
-            "score": score,
-            "laplacian": laplacian,
-            "affinity": affinity,
-            "embedding": embedding,
-            "solver": solver,
-            "loss_weighting": loss_weighting,
-            "score_share": score_share,
-        }
-        super().__init__(schedule, "hybrid", **picking)
+        scoring = {"laplacian": laplacian, "affinity": affinity, "embedding": embedding}
+        picking = {"loss_weighting": loss_weighting, "score_share": score_share, "solver": solver}
+        super().__init__(schedule, "hybrid", score=score, **scoring, **picking)
         self.per = check_choice("per", per, ("step", "epoch"))
         self._epochs = 1
 

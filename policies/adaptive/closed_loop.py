@@ -5,7 +5,6 @@ What a policy remembers changes in `learn` alone, so `keep_ratio` may be asked t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from gstds.common.checks import check_fraction, check_number
@@ -43,7 +42,7 @@ class Plateau(KeepRatioPolicy):
     """
 
     state = ("_rises", "_watch")
-    _watch = PlateauWatch(2, 0.0)
+    _rises, _watch = 0, PlateauWatch(2, 0.0)
 
     def __init__(
         self,
@@ -60,7 +59,6 @@ class Plateau(KeepRatioPolicy):
         self.step = check_fraction("step", step, open_low=True)
         self.window = check_fraction("window", window, open_low=True)
         self.threshold = check_fraction("threshold", threshold, open_high=True)
-        self._rises = 0
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run at ``low``; a window is a share of its steps."""
@@ -104,6 +102,8 @@ class LossGap(KeepRatioPolicy):
     """
 
     state = ("_loss", "_weight", "_then")
+    _own_needs = {"validation_loss": {}}  # noqa: RUF012  (a constant of the class)
+    _loss = _weight = _then = 0.0
     _decay = 0.9
 
     def __init__(
@@ -117,12 +117,6 @@ class LossGap(KeepRatioPolicy):
         super().__init__(None, picker, **picker_options)
         self.low, self.high = check_range(low, high)
         self.gap = check_fraction("gap", gap, open_low=True)
-        self._loss = self._weight = self._then = 0.0
-
-    @property
-    def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
-        """Optional observations: those of the picker, and the reward-validation loss."""
-        return {**super().needs, "validation_loss": {}}
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run; losses are averaged over the steps of an epoch."""
@@ -171,6 +165,9 @@ class GradientNoise(KeepRatioPolicy):
         ValueError: If an option is unknown or out of range.
     """
 
+    _own_needs = {"gradient_noise": {}}  # noqa: RUF012  (a constant of the class)
+    _batch = 1
+
     def __init__(
         self,
         multiple: float = 1.0,
@@ -182,12 +179,6 @@ class GradientNoise(KeepRatioPolicy):
         super().__init__(None, picker, **picker_options)
         self.multiple = check_number("multiple", multiple, low=0, open_low=True)
         self.low, self.high = check_range(low, high)
-        self._batch = 1
-
-    @property
-    def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
-        """Optional observations: those of the picker, and the noise scale."""
-        return {**super().needs, "gradient_noise": {}}
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run; N is the size of the whole drawn batch, all shards together."""

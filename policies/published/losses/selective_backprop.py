@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -40,23 +39,16 @@ class SelectiveBackprop(KeepRatioPolicy):
     state = ("_past",)
     paper_schedule = ("constant", {"keep": 0.5})
     paper_parameters = {"beta": 1.0}  # noqa: RUF012  (a constant of the class)
+    _own_needs = {"learner_losses": {}}  # noqa: RUF012
     _losses = "learner_losses"
 
     def __init__(
-        self,
-        schedule: Schedule | str | None = None,
-        beta: float | None = None,
-        history: int = 1024,
+        self, schedule: Schedule | str | None = None, beta: float | None = None, history: int = 1024
     ) -> None:
         super().__init__(schedule, "uniform")
         self.beta = None if beta is None else check_number("beta", beta, low=0, high=1e3)
         self.history = check_integer("history", history, low=1)
         self._past = np.empty(0, dtype=np.float64)
-
-    @property
-    def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
-        """The learner's losses, unless the last ones serve."""
-        return {} if self._losses == "last_losses" else {self._losses: {}}
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run with no history."""
@@ -68,12 +60,10 @@ class SelectiveBackprop(KeepRatioPolicy):
         rows, losses = self._batch_losses(observation)
         ratio = self.checked_ratio(observation)
         weights = np.zeros(len(observation["valid"]), dtype=np.float32)
-        if ratio == 0.0 and self.beta is None:
-            return weights
-        shares = percentiles(losses, self._newest(losses))
-        chance = keep_probabilities(shares, ratio, self.beta)
-        coins = derived_uniform(np.asarray(observation["noise"])[rows], 0)
-        weights[rows[coins < chance]] = 1.0
+        if ratio > 0.0 or self.beta is not None:
+            shares = percentiles(losses, self._newest(losses))
+            coins = derived_uniform(np.asarray(observation["noise"])[rows], 0)
+            weights[rows[coins < keep_probabilities(shares, ratio, self.beta)]] = 1.0
         return weights
 
     def learn(self, transition: Transition) -> None:
@@ -112,4 +102,5 @@ class StaleSelectiveBackprop(SelectiveBackprop):
         ValueError: If an option is unknown or out of range.
     """
 
+    _own_needs = {}  # noqa: RUF012
     _losses = "last_losses"
