@@ -38,6 +38,13 @@ class Best(Policy):
     the weight is halved whenever the training loss rises as it does when steps are too large, see
     `gstds.selection.control.RiseWatch`.
 
+    Source: this project; last losses as in InfoBatch, arXiv 2303.04947
+    Cost: nothing beside training on the kept samples; the reference's losses are cached
+    Helps: at a small budget, as others that go by the last loss do, none of them tuned; uniformly
+        wrong labels, by its filter, which random keep could have too
+    Hurts: a learning rate that is at its limit already: the loss has to rise before it is lowered;
+        doubt, on rare classes: worse than without in 6 of 6 seeds of long-tailed digits
+
     Args:
         keep: Share of each drawn batch that is kept, in (0, 1].
         floor: Odds of a sample without any error, in units of one with nothing but error, above 0.
@@ -51,16 +58,6 @@ class Best(Policy):
     """
 
     state = ("_batches", "_surest", "_watch")
-    source = "this project; last losses as in InfoBatch, arXiv 2303.04947"
-    cost = "nothing beside training on the kept samples; the reference's losses are cached"
-    helps = (
-        "at a small budget, as others that go by the last loss do, none of them tuned; uniformly "
-        "wrong labels, by its filter, which random keep could have too"
-    )
-    hurts = (
-        "a learning rate that is at its limit already: the loss has to rise before it is lowered; "
-        "doubt, on rare classes: worse than without in 6 of 6 seeds of long-tailed digits"
-    )
 
     def __init__(
         self, keep: float = 0.25, floor: float = 0.1, weight: float = 2.0, doubt: float = 0.1

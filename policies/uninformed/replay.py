@@ -23,6 +23,11 @@ class Replay(KeepRatioPolicy):
     by the share of the budget that is spent: the ratio that the other run had when it had spent as
     much.
 
+    Source: the control of Learning to Teach (RandTeach), arXiv 1805.03643
+    Cost: nothing beside training on the kept samples
+    Helps: to tell what a policy keeps from how much of it
+    Hurts: nothing: it is a control
+
     Args:
         ratios: The other run's realized keep ratios (T,), as `encode_sequence` writes them.
         progress: Share of the budget that it had spent after each step (T,), likewise; None under
@@ -31,11 +36,6 @@ class Replay(KeepRatioPolicy):
     Raises:
         ValueError: If a sequence is damaged, empty or out of range, or the two differ in length.
     """
-
-    source = "the control of Learning to Teach (RandTeach), arXiv 1805.03643"
-    cost = "nothing beside training on the kept samples"
-    helps = "to tell what a policy keeps from how much of it"
-    hurts = "nothing: it is a control"
 
     def __init__(self, ratios: str, progress: str | None = None) -> None:
         super().__init__(None, "uniform")

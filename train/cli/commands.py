@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import logging
 import shutil
@@ -75,19 +74,12 @@ def _refuse_an_idle_schedule(config: RunConfig, asked: dict[str, Any]) -> None:
 
     In a comparison they are for those of its policies that do.
     """
-    from gstds.policies.registry import follows_schedule, policy_class
+    from gstds.policies.registry import refuse_idle_schedule
 
-    usual, kind = RunConfig(), policy_class(config.policy)
-    for name in ("keep", "schedule", "schedule_params"):
-        if asked.get(name, getattr(usual, name)) != getattr(usual, name):
-            if follows_schedule(kind):
-                return
-            own = [f"{n}=..." for n in inspect.signature(kind).parameters if "picker" not in n]
-            advice = f"; it is set by --policy-params {' '.join(own)}" if own else ""
-            raise ValueError(
-                f"{name}: policy {config.policy!r} has a keep ratio of its own and follows no "
-                f"schedule, got {asked[name]!r}; leave it out{advice}"
-            )
+    usual = RunConfig()
+    names = ("keep", "schedule", "schedule_params")
+    idle = {n: asked[n] for n in names if n in asked and asked[n] != getattr(usual, n)}
+    refuse_idle_schedule(config.policy, idle, lambda own: f"--policy-params {' '.join(own)}")
 
 
 def read_configuration(folder: Path) -> tuple[dict[str, Any], RunConfig]:

@@ -15,16 +15,16 @@ from gstds.common.state import state_digest
 from gstds.envs import DataSelectionEnv, KeepRatioEnv
 from gstds.observation.summary import SUMMARY_HIGH, SUMMARY_LOW, SUMMARY_NAMES
 from gstds.policies import RunContext, Transition
-from gstds.policies.learned.actor import Actor
 from gstds.policies.learned.agent_file import (
+    Actor,
     AgentFile,
     AgentFileError,
     load_agent,
     save_agent,
+    shipped_agents,
 )
 from gstds.policies.learned.agent_policy import Learned, OpenLoop
 from gstds.policies.learned.linucb import LinUCB
-from gstds.policies.learned.shipped import shipped_agents
 
 S = len(SUMMARY_NAMES)
 RATIOS = [0.1, 0.3, 1.0]

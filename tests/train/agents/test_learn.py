@@ -8,8 +8,7 @@ import pytest
 
 pytest.importorskip("stable_baselines3")
 
-from gstds.policies.learned.actor import Actor
-from gstds.policies.learned.agent_file import load_agent
+from gstds.policies.learned.agent_file import Actor, load_agent
 from gstds.train.agents.config import AgentConfig
 from gstds.train.agents.learn import Teacher, learn
 from gstds.train.cli.listed import listed
