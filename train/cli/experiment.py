@@ -56,7 +56,7 @@ def _overhead(arguments: Arguments) -> int:
 def _comparisons(arguments: Arguments) -> int:
     from gstds.train.comparing.experiments import EXPERIMENTS, run_experiment
     from gstds.train.launching.ray_runs import ray_cluster
-    from gstds.train.reporting.experiment import write_experiment
+    from gstds.train.reporting.report import write_experiment
     from gstds.train.running.ending import StopFlag, interruptible
     from gstds.train.terminal.live_table import Board
 

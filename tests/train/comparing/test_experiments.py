@@ -9,7 +9,7 @@ from gstds.train.comparing import experiments
 from gstds.train.comparing.compare import Comparison, plan
 from gstds.train.comparing.experiments import EXPERIMENTS, experiment_names, run_experiment
 from gstds.train.comparing.overhead import measure_overhead, write_overhead
-from gstds.train.reporting.experiment import saving_table
+from gstds.train.reporting.report import saving_table
 from gstds.train.running.options import RunConfig
 
 
