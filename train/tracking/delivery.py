@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gstds.common.checksummed_json import read_sealed, write_sealed
-from gstds.train.figures.palette import policy_color
+from gstds.train.figures.frame import policy_color
 from gstds.train.tracking.log import LOG_NAME, read_log
 from gstds.train.tracking.store import client as make_client
 from gstds.train.tracking.store import mask_secrets, prepare_store
