@@ -14,8 +14,8 @@ from typing import Any, Self, TypeVar
 
 from gstds.common.checks import check_choice, check_integer, check_number, near_names
 
-__all__ = ["Options", "check_names", "default_of", "from_keywords", "groups", "kind_of", "names"]
-__all__ += ["option", "other_default", "select"]
+__all__ = ["Options", "by_group", "check_names", "default_of", "from_keywords", "groups", "kind_of"]
+__all__ += ["names", "option", "other_default", "select"]
 
 Group = TypeVar("Group", bound="Options")
 _KINDS = {"dict": "map", "tuple": "list", "Any": "any"}
@@ -132,6 +132,15 @@ def groups(kind: type[Options]) -> dict[str, list[Field[Any]]]:
             title = (base.__doc__ or "").strip().split("\n")[0].rstrip(".")
             found.setdefault(title, []).extend(own)
     return found
+
+
+def by_group(options: Options) -> dict[str, Any]:
+    """Return the value of each option, by the last word of its group's title and its own name."""
+    return {
+        f"{title.split()[-1].lower()}.{one.name}": getattr(options, one.name)
+        for title, group in groups(type(options)).items()
+        for one in group
+    }
 
 
 def select(options: Options, kind: type[Group]) -> Group:

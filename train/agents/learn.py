@@ -14,6 +14,7 @@ from typing import Any
 from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import write_json
 from gstds.common.state import latest_state, save_state
+from gstds.options.fields import by_group
 from gstds.policies.learned.agent_file import AgentFile, save_agent
 from gstds.train.agents.config import AgentConfig
 from gstds.train.agents.episodes import Episodes, ShuffledReward, judge
@@ -204,7 +205,7 @@ class Teacher:
         config = self.config
         self.log.begin(
             name=f"learn-{config.agent}-seed{config.seed}",
-            params={k: v for k, v in config.as_dict().items() if v is not None},
+            params=by_group(config) | {f"env.{name}": value for name, value in config.env.items()},
             tags={"kind": "agent", "agent": config.agent, "folder": str(self.folder.absolute())},
             description=f"Agent `{config.agent}` learns to set the keep ratio.",
             resume=resume,

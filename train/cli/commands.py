@@ -152,8 +152,8 @@ def _text(value: Any, *, or_none: bool = False) -> Any:
 def _find_run(name: str, arguments: Arguments) -> Path:
     if Path(name).is_dir():
         return Path(name)
+    from gstds.train.tracking.delivery import folder_of
     from gstds.train.tracking.store import tracking_uri
-    from gstds.train.tracking.views import folder_of
 
     try:
         return folder_of(name, tracking_uri(arguments.tracking_uri))
@@ -248,8 +248,8 @@ def _run_json(result: dict[str, Any]) -> dict[str, Any]:
 
 def do_ui(arguments: Arguments) -> int:
     """Serve the MLflow UI on the tracking store."""
-    from gstds.train.tracking.server import open_ui
     from gstds.train.tracking.store import mask_secrets, store_exists, tracking_uri
+    from gstds.train.tracking.ui import open_ui
     from gstds.train.tracking.uploader import deliver_waiting
 
     uri = tracking_uri(arguments.tracking_uri)
