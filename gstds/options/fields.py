@@ -131,6 +131,15 @@ def groups(kind: type[Options]) -> dict[str, list[Field[Any]]]:
     return found
 
 
+def by_group(options: Options) -> dict[str, Any]:
+    """Return the value of each option, by the last word of its group's title and its own name."""
+    return {
+        f"{title.split()[-1].lower()}.{one.name}": getattr(options, one.name)
+        for title, group in groups(type(options)).items()
+        for one in group
+    }
+
+
 def select(options: Options, kind: type[Group]) -> Group:
     """Return the options of one group among others."""
     return kind(**{name: getattr(options, name) for name in names(kind)})

@@ -18,6 +18,7 @@ from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import write_json
 from gstds.common.state import Stateful, latest_state, save_state
 from gstds.observation.spec import LOSS_BOUND
+from gstds.options.fields import by_group
 from gstds.policies.learned.agent_file import Actor, AgentFile, save_agent
 from gstds.train.agents.config import AgentConfig
 from gstds.train.agents.models import ModelState, actor_tensors, make_model
@@ -220,7 +221,7 @@ class Teacher(Stateful):
         config = self.config
         self.log.begin(
             name=f"learn-{config.agent}-seed{config.seed}",
-            params={k: v for k, v in config.as_dict().items() if v is not None},
+            params=by_group(config) | {f"env.{name}": value for name, value in config.env.items()},
             tags={"kind": "agent", "agent": config.agent, "folder": str(self.folder.absolute())},
             description=f"Agent `{config.agent}` learns to set the keep ratio.",
             resume=resume,

@@ -127,8 +127,8 @@ def _same_record(arguments: Arguments, note: dict[str, Any]) -> None:
 def _find_run(arguments: Arguments) -> Path:
     if Path(arguments.resume).is_dir():
         return Path(arguments.resume)
+    from gstds.train.tracking.delivery import folder_of
     from gstds.train.tracking.store import tracking_uri
-    from gstds.train.tracking.views import folder_of
 
     try:
         return folder_of(arguments.resume, tracking_uri(arguments.tracking_uri))
@@ -266,8 +266,8 @@ def _agent_options(arguments: Arguments) -> dict[str, Any]:
 
 def do_ui(arguments: Arguments) -> int:
     """Serve the MLflow UI on the tracking store."""
-    from gstds.train.tracking.server import open_ui
     from gstds.train.tracking.store import mask_secrets, store_exists, tracking_uri
+    from gstds.train.tracking.ui import open_ui
     from gstds.train.tracking.uploader import deliver_waiting
 
     uri = tracking_uri(arguments.tracking_uri)

@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 Content = Mapping[str, Any]
 
 _LONGEST_NOTE = 7800
+_PARAMETERS = ("learner.learner", "budget.epochs", "budget.batch_size", "policy.schedule")
 
 
 def publish(upload: Upload, content: Content, paths: Mapping[str, Path]) -> None:
@@ -64,7 +65,7 @@ def _head(content: Content, folder: Path) -> dict[str, Any]:
     tags["digest"] = sha256(json.dumps(content, sort_keys=True, default=str))
     return {
         "name": f"summary of {name}",
-        "params": {key: config[key] for key in ("learner", "epochs", "batch_size", "schedule")},
+        "params": {name: config[name.partition(".")[2]] for name in _PARAMETERS},
         "tags": {key: str(value) for key, value in tags.items()},
         "description": _note(content),
     }

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from gstds.common.checksummed_json import sealed
 from gstds.common.files import pending_json, write_bytes, write_json, write_text
 from gstds.common.state import Stateful, state_digest
+from gstds.options.fields import by_group
 from gstds.train.figures.metrics import as_logged
 from gstds.train.running.kept import KeptRecord
 from gstds.train.running.options import RunConfig, identity
 from gstds.train.tracking.delivery import read_target
-from gstds.train.tracking.log import DataInput, RunLog
-from gstds.train.tracking.sources import git_commit
+from gstds.train.tracking.log import DataInput, RunLog, own_commit
 
 if TYPE_CHECKING:
     from gstds.envs import DataSelectionEnv
@@ -235,7 +235,7 @@ def record_head(
     what = f"Policy `{tags['policy']}` on `{config.dataset}`, seed {config.seed}"
     return {
         "name": f"{tags['policy']}-{config.dataset}-seed{config.seed}",
-        "params": {k: v for k, v in config.as_dict().items() if v is not None},
+        "params": by_group(config) | _effective(config, tags.get("device", config.device)),
         "tags": tags,
         "description": f"{what}, {config.setting}." + (f" A control of {of}." if of else ""),
         "data": DataInput(
@@ -246,6 +246,16 @@ def record_head(
             shape=(*data.image_shape[1:], data.image_shape[0]),
             source=config.dataset,
         ),
+    }
+
+
+def _effective(config: RunConfig, device: str) -> dict[str, Any]:
+    """Return the values that options stand for which say nothing, or leave it to the machine."""
+    evaluations = config.evaluations or config.epochs
+    return {
+        "learner.learning_rate": config.peak_rate,
+        "learner.device": device,
+        "budget.evaluations": evaluations,
     }
 
 
@@ -260,5 +270,5 @@ def _tags(config: RunConfig, folder: Path) -> dict[str, str]:
         "folder": str(folder.absolute()),
         "kind": "run",
     }
-    commit = git_commit()
+    commit = own_commit()
     return tags | ({"git_commit": commit} if commit else {})

@@ -98,5 +98,5 @@ def test_a_comparison_of_variants_is_told_apart_everywhere(tmp_path, tiny_npz, s
     assert [r["run_id"] for r in again["runs"]] == [r["run_id"] for r in content["runs"]]
     run = stored(store_uri, tmp_path, content["runs"][1])
     assert run.data.tags["policy"] == rows[1]
-    assert run.data.params["policy"] == "random"
-    assert json.loads(run.data.params["schedule_params"]) == {}
+    assert run.data.params["policy.policy"] == "random"
+    assert json.loads(run.data.params["policy.schedule_params"]) == {}

@@ -9,11 +9,13 @@ import pytest
 
 from gstds.common.state import latest_state
 from gstds.envs import EnvOptions
+from gstds.options.fields import names
 from gstds.train.comparing.compare import Comparison, compare
 from gstds.train.launching.jobs import Watch
 from gstds.train.running.kept import coverage
 from gstds.train.running.options import RunConfig, config_from, identity
 from gstds.train.running.run import RunFailedError, execute
+from gstds.train.tracking.log import LOG_NAME, read_log
 from tests.stops import StopAfter
 
 
@@ -160,3 +162,17 @@ def test_a_comparison_repeats_nothing_and_pairs_its_seeds(tiny_npz, tmp_path):
     again = compare(comparison, watch=watch)
     assert told == [True] * 6
     assert again["summary"] == content["summary"]
+
+
+def test_the_record_has_every_option_at_its_effective_value_by_its_group(tiny_npz, tmp_path):
+    config = config_from({"dataset": tiny_npz, "policy": "random", "batch_size": 32, "epochs": 2})
+    execute(config, tmp_path)
+    params = next(read_log(tmp_path / LOG_NAME))[0]["params"]
+    assert {name.partition(".")[2] for name in params} == set(names(RunConfig))
+    groups = {"data", "learner", "budget", "reference", "policy", "run"}
+    assert {name.partition(".")[0] for name in params} == groups
+    assert params["policy.policy"] == "random"
+    assert params["policy.keep"] == "None"
+    assert params["learner.learning_rate"] == "0.1"
+    assert params["learner.device"] == "cpu"
+    assert params["budget.evaluations"] == "2"

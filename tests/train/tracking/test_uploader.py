@@ -28,7 +28,7 @@ from gstds.train.tracking.uploader import Upload, Uploader, deliver_waiting, syn
 from tests.stops import StopAfter
 from tests.stores import delivered, history
 from tests.train.tracking.test_delivery import all_runs, begun, log_steps
-from tests.train.tracking.test_server import Server
+from tests.train.tracking.test_ui import Server
 
 
 @pytest.fixture

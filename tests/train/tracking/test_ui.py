@@ -15,9 +15,16 @@ import zlib
 
 import pytest
 
-from gstds.train.tracking.server import experiment_link, open_ui, ui_command, ui_environment
 from gstds.train.tracking.store import client, prepare_store
-from gstds.train.tracking.views import find_view, place_view, view_state
+from gstds.train.tracking.ui import (
+    experiment_link,
+    find_view,
+    open_ui,
+    place_view,
+    ui_command,
+    ui_environment,
+    view_state,
+)
 
 
 def test_command_binds_this_machine_only(monkeypatch):
@@ -148,7 +155,7 @@ def test_ui_serves_the_experiment_and_says_where(store_uri, free_port, tmp_path,
     experiment = prepare_store(store_uri, "gstds")
     key = place_view(store_uri, experiment)
     code = (
-        "from gstds.train.tracking.server import open_ui\n"
+        "from gstds.train.tracking.ui import open_ui\n"
         f"open_ui({store_uri!r}, {free_port}, echo=lambda line: print(line, flush=True))"
     )
     process = subprocess.Popen(
