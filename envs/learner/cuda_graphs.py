@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -50,7 +49,9 @@ class CapturedUpdates:
         """Drop what was recorded: it reads and writes the optimizer's state where it lay then."""
         self._seen: Counter[tuple[int, ...]] = Counter()
         # By shape: the graph, its inputs and its losses.
-        self._recorded: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensors, Any]] = {}
+        self._recorded: dict[
+            tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensors, torch.Tensor]
+        ] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:

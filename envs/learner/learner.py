@@ -31,6 +31,8 @@ __all__ += ["resolve_device", "threads_for", "with_gradients"]
 P = ParamSpec("P")
 R = TypeVar("R")
 Shape = tuple[int, int, int]
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Images (n, C, H, W), labels (n,) and weights (n,)."""
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 FLOPS_OF_A_THREAD = 3e8
@@ -261,13 +263,13 @@ class Learner(Stateful):
         """
         self.model.train()
         if self.captured and objective is None:
-            return self._update_on_gpu(self.captured, images, labels, weights, normalizer)
+            return self._replay(self.captured, (images, labels, weights), normalizer)
         with limited_threads(len(labels) * self.train_flops, self.device):
             skips = self.options.on_nan == "skip"
             # What a forward changes: BatchNorm's statistics.
             before = [buffer.detach().clone() for buffer in self.model.buffers() if skips]
             divisor = normalizer * self._group.copies
-            loss, losses = self._backward(images, labels, weights, divisor, step, objective)
+            loss, losses = self._backward((images, labels, weights), divisor, step, objective)
             self._group.add_gradients(self._trained())
             if skips and self._group.any(not self._is_finite(loss)):
                 self.optimizer.zero_grad(set_to_none=True)
@@ -281,15 +283,10 @@ class Learner(Stateful):
             return result
 
     def _backward(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        weights: torch.Tensor,
-        divisor: torch.Tensor | float,
-        step: int = 0,
-        objective: Objective | None = None,
+        self, inputs: Inputs, divisor: Any, step: int = 0, objective: Objective | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the gradients; return the loss, and the samples' plain cross-entropy (n,)."""
+        images, labels, weights = inputs
         logits = self._forward(images, step)
         smoothing = self.options.label_smoothing
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
@@ -301,19 +298,16 @@ class Learner(Stateful):
             losses = F.cross_entropy(logits.detach(), labels, reduction="none")
         return loss.detach(), losses.detach()
 
-    def _plain_update(self, *inputs: torch.Tensor) -> torch.Tensor:
+    def _plain_update(
+        self, images: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, divisor: Any
+    ) -> torch.Tensor:
         """Update; return the losses (n,). Nothing is read back, nothing depends on a value."""
-        _, losses = self._backward(*inputs)  # type: ignore[arg-type]
+        _, losses = self._backward((images, labels, weights), divisor)
         self.optimizer.step()
         return losses
 
-    def _update_on_gpu(
-        self,
-        captured: CapturedUpdates,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        weights: torch.Tensor,
-        normalizer: float,
+    def _replay(
+        self, captured: CapturedUpdates, inputs: Inputs, normalizer: float
     ) -> npt.NDArray[np.float32]:
         """Update with a learning rate and a divisor that lie on the GPU, where a graph reads them.
 
@@ -326,7 +320,7 @@ class Learner(Stateful):
         try:
             for group in groups:
                 group["lr"] = self._rate
-            losses = captured(images, labels, weights, divisor)
+            losses = captured(*inputs, divisor)
         finally:
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -29,30 +29,12 @@ from gstds.observation.cost import Ledger
 from gstds.observation.spec import asked_of, observation_bounds
 from gstds.options.fields import from_keywords
 
-__all__ = ["DataSelectionEnv", "RunStatus"]
+__all__ = ["DataSelectionEnv"]
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 _NO_SAMPLES: Indices = np.empty(0, dtype=np.int64)
 PolicyFlops = Callable[[int, int, Mapping[str, Any]], float]
-
-
-class RunStatus(NamedTuple):
-    """How a run stands, beside what the ``info`` of its steps says.
-
-    Attributes:
-        running: Whether there are steps to come.
-        truncated: Whether it was cut off after ``max_draws``.
-        train_loss: Mean loss of the samples last trained on.
-        skipped: Updates that were dropped, their loss or gradient not being finite.
-        closing: Samples (k,) that the last remainder of an equal budget was spent on.
-    """
-
-    running: bool
-    truncated: bool
-    train_loss: float
-    skipped: int
-    closing: Indices
 
 
 class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
@@ -98,6 +80,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         draws: Which samples each step draws, and in which epoch.
         loader: What the network is fed: augmented images and labels of training samples.
         scorer: What computes the optional observations of a drawn batch.
+        running: Whether there are steps to come.
         sample_flops: Operations of a forward and backward of one sample.
         full_flops: Operations of full training: every sample in every epoch.
         budget_flops: What the run may spend; under equal epochs, what full training costs.
@@ -107,7 +90,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
     """
 
     state: tuple[str, ...] = ("learner", "ledger", "trainer", "_evaluator", "_closing")
-    state += ("_np_random", "run_seed", "step_count", "_running", "_truncated", "_keep_ratio")
+    state += ("_np_random", "run_seed", "step_count", "running", "_truncated", "_keep_ratio")
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (gymnasium's own attribute)
 
     @with_gradients
@@ -141,7 +124,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         self._context = self.context()
         choosing = self._choosing_flops(n, n)
         check_pays_a_batch(self._budget, self.options, self.learner, choosing)
-        self._first, self._running = True, False
+        self._first, self.running = True, False
 
     def _make_spaces(self) -> None:
         options, reference = self.options, self.task.reference
@@ -216,7 +199,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
     def _begin(self, run_seed: int) -> None:
         self._first = False
         self.run_seed, self.step_count, self._keep_ratio = run_seed, 0, 1.0
-        self._running, self._truncated, self._closing = True, False, _NO_SAMPLES
+        self.running, self._truncated, self._closing = True, False, _NO_SAMPLES
         options, data, reference = self.options, self.data, self.task.reference
         seeds = self._seeds = fan_out(run_seed, STREAMS)
         self.ledger = Ledger()
@@ -254,12 +237,6 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         return self._batch.copy()
 
     @property
-    def status(self) -> RunStatus:
-        """How the run stands."""
-        loss, skipped = self.trainer.memory.train_loss, self.trainer.skipped
-        return RunStatus(self._running, self._truncated, loss, skipped, self._closing.copy())
-
-    @property
     def visits(self) -> Indices:
         """How often each training sample was trained on (n,)."""
         return self.trainer.memory.visits
@@ -271,8 +248,8 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
 
     def _look(self, *, charge: bool = True) -> dict[str, Array]:
         """Draw the next batch, score it, and return the observation; after the end, of no batch."""
-        self._batch = self.draws.batch(self.step_count) if self._running else _NO_SAMPLES
-        scored = self.scorer.score(self.step_count, charge=charge) if self._running else {}
+        self._batch = self.draws.batch(self.step_count) if self.running else _NO_SAMPLES
+        scored = self.scorer.score(self.step_count, charge=charge) if self.running else {}
         self._observation = batch_view(
             self._bounds,
             self._batch,
@@ -301,7 +278,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
             ValueError: If the action has another shape, a NaN, or a weight outside [0, w_max].
             RuntimeError: If the run has ended or was not begun by `reset`.
         """
-        if not self._running:
+        if not self.running:
             raise RuntimeError("the run has ended or was not begun: call reset first")
         batch, options, n = self._batch, self.options, self.options.batch_size
         where, mend = f"(step {self.step_count})", "raise w_max for larger weights"
@@ -329,7 +306,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
             affordable=options.setting == "equal-epochs"
             or self._left >= self._evaluation_flops + self._decision_flops(),
         )
-        self._running = not done
+        self.running = not done
         view = self._look()
         info = self.info(evaluate=evaluate) | {
             "indices": padded_indices(batch, n),
@@ -385,7 +362,9 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
             "train_loss": self.trainer.memory.train_loss,
             "keep_ratio": self._keep_ratio,
             "charged_flops": self.ledger.charged_flops,
-            **self.trainer.counts,
+            "carried": len(self.trainer.carried),
+            "skipped": self.trainer.skipped,
+            "skipped_in_a_row": self.trainer.skipped_in_a_row,
             "closing": self._closing.copy(),
             "evaluate": evaluate,
             "under_budget": self._truncated,

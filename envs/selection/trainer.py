@@ -214,15 +214,6 @@ class Trainer(Stateful):
             loaded.append(images[max(0, part.start - absent) : part.stop - absent])
         return torch.cat(loaded) if len(loaded) > 1 else loaded[0]
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many samples are carried, and how many updates were skipped, for ``info``."""
-        return {
-            "carried": len(self.carried),
-            "skipped": self.skipped,
-            "skipped_in_a_row": self.skipped_in_a_row,
-        }
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned; of what is carried, no list tells its kind."""
         super().load_state_dict(state)
