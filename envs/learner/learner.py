@@ -105,8 +105,7 @@ def resolve_device(device: str) -> torch.device:
             there = ", ".join(["auto", "cpu", *numbered])
             raise ValueError(f"device {device!r} is not present; use one of {there}")
     chosen = torch.device(("cuda" if on_gpu else "cpu") if device == "auto" else device)
-    forked = getattr(torch.cuda, "_is_in_bad_fork", None)
-    if chosen.type == "cuda" and forked and forked():
+    if chosen.type == "cuda" and torch.cuda._is_in_bad_fork():
         raise ValueError(
             f"device {str(chosen)!r} cannot be used in a process forked from one that uses a GPU; "
             "start it with the method 'spawn' (gymnasium.make_vec(..., "
@@ -119,8 +118,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Say whether the device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(probe and probe())
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 class Evaluation(NamedTuple):
