@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +27,7 @@ from gstds.options.world import LearnerOptions
 __all__ = ["FLOPS_OF_A_THREAD", "Evaluation", "Learner", "has_bfloat16", "limited_threads"]
 __all__ += ["resolve_device", "threads_for", "with_gradients"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Function = TypeVar("Function", bound=Callable[..., Any])
 Shape = tuple[int, int, int]
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Images (n, C, H, W), labels (n,) and weights (n,)."""
@@ -64,30 +62,22 @@ def limited_threads(flops: float, device: torch.device) -> Iterator[None]:
     """
     before = torch.get_num_threads()
     limited = waiting_threads_sleep and device.type == "cpu"
-    count = threads_for(flops, before) if limited else before
-    if count == before:
-        yield
-        return
-    torch.set_num_threads(count)
     try:
+        if limited:
+            torch.set_num_threads(threads_for(flops, before))
         yield
     finally:
-        torch.set_num_threads(before)
+        if limited:
+            torch.set_num_threads(before)
 
 
-def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
+def with_gradients(function: Function) -> Function:
     """Return the function with gradients on while it runs, whatever its caller has set.
 
     Collectors of experience turn them off. Under `torch.no_grad` the learner's update would fail;
     under `torch.inference_mode` even tensors made there could not be trained later.
     """
-
-    @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        with torch.inference_mode(mode=False), torch.enable_grad():
-            return function(*args, **kwargs)
-
-    return wrapped
+    return torch.inference_mode(mode=False)(torch.enable_grad()(function))
 
 
 def resolve_device(device: str) -> torch.device:

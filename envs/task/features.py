@@ -36,11 +36,6 @@ class Extractor:
     compression: Compression = Compression()
 
     @property
-    def name(self) -> str:
-        """The backbone's."""
-        return self.reference.name
-
-    @property
     def identity(self) -> dict[str, Any]:
         """What the features were made by (JSON)."""
         return {**self.reference.identity, **self.compression.identity}
@@ -86,7 +81,10 @@ def reference_store_path(data: Data, reference: Extractor) -> tuple[Path, str]:
     rows = np.unique(data.train.rows)
     fingerprint = digest_of(data.train.source.fingerprint, rows)
     key = digest_of(fingerprint, reference.identity)
-    return cache_root() / "features" / f"{reference.name.split(':')[0]}-{key}", fingerprint
+    return (
+        cache_root() / "features" / f"{reference.reference.name.split(':')[0]}-{key}",
+        fingerprint,
+    )
 
 
 def find_basis(data: Data, extractor: Extractor) -> npt.NDArray[np.float32] | None:
