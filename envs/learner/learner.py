@@ -1,4 +1,4 @@
-"""The learner: a network, its optimizer, one weighted update, and its evaluation."""
+"""The learner: a network, its optimizer, one weighted update, and what it says of a batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = ["FLOPS_OF_A_THREAD", "Evaluation", "Learner", "has_bfloat16", "limite
 __all__ += ["resolve_device", "threads_for", "with_gradients"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Array = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Images (n, C, H, W), labels (n,) and weights (n,)."""
@@ -229,7 +230,7 @@ class Learner(Stateful):
         step: int,
         objective: Objective | None = None,
         all_weights: torch.Tensor | None = None,
-    ) -> npt.NDArray[np.float32] | None:
+    ) -> Array | None:
         """Train once on the kept samples: the loss is Σ weight · loss / normalizer.
 
         Of several processes each gives its part of the samples, and the sum runs over all.
@@ -267,8 +268,7 @@ class Learner(Stateful):
             if self._meter:
                 self._meter.measure(weights if all_weights is None else all_weights, normalizer)
             self.optimizer.step()
-            result: npt.NDArray[np.float32] = losses.cpu().numpy()
-            return result
+            return np.asarray(losses.cpu())
 
     def _backward(
         self, inputs: Inputs, divisor: Any, step: int = 0, objective: Objective | None = None
@@ -294,9 +294,7 @@ class Learner(Stateful):
         self.optimizer.step()
         return losses
 
-    def _replay(
-        self, captured: CapturedUpdates, inputs: Inputs, normalizer: float
-    ) -> npt.NDArray[np.float32]:
+    def _replay(self, captured: CapturedUpdates, inputs: Inputs, normalizer: float) -> Array:
         """Update with a learning rate and a divisor that lie on the GPU, where a graph reads them.
 
         The first of a learner's updates makes the optimizer's momenta; it is never recorded.
@@ -312,8 +310,7 @@ class Learner(Stateful):
         finally:
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
-        result: npt.NDArray[np.float32] = losses.cpu().numpy()
-        return result
+        return np.asarray(losses.cpu())
 
     def _is_finite(self, loss: torch.Tensor) -> bool:
         """Say whether a loss and the length of its gradient are finite."""
@@ -377,3 +374,63 @@ def _costs(name: str, model: nn.Module, shape: Shape, classes: int) -> tuple[flo
             least = 2
         _known_costs[key] = train, forward, least
     return _known_costs[key]
+
+
+@torch.inference_mode()
+def learner_view(
+    learner: Learner, images: torch.Tensor, labels: torch.Tensor, names: Collection[str]
+) -> dict[str, Array]:
+    """Return the named observations of the learner, all from one forward in evaluation mode.
+
+    Args:
+        learner: The network under training.
+        images: Normalized images (n, C, H, W).
+        labels: Classes (n,).
+        names: Of ``learner_losses`` (n,), ``learner_margin`` (n,), ``learner_entropy`` (n,),
+            ``learner_probabilities`` (n, classes), ``learner_embeddings`` (n, width); others are
+            ignored.
+
+    Raises:
+        ValueError: If embeddings are named and the network's output comes from no linear layer.
+    """
+    seen: list[torch.Tensor] = []
+    with contextlib.ExitStack() as stack:
+        if "learner_embeddings" in names:
+            note = _head(learner).register_forward_pre_hook(
+                lambda _, inputs: seen.append(inputs[0])
+            )
+            stack.callback(note.remove)
+        logits = learner.logits(images)
+    probabilities = logits.softmax(1)
+    two = probabilities.topk(2, dim=1).values
+    surprise = -torch.special.xlogy(probabilities, probabilities).sum(1)
+    view = {
+        "learner_losses": F.cross_entropy(logits, labels, reduction="none"),
+        "learner_margin": two[:, 0] - two[:, 1],
+        "learner_entropy": surprise / math.log(logits.shape[1]),
+        "learner_probabilities": probabilities,
+    }
+    if seen:
+        view["learner_embeddings"] = seen[-1].float().flatten(1)
+    return {name: value.cpu().numpy() for name, value in view.items() if name in names}
+
+
+def embedding_width(learner: Learner) -> int:
+    """Return the width of the last layer's input.
+
+    Raises:
+        ValueError: If the network's output comes from no linear layer.
+    """
+    return _head(learner).in_features
+
+
+def _head(learner: Learner) -> nn.Linear:
+    """Return the last linear layer, in the order of definition, that gives the logits."""
+    layers = [one for one in learner.model.modules() if isinstance(one, nn.Linear)]
+    heads = [layer for layer in layers if layer.out_features == learner.classes]
+    if not heads:
+        raise ValueError(
+            "observe 'learner_embeddings' needs a learner whose logits come from a torch.nn.Linear "
+            f"layer of {learner.classes} outputs; this one has none"
+        )
+    return heads[-1]

@@ -17,8 +17,13 @@ from gstds.common.process_group import Group
 from gstds.common.state import Stateful, entries
 from gstds.envs.batches.loader import Loader
 from gstds.envs.batches.order import Draws
-from gstds.envs.learner.learner import Evaluation, Learner, resolve_device, with_gradients
-from gstds.envs.learner.predictions import embedding_width
+from gstds.envs.learner.learner import (
+    Evaluation,
+    Learner,
+    embedding_width,
+    resolve_device,
+    with_gradients,
+)
 from gstds.envs.selection.run_parts import Evaluator, RunParts, check_pays_a_batch, make_budget
 from gstds.envs.selection.scorer import Scorer
 from gstds.envs.selection.trainer import Trainer
