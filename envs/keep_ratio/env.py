@@ -261,11 +261,9 @@ class RatioActions:
         self.ratios = tuple(check_fraction("ratios", r) for r in (ratios or RATIOS))
         if len(self.ratios) < 2:
             raise ValueError(f"ratios must hold at least two keep ratios, got {self.ratios}")
-        self.space: spaces.Space[Any] = (
-            spaces.Discrete(len(self.ratios))
-            if kind == "discrete"
-            else spaces.Box(-1.0, 1.0, (1,), np.float32)
-        )
+        self.space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        if kind == "discrete":
+            self.space = spaces.Discrete(len(self.ratios))
 
     def ratio(self, action: Any) -> float:
         """Return an action's keep ratio in [0, 1].

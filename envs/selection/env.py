@@ -133,22 +133,17 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
 
     def _make_spaces(self) -> None:
         options, reference = self.options, self.task.reference
-        self._feature_dim = reference.store.dim if reference else 0
+        n, classes = options.batch_size, self.data.num_classes
+        dim = self._feature_dim = reference.store.dim if reference else 0
         seen = "learner_embeddings" in options.observe
-        self._embedding_width = embedding_width(self.learner) if seen else 0
-        self._bounds = observation_bounds(
-            options.observe,
-            options.batch_size,
-            self.data.num_classes,
-            self._feature_dim,
-            self._embedding_width,
-        )
+        width = self._embedding_width = embedding_width(self.learner) if seen else 0
+        self._bounds = observation_bounds(options.observe, n, classes, dim, width)
         boxes: dict[str, spaces.Space[Any]] = {
             name: spaces.Box(low, high, shape) for name, (low, high, shape) in self._bounds.items()
         }
         # gymnasium types it so
         self.observation_space = spaces.Dict(boxes)  # type: ignore[assignment]
-        self.action_space = spaces.Box(0.0, options.w_max, (options.batch_size,), np.float32)
+        self.action_space = spaces.Box(0.0, options.w_max, (n,), np.float32)
 
     def _new_learner(self, seed: int) -> Learner:
         return Learner(
@@ -207,27 +202,19 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         self.running, self._truncated, self._closing = True, False, _NO_SAMPLES
         options, data, reference = self.options, self.data, self.task.reference
         seeds = self._seeds = fan_out(run_seed, STREAMS)
-        self.ledger = Ledger()
+        ledger = self.ledger = Ledger()
         if reference:
-            self.ledger.charge("features", reference.features_flops)
-            self.ledger.charge("probe", reference.probe_flops)
-        self.draws = Draws(len(data.train), options.batch_size, seeds["order"])
-        self.learner = self._new_learner(seeds["initialization"])
-        self.loader = Loader(data, self.device, seeds["augmentation"])
-        run = RunParts(
-            options,
-            self.task,
-            self._budget,
-            self.draws,
-            self.learner,
-            self.loader,
-            self.ledger,
-            self._group,
-        )
+            ledger.charge("features", reference.features_flops)
+            ledger.charge("probe", reference.probe_flops)
+        draws = self.draws = Draws(len(data.train), options.batch_size, seeds["order"])
+        learner = self.learner = self._new_learner(seeds["initialization"])
+        loader = self.loader = Loader(data, self.device, seeds["augmentation"])
+        budget, group = self._budget, self._group
+        run = RunParts(options, self.task, budget, draws, learner, loader, ledger, group)
         self.scorer = Scorer(run, ahead=self.ahead)
         self._evaluator = Evaluator(run, self.max_draws)
         self.trainer = Trainer(run, lambda: self.progress)
-        self.learner.set_progress(0.0)
+        learner.set_progress(0.0)
 
     @property
     def progress(self) -> float:
@@ -304,12 +291,11 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         done = terminated or self._truncated
         if done:
             self.trainer.flush(step=self.step_count)
+        affordable = options.setting == "equal-epochs" or (
+            self._left >= self._evaluation_flops + self._decision_flops()
+        )
         evaluate, reward = self._evaluator.if_due(
-            done=done,
-            progress=self.progress,
-            step=self.step_count,
-            affordable=options.setting == "equal-epochs"
-            or self._left >= self._evaluation_flops + self._decision_flops(),
+            done=done, progress=self.progress, step=self.step_count, affordable=affordable
         )
         self.running = not done
         view = self._look()

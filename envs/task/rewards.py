@@ -65,11 +65,7 @@ def nothing(interval: Interval) -> float:
     return 0.0
 
 
-REWARDS: dict[str, Callable[[Interval], float]] = {
-    "validation-loss": validation_loss,
-    "final-accuracy": final_accuracy,
-    "none": nothing,
-}
+REWARDS = {"validation-loss": validation_loss, "final-accuracy": final_accuracy, "none": nothing}
 
 
 def reward_function(name: str) -> Callable[[Interval], float]:

@@ -178,12 +178,9 @@ def _probe(
         return values, note
     report = progress or (lambda phase, done, total: None)
     report("reference probe", 0, 1)
+    features, train, with_logits = store.gather(rows), data.train, kind == "logits"
     result = cross_fitted_losses(
-        store.gather(rows),
-        data.train.labels,
-        data.train.groups,
-        num_classes=data.num_classes,
-        with_logits=kind == "logits",
+        features, train.labels, train.groups, num_classes=data.num_classes, with_logits=with_logits
     )
     report("reference probe", 1, 1)
     note = {
