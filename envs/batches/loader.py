@@ -47,14 +47,8 @@ class Loader:
     def images(self, indices: Indices, epoch: int) -> torch.Tensor:
         """Return the augmented images (n, C, H, W) of training samples: a function of the key."""
         data = self._data
-        images = augment(
-            self.pixels(data.train, indices),
-            indices,
-            seed=self._seed,
-            epoch=epoch,
-            pad=data.pad,
-            flip=data.flip,
-        )
+        pixels, seed = self.pixels(data.train, indices), self._seed
+        images = augment(pixels, indices, seed=seed, epoch=epoch, pad=data.pad, flip=data.flip)
         return normalize(images, data.mean, data.std, channels_last=True)
 
     def pixels(self, split: Split, indices: Indices) -> torch.Tensor:
@@ -177,12 +171,8 @@ def normalize(
 @lru_cache(maxsize=64)
 def _scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what pixels are multiplied by and what is taken off, each (1, C, 1, 1)."""
-    scale = [1.0 / (255.0 * s) for s in std]
-    shift = [m / s for m, s in zip(mean, std, strict=True)]
-    view = (1, len(std), 1, 1)
+) -> torch.Tensor:
+    """Return what pixels are multiplied by and what is taken off (2, 1, C, 1, 1)."""
+    both = [[1.0 / (255.0 * s) for s in std], [m / s for m, s in zip(mean, std, strict=True)]]
     with torch.inference_mode(False):  # kept for callers with gradients too
-        factor = torch.tensor(scale, dtype=torch.float32, device=device).view(view)
-        offset = torch.tensor(shift, dtype=torch.float32, device=device).view(view)
-    return factor, offset
+        return torch.tensor(both, dtype=torch.float32, device=device).view(2, 1, -1, 1, 1)

@@ -29,8 +29,7 @@ from gstds.options.world import DataOptions
 __all__ = ["Data", "check_files", "dataset_names", "fetch_data", "load_data", "names_code"]
 __all__ += ["probe_data"]
 
-_FILES = {"folder": (read_folder, Path.is_dir), "npz": (read_npz, Path.is_file)}
-"""Data sets that ``KIND:PATH`` names: what reads them, and what says whether they are there."""
+_IS_THERE = {"folder": Path.is_dir, "npz": Path.is_file}
 _FORMS = ("folder:PATH", "npz:PATH", "module:function")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CHUNK = 256
@@ -135,7 +134,7 @@ def check_files(data: Data, progress: Callable[[str, int, int], None] | None = N
 def names_code(name: Any) -> bool:
     """Return whether a data set is a user's ``module:function``, which reading it calls."""
     kind, colon, _ = str(name).partition(":")
-    return bool(colon) and kind not in ("folder", "npz")
+    return bool(colon) and kind not in _IS_THERE
 
 
 def dataset_names() -> dict[str, str]:
@@ -163,10 +162,8 @@ def probe_data(name: str) -> str:
         ValueError: If the name is unknown.
     """
     kind, _, path = name.partition(":")
-    if kind in ("folder", "npz") and path:
-        there = Path(path).expanduser()
-        found = there.is_dir() if kind == "folder" else there.is_file()
-        return "ready" if found else "not found"
+    if kind in _IS_THERE and path:
+        return "ready" if _IS_THERE[kind](Path(path).expanduser()) else "not found"
     return SOURCES[check_choice("dataset", name, SOURCES)].probe()
 
 

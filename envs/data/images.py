@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,26 +29,6 @@ _EDGE_BYTES = 4096
 _CHECKED_AT_ONCE = 64
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MOST_PIXELS = 89_000_000  # what Pillow warns at
-
-
-class ImageSource(Protocol):
-    """Images of one shape, read by row.
-
-    Attributes:
-        shape: (C, H, W).
-        fingerprint: Digest of the content.
-    """
-
-    shape: Shape
-    fingerprint: str
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        ...
-
-    def gather(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """Return a fresh uint8 tensor (n, C, H, W) with the images of ``rows`` (n,)."""
-        ...
 
 
 class ArrayImages:
@@ -217,6 +197,10 @@ class SequenceImages:
 
     def _item(self, row: int) -> NDArray[np.uint8]:
         return _planes(np.asarray(self._images[row]), f"{self._name}[{row}]")
+
+
+ImageSource = ArrayImages | FileImages | SequenceImages
+"""Images of one ``shape`` (C, H, W), read by row, with the ``fingerprint`` of their content."""
 
 
 def _planes(images: Any, name: str, lead: str = "") -> NDArray[np.uint8]:

@@ -30,17 +30,17 @@ class NamedSource:
     """A data set with a name.
 
     Attributes:
-        description: One line.
         read: Reads it, fetching it if need be; takes the side of the images, or None.
+        description: One line.
         fetch: Makes sure that it is on this machine; returns its folder, or None if it needs none.
         probe: Says in a few words whether it can be had, without fetching it.
         files: Not "" if its images are read from files, so that their side can be chosen.
     """
 
-    description: str
     read: Callable[[int | None], Content]
-    fetch: Callable[[], Path | None]
-    probe: Callable[[], str]
+    description: str
+    fetch: Callable[[], Path | None] = lambda: None
+    probe: Callable[[], str] = lambda: "ready"
     files: str = ""
 
 
@@ -167,14 +167,11 @@ class _Published:
 
 SOURCES: dict[str, NamedSource | _Published] = {
     "digits": NamedSource(
-        "10 handwritten digits, 1,797 gray images of 8x8; ships with scikit-learn",
-        _read_digits,
-        lambda: None,
-        lambda: "ready",
+        _read_digits, "10 handwritten digits, 1,797 gray images of 8x8; ships with scikit-learn"
     ),
     "fashion-mnist": NamedSource(
-        "10 kinds of clothing, 70,000 gray images of 28x28",
         _read_fashion,
+        "10 kinds of clothing, 70,000 gray images of 28x28",
         fashion.fetch_fashion,
         fashion.probe_fashion,
     ),

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from gstds.common.checks import check_choice, check_fraction
+from gstds.common.checks import check_choice, check_fraction, check_number
 from gstds.common.state import Stateful
 from gstds.envs.keep_ratio.instances import find_instance, make_instances
 from gstds.envs.selection.env import DataSelectionEnv
@@ -107,7 +107,7 @@ class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
     def _make_world(self, options: dict[str, Any], progress: Progress | None) -> DataSelectionEnv:
         asked = normalize_observe(options.pop("observe"))
         self._hidden = [] if "validation_loss" in asked else _VALIDATION
-        wanted = {name: {} for name in _VALIDATION if self._evaluates}
+        wanted: dict[str, dict[str, Any]] = {name: {} for name in _VALIDATION if self._evaluates}
         observe = dict(self.picker.needs) | asked | wanted
         return DataSelectionEnv(**options, observe=observe, reward="none", progress=progress)
 
@@ -261,11 +261,9 @@ class RatioActions:
         self.ratios = tuple(check_fraction("ratios", r) for r in (ratios or RATIOS))
         if len(self.ratios) < 2:
             raise ValueError(f"ratios must hold at least two keep ratios, got {self.ratios}")
-        self.space: spaces.Space[Any] = (
-            spaces.Discrete(len(self.ratios))
-            if kind == "discrete"
-            else spaces.Box(-1.0, 1.0, (1,), np.float32)
-        )
+        self.space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        if kind == "discrete":
+            self.space = spaces.Discrete(len(self.ratios))
 
     def ratio(self, action: Any) -> float:
         """Return an action's keep ratio in [0, 1].
@@ -274,14 +272,13 @@ class RatioActions:
             ValueError: If the action is outside the space.
         """
         value = np.asarray(action, dtype=np.float64).reshape(-1)
-        if len(value) != 1 or not np.isfinite(value[0]):
+        if len(value) != 1:
             raise ValueError(f"action must be one finite number, got {action!r}")
-        number = float(value[0])
         if self.kind == "box":
-            if not -1.0 - 1e-6 <= number <= 1.0 + 1e-6:
-                raise ValueError(f"action must be in [-1, 1], got {number}")
+            number = check_number("action", value[0], low=-1.0 - 1e-6, high=1.0 + 1e-6)
             return min(1.0, max(0.0, (1.0 + number) / 2.0))
-        if not number.is_integer() or not 0 <= number < len(self.ratios):
+        number = check_number("action", value[0], low=0, high=len(self.ratios) - 1)
+        if not number.is_integer():
             raise ValueError(f"action must be in 0 ... {len(self.ratios) - 1}, got {action!r}")
         return self.ratios[int(number)]
 
@@ -323,7 +320,8 @@ def random_curve(options: EnvOptions, keep: float) -> Curve:
 def _random_run(env: DataSelectionEnv, keep: float, seed: int) -> npt.NDArray[np.float64]:
     """Return shares spent, losses and accuracies (3, M) at the evaluations of one run."""
     observation, info = env.reset(seed=seed)
-    points, done = [], False
+    points: list[tuple[float, ...]] = []
+    done = False
     while True:
         if not points or info["evaluate"]:
             seen = (float(observation[name][0]) for name in _VALIDATION)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gstds.common.checks import check_choice, near_names
+from gstds.common.checks import check_choice, check_integer
 
 __all__ = ["INSTANCE_SETS", "Instance", "find_instance", "make_instances"]
 
@@ -77,10 +77,9 @@ def make_instances(
         ValueError: If the name is unknown, there are no instances, or two share a name.
         TypeError: If an instance is no mapping.
     """
-    if given is None:
-        return INSTANCE_SETS["default"]
-    if isinstance(given, str):
-        return INSTANCE_SETS[check_choice("instances", given, INSTANCE_SETS)]
+    if given is None or isinstance(given, str):
+        name = "default" if given is None else given
+        return INSTANCE_SETS[check_choice("instances", name, INSTANCE_SETS)]
     made: list[Instance] = []
     for number, one in enumerate(given):
         if not isinstance(one, Instance):
@@ -103,13 +102,7 @@ def find_instance(instances: Sequence[Instance], wanted: str | int) -> int:
         ValueError: If there is none; the message lists the near names.
         TypeError: If what is wanted is neither.
     """
-    names = [instance.name for instance in instances]
     if isinstance(wanted, str):
-        if wanted not in names:
-            raise ValueError(f"instance: unknown name {wanted!r}; {near_names(wanted, names)}")
-        return names.index(wanted)
-    if isinstance(wanted, bool) or not hasattr(wanted, "__index__"):
-        raise TypeError(f"instance must be a name or a position, got {wanted!r}")
-    if not 0 <= int(wanted) < len(names):
-        raise ValueError(f"instance must be in [0, {len(names) - 1}], got {wanted}")
-    return int(wanted)
+        names = [instance.name for instance in instances]
+        return names.index(check_choice("instance", wanted, names))
+    return check_integer("instance", wanted, high=len(instances) - 1)

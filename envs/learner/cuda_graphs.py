@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -21,6 +20,8 @@ _MOST = 256
 """Counts that are recorded: each graph takes some megabytes."""
 
 Tensors = tuple[torch.Tensor, ...]
+Recorded = tuple[torch.cuda.CUDAGraph, Tensors, torch.Tensor]
+"""A graph, its inputs and its losses."""
 Update = Callable[..., torch.Tensor]
 """Images, labels, weights and divisor -> losses (n,), all on the GPU."""
 
@@ -49,8 +50,7 @@ class CapturedUpdates:
     def forget(self) -> None:
         """Drop what was recorded: it reads and writes the optimizer's state where it lay then."""
         self._seen: Counter[tuple[int, ...]] = Counter()
-        # By shape: the graph, its inputs and its losses.
-        self._recorded: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensors, Any]] = {}
+        self._recorded: dict[tuple[int, ...], Recorded] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:

@@ -1,14 +1,13 @@
-"""The learner: a network, its optimizer, one weighted update, and its evaluation."""
+"""The learner: a network, its optimizer, one weighted update, and what it says of a batch."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +27,11 @@ from gstds.options.world import LearnerOptions
 __all__ = ["FLOPS_OF_A_THREAD", "Evaluation", "Learner", "has_bfloat16", "limited_threads"]
 __all__ += ["resolve_device", "threads_for", "with_gradients"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Function = TypeVar("Function", bound=Callable[..., Any])
+Array = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Images (n, C, H, W), labels (n,) and weights (n,)."""
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 FLOPS_OF_A_THREAD = 3e8
@@ -62,30 +63,22 @@ def limited_threads(flops: float, device: torch.device) -> Iterator[None]:
     """
     before = torch.get_num_threads()
     limited = waiting_threads_sleep and device.type == "cpu"
-    count = threads_for(flops, before) if limited else before
-    if count == before:
-        yield
-        return
-    torch.set_num_threads(count)
     try:
+        if limited:
+            torch.set_num_threads(threads_for(flops, before))
         yield
     finally:
-        torch.set_num_threads(before)
+        if limited:
+            torch.set_num_threads(before)
 
 
-def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
+def with_gradients(function: Function) -> Function:
     """Return the function with gradients on while it runs, whatever its caller has set.
 
     Collectors of experience turn them off. Under `torch.no_grad` the learner's update would fail;
     under `torch.inference_mode` even tensors made there could not be trained later.
     """
-
-    @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        with torch.inference_mode(mode=False), torch.enable_grad():
-            return function(*args, **kwargs)
-
-    return wrapped
+    return torch.inference_mode(mode=False)(torch.enable_grad()(function))
 
 
 def resolve_device(device: str) -> torch.device:
@@ -103,8 +96,7 @@ def resolve_device(device: str) -> torch.device:
             there = ", ".join(["auto", "cpu", *numbered])
             raise ValueError(f"device {device!r} is not present; use one of {there}")
     chosen = torch.device(("cuda" if on_gpu else "cpu") if device == "auto" else device)
-    forked = getattr(torch.cuda, "_is_in_bad_fork", None)
-    if chosen.type == "cuda" and forked and forked():
+    if chosen.type == "cuda" and torch.cuda._is_in_bad_fork():
         raise ValueError(
             f"device {str(chosen)!r} cannot be used in a process forked from one that uses a GPU; "
             "start it with the method 'spawn' (gymnasium.make_vec(..., "
@@ -117,8 +109,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Say whether the device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(probe and probe())
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 class Evaluation(NamedTuple):
@@ -239,7 +230,7 @@ class Learner(Stateful):
         step: int,
         objective: Objective | None = None,
         all_weights: torch.Tensor | None = None,
-    ) -> npt.NDArray[np.float32] | None:
+    ) -> Array | None:
         """Train once on the kept samples: the loss is Σ weight · loss / normalizer.
 
         Of several processes each gives its part of the samples, and the sum runs over all.
@@ -261,13 +252,13 @@ class Learner(Stateful):
         """
         self.model.train()
         if self.captured and objective is None:
-            return self._update_on_gpu(self.captured, images, labels, weights, normalizer)
+            return self._replay(self.captured, (images, labels, weights), normalizer)
         with limited_threads(len(labels) * self.train_flops, self.device):
             skips = self.options.on_nan == "skip"
             # What a forward changes: BatchNorm's statistics.
             before = [buffer.detach().clone() for buffer in self.model.buffers() if skips]
             divisor = normalizer * self._group.copies
-            loss, losses = self._backward(images, labels, weights, divisor, step, objective)
+            loss, losses = self._backward((images, labels, weights), divisor, step, objective)
             self._group.add_gradients(self._trained())
             if skips and self._group.any(not self._is_finite(loss)):
                 self.optimizer.zero_grad(set_to_none=True)
@@ -277,19 +268,13 @@ class Learner(Stateful):
             if self._meter:
                 self._meter.measure(weights if all_weights is None else all_weights, normalizer)
             self.optimizer.step()
-            result: npt.NDArray[np.float32] = losses.cpu().numpy()
-            return result
+            return np.asarray(losses.cpu())
 
     def _backward(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        weights: torch.Tensor,
-        divisor: torch.Tensor | float,
-        step: int = 0,
-        objective: Objective | None = None,
+        self, inputs: Inputs, divisor: Any, step: int = 0, objective: Objective | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the gradients; return the loss, and the samples' plain cross-entropy (n,)."""
+        images, labels, weights = inputs
         logits = self._forward(images, step)
         smoothing = self.options.label_smoothing
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
@@ -301,20 +286,15 @@ class Learner(Stateful):
             losses = F.cross_entropy(logits.detach(), labels, reduction="none")
         return loss.detach(), losses.detach()
 
-    def _plain_update(self, *inputs: torch.Tensor) -> torch.Tensor:
+    def _plain_update(
+        self, images: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, divisor: Any
+    ) -> torch.Tensor:
         """Update; return the losses (n,). Nothing is read back, nothing depends on a value."""
-        _, losses = self._backward(*inputs)  # type: ignore[arg-type]
+        _, losses = self._backward((images, labels, weights), divisor)
         self.optimizer.step()
         return losses
 
-    def _update_on_gpu(
-        self,
-        captured: CapturedUpdates,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        weights: torch.Tensor,
-        normalizer: float,
-    ) -> npt.NDArray[np.float32]:
+    def _replay(self, captured: CapturedUpdates, inputs: Inputs, normalizer: float) -> Array:
         """Update with a learning rate and a divisor that lie on the GPU, where a graph reads them.
 
         The first of a learner's updates makes the optimizer's momenta; it is never recorded.
@@ -326,12 +306,11 @@ class Learner(Stateful):
         try:
             for group in groups:
                 group["lr"] = self._rate
-            losses = captured(images, labels, weights, divisor)
+            losses = captured(*inputs, divisor)
         finally:
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
-        result: npt.NDArray[np.float32] = losses.cpu().numpy()
-        return result
+        return np.asarray(losses.cpu())
 
     def _is_finite(self, loss: torch.Tensor) -> bool:
         """Say whether a loss and the length of its gradient are finite."""
@@ -395,3 +374,63 @@ def _costs(name: str, model: nn.Module, shape: Shape, classes: int) -> tuple[flo
             least = 2
         _known_costs[key] = train, forward, least
     return _known_costs[key]
+
+
+@torch.inference_mode()
+def learner_view(
+    learner: Learner, images: torch.Tensor, labels: torch.Tensor, names: Collection[str]
+) -> dict[str, Array]:
+    """Return the named observations of the learner, all from one forward in evaluation mode.
+
+    Args:
+        learner: The network under training.
+        images: Normalized images (n, C, H, W).
+        labels: Classes (n,).
+        names: Of ``learner_losses`` (n,), ``learner_margin`` (n,), ``learner_entropy`` (n,),
+            ``learner_probabilities`` (n, classes), ``learner_embeddings`` (n, width); others are
+            ignored.
+
+    Raises:
+        ValueError: If embeddings are named and the network's output comes from no linear layer.
+    """
+    seen: list[torch.Tensor] = []
+    with contextlib.ExitStack() as stack:
+        if "learner_embeddings" in names:
+            note = _head(learner).register_forward_pre_hook(
+                lambda _, inputs: seen.append(inputs[0])
+            )
+            stack.callback(note.remove)
+        logits = learner.logits(images)
+    probabilities = logits.softmax(1)
+    two = probabilities.topk(2, dim=1).values
+    surprise = -torch.special.xlogy(probabilities, probabilities).sum(1)
+    view = {
+        "learner_losses": F.cross_entropy(logits, labels, reduction="none"),
+        "learner_margin": two[:, 0] - two[:, 1],
+        "learner_entropy": surprise / math.log(logits.shape[1]),
+        "learner_probabilities": probabilities,
+    }
+    if seen:
+        view["learner_embeddings"] = seen[-1].float().flatten(1)
+    return {name: value.cpu().numpy() for name, value in view.items() if name in names}
+
+
+def embedding_width(learner: Learner) -> int:
+    """Return the width of the last layer's input.
+
+    Raises:
+        ValueError: If the network's output comes from no linear layer.
+    """
+    return _head(learner).in_features
+
+
+def _head(learner: Learner) -> nn.Linear:
+    """Return the last linear layer, in the order of definition, that gives the logits."""
+    layers = [one for one in learner.model.modules() if isinstance(one, nn.Linear)]
+    heads = [layer for layer in layers if layer.out_features == learner.classes]
+    if not heads:
+        raise ValueError(
+            "observe 'learner_embeddings' needs a learner whose logits come from a torch.nn.Linear "
+            f"layer of {learner.classes} outputs; this one has none"
+        )
+    return heads[-1]

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,35 +35,34 @@ def _small_cnn(shape: Shape, classes: int) -> nn.Module:
 
 def _mlp(shape: Shape, classes: int) -> nn.Module:
     """Two hidden layers of 256 units."""
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(math.prod(shape), 256),
-        nn.ReLU(),
-        nn.Linear(256, 256),
-        nn.ReLU(),
-        nn.Linear(256, classes),
-    )
+    hidden = [nn.Linear(math.prod(shape), 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(256, classes))
 
 
-def _resnet(name: str) -> Builder:
-    def build(shape: Shape, classes: int) -> nn.Module:
-        from gstds.reference.vision import import_torchvision
+def _resnet(name: str, shape: Shape, classes: int) -> nn.Module:
+    from gstds.reference.vision import import_torchvision
 
-        model: nn.Module = getattr(import_torchvision().models, name)(num_classes=classes)
-        if min(shape[1:]) < _SMALL_IMAGE_SIDE:
-            model.conv1 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
-            model.maxpool = nn.Identity()
-        elif shape[0] != 3:
-            model.conv1 = nn.Conv2d(shape[0], 64, 7, stride=2, padding=3, bias=False)
-        return model
+    model: nn.Module = getattr(import_torchvision().models, name)(num_classes=classes)
+    if min(shape[1:]) < _SMALL_IMAGE_SIDE:
+        model.conv1 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
+        model.maxpool = nn.Identity()
+    elif shape[0] != 3:
+        model.conv1 = nn.Conv2d(shape[0], 64, 7, stride=2, padding=3, bias=False)
+    return model
 
-    return build
 
+_resnet18, _resnet50 = (partial(_resnet, name) for name in ("resnet18", "resnet50"))
 
 LEARNERS: dict[str, tuple[Builder, str]] = {
     "small-cnn": (_small_cnn, "three 3x3 convolutions with BatchNorm, 24 thousand parameters"),
-    "resnet18": (_resnet("resnet18"), "ResNet-18; 3x3 stem, no max-pooling, below 64 pixels"),
-    "resnet50": (_resnet("resnet50"), "ResNet-50; 3x3 stem, no max-pooling, below 64 pixels"),
+    "resnet18": (
+        partial(_resnet, "resnet18"),
+        "ResNet-18; 3x3 stem, no max-pooling, below 64 pixels",
+    ),
+    "resnet50": (
+        partial(_resnet, "resnet50"),
+        "ResNet-50; 3x3 stem, no max-pooling, below 64 pixels",
+    ),
     "mlp": (_mlp, "two hidden layers of 256 units, no normalization"),
 }
 

@@ -8,7 +8,7 @@ process: as long as some whole runs.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -33,13 +33,8 @@ def eager(kind: type[Optimizer]) -> type[Optimizer]:
         kind: A class of ``torch.optim``; its steps are not differentiated.
     """
     bare: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in _WRAPPED}
-    step = inspect.unwrap(kind.step)
-
-    def plain_step(self: Any, closure: Callable[[], Any] | None = None) -> Any:
-        with torch.no_grad():
-            return step(self, closure)
-
-    return type(kind.__name__, (kind,), bare | {"step": plain_step})
+    bare["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), bare)
 
 
 SGD = eager(torch.optim.SGD)

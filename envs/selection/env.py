@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -17,8 +17,13 @@ from gstds.common.process_group import Group
 from gstds.common.state import Stateful, entries
 from gstds.envs.batches.loader import Loader
 from gstds.envs.batches.order import Draws
-from gstds.envs.learner.learner import Evaluation, Learner, resolve_device, with_gradients
-from gstds.envs.learner.predictions import embedding_width
+from gstds.envs.learner.learner import (
+    Evaluation,
+    Learner,
+    embedding_width,
+    resolve_device,
+    with_gradients,
+)
 from gstds.envs.selection.run_parts import Evaluator, RunParts, check_pays_a_batch, make_budget
 from gstds.envs.selection.scorer import Scorer
 from gstds.envs.selection.trainer import Trainer
@@ -29,30 +34,12 @@ from gstds.observation.cost import Ledger
 from gstds.observation.spec import asked_of, observation_bounds
 from gstds.options.fields import from_keywords
 
-__all__ = ["DataSelectionEnv", "RunStatus"]
+__all__ = ["DataSelectionEnv"]
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 _NO_SAMPLES: Indices = np.empty(0, dtype=np.int64)
 PolicyFlops = Callable[[int, int, Mapping[str, Any]], float]
-
-
-class RunStatus(NamedTuple):
-    """How a run stands, beside what the ``info`` of its steps says.
-
-    Attributes:
-        running: Whether there are steps to come.
-        truncated: Whether it was cut off after ``max_draws``.
-        train_loss: Mean loss of the samples last trained on.
-        skipped: Updates that were dropped, their loss or gradient not being finite.
-        closing: Samples (k,) that the last remainder of an equal budget was spent on.
-    """
-
-    running: bool
-    truncated: bool
-    train_loss: float
-    skipped: int
-    closing: Indices
 
 
 class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
@@ -98,6 +85,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         draws: Which samples each step draws, and in which epoch.
         loader: What the network is fed: augmented images and labels of training samples.
         scorer: What computes the optional observations of a drawn batch.
+        running: Whether there are steps to come.
         sample_flops: Operations of a forward and backward of one sample.
         full_flops: Operations of full training: every sample in every epoch.
         budget_flops: What the run may spend; under equal epochs, what full training costs.
@@ -107,7 +95,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
     """
 
     state: tuple[str, ...] = ("learner", "ledger", "trainer", "_evaluator", "_closing")
-    state += ("_np_random", "run_seed", "step_count", "_running", "_truncated", "_keep_ratio")
+    state += ("_np_random", "run_seed", "step_count", "running", "_truncated", "_keep_ratio")
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (gymnasium's own attribute)
 
     @with_gradients
@@ -141,26 +129,21 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         self._context = self.context()
         choosing = self._choosing_flops(n, n)
         check_pays_a_batch(self._budget, self.options, self.learner, choosing)
-        self._first, self._running = True, False
+        self._first, self.running = True, False
 
     def _make_spaces(self) -> None:
         options, reference = self.options, self.task.reference
-        self._feature_dim = reference.store.dim if reference else 0
+        n, classes = options.batch_size, self.data.num_classes
+        dim = self._feature_dim = reference.store.dim if reference else 0
         seen = "learner_embeddings" in options.observe
-        self._embedding_width = embedding_width(self.learner) if seen else 0
-        self._bounds = observation_bounds(
-            options.observe,
-            options.batch_size,
-            self.data.num_classes,
-            self._feature_dim,
-            self._embedding_width,
-        )
+        width = self._embedding_width = embedding_width(self.learner) if seen else 0
+        self._bounds = observation_bounds(options.observe, n, classes, dim, width)
         boxes: dict[str, spaces.Space[Any]] = {
             name: spaces.Box(low, high, shape) for name, (low, high, shape) in self._bounds.items()
         }
         # gymnasium types it so
         self.observation_space = spaces.Dict(boxes)  # type: ignore[assignment]
-        self.action_space = spaces.Box(0.0, options.w_max, (options.batch_size,), np.float32)
+        self.action_space = spaces.Box(0.0, options.w_max, (n,), np.float32)
 
     def _new_learner(self, seed: int) -> Learner:
         return Learner(
@@ -216,30 +199,22 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
     def _begin(self, run_seed: int) -> None:
         self._first = False
         self.run_seed, self.step_count, self._keep_ratio = run_seed, 0, 1.0
-        self._running, self._truncated, self._closing = True, False, _NO_SAMPLES
+        self.running, self._truncated, self._closing = True, False, _NO_SAMPLES
         options, data, reference = self.options, self.data, self.task.reference
         seeds = self._seeds = fan_out(run_seed, STREAMS)
-        self.ledger = Ledger()
+        ledger = self.ledger = Ledger()
         if reference:
-            self.ledger.charge("features", reference.features_flops)
-            self.ledger.charge("probe", reference.probe_flops)
-        self.draws = Draws(len(data.train), options.batch_size, seeds["order"])
-        self.learner = self._new_learner(seeds["initialization"])
-        self.loader = Loader(data, self.device, seeds["augmentation"])
-        run = RunParts(
-            options,
-            self.task,
-            self._budget,
-            self.draws,
-            self.learner,
-            self.loader,
-            self.ledger,
-            self._group,
-        )
+            ledger.charge("features", reference.features_flops)
+            ledger.charge("probe", reference.probe_flops)
+        draws = self.draws = Draws(len(data.train), options.batch_size, seeds["order"])
+        learner = self.learner = self._new_learner(seeds["initialization"])
+        loader = self.loader = Loader(data, self.device, seeds["augmentation"])
+        budget, group = self._budget, self._group
+        run = RunParts(options, self.task, budget, draws, learner, loader, ledger, group)
         self.scorer = Scorer(run, ahead=self.ahead)
         self._evaluator = Evaluator(run, self.max_draws)
         self.trainer = Trainer(run, lambda: self.progress)
-        self.learner.set_progress(0.0)
+        learner.set_progress(0.0)
 
     @property
     def progress(self) -> float:
@@ -254,12 +229,6 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         return self._batch.copy()
 
     @property
-    def status(self) -> RunStatus:
-        """How the run stands."""
-        loss, skipped = self.trainer.memory.train_loss, self.trainer.skipped
-        return RunStatus(self._running, self._truncated, loss, skipped, self._closing.copy())
-
-    @property
     def visits(self) -> Indices:
         """How often each training sample was trained on (n,)."""
         return self.trainer.memory.visits
@@ -271,8 +240,8 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
 
     def _look(self, *, charge: bool = True) -> dict[str, Array]:
         """Draw the next batch, score it, and return the observation; after the end, of no batch."""
-        self._batch = self.draws.batch(self.step_count) if self._running else _NO_SAMPLES
-        scored = self.scorer.score(self.step_count, charge=charge) if self._running else {}
+        self._batch = self.draws.batch(self.step_count) if self.running else _NO_SAMPLES
+        scored = self.scorer.score(self.step_count, charge=charge) if self.running else {}
         self._observation = batch_view(
             self._bounds,
             self._batch,
@@ -301,7 +270,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
             ValueError: If the action has another shape, a NaN, or a weight outside [0, w_max].
             RuntimeError: If the run has ended or was not begun by `reset`.
         """
-        if not self._running:
+        if not self.running:
             raise RuntimeError("the run has ended or was not begun: call reset first")
         batch, options, n = self._batch, self.options, self.options.batch_size
         where, mend = f"(step {self.step_count})", "raise w_max for larger weights"
@@ -322,14 +291,13 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         done = terminated or self._truncated
         if done:
             self.trainer.flush(step=self.step_count)
-        evaluate, reward = self._evaluator.if_due(
-            done=done,
-            progress=self.progress,
-            step=self.step_count,
-            affordable=options.setting == "equal-epochs"
-            or self._left >= self._evaluation_flops + self._decision_flops(),
+        affordable = options.setting == "equal-epochs" or (
+            self._left >= self._evaluation_flops + self._decision_flops()
         )
-        self._running = not done
+        evaluate, reward = self._evaluator.if_due(
+            done=done, progress=self.progress, step=self.step_count, affordable=affordable
+        )
+        self.running = not done
         view = self._look()
         info = self.info(evaluate=evaluate) | {
             "indices": padded_indices(batch, n),
@@ -385,7 +353,9 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
             "train_loss": self.trainer.memory.train_loss,
             "keep_ratio": self._keep_ratio,
             "charged_flops": self.ledger.charged_flops,
-            **self.trainer.counts,
+            "carried": len(self.trainer.carried),
+            "skipped": self.trainer.skipped,
+            "skipped_in_a_row": self.trainer.skipped_in_a_row,
             "closing": self._closing.copy(),
             "evaluate": evaluate,
             "under_budget": self._truncated,

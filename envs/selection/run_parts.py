@@ -12,7 +12,7 @@ from gstds.envs.batches.loader import Loader
 from gstds.envs.batches.order import Draws
 from gstds.envs.learner.learner import Evaluation, Learner
 from gstds.envs.task.options import EnvOptions
-from gstds.envs.task.rewards import REWARDS, Interval, evaluates
+from gstds.envs.task.rewards import RewardMeter, evaluates
 from gstds.envs.task.task import Task
 from gstds.observation.cost import Ledger
 from gstds.observation.spec import LOSS_BOUND, asked_of
@@ -119,19 +119,21 @@ class Evaluator(Stateful):
         last: The last evaluation of reward-validation, of zeros if nothing consumes it.
     """
 
-    state = ("_done", "_draws", "_spent", "last")
+    state = ("_done", "_draws", "_meter", "last")
 
     def __init__(self, run: RunParts, max_draws: int) -> None:
         self._run = run
         self._wanted = run.options.evaluations or run.options.epochs
         self._spacing = max(1, max_draws // self._wanted)
-        self._done, self._draws, self._spent = 0, 0, 0.0
+        self._done = self._draws = 0
+        self._meter = RewardMeter(run.options.reward, price=run.options.price)
         self.last = Evaluation(0.0, 0.0, ())
 
     def begin(self) -> None:
         """Evaluate the untrained learner, where something consumes it."""
         if self._run.budget.evaluation_flops:
             self.last = self._evaluate("evaluate", "reward_validation")
+            self._meter.begin(_bounded(self.last.loss), self.last.accuracy, 0.0)
 
     def view(self) -> dict[str, float]:
         """Return the observations that it has the values of."""
@@ -156,18 +158,10 @@ class Evaluator(Stateful):
         self._done, self._draws = max(self._done, reached), step
         if not budget.evaluation_flops:
             return True, 0.0
-        before, now = self.last, self._evaluate("evaluate", "reward_validation")
-        spent = self._run.ledger.charged_flops
-        interval = Interval(
-            loss_before=min(before.loss, LOSS_BOUND),
-            loss_now=min(now.loss, LOSS_BOUND) if math.isfinite(now.loss) else LOSS_BOUND,
-            accuracy_now=now.accuracy,
-            spent_share=(spent - self._spent) / budget.total_flops,
-            done=done,
-            price=options.price,
-        )
-        self.last, self._spent = now, spent
-        return True, float(REWARDS[options.reward](interval))
+        now = self.last = self._evaluate("evaluate", "reward_validation")
+        spent = self._run.ledger.charged_flops / budget.total_flops
+        reward = self._meter.reward(_bounded(now.loss), now.accuracy, spent, done=done)
+        return True, float(reward)
 
     def monitor(self, split: str) -> Evaluation:
         """Evaluate the learner on a split by name, for the record: counted, not charged."""
@@ -179,3 +173,7 @@ class Evaluator(Stateful):
             result = run.learner.evaluate(run.loader.batches(part))
         run.ledger.charge(phase, len(part) * run.learner.forward_flops)
         return result
+
+
+def _bounded(loss: float) -> float:
+    return min(loss, LOSS_BOUND) if math.isfinite(loss) else LOSS_BOUND

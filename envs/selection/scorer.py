@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from gstds.envs.batches.order import Draws
-from gstds.envs.learner.predictions import embedding_width, learner_view
+from gstds.envs.learner.learner import embedding_width, learner_view
 from gstds.envs.selection.run_parts import RunParts
 from gstds.observation.batch_view import shard_slices, spectral_view
 from gstds.observation.spec import OBSERVATIONS, asked_of

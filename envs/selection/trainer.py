@@ -86,26 +86,28 @@ class Trainer(Stateful):
         kept = np.flatnonzero(weights > 0)
         if len(kept) == 0:
             return losses, trained
-        now = kept[: self._room(len(kept))]
         full = len(kept) if self._run.options.normalizer == "kept" else len(batch)
         share = full / len(kept) if self._pack else 1.0
-        epoch = self._run.draws.epoch(step)
-        waiting = [
-            Carried(int(batch[i]), epoch, float(weights[i]), share) for i in kept[len(now) :]
-        ]
-        if len(now) == 0:
-            self.carried += waiting
+        fresh = self._samples(batch[kept], weights[kept], step, share)
+        room = self._room(len(kept))
+        if room == 0:
+            self.carried += fresh
             return losses, trained
+        now, normalizer = kept[:room], room * share if self._pack else full
         if images is not None:
             images = images[torch.as_tensor(now, device=images.device)]
-        normalizer = len(now) * share if self._pack else full
-        found = self.update(
-            batch[now], weights[now], step=step, normalizer=normalizer, images=images
-        )
-        self.carried = waiting
+        found = self.update(fresh[:room], step=step, normalizer=normalizer, images=images)
+        self.carried = fresh[room:]
         if found is not None:
             losses[now], trained[now] = found, 1.0
         return losses, trained
+
+    def _samples(
+        self, indices: Indices, weights: Array, step: int, share: float = 1.0
+    ) -> list[Carried]:
+        epoch = self._run.draws.epoch(step)
+        both = zip(indices.tolist(), weights.tolist(), strict=True)
+        return [Carried(index, epoch, weight, share) for index, weight in both]
 
     def _room(self, kept: int) -> int:
         """Return how many of the kept samples are trained on now, with those carried."""
@@ -128,8 +130,7 @@ class Trainer(Stateful):
     def flush(self, *, step: int) -> None:
         """Train on the samples that wait for a full update, where they are enough for any."""
         if self._pack and len(self.carried) >= self._run.learner.min_batch:
-            nothing: Indices = np.empty(0, dtype=np.int64)
-            self.update(nothing, np.empty(0, np.float32), step=step, normalizer=0)
+            self.update([], step=step, normalizer=0)
 
     def spend(self, left: float, *, step: int, seed: int) -> tuple[Indices, int]:
         """Train, unscored, on as many uniformly drawn samples as a budget's remainder pays for.
@@ -151,7 +152,8 @@ class Trainer(Stateful):
             if take + len(self.carried) < learner.min_batch:
                 break
             chosen = batch[uniform(take, step_noise(seed, step, batch))]
-            self.update(chosen, np.ones(take, dtype=np.float32), step=step, normalizer=take)
+            fresh = self._samples(chosen, np.ones(take, np.float32), step)
+            self.update(fresh, step=step, normalizer=take)
             closing.append(chosen)
             count -= take
             step += 1
@@ -159,33 +161,34 @@ class Trainer(Stateful):
 
     def update(
         self,
-        indices: Indices,
-        weights: Array,
+        fresh: list[Carried],
         *,
         step: int,
         normalizer: float,
         images: torch.Tensor | None = None,
     ) -> Array | None:
-        """Train once, carried samples first; return the losses of ``indices``, None if skipped."""
-        run, teacher = self._run, self._teacher
-        learner, ledger = run.learner, run.ledger
-        carried, self.carried = self.carried, []
-        every = np.concatenate([np.array([c.sample for c in carried], np.int64), indices])
-        weight = np.concatenate([np.array([c.weight for c in carried], np.float32), weights])
+        """Train once, carried samples first; return the losses of ``fresh``, None if skipped."""
+        run, learner, ledger = self._run, self._run.learner, self._run.ledger
+        divisor = normalizer + sum(c.share for c in self.carried)
+        every, self.carried = self.carried + fresh, []
+        indices = np.array([c.sample for c in every], np.int64)
         part = run.group.share(len(every))
         with ledger.timed("load"):
-            own = self._images(carried, indices, run.draws.epoch(step), images, part)
+            own = self._images(every, images, part)
         learner.set_progress(self._progress())
-        everyone = torch.as_tensor(weight, device=learner.device)
+        weights = torch.tensor([c.weight for c in every], dtype=torch.float32).to(learner.device)
+        objective = None
+        if self._teacher:
+            objective = functools.partial(self._teacher.objective, indices=indices[part])
         with ledger.timed("train"):
             losses = learner.update(
                 own,
-                run.loader.labels(every[part]),
-                everyone[part],
-                normalizer + sum(c.share for c in carried),
+                run.loader.labels(indices[part]),
+                weights[part],
+                divisor,
                 step=step,
-                objective=teacher and functools.partial(teacher.objective, indices=every[part]),
-                all_weights=everyone,
+                objective=objective,
+                all_weights=weights,
             )
         ledger.charge("train", len(every) * learner.train_flops)
         self.skipped_in_a_row = 0 if losses is not None else self.skipped_in_a_row + 1
@@ -193,36 +196,23 @@ class Trainer(Stateful):
             self.skipped += 1
             return None
         losses = run.group.gather(losses, len(every))
-        self.memory.remember(every, losses, self._progress())
-        return losses[len(carried) :]
+        self.memory.remember(indices, losses, self._progress())
+        return losses[len(every) - len(fresh) :]
 
     def _images(
-        self,
-        carried: list[Carried],
-        indices: Indices,
-        epoch: int,
-        images: torch.Tensor | None,
-        part: slice,
+        self, every: list[Carried], images: torch.Tensor | None, part: slice
     ) -> torch.Tensor:
-        """Return the images of this process's part of the carried samples and the others."""
-        load = self._run.loader.images
-        own = [
-            load(np.array([c.sample for c in group], dtype=np.int64), of_epoch)
-            for of_epoch, group in itertools.groupby(carried[part], key=lambda c: c.epoch)
+        """Return the images of this process's part of all samples; of the last some are there."""
+        absent = len(every) - (0 if images is None else len(images))
+        loaded = [
+            self._run.loader.images(np.array([c.sample for c in group], np.int64), epoch)
+            for epoch, group in itertools.groupby(
+                every[part.start : min(part.stop, absent)], key=lambda c: c.epoch
+            )
         ]
-        rest = slice(max(0, part.start - len(carried)), max(0, part.stop - len(carried)))
-        if rest.start < rest.stop or not own:
-            own.append(load(indices[rest], epoch) if images is None else images[rest])
-        return torch.cat(own) if len(own) > 1 else own[0]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many samples are carried, and how many updates were skipped, for ``info``."""
-        return {
-            "carried": len(self.carried),
-            "skipped": self.skipped,
-            "skipped_in_a_row": self.skipped_in_a_row,
-        }
+        if images is not None and part.stop > absent:
+            loaded.append(images[max(0, part.start - absent) : part.stop - absent])
+        return torch.cat(loaded) if len(loaded) > 1 else loaded[0]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned; of what is carried, no list tells its kind."""

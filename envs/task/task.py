@@ -183,12 +183,9 @@ def _probe(
         return values, note
     report = progress or (lambda phase, done, total: None)
     report("reference probe", 0, 1)
+    features, train, with_logits = store.gather(rows), data.train, kind == "logits"
     result = cross_fitted_losses(
-        store.gather(rows),
-        data.train.labels,
-        data.train.groups,
-        num_classes=data.num_classes,
-        with_logits=kind == "logits",
+        features, train.labels, train.groups, num_classes=data.num_classes, with_logits=with_logits
     )
     report("reference probe", 1, 1)
     note = {
@@ -239,14 +236,9 @@ class Teacher:
 def make_teacher(
     options: EnvOptions, reference: ReferenceData | None, device: torch.device
 ) -> Teacher | None:
-    """Return what the options ask for, None if they ask for no distillation.
-
-    Raises:
-        ValueError: If they do, and there is no reference with logits.
-    """
+    """Return what the options ask for, None if they ask for no distillation."""
     if options.distill == 0.0:
         return None
-    if reference is None or reference.logits is None:
-        raise ValueError(f"distill={options.distill:g} needs a reference, and there is none")
+    assert reference is not None  # noqa: S101  (`load_task` has loaded it, with its logits)
     logits = torch.as_tensor(reference.logits, device=device)
     return Teacher(logits, options.distill, options.distill_temperature)

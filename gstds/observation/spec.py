@@ -29,8 +29,8 @@ class Row(NamedTuple):
         source: Who has its values: ``run`` (`gstds.observation.batch_view.batch_view`), ``data``
             (the labels), ``memory`` (`gstds.observation.memory`), ``features``
             (`gstds.observation.batch_view.spectral_view`), ``reference`` (the cached losses),
-            ``learner`` (`gstds.envs.learner.predictions`), ``evaluation`` (of reward-validation),
-            ``gradients`` (`gstds.envs.learner.gradient_meter`). In a loop of one's own the last
+            ``learner`` (`gstds.envs.learner.learner`), ``evaluation`` (of reward-validation),
+            ``gradients`` (`gstds.envs.learner.optimizers`). In a loop of one's own the last
             three, and the labels, are told.
         shape: N samples drawn, C classes, D features, H embeddings; or 1.
         low: Lowest value.

@@ -108,7 +108,7 @@ class Record(Stateful):
         Returns:
             The result as it stands in the JSON file, and why that could not be written, if so.
         """
-        if status == "finished" and not math.isfinite(self.env.status.train_loss):
+        if status == "finished" and not math.isfinite(self.env.info()["train_loss"]):
             status = "diverged"
         ended = status in ("finished", "diverged")
         test = self.env.monitor("test") if ended and self.config.test else None
@@ -134,7 +134,7 @@ class Record(Stateful):
 
     def _result(self, status: str, test: Any, processes: int) -> dict[str, Any]:
         env, ledger = self.env, self.env.ledger
-        at_end = env.status
+        at_end = env.info()
         reference = env.task.reference
         seconds = dict(ledger.seconds)
         if reference:
@@ -154,7 +154,7 @@ class Record(Stateful):
             "test_loss": _finite_or_none(test.loss) if test else None,
             "worst_class_accuracy": min(test.class_accuracy) if test else None,
             "val_accuracy": self.history[-1]["val_accuracy"] if self.history else None,
-            "train_loss": _finite_or_none(at_end.train_loss),
+            "train_loss": _finite_or_none(at_end["train_loss"]),
             "mean_keep": self.kept.mean_keep,
             "charged_flops": ledger.charged_flops,
             "reference_flops": ledger.reference_flops,
@@ -169,11 +169,11 @@ class Record(Stateful):
             "processes": processes,
             "samples_trained": int(env.visits.sum()),
             "samples_drawn": self.kept.drawn,
-            "samples_closing": len(at_end.closing),
-            "skipped_updates": at_end.skipped,
+            "samples_closing": len(at_end["closing"]),
+            "skipped_updates": at_end["skipped"],
             "seen": float((env.visits > 0).mean()),
             "class_coverage": self._coverage(),
-            "under_budget": at_end.truncated,
+            "under_budget": at_end["under_budget"],
             "reference_accuracy": reference.accuracy if reference else None,
             "weights_sha256": state_digest(env.learner.model.state_dict()),
             "history": self.history,

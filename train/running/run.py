@@ -106,7 +106,7 @@ class Runner:
 
     def _loop(self, observation: dict[str, Any], stop: StopFlag, start: float) -> str:
         env, record = self.env, self.record
-        done = not env.status.running
+        done = not env.running
         while not done:
             before = record.training_seconds()
             with env.ledger.timed("policy"):
