@@ -175,17 +175,14 @@ class Selector(Stateful):
         where = f"(policy {self.name!r}, step {self.step})"
         n, highest = len(observation["valid"]), self.policy.max_weight
         weights = checked_weights(answer, n, highest, where=where, name="weights")
-        self._remember(batch, observation, weights)
-        return self._answer(weights[: len(batch)])
+        return self._answer(batch, observation, weights)
 
     def _checked(self, indices: Any, *, empty: bool = False) -> Indices:
-        batch, count = (
-            observed.whole_numbers("indices", indices, kinds="iu", empty=empty),
-            self._samples.count,
-        )
-        if len(batch) and batch.max() >= count:
+        batch = observed.whole_numbers("indices", indices, kinds="iu", empty=empty)
+        last = self._samples.count - 1
+        if len(batch) and batch.max() > last:
             raise ValueError(
-                f"indices must lie in [0, {count - 1}], got {batch.min()} to {batch.max()};"
+                f"indices must lie in [0, {last}], got {batch.min()} to {batch.max()};"
                 " the store, the labels or num_samples must cover all training samples"
             )
         return batch
@@ -330,25 +327,25 @@ class Selector(Stateful):
         with policy_code(self.name, self.step):
             self.policy.learn(Transition(seen, weights, reward, following, info))
 
-    def _remember(self, batch: Indices, shown: observed.Shown, weights: Floats) -> None:
-        n, kept = len(batch), int((weights[: len(batch)] > 0).sum())
-        self._spent += kept * self._sample_flops
+    def _answer(
+        self, batch: Indices, shown: observed.Shown, weights: Floats
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Count what was answered, remember it, and return it as the loop needs it."""
+        n, kept = len(batch), np.flatnonzero(weights[: len(batch)] > 0)
+        self._spent += len(kept) * self._sample_flops
         if not self._free_solves:
             with policy_code(self.name, self.step):
-                self._spent += self.policy.step_flops(n, kept, self._context)
-        self._keep_ratio = kept / n
+                self._spent += self.policy.step_flops(n, len(kept), self._context)
+        self._keep_ratio = len(kept) / n
         self._drawn += n
-        self._kept += kept
-        self._untold += kept > 0
+        self._kept += len(kept)
+        self._untold += len(kept) > 0
         self.step += 1
         if self.learns:
             none = {"losses": np.zeros_like(weights), "trained": np.zeros(len(weights), bool)}
             self._last = {"observation": dict(shown), "weights": weights, "indices": batch}
-            self._last |= {"drawn": n, "kept": kept, **none}
-
-    def _answer(self, weights: Floats) -> tuple[torch.Tensor, torch.Tensor]:
-        kept = np.flatnonzero(weights > 0)
-        own = len(kept) if self.policy.normalizer == "kept" else len(weights)
+            self._last |= {"drawn": n, "kept": len(kept), **none}
+        own = len(kept) if self.policy.normalizer == "kept" else n
         divisor, together = self._ranks.totals(own, len(kept))
         self.kept_elsewhere = together - len(kept)
         self._empty = 0 if together else self._empty + 1
@@ -359,12 +356,9 @@ class Selector(Stateful):
                 f"all be zero (policy {self.name!r}, step {self.step - 1})"
             )
         # Averaging gradients over processes divides by their count: take that back.
-        scaled = weights[kept] * (self._begun_with / max(1, divisor))
+        scaled = weights[kept] * np.float32(self._begun_with / max(1, divisor))
         device = self._ranks.device
-        return (
-            torch.as_tensor(kept, dtype=torch.int64, device=device),
-            torch.as_tensor(scaled, dtype=torch.float32, device=device),
-        )
+        return torch.as_tensor(kept, device=device), torch.as_tensor(scaled, device=device)
 
     # ------------------------------------------------------------------ state
 
