@@ -16,8 +16,6 @@ from gstds.selection.pickers import NamedPicker, make_picker
 from gstds.selection.schedules import Schedule, make_schedule
 from gstds.selection.weights import weights_for_ratio
 
-__all__ = ["KeepRatioPolicy", "Observation", "Policy", "RunContext", "Transition", "Weights"]
-
 Observation = Mapping[str, npt.NDArray[np.float32]]
 Weights = npt.NDArray[np.float32]
 

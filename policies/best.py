@@ -14,8 +14,6 @@ from gstds.selection.control import RiseWatch
 from gstds.selection.label_noise import least_loss, wrong_label_chances, wrong_label_share
 from gstds.selection.weights import valid_batch, weighted_sample, weights_for_ratio
 
-__all__ = ["Best"]
-
 Floats = npt.NDArray[np.floating[Any]]
 _LAST = 1e-9
 

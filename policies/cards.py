@@ -21,8 +21,6 @@ from gstds.common.files import write_text
 from gstds.policies.base import Policy
 from gstds.policies.registry import POLICIES, make_policy, policy_class
 
-__all__ = ["card", "cards", "main"]
-
 SAID = ("Source", "Cost", "Helps", "Hurts")
 _SAYS = re.compile(rf"^({'|'.join(SAID)}): (.+(?:\n +.+)*)\n?", re.MULTILINE)
 _PHASES = {"train": "training", "score": "scoring", "spectral": "spectral", "policy": "the pick"}

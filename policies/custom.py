@@ -14,8 +14,6 @@ from gstds.selection.schedules import Schedule
 from gstds.selection.scores import make_score
 from gstds.selection.weights import valid_batch
 
-__all__ = ["Custom"]
-
 _LEAST_CHANCE = 0.01
 
 

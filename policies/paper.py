@@ -8,8 +8,6 @@ from gstds.common.checks import check_choice
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext
 from gstds.selection.schedules import Schedule
 
-__all__ = ["GSTDS"]
-
 
 class GSTDS(KeepRatioPolicy):
     """Half by Fiedler score, half by reference loss, on a sigmoid schedule: the paper's method.

@@ -18,10 +18,6 @@ from gstds.common.checks import near_names, users_code
 from gstds.policies.base import KeepRatioPolicy, Policy
 from gstds.selection.schedules import Schedule
 
-__all__ = ["POLICIES", "REPLAY", "check_declarations", "follows_schedule", "installed_policies"]
-__all__ += ["make_policy", "policy_class", "policy_names", "refuse_idle_schedule"]
-__all__ += ["refuse_misspelt"]
-
 _LOSSES = "gstds.policies.published.losses"
 
 UNLISTED: dict[str, str] = {

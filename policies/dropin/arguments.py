@@ -21,8 +21,6 @@ from gstds.selection.schedules import Schedule, make_schedule
 from gstds.store.feature_store import FeatureStore, open_losses
 from gstds.store.from_images import LOSSES_NAME
 
-__all__ = ["Samples", "check_needs", "policy_code", "resolve_policy"]
-
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 

@@ -13,9 +13,6 @@ import torch
 from gstds.common.checks import near_names
 from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS, asked_of
 
-__all__ = ["TELL", "NotShownError", "Shown", "floats", "learner_views", "portable", "restored"]
-__all__ += ["whole_numbers"]
-
 TELL = (
     "call selector.observe_losses(indices[kept], losses) after each update, "
     "with empty lists if there was none"

@@ -12,8 +12,6 @@ from gstds.common.checks import check_integer
 from gstds.observation.spec import asked_of
 from gstds.policies.dropin.selector import Selector
 
-__all__ = ["IndexedDataset", "SelectionSampler"]
-
 _NO_BATCH = (
     "batches must be lists of indices, got {}; pass "
     "torch.utils.data.BatchSampler(sampler, batch_size, drop_last)"

@@ -28,8 +28,6 @@ from gstds.policies.dropin.arguments import Samples, check_needs, policy_code, r
 from gstds.selection.schedules import Schedule
 from gstds.store.feature_store import FeatureStore
 
-__all__ = ["Ranks", "Selector"]
-
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 

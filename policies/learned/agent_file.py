@@ -24,8 +24,6 @@ from gstds.common.files import sha256, write_bytes
 from gstds.common.state import Stateful
 from gstds.observation.summary import SUMMARY_NAMES
 
-__all__ = ["Actor", "AgentFile", "AgentFileError", "load_agent", "save_agent", "shipped_agents"]
-
 _HEAD = {"version": 1, "environment": "gstds/KeepRatio-v0"}
 _KINDS = {"actions": dict, "activation": str, "squash": bool, "interval": int, "picker": str}
 _KINDS |= {"observe": dict, "training": dict}

@@ -17,8 +17,6 @@ from gstds.policies.learned.agent_file import Actor, load_agent
 from gstds.selection.pickers import NamedPicker
 from gstds.selection.ratio_pickers import ratio_picker
 
-__all__ = ["Learned", "ModelPolicy", "OpenLoop", "SummaryPolicy"]
-
 Array = npt.NDArray[np.float32]
 
 

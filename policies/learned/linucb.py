@@ -14,8 +14,6 @@ from gstds.observation.summary import SUMMARY_NAMES
 from gstds.policies.base import Observation, RunContext, Transition
 from gstds.policies.learned.agent_policy import Array, SummaryPolicy
 
-__all__ = ["LINUCB_RATIOS", "LinUCB"]
-
 Floats = npt.NDArray[np.float64]
 
 LINUCB_RATIOS = (0.05, 0.1, 0.15, 0.25, 0.5)

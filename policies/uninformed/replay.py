@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext
 
-__all__ = ["Replay", "decode_sequence", "encode_sequence"]
-
 Floats = npt.NDArray[np.float32]
 
 

@@ -7,8 +7,6 @@ import numpy as np
 from gstds.policies.base import KeepRatioPolicy, Observation, Policy, Weights
 from gstds.selection.schedules import Schedule
 
-__all__ = ["Full", "Random"]
-
 
 class Random(KeepRatioPolicy):
     """A uniform random share, fresh each step (RS2, arXiv 2305.18424): the baseline to beat.

@@ -25,8 +25,6 @@ from gstds.train.running.run import StopFlag
 from gstds.train.tracking.log import RunLog
 from gstds.train.tracking.uploader import Upload
 
-__all__ = ["Teacher", "learn", "load_agent_config"]
-
 JUDGE_SEEDS = 3
 _OFF_POLICY_CHUNK = 256
 _JUDGED = {"accuracy": "selection_accuracy", "loss": "selection_loss"}

@@ -15,8 +15,6 @@ from gstds.common.checks import check_choice, near_names
 from gstds.observation.summary import SUMMARY_NAMES
 from gstds.policies.learned.agent_file import Tensors
 
-__all__ = ["AGENTS", "Algorithm", "ModelState", "actor_tensors", "make_model"]
-
 
 class Algorithm(NamedTuple):
     """An algorithm that `gstds learn` knows.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from gstds.policies.base import KeepRatioPolicy
 from gstds.selection.schedules import Schedule
 
-__all__ = ["FiedlerBoundary", "KCenter", "LowestDegree"]
-
 
 class KCenter(KeepRatioPolicy):
     """Each kept sample is the farthest from those kept before, by the reference's features.

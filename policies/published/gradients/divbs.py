@@ -5,8 +5,6 @@ from __future__ import annotations
 from gstds.policies.base import KeepRatioPolicy
 from gstds.selection.schedules import Schedule
 
-__all__ = ["DivBS"]
-
 
 class DivBS(KeepRatioPolicy):
     """Diversified batch selection: greedy orthogonal pick on last-layer gradients.

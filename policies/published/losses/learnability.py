@@ -5,8 +5,6 @@ from __future__ import annotations
 from gstds.policies.base import KeepRatioPolicy
 from gstds.selection.schedules import Schedule
 
-__all__ = ["Jest", "RhoLoss", "StaleJest", "StaleRhoLoss"]
-
 
 class Jest(KeepRatioPolicy):
     """JEST: samples drawn in chunks by the softmax of their learnability, fresh losses.

@@ -12,8 +12,6 @@ from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transi
 from gstds.selection.sampling import keep_probabilities, percentiles
 from gstds.selection.schedules import Schedule
 
-__all__ = ["SelectiveBackprop", "StaleSelectiveBackprop"]
-
 
 class SelectiveBackprop(KeepRatioPolicy):
     """Selective-Backprop: kept with probability (percentile of the loss in the last 1024) ** β.

@@ -6,8 +6,6 @@ from gstds.common.checks import check_choice
 from gstds.policies.base import KeepRatioPolicy
 from gstds.selection.schedules import Schedule
 
-__all__ = ["BigLoss", "EasyReference", "StaleBigLoss", "Uncertainty"]
-
 
 class BigLoss(KeepRatioPolicy):
     """The samples of the highest learner loss, fresh losses.
