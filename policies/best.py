@@ -56,6 +56,7 @@ class Best(Policy):
     """
 
     state = ("_batches", "_surest", "_watch")
+    _classes, _batches, _surest = 1, 0, 0.0
 
     def __init__(
         self, keep: float = 0.25, floor: float = 0.1, weight: float = 2.0, doubt: float = 0.1
@@ -64,14 +65,8 @@ class Best(Policy):
         self.floor = check_number("floor", floor, low=0, open_low=True)
         self.weight = check_number("weight", weight, low=0, open_low=True)
         self.doubt = check_fraction("doubt", doubt)
-        self.max_weight = max(1.0, self.weight)
-        self._classes, self._batches, self._surest = 1, 0, 0.0
-        self._watch = RiseWatch(1)
-
-    @property
-    def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
-        """Reference losses, unless every label is trusted."""
-        return {"reference_losses": {}} if self.doubt else {}
+        self.max_weight, self._watch = max(1.0, self.weight), RiseWatch(1)
+        self.needs = {"reference_losses": {}} if self.doubt else {}
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run that has seen no batch."""
@@ -107,5 +102,4 @@ class Best(Policy):
             return 1.0
         losses = batch["reference_losses"]
         share = wrong_label_share(self._mean_surest(losses))
-        chances = wrong_label_chances(losses, share, self._classes)
-        return np.asarray(np.maximum(0.0, 1.0 - chances / self.doubt))
+        return np.maximum(0.0, 1.0 - wrong_label_chances(losses, share, self._classes) / self.doubt)

@@ -95,14 +95,13 @@ def policy_class(name: str) -> type[Policy]:
     """
     if not isinstance(name, str):
         raise TypeError(f"policy must be a name, got {name!r}")
-    named = installed_policies() | POLICIES | UNLISTED
-    target = name if ":" in name else named.get(name)
+    named = POLICIES | UNLISTED
+    target = name if ":" in name else named.get(name) or installed_policies().get(name)
     for prefix, kind in _WITH_ARGUMENT.items():
         target = kind if name.startswith(prefix) else target
     if target is None:
-        raise ValueError(
-            f"policy: unknown name {name!r}; {near_names(name, named)}, or module:Class"
-        )
+        near = near_names(name, installed_policies() | named)
+        raise ValueError(f"policy: unknown name {name!r}; {near}, or module:Class")
     what = f"policy {name!r}"
     found = checks.import_attribute(what, target, kind="Class", meant=_is_policy)
     if not _is_policy(found):

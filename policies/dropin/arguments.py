@@ -157,8 +157,10 @@ class Samples:
             )
         self._own_file = store.path / LOSSES_NAME if store else None
         self._note: dict[str, Any] = {}
-        wanted = "reference_losses" in needs
-        self._losses, where = self._find_losses(losses) if wanted else (None, "")
+        self._losses: Floats | None = None
+        where = ""
+        if "reference_losses" in needs:
+            self._losses, where = self._find_losses(losses)
         counts = (
             {} if count is None else {"num_samples": check_integer("num_samples", count, low=1)}
         )
