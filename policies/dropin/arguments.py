@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from gstds.common.checks import check_integer
 from gstds.observation.batch_view import spectral_view
 from gstds.observation.spec import asked_of, check_observe
 from gstds.policies.base import Policy
-from gstds.policies.dropin.observed import NotShownError, floats, numbers, whole_numbers
+from gstds.policies.dropin.observed import floats, numbers, whole_numbers
 from gstds.policies.registry import check_declarations, make_policy, refuse_idle_schedule
 from gstds.selection.schedules import Schedule, make_schedule
 from gstds.store.feature_store import FeatureStore, open_losses
@@ -25,23 +24,6 @@ Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 _SAMPLE = np.array([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]], dtype=np.float32)
-
-
-@contextlib.contextmanager
-def policy_code(name: str, step: int) -> Iterator[None]:
-    """Run a policy's code: whatever it raises is told by the policy's name and the step.
-
-    Raises:
-        ValueError: If the code raises; what it raised is the cause.
-    """
-    try:
-        yield
-    except NotShownError:  # says all of that itself
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"policy {name!r} (step {step}) raised {type(error).__name__}: {error}"
-        ) from error
 
 
 def resolve_policy(

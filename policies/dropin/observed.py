@@ -29,10 +29,6 @@ _TENSOR = "__tensor__"
 _ROUNDING = 0.01  # half precision may say 1.004 where it means 1
 
 
-class NotShownError(ValueError):
-    """A policy read what the loop did not tell; the message says how to tell it."""
-
-
 class Shown(dict[str, npt.NDArray[np.float32]]):
     """An observation that says what to do about what it cannot show.
 
@@ -57,7 +53,7 @@ class Shown(dict[str, npt.NDArray[np.float32]]):
 
     def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
         if name in self._refused:
-            raise NotShownError(self._refused[name])
+            raise ValueError(self._refused[name])
         if name not in self:
             hint = near_names(name, self)
             raise KeyError(
@@ -69,7 +65,7 @@ class Shown(dict[str, npt.NDArray[np.float32]]):
         """Return an observation, or the default where a policy did not ask for it.
 
         Raises:
-            NotShownError: If the loop did not tell it.
+            ValueError: If the loop did not tell it.
         """
         return self[name] if name in self or name in self._refused else default
 

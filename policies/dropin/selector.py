@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from gstds.common.checks import check_integer, check_number, require_entries
+from gstds.common.checks import check_integer, check_number, require_entries, users_code
 from gstds.common.noise import STREAMS, fan_out, policy_seed
 from gstds.common.process_group import Group, ProcessGroup
 from gstds.common.state import Stateful, entries
@@ -24,7 +24,7 @@ from gstds.observation.memory import SampleMemory
 from gstds.observation.spec import observation_bounds
 from gstds.policies.base import Policy, RunContext, Transition
 from gstds.policies.dropin import observed
-from gstds.policies.dropin.arguments import Samples, check_needs, policy_code, resolve_policy
+from gstds.policies.dropin.arguments import Samples, check_needs, resolve_policy
 from gstds.selection.schedules import Schedule
 from gstds.store.feature_store import FeatureStore
 
@@ -168,10 +168,10 @@ class Selector(Stateful):
             warnings.warn(f"total_steps={self.total_steps} {text}", stacklevel=2)
         observation = self._look(batch, views)
         self._teach(observation)
-        with policy_code(self.name, self.step):
+        with users_code(self._who):
             answer = self.policy.act(observation)
-        where = f"(policy {self.name!r}, step {self.step})"
         n, highest = len(observation["valid"]), self.policy.max_weight
+        where = f"(policy {self.name!r}, step {self.step})"
         weights = checked_weights(answer, n, highest, where=where, name="weights")
         return self._answer(batch, observation, weights)
 
@@ -236,6 +236,10 @@ class Selector(Stateful):
         self._told["gradient_noise"] = noise_share(samples)
 
     @property
+    def _who(self) -> str:
+        return f"policy {self.name!r} (step {self.step})"
+
+    @property
     def mean_keep(self) -> float:
         """Samples kept by samples drawn, so far."""
         return self._kept / max(1, self._drawn)
@@ -266,7 +270,7 @@ class Selector(Stateful):
             steps_per_epoch=per_epoch,
             total_steps=self.total_steps,
         )
-        with policy_code(self.name, self.step):
+        with users_code(self._who):
             self.policy.reset(policy_seed(self._seed), self._context)
             if learned is not None:
                 self.policy.load_state_dict(learned)
@@ -322,7 +326,7 @@ class Selector(Stateful):
         }
         seen, weights = info.pop("observation"), info.pop("weights")
         reward, self._reward = self._reward, 0.0
-        with policy_code(self.name, self.step):
+        with users_code(self._who):
             self.policy.learn(Transition(seen, weights, reward, following, info))
 
     def _answer(
@@ -332,7 +336,7 @@ class Selector(Stateful):
         n, kept = len(batch), np.flatnonzero(weights[: len(batch)] > 0)
         self._spent += len(kept) * self._sample_flops
         if not self._free_solves:
-            with policy_code(self.name, self.step):
+            with users_code(self._who):
                 self._spent += self.policy.step_flops(n, len(kept), self._context)
         self._keep_ratio = len(kept) / n
         self._drawn += n
@@ -366,7 +370,7 @@ class Selector(Stateful):
         Raises:
             TypeError: If the policy's own state holds something else.
         """
-        with policy_code(self.name, self.step):
+        with users_code(self._who):
             learned = self.policy.state_dict()
         learned = observed.portable(learned, f"state of policy {self.name!r}")
         return {**self._made_with(), **observed.portable(super().state_dict()), "policy": learned}
