@@ -14,7 +14,6 @@ from gstds.selection.control import RiseWatch
 from gstds.selection.label_noise import least_loss, wrong_label_chances, wrong_label_share
 from gstds.selection.weights import valid_batch, weighted_sample, weights_for_ratio
 
-Floats = npt.NDArray[np.floating[Any]]
 _LAST = 1e-9
 
 
@@ -97,7 +96,7 @@ class Best(Policy):
         odds = (self.floor + error) * self._trust(batch)
         return weighted_sample(np.maximum(odds, _LAST), k, noise)
 
-    def _trust(self, batch: Mapping[str, Any]) -> Floats | float:
+    def _trust(self, batch: Mapping[str, Any]) -> npt.NDArray[np.floating[Any]] | float:
         if not self.doubt:
             return 1.0
         losses = batch["reference_losses"]

@@ -8,9 +8,8 @@ import numpy as np
 
 from gstds.common.checks import check_choice
 from gstds.common.noise import derived_uniform
-from gstds.policies.base import KeepRatioPolicy, Observation, Weights
+from gstds.policies.base import AnySchedule, KeepRatioPolicy, Observation, Weights
 from gstds.selection.sampling import keep_probabilities, percentiles
-from gstds.selection.schedules import Schedule
 from gstds.selection.scores import make_score
 from gstds.selection.weights import valid_batch
 
@@ -42,7 +41,7 @@ class Custom(KeepRatioPolicy):
 
     def __init__(
         self,
-        schedule: Schedule | str | None = None,
+        schedule: AnySchedule = None,
         score: str | None = None,
         picker: str = "hybrid",
         weighting: str = "ones",

@@ -8,26 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gstds.common.checks import check_integer
 from gstds.observation.batch_view import spectral_view
 from gstds.observation.spec import asked_of, check_observe
-from gstds.policies.base import Policy
+from gstds.policies.base import AnySchedule, Array, Indices, Policy
 from gstds.policies.dropin.observed import floats, numbers, whole_numbers
 from gstds.policies.registry import check_declarations, make_policy, refuse_idle_schedule
-from gstds.selection.schedules import Schedule, make_schedule
+from gstds.selection.schedules import make_schedule
 from gstds.store.feature_store import FeatureStore, open_losses
 from gstds.store.from_images import LOSSES_NAME
-
-Floats = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.int64]
 
 _SAMPLE = np.array([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]], dtype=np.float32)
 
 
 def resolve_policy(
-    policy: Policy | str, schedule: Schedule | str | None, keep: float | None
+    policy: Policy | str, schedule: AnySchedule, keep: float | None
 ) -> tuple[Policy, str]:
     """Return the policy that was named or made, and its name.
 
@@ -139,7 +135,7 @@ class Samples:
             )
         self._own_file = store.path / LOSSES_NAME if store else None
         self._note: dict[str, Any] = {}
-        self._losses: Floats | None = None
+        self._losses: Array | None = None
         where = ""
         if "reference_losses" in needs:
             self._losses, where = self._find_losses(losses)
@@ -159,7 +155,7 @@ class Samples:
                 f"rows must lie in [0, {count - 1}], got {self._rows.max()}: {where} has no more"
             )
 
-    def _find_losses(self, losses: Any) -> tuple[Floats, str]:
+    def _find_losses(self, losses: Any) -> tuple[Array, str]:
         """Return the reference loss (n,) of each sample, and what says how many there are."""
         losses = self._own_file if losses is None else losses
         if losses is None:

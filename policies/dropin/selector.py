@@ -22,14 +22,10 @@ from gstds.observation.batch_view import batch_view, checked_weights
 from gstds.observation.gradient_noise import noise_share
 from gstds.observation.memory import SampleMemory
 from gstds.observation.spec import observation_bounds
-from gstds.policies.base import Policy, RunContext, Transition
+from gstds.policies.base import AnySchedule, Array, Indices, Policy, RunContext, Transition
 from gstds.policies.dropin import observed
 from gstds.policies.dropin.arguments import Samples, check_needs, resolve_policy
-from gstds.selection.schedules import Schedule
 from gstds.store.feature_store import FeatureStore
-
-Floats = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.int64]
 
 
 class Selector(Stateful):
@@ -87,7 +83,7 @@ class Selector(Stateful):
         total_steps: int,
         *,
         seed: int = 0,
-        schedule: Schedule | str | None = None,
+        schedule: AnySchedule = None,
         keep: float | None = None,
         labels: Any = None,
         reference_losses: npt.ArrayLike | str | Path | None = None,
@@ -330,7 +326,7 @@ class Selector(Stateful):
             self.policy.learn(Transition(seen, weights, reward, following, info))
 
     def _answer(
-        self, batch: Indices, shown: observed.Shown, weights: Floats
+        self, batch: Indices, shown: observed.Shown, weights: Array
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Count what was answered, remember it, and return it as the loop needs it."""
         n, kept = len(batch), np.flatnonzero(weights[: len(batch)] > 0)
@@ -427,7 +423,7 @@ class Selector(Stateful):
             ) from error
 
 
-def _note_losses(last: Mapping[str, Any], indices: Indices, losses: Floats) -> None:
+def _note_losses(last: Mapping[str, Any], indices: Indices, losses: Array) -> None:
     """Write down the losses (k,) of a step's samples (k,) in the step's record."""
     # An index may be drawn twice: of its places the kept ones are told first, each once.
     places = defaultdict(list)
@@ -502,7 +498,7 @@ class Ranks:
         """Return the sum of each number over all processes."""
         return tuple(self.settle().join(np.array(values, dtype=np.int64)).tolist())
 
-    def gather(self, indices: Indices, losses: Floats) -> tuple[Indices, Floats]:
+    def gather(self, indices: Indices, losses: Array) -> tuple[Indices, Array]:
         """Return the samples and losses of all processes, in the order of their ranks."""
         group = self.settle()
         lengths = np.zeros(group.size, dtype=np.int64)

@@ -8,9 +8,15 @@ import numpy as np
 
 from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import derived_uniform
-from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition, Weights
+from gstds.policies.base import (
+    AnySchedule,
+    KeepRatioPolicy,
+    Observation,
+    RunContext,
+    Transition,
+    Weights,
+)
 from gstds.selection.sampling import keep_probabilities, percentiles
-from gstds.selection.schedules import Schedule
 
 
 class SelectiveBackprop(KeepRatioPolicy):
@@ -41,7 +47,7 @@ class SelectiveBackprop(KeepRatioPolicy):
     _losses = "learner_losses"
 
     def __init__(
-        self, schedule: Schedule | str | None = None, beta: float | None = None, history: int = 1024
+        self, schedule: AnySchedule = None, beta: float | None = None, history: int = 1024
     ) -> None:
         super().__init__(schedule, "uniform")
         self.beta = None if beta is None else check_number("beta", beta, low=0, high=1e3)
