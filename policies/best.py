@@ -101,4 +101,5 @@ class Best(Policy):
             return 1.0
         losses = batch["reference_losses"]
         share = wrong_label_share(self._mean_surest(losses))
-        return np.maximum(0.0, 1.0 - wrong_label_chances(losses, share, self._classes) / self.doubt)
+        chances = wrong_label_chances(losses, share, self._classes)
+        return np.asarray(np.maximum(0.0, 1.0 - chances / self.doubt))
