@@ -16,10 +16,12 @@ from gstds.selection.pickers import NamedPicker, make_picker
 from gstds.selection.schedules import Schedule, make_schedule
 from gstds.selection.weights import weights_for_ratio
 
-__all__ = ["KeepRatioPolicy", "Observation", "Policy", "RunContext", "Transition", "Weights"]
-
-Observation = Mapping[str, npt.NDArray[np.float32]]
-Weights = npt.NDArray[np.float32]
+Array = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+Observation = Mapping[str, Array]
+Weights = Array
+AnySchedule = Schedule | str | None
+"""A schedule, its name, or none."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class KeepRatioPolicy(Policy):
     _steps = 0
 
     def __init__(
-        self, schedule: Schedule | str | None = None, picker: str = "hybrid", **picker_options: Any
+        self, schedule: AnySchedule = None, picker: str = "hybrid", **picker_options: Any
     ) -> None:
         if schedule is not None:
             self.schedule = make_schedule(schedule) if isinstance(schedule, str) else schedule

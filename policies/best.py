@@ -14,9 +14,6 @@ from gstds.selection.control import RiseWatch
 from gstds.selection.label_noise import least_loss, wrong_label_chances, wrong_label_share
 from gstds.selection.weights import valid_batch, weighted_sample, weights_for_ratio
 
-__all__ = ["Best"]
-
-Floats = npt.NDArray[np.floating[Any]]
 _LAST = 1e-9
 
 
@@ -58,6 +55,7 @@ class Best(Policy):
     """
 
     state = ("_batches", "_surest", "_watch")
+    _classes, _batches, _surest = 1, 0, 0.0
 
     def __init__(
         self, keep: float = 0.25, floor: float = 0.1, weight: float = 2.0, doubt: float = 0.1
@@ -66,14 +64,8 @@ class Best(Policy):
         self.floor = check_number("floor", floor, low=0, open_low=True)
         self.weight = check_number("weight", weight, low=0, open_low=True)
         self.doubt = check_fraction("doubt", doubt)
-        self.max_weight = max(1.0, self.weight)
-        self._classes, self._batches, self._surest = 1, 0, 0.0
-        self._watch = RiseWatch(1)
-
-    @property
-    def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
-        """Reference losses, unless every label is trusted."""
-        return {"reference_losses": {}} if self.doubt else {}
+        self.max_weight, self._watch = max(1.0, self.weight), RiseWatch(1)
+        self.needs = {"reference_losses": {}} if self.doubt else {}
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run that has seen no batch."""
@@ -104,7 +96,7 @@ class Best(Policy):
         odds = (self.floor + error) * self._trust(batch)
         return weighted_sample(np.maximum(odds, _LAST), k, noise)
 
-    def _trust(self, batch: Mapping[str, Any]) -> Floats | float:
+    def _trust(self, batch: Mapping[str, Any]) -> npt.NDArray[np.floating[Any]] | float:
         if not self.doubt:
             return 1.0
         losses = batch["reference_losses"]

@@ -21,8 +21,6 @@ from gstds.common.files import write_text
 from gstds.policies.base import Policy
 from gstds.policies.registry import POLICIES, make_policy, policy_class
 
-__all__ = ["card", "cards", "main"]
-
 SAID = ("Source", "Cost", "Helps", "Hurts")
 _SAYS = re.compile(rf"^({'|'.join(SAID)}): (.+(?:\n +.+)*)\n?", re.MULTILINE)
 _PHASES = {"train": "training", "score": "scoring", "spectral": "spectral", "policy": "the pick"}
@@ -80,7 +78,7 @@ def card(name: str, measured: Measured | None = None) -> str:
         f"**Needs.** {_needs(policy)}",
         f"**Images loaded per step.** {loads}",
         f"**Costs per step, beside training on the kept.** {said['Cost']}",
-        *_measured(_row(name, measured)),
+        *([_measured(row)] if (row := _row(name, measured)) else []),
         f"**Weights.** At most {policy.max_weight:g}; the loss is divided by the number of samples "
         f"{policy.normalizer}.",
         f"**Helps.** {said['Helps']}",
@@ -97,15 +95,13 @@ def _row(name: str, measured: Measured | None) -> dict[str, Any]:
     return dict((measured or {}).get("policies", {}).get(name, {}))
 
 
-def _measured(row: Mapping[str, Any]) -> list[str]:
-    if not row:
-        return []
+def _measured(row: Mapping[str, Any]) -> str:
     spent = [f"{text} {row['megaflops'][phase]:.3g}" for phase, text in _PHASES.items()]
-    return [
+    return (
         f"**Measured per step.** In MFLOP: {', '.join(spent)}. "
         f"{row['relative_time']:.2f} times as long as a step of `full`, at a keep ratio of "
         f"{row['keep']:.2f}. [How, and on what](README.md#measured)."
-    ]
+    )
 
 
 def cards(measured: Measured | None = None) -> dict[str, str]:
@@ -117,12 +113,12 @@ def cards(measured: Measured | None = None) -> dict[str, str]:
 
 
 def _table_row(name: str, row: Mapping[str, Any]) -> str:
-    spent = f"{sum(row['megaflops'].values()):,.0f}" if row else "-"
-    took = f"{row['relative_time']:.2f}" if row else "-"
+    spent = (
+        f"{sum(row['megaflops'].values()):,.0f} | {row['relative_time']:.2f}" if row else "- | -"
+    )
     text, said = _said(name)
-    idea = text.partition("\n")[0]
-    needs = _needs(make_policy(name))
-    return f"| [{name}]({name}.md) | {idea} | {needs} | {said['Cost']} | {spent} | {took} |\n"
+    idea, needs = text.partition("\n")[0], _needs(make_policy(name))
+    return f"| [{name}]({name}.md) | {idea} | {needs} | {said['Cost']} | {spent} |\n"
 
 
 def main(arguments: list[str] | None = None) -> int:

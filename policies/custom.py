@@ -8,12 +8,9 @@ import numpy as np
 
 from gstds.common.checks import check_choice
 from gstds.common.noise import derived_uniform
-from gstds.policies.base import KeepRatioPolicy, Observation, Weights
-from gstds.selection.schedules import Schedule
+from gstds.policies.base import AnySchedule, KeepRatioPolicy, Observation, Weights
 from gstds.selection.scores import make_score
 from gstds.selection.weights import keep_probabilities, percentiles, valid_batch
-
-__all__ = ["Custom"]
 
 _LEAST_CHANCE = 0.01
 
@@ -43,7 +40,7 @@ class Custom(KeepRatioPolicy):
 
     def __init__(
         self,
-        schedule: Schedule | str | None = None,
+        schedule: AnySchedule = None,
         score: str | None = None,
         picker: str = "hybrid",
         weighting: str = "ones",

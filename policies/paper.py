@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 
 from gstds.common.checks import check_choice
-from gstds.policies.base import KeepRatioPolicy, Observation, RunContext
-from gstds.selection.schedules import Schedule
-
-__all__ = ["GSTDS"]
+from gstds.policies.base import AnySchedule, KeepRatioPolicy, Observation, RunContext
 
 
 class GSTDS(KeepRatioPolicy):
@@ -43,7 +40,7 @@ class GSTDS(KeepRatioPolicy):
 
     def __init__(
         self,
-        schedule: Schedule | str | None = None,
+        schedule: AnySchedule = None,
         score: str = "abs",
         laplacian: str = "unnormalized",
         affinity: str = "auto",

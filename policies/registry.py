@@ -18,10 +18,6 @@ from gstds.common.checks import near_names, users_code
 from gstds.policies.base import KeepRatioPolicy, Policy
 from gstds.selection.schedules import Schedule
 
-__all__ = ["POLICIES", "REPLAY", "check_declarations", "follows_schedule", "installed_policies"]
-__all__ += ["make_policy", "policy_class", "policy_names", "refuse_idle_schedule"]
-__all__ += ["refuse_misspelt"]
-
 _LOSSES = "gstds.policies.published.losses"
 
 UNLISTED: dict[str, str] = {
@@ -99,14 +95,13 @@ def policy_class(name: str) -> type[Policy]:
     """
     if not isinstance(name, str):
         raise TypeError(f"policy must be a name, got {name!r}")
-    named = installed_policies() | POLICIES | UNLISTED
-    target = name if ":" in name else named.get(name)
+    named = POLICIES | UNLISTED
+    target = name if ":" in name else named.get(name) or installed_policies().get(name)
     for prefix, kind in _WITH_ARGUMENT.items():
         target = kind if name.startswith(prefix) else target
     if target is None:
-        raise ValueError(
-            f"policy: unknown name {name!r}; {near_names(name, named)}, or module:Class"
-        )
+        near = near_names(name, installed_policies() | named)
+        raise ValueError(f"policy: unknown name {name!r}; {near}, or module:Class")
     what = f"policy {name!r}"
     found = checks.import_attribute(what, target, kind="Class", meant=_is_policy)
     if not _is_policy(found):

@@ -11,8 +11,6 @@ import numpy as np
 from gstds.observation.batch_view import shard_slices
 from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
 
-__all__ = ["Sharded"]
-
 
 class Sharded(Policy):
     """Gives each shard of the drawn batch to one of several equal policies.

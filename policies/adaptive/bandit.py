@@ -17,8 +17,6 @@ from gstds.common.checks import check_choice, check_fraction, check_integer, che
 from gstds.common.state import Stateful
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition
 
-__all__ = ["DiscountedUCB", "Exp3S", "KeepRatioBandit", "RewardScale", "make_bandit"]
-
 Floats = npt.NDArray[np.float64]
 
 RATIOS = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0)

@@ -11,8 +11,6 @@ from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transi
 from gstds.selection.control import check_range, spread_ratio
 from gstds.selection.weights import kept_count
 
-__all__ = ["BudgetControl"]
-
 
 class BudgetControl(KeepRatioPolicy):
     """Keeps what it takes to end at a wanted total of charged compute, whatever selecting costs.

@@ -12,8 +12,6 @@ from gstds.observation.gradient_noise import noise_samples
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition
 from gstds.selection.control import PlateauWatch, between, check_range, gap_ratio, noise_ratio
 
-__all__ = ["GradientNoise", "LossGap", "Plateau"]
-
 
 class Plateau(KeepRatioPolicy):
     """Keeps little, and a step more whenever the training loss stops falling.

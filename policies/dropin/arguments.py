@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gstds.common.checks import check_integer
 from gstds.observation.batch_view import spectral_view
 from gstds.observation.spec import asked_of, check_observe
-from gstds.policies.base import Policy
-from gstds.policies.dropin.observed import NotShownError, floats, numbers, whole_numbers
+from gstds.policies.base import AnySchedule, Array, Indices, Policy
+from gstds.policies.dropin.observed import floats, numbers, whole_numbers
 from gstds.policies.registry import check_declarations, make_policy, refuse_idle_schedule
-from gstds.selection.schedules import Schedule, make_schedule
+from gstds.selection.schedules import make_schedule
 from gstds.store.feature_store import FeatureStore, open_losses
 from gstds.store.from_images import LOSSES_NAME
-
-__all__ = ["Samples", "check_needs", "policy_code", "resolve_policy"]
-
-Floats = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.int64]
 
 _SAMPLE = np.array([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]], dtype=np.float32)
 
 
-@contextlib.contextmanager
-def policy_code(name: str, step: int) -> Iterator[None]:
-    """Run a policy's code: whatever it raises is told by the policy's name and the step.
-
-    Raises:
-        ValueError: If the code raises; what it raised is the cause.
-    """
-    try:
-        yield
-    except NotShownError:  # says all of that itself
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"policy {name!r} (step {step}) raised {type(error).__name__}: {error}"
-        ) from error
-
-
 def resolve_policy(
-    policy: Policy | str, schedule: Schedule | str | None, keep: float | None
+    policy: Policy | str, schedule: AnySchedule, keep: float | None
 ) -> tuple[Policy, str]:
     """Return the policy that was named or made, and its name.
 
@@ -159,8 +135,10 @@ class Samples:
             )
         self._own_file = store.path / LOSSES_NAME if store else None
         self._note: dict[str, Any] = {}
-        wanted = "reference_losses" in needs
-        self._losses, where = self._find_losses(losses) if wanted else (None, "")
+        self._losses: Array | None = None
+        where = ""
+        if "reference_losses" in needs:
+            self._losses, where = self._find_losses(losses)
         counts = (
             {} if count is None else {"num_samples": check_integer("num_samples", count, low=1)}
         )
@@ -177,7 +155,7 @@ class Samples:
                 f"rows must lie in [0, {count - 1}], got {self._rows.max()}: {where} has no more"
             )
 
-    def _find_losses(self, losses: Any) -> tuple[Floats, str]:
+    def _find_losses(self, losses: Any) -> tuple[Array, str]:
         """Return the reference loss (n,) of each sample, and what says how many there are."""
         losses = self._own_file if losses is None else losses
         if losses is None:

@@ -13,9 +13,6 @@ import torch
 from gstds.common.checks import near_names
 from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS, asked_of
 
-__all__ = ["TELL", "NotShownError", "Shown", "floats", "learner_views", "portable", "restored"]
-__all__ += ["whole_numbers"]
-
 TELL = (
     "call selector.observe_losses(indices[kept], losses) after each update, "
     "with empty lists if there was none"
@@ -30,10 +27,6 @@ _AHEAD = "it; it is not known ahead of training: call selector.select inside the
 _LEARNER = asked_of(OPTIONAL_OBSERVATIONS, "learner")
 _TENSOR = "__tensor__"
 _ROUNDING = 0.01  # half precision may say 1.004 where it means 1
-
-
-class NotShownError(ValueError):
-    """A policy read what the loop did not tell; the message says how to tell it."""
 
 
 class Shown(dict[str, npt.NDArray[np.float32]]):
@@ -60,7 +53,7 @@ class Shown(dict[str, npt.NDArray[np.float32]]):
 
     def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
         if name in self._refused:
-            raise NotShownError(self._refused[name])
+            raise ValueError(self._refused[name])
         if name not in self:
             hint = near_names(name, self)
             raise KeyError(
@@ -72,7 +65,7 @@ class Shown(dict[str, npt.NDArray[np.float32]]):
         """Return an observation, or the default where a policy did not ask for it.
 
         Raises:
-            NotShownError: If the loop did not tell it.
+            ValueError: If the loop did not tell it.
         """
         return self[name] if name in self or name in self._refused else default
 

@@ -12,19 +12,16 @@ from gstds.common.checks import check_integer
 from gstds.observation.spec import asked_of
 from gstds.policies.dropin.selector import Selector
 
-__all__ = ["IndexedDataset", "SelectionSampler"]
-
 _NO_BATCH = (
     "batches must be lists of indices, got {}; pass "
     "torch.utils.data.BatchSampler(sampler, batch_size, drop_last)"
 )
-_OF_INDICES = (
+_OF_INDICES: tuple[type, ...] = (
     data.RandomSampler,
     data.SequentialSampler,
     data.SubsetRandomSampler,
-    data.WeightedRandomSampler,
-    data.DistributedSampler,
 )
+_OF_INDICES += (data.WeightedRandomSampler, data.DistributedSampler)
 
 
 class IndexedDataset:
@@ -118,20 +115,16 @@ class SelectionSampler:
 
 def _refuse_what_is_known_later(selector: Selector) -> None:
     needs = selector.policy.needs
-    scored = ", ".join(asked_of(needs, "learner"))
-    measured = ", ".join(asked_of(needs, "evaluation", "gradients"))
-    reason = ""
-    if scored:
-        reason = f"needs {scored}, which are not known before the images are loaded"
-    elif measured:
-        reason = f"needs {measured}, which at a batch selected ahead of training would depend on "
-        reason += "the number of workers"
-    elif selector.learns:
-        reason = "learns from each step, and batches are selected ahead of training"
-    if reason:
+    ahead = "at a batch selected ahead of training would depend on the number of workers"
+    late = {"are not known before the images are loaded": asked_of(needs, "learner")}
+    late[ahead] = asked_of(needs, "evaluation", "gradients")
+    reasons = [f"needs {', '.join(names)}, which {why}" for why, names in late.items() if names]
+    if selector.learns:
+        reasons.append("learns from each step, and batches are selected ahead of training")
+    if reasons:
         raise ValueError(
-            f"selector: policy {selector.name!r} {reason}; call selector.select inside the loop "
-            "instead"
+            f"selector: policy {selector.name!r} {reasons[0]}; call selector.select inside the "
+            "loop instead"
         )
 
 

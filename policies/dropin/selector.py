@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from gstds.common.checks import check_integer, check_number, require_entries
+from gstds.common.checks import check_integer, check_number, require_entries, users_code
 from gstds.common.noise import STREAMS, fan_out, policy_seed
 from gstds.common.process_group import Group, ProcessGroup
 from gstds.common.state import Stateful, entries
@@ -22,16 +22,10 @@ from gstds.observation.batch_view import batch_view, checked_weights
 from gstds.observation.gradient_noise import noise_share
 from gstds.observation.memory import SampleMemory
 from gstds.observation.spec import observation_bounds
-from gstds.policies.base import Policy, RunContext, Transition
+from gstds.policies.base import AnySchedule, Array, Indices, Policy, RunContext, Transition
 from gstds.policies.dropin import observed
-from gstds.policies.dropin.arguments import Samples, check_needs, policy_code, resolve_policy
-from gstds.selection.schedules import Schedule
+from gstds.policies.dropin.arguments import Samples, check_needs, resolve_policy
 from gstds.store.feature_store import FeatureStore
-
-__all__ = ["Ranks", "Selector"]
-
-Floats = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.int64]
 
 
 class Selector(Stateful):
@@ -89,7 +83,7 @@ class Selector(Stateful):
         total_steps: int,
         *,
         seed: int = 0,
-        schedule: Schedule | str | None = None,
+        schedule: AnySchedule = None,
         keep: float | None = None,
         labels: Any = None,
         reference_losses: npt.ArrayLike | str | Path | None = None,
@@ -170,22 +164,19 @@ class Selector(Stateful):
             warnings.warn(f"total_steps={self.total_steps} {text}", stacklevel=2)
         observation = self._look(batch, views)
         self._teach(observation)
-        with policy_code(self.name, self.step):
+        with users_code(self._who):
             answer = self.policy.act(observation)
-        where = f"(policy {self.name!r}, step {self.step})"
         n, highest = len(observation["valid"]), self.policy.max_weight
+        where = f"(policy {self.name!r}, step {self.step})"
         weights = checked_weights(answer, n, highest, where=where, name="weights")
-        self._remember(batch, observation, weights)
-        return self._answer(weights[: len(batch)])
+        return self._answer(batch, observation, weights)
 
     def _checked(self, indices: Any, *, empty: bool = False) -> Indices:
-        batch, count = (
-            observed.whole_numbers("indices", indices, kinds="iu", empty=empty),
-            self._samples.count,
-        )
-        if len(batch) and batch.max() >= count:
+        batch = observed.whole_numbers("indices", indices, kinds="iu", empty=empty)
+        last = self._samples.count - 1
+        if len(batch) and batch.max() > last:
             raise ValueError(
-                f"indices must lie in [0, {count - 1}], got {batch.min()} to {batch.max()};"
+                f"indices must lie in [0, {last}], got {batch.min()} to {batch.max()};"
                 " the store, the labels or num_samples must cover all training samples"
             )
         return batch
@@ -241,6 +232,10 @@ class Selector(Stateful):
         self._told["gradient_noise"] = noise_share(samples)
 
     @property
+    def _who(self) -> str:
+        return f"policy {self.name!r} (step {self.step})"
+
+    @property
     def mean_keep(self) -> float:
         """Samples kept by samples drawn, so far."""
         return self._kept / max(1, self._drawn)
@@ -271,7 +266,7 @@ class Selector(Stateful):
             steps_per_epoch=per_epoch,
             total_steps=self.total_steps,
         )
-        with policy_code(self.name, self.step):
+        with users_code(self._who):
             self.policy.reset(policy_seed(self._seed), self._context)
             if learned is not None:
                 self.policy.load_state_dict(learned)
@@ -327,28 +322,28 @@ class Selector(Stateful):
         }
         seen, weights = info.pop("observation"), info.pop("weights")
         reward, self._reward = self._reward, 0.0
-        with policy_code(self.name, self.step):
+        with users_code(self._who):
             self.policy.learn(Transition(seen, weights, reward, following, info))
 
-    def _remember(self, batch: Indices, shown: observed.Shown, weights: Floats) -> None:
-        n, kept = len(batch), int((weights[: len(batch)] > 0).sum())
-        self._spent += kept * self._sample_flops
+    def _answer(
+        self, batch: Indices, shown: observed.Shown, weights: Array
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Count what was answered, remember it, and return it as the loop needs it."""
+        n, kept = len(batch), np.flatnonzero(weights[: len(batch)] > 0)
+        self._spent += len(kept) * self._sample_flops
         if not self._free_solves:
-            with policy_code(self.name, self.step):
-                self._spent += self.policy.step_flops(n, kept, self._context)
-        self._keep_ratio = kept / n
+            with users_code(self._who):
+                self._spent += self.policy.step_flops(n, len(kept), self._context)
+        self._keep_ratio = len(kept) / n
         self._drawn += n
-        self._kept += kept
-        self._untold += kept > 0
+        self._kept += len(kept)
+        self._untold += len(kept) > 0
         self.step += 1
         if self.learns:
             none = {"losses": np.zeros_like(weights), "trained": np.zeros(len(weights), bool)}
             self._last = {"observation": dict(shown), "weights": weights, "indices": batch}
-            self._last |= {"drawn": n, "kept": kept, **none}
-
-    def _answer(self, weights: Floats) -> tuple[torch.Tensor, torch.Tensor]:
-        kept = np.flatnonzero(weights > 0)
-        own = len(kept) if self.policy.normalizer == "kept" else len(weights)
+            self._last |= {"drawn": n, "kept": len(kept), **none}
+        own = len(kept) if self.policy.normalizer == "kept" else n
         divisor, together = self._ranks.totals(own, len(kept))
         self.kept_elsewhere = together - len(kept)
         self._empty = 0 if together else self._empty + 1
@@ -359,12 +354,9 @@ class Selector(Stateful):
                 f"all be zero (policy {self.name!r}, step {self.step - 1})"
             )
         # Averaging gradients over processes divides by their count: take that back.
-        scaled = weights[kept] * (self._begun_with / max(1, divisor))
+        scaled = weights[kept] * np.float32(self._begun_with / max(1, divisor))
         device = self._ranks.device
-        return (
-            torch.as_tensor(kept, dtype=torch.int64, device=device),
-            torch.as_tensor(scaled, dtype=torch.float32, device=device),
-        )
+        return torch.as_tensor(kept, device=device), torch.as_tensor(scaled, device=device)
 
     # ------------------------------------------------------------------ state
 
@@ -374,7 +366,7 @@ class Selector(Stateful):
         Raises:
             TypeError: If the policy's own state holds something else.
         """
-        with policy_code(self.name, self.step):
+        with users_code(self._who):
             learned = self.policy.state_dict()
         learned = observed.portable(learned, f"state of policy {self.name!r}")
         return {**self._made_with(), **observed.portable(super().state_dict()), "policy": learned}
@@ -431,7 +423,7 @@ class Selector(Stateful):
             ) from error
 
 
-def _note_losses(last: Mapping[str, Any], indices: Indices, losses: Floats) -> None:
+def _note_losses(last: Mapping[str, Any], indices: Indices, losses: Array) -> None:
     """Write down the losses (k,) of a step's samples (k,) in the step's record."""
     # An index may be drawn twice: of its places the kept ones are told first, each once.
     places = defaultdict(list)
@@ -506,7 +498,7 @@ class Ranks:
         """Return the sum of each number over all processes."""
         return tuple(self.settle().join(np.array(values, dtype=np.int64)).tolist())
 
-    def gather(self, indices: Indices, losses: Floats) -> tuple[Indices, Floats]:
+    def gather(self, indices: Indices, losses: Array) -> tuple[Indices, Array]:
         """Return the samples and losses of all processes, in the order of their ranks."""
         group = self.settle()
         lengths = np.zeros(group.size, dtype=np.int64)

@@ -23,14 +23,12 @@ from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import sha256, write_bytes
 from gstds.common.state import Stateful
 from gstds.observation.summary import SUMMARY_NAMES
-
-__all__ = ["Actor", "AgentFile", "AgentFileError", "load_agent", "save_agent", "shipped_agents"]
+from gstds.policies.learned.shipped import SHIPPED, shipped_agents
 
 _HEAD = {"version": 1, "environment": "gstds/KeepRatio-v0"}
 _KINDS = {"actions": dict, "activation": str, "squash": bool, "interval": int, "picker": str}
 _KINDS |= {"observe": dict, "training": dict}
 _SIZE_LIMIT = 64 * 2**20
-_SHIPPED = Path(__file__).resolve().parent / "agents"
 Floats = npt.NDArray[np.float64]
 Tensors = dict[str, npt.NDArray[np.float32]]
 
@@ -79,20 +77,13 @@ def save_agent(folder: str | Path, agent: AgentFile) -> None:
     write_sealed(Path(folder) / "agent.json", note)
 
 
-def shipped_agents() -> dict[str, str]:
-    """Return the agents that come with the project, with one line of description each."""
-    notes = {path.parent.name: read_sealed(path) for path in sorted(_SHIPPED.glob("*/agent.json"))}
-    none = "no description"
-    return {name: str(note["training"].get("description", none)) for name, note in notes.items()}
-
-
 def find_agent(name: str) -> Path:
     """Return an agent's folder: a path, or the name of a shipped agent.
 
     Raises:
         AgentFileError: If there is none; the message lists the shipped ones.
     """
-    for folder in (Path(name), _SHIPPED / name):
+    for folder in (Path(name), SHIPPED / name):
         if name and (folder / "agent.json").is_file():
             return folder
     raise AgentFileError(

@@ -8,17 +8,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gstds.common.checks import check_choice, check_fraction, check_integer
 from gstds.observation.summary import RunFacts, Trend, summarize
-from gstds.policies.base import KeepRatioPolicy, Observation, RunContext
+from gstds.policies.base import Array, KeepRatioPolicy, Observation, RunContext
 from gstds.policies.learned.agent_file import Actor, load_agent
 from gstds.selection.pickers import RATIO_PICKERS
-
-__all__ = ["Learned", "ModelPolicy", "OpenLoop", "SummaryPolicy"]
-
-Array = npt.NDArray[np.float32]
 
 
 class SummaryPolicy(KeepRatioPolicy):

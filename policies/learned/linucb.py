@@ -11,10 +11,8 @@ import numpy.typing as npt
 from gstds.common.checks import check_choice, check_fraction, check_number
 from gstds.common.noise import keyed_uniform
 from gstds.observation.summary import SUMMARY_NAMES
-from gstds.policies.base import Observation, RunContext, Transition
-from gstds.policies.learned.agent_policy import Array, SummaryPolicy
-
-__all__ = ["LINUCB_RATIOS", "LinUCB"]
+from gstds.policies.base import Array, Observation, RunContext, Transition
+from gstds.policies.learned.agent_policy import SummaryPolicy
 
 Floats = npt.NDArray[np.float64]
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import zlib
 
 import numpy as np
 import numpy.typing as npt
 
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext
-
-__all__ = ["Replay", "decode_sequence", "encode_sequence"]
-
-Floats = npt.NDArray[np.float32]
 
 
 class Replay(KeepRatioPolicy):
@@ -79,7 +74,7 @@ def encode_sequence(values: npt.ArrayLike) -> str:
     return base64.b64encode(packed).decode()
 
 
-def decode_sequence(name: str, text: str) -> Floats:
+def decode_sequence(name: str, text: str) -> npt.NDArray[np.float32]:
     """Return the shares (T,) that `encode_sequence` wrote.
 
     Raises:
@@ -88,7 +83,7 @@ def decode_sequence(name: str, text: str) -> Floats:
     try:
         raw = zlib.decompress(base64.b64decode(text, validate=True))
         values = np.frombuffer(raw, dtype="<f4").astype(np.float32)
-    except (binascii.Error, zlib.error, ValueError, TypeError) as error:
+    except (zlib.error, ValueError, TypeError) as error:
         raise ValueError(f"{name} is no sequence that encode_sequence wrote: {error}") from error
     if not len(values) or not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"{name} must hold at least one share, and all in [0, 1]")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gstds.policies.base import KeepRatioPolicy, Observation, Policy, Weights
-from gstds.selection.schedules import Schedule
-
-__all__ = ["Full", "Random"]
+from gstds.policies.base import AnySchedule, KeepRatioPolicy, Observation, Policy, Weights
 
 
 class Random(KeepRatioPolicy):
@@ -25,7 +22,7 @@ class Random(KeepRatioPolicy):
         ValueError: If the schedule is unknown.
     """
 
-    def __init__(self, schedule: Schedule | str | None = None) -> None:
+    def __init__(self, schedule: AnySchedule = None) -> None:
         super().__init__(schedule, "uniform")
 
 

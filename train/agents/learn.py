@@ -26,10 +26,9 @@ from gstds.train.running.run import StopFlag
 from gstds.train.tracking.log import RunLog
 from gstds.train.tracking.uploader import Upload
 
-__all__ = ["Teacher", "learn", "load_agent_config"]
-
 JUDGE_SEEDS = 3
-_OFF_POLICY_CHUNK = 256
+_NOTED: tuple[str, ...] = ("instance", "mean_keep", "charged_flops", "step", "decision")
+_NOTED += ("selection_accuracy", "under_budget")
 _JUDGED = {"accuracy": "selection_accuracy", "loss": "selection_loss"}
 _JUDGED |= {"reward": "reward", "mean_keep": "mean_keep"}
 
@@ -75,7 +74,7 @@ class Teacher(Stateful):
         ImportError: If the agent's library is missing.
     """
 
-    state = ("_learning", "env", "episodes", "history", "best")
+    state: tuple[str, ...] = ("_learning", "env", "episodes", "history", "best")
     state += ("_seconds", "_judging_flops", "_told")
 
     def __init__(
@@ -109,8 +108,8 @@ class Teacher(Stateful):
         self.episodes = Episodes(self.env)
         shuffled = config.shuffle_rewards
         top = ShuffledReward(self.episodes, config.seed) if shuffled else self.episodes
-        world = DummyVecEnv([lambda: top])
-        self.model = make_model(config.agent, world, config.seed, config.agent_params)
+        vector = DummyVecEnv([lambda: top])
+        self.model = make_model(config.agent, vector, config.seed, config.agent_params)
         self._learning = ModelState(self.model)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"accuracy": -1.0, "loss": math.inf}
@@ -120,16 +119,24 @@ class Teacher(Stateful):
 
     def teach(self, stop: StopFlag | None = None, *, resume: bool = False) -> dict[str, Any]:
         """Learn to the end or until ``stop``; return the result, as it stands in the JSON file."""
-        stop, config, checkpoints = stop or StopFlag(), self.config, self.folder / "checkpoints"
+        stop, config, folder = stop or StopFlag(), self.config, self.folder
         if not resume:
             note = {"version": 1, "config": config.as_dict(), "command": self.command}
-            write_sealed(self.folder / "config.json", note)
-        state = latest_state(checkpoints) if resume else None
+            write_sealed(folder / "config.json", note)
+        state = latest_state(folder / "checkpoints") if resume else None
         # The library begins by resetting: it must do so before an old state is put back.
         self.model._setup_learn(0, callback=None, reset_num_timesteps=True)
         if state is not None:
             self.load_state_dict(state)
-        self._begin_log(resume)
+        self.log.begin(
+            name=f"learn-{config.agent}-seed{config.seed}",
+            params=by_group(config) | {f"env.{name}": value for name, value in config.env.items()},
+            tags={"kind": "agent", "agent": config.agent, "folder": str(folder.absolute())},
+            description=f"Agent `{config.agent}` learns to set the keep ratio.",
+            resume=resume,
+        )
+        if self.upload:
+            self.upload.begin(folder, self.log.run_id)
         start = time.perf_counter() - self._seconds
         if not self.history:
             self._judge()
@@ -141,7 +148,7 @@ class Teacher(Stateful):
             if due or self._steps >= config.steps:
                 self._judge()
             self.log.sync()  # what a resumed agent does not repeat is on the disk
-            save_state(checkpoints, self._steps, self.state_dict())
+            save_state(folder / "checkpoints", self._steps, self.state_dict())
             if self.upload:
                 self.upload.remind(at_once=False)
         return self._end("finished" if self._steps >= config.steps else "interrupted")
@@ -158,7 +165,7 @@ class Teacher(Stateful):
             self._progress("learning", min(total, self._steps), total)
             return not (stop.is_set and off_policy)
 
-        size = _OFF_POLICY_CHUNK if off_policy else int(self.model.n_steps)
+        size = 256 if off_policy else int(self.model.n_steps)
         self.model.learn(size, callback=watch, reset_num_timesteps=False, progress_bar=False)
 
     def _judge(self) -> None:
@@ -217,20 +224,8 @@ class Teacher(Stateful):
 
     # ------------------------------------------------------------------ record
 
-    def _begin_log(self, resume: bool) -> None:
-        config = self.config
-        self.log.begin(
-            name=f"learn-{config.agent}-seed{config.seed}",
-            params=by_group(config) | {f"env.{name}": value for name, value in config.env.items()},
-            tags={"kind": "agent", "agent": config.agent, "folder": str(self.folder.absolute())},
-            description=f"Agent `{config.agent}` learns to set the keep ratio.",
-            resume=resume,
-        )
-        if self.upload:
-            self.upload.begin(self.folder, self.log.run_id)
-
     def _track(self) -> None:
-        names = {"reward": "reward", "mean_keep": "mean_keep", "accuracy": "selection_accuracy"}
+        names = {k: _JUDGED[k] for k in ("reward", "mean_keep", "accuracy")}
         names["charged_flops"] = "charged_flops"
         for row in self.episodes.rows[self._told :]:
             self._told += 1
@@ -250,9 +245,8 @@ class Teacher(Stateful):
             "episodes": self.episodes.rows,
         }
         write_json(self.folder / "result.json", result)
-        cost = {f"final/{name}": float(value) for name, value in self.cost().items()}
-        accuracy = {"final/val_accuracy": float(self.best["accuracy"])}
-        self.log.log(cost | accuracy, self._steps)
+        final = self.cost() | {"val_accuracy": self.best["accuracy"]}
+        self.log.log({f"final/{name}": float(v) for name, v in final.items()}, self._steps)
         for name in ("result.json", "best/agent.json", "best/agent.safetensors"):
             if (self.folder / name).exists():
                 self.log.log_file(self.folder / name, "agent")
@@ -298,12 +292,10 @@ class Episodes(Stateful, gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def _row(info: Mapping[str, Any], reward: float) -> dict[str, Any]:
-    names = ("instance", "mean_keep", "charged_flops", "step", "decision")
-    names += ("selection_accuracy", "under_budget")
     # The loss of a learner which an agent has wrecked counts as the bound of all.
     loss = float(info["selection_loss"])
     loss = min(loss, LOSS_BOUND) if math.isfinite(loss) else LOSS_BOUND
-    return {"reward": reward, **{name: info[name] for name in names}, "selection_loss": loss}
+    return {"reward": reward, **{name: info[name] for name in _NOTED}, "selection_loss": loss}
 
 
 class ShuffledReward(gymnasium.RewardWrapper[Any, Any]):

@@ -15,8 +15,6 @@ from gstds.common.checks import check_choice, near_names
 from gstds.observation.summary import SUMMARY_NAMES
 from gstds.policies.learned.agent_file import Tensors
 
-__all__ = ["AGENTS", "Algorithm", "ModelState", "actor_tensors", "make_model"]
-
 
 class Algorithm(NamedTuple):
     """An algorithm that `gstds learn` knows.
@@ -119,8 +117,8 @@ def actor_tensors(model: Any) -> tuple[Tensors, str, bool]:
     return tensors, "relu" if relu else "tanh", squash
 
 
-_FIELDS = ("num_timesteps", "_n_updates", "_n_calls", "exploration_rate", "_episode_num")
-_FIELDS += ("_last_obs", "_last_episode_starts")
+_FIELDS: tuple[str, ...] = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
+_FIELDS += ("exploration_rate", "_last_obs", "_last_episode_starts")
 _BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
@@ -140,7 +138,7 @@ class ModelState:
         """Return numbers, arrays and tensors; no copies."""
         model = self._model
         generator = np.random.get_state(legacy=False)  # noqa: NPY002  (the library's)
-        generator["state"]["key"] = generator["state"]["key"].astype(np.int64)  # type: ignore[call-overload,index]
+        generator["state"]["key"] = generator["state"]["key"].astype(np.int64)
         state: dict[str, Any] = {
             "parameters": model.get_parameters(),
             "fields": {name: getattr(model, name) for name in _FIELDS if hasattr(model, name)},

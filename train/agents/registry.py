@@ -11,8 +11,6 @@ import numpy.typing as npt
 from gstds.observation.summary import SUMMARY_NAMES
 from gstds.policies.learned.agent_file import Actor, AgentFile, load_agent
 
-__all__ = ["RegisteredAgent", "register_agent"]
-
 
 class RegisteredAgent:
     """What `mlflow.pyfunc.load_model` returns the predictions of.

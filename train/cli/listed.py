@@ -58,7 +58,7 @@ def listed(kind: str) -> dict[str, str]:
         plugins = entry_points(group="gstds.policies")
         return {point.name: f"plug-in {point.value}" for point in plugins} | names
     if kind == "agents":
-        from gstds.policies.learned.agent_file import shipped_agents
+        from gstds.policies.learned.shipped import shipped_agents
 
         algorithms = {name: f"algorithm: {text}" for name, text in names.items()}
         shipped = shipped_agents().items()

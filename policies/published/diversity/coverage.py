@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from gstds.policies.base import KeepRatioPolicy
-from gstds.selection.schedules import Schedule
-
-__all__ = ["FiedlerBoundary", "KCenter", "LowestDegree"]
+from gstds.policies.base import AnySchedule, KeepRatioPolicy
 
 
 class KCenter(KeepRatioPolicy):
@@ -23,7 +20,7 @@ class KCenter(KeepRatioPolicy):
         ValueError: If the schedule is unknown.
     """
 
-    def __init__(self, schedule: Schedule | str | None = None) -> None:
+    def __init__(self, schedule: AnySchedule = None) -> None:
         super().__init__(schedule, "k-center")
 
 
@@ -43,7 +40,7 @@ class LowestDegree(KeepRatioPolicy):
         ValueError: If an option is unknown.
     """
 
-    def __init__(self, schedule: Schedule | str | None = None, affinity: str = "auto") -> None:
+    def __init__(self, schedule: AnySchedule = None, affinity: str = "auto") -> None:
         super().__init__(schedule, "top-score", score="lowest-degree", affinity=affinity)
 
 
@@ -68,7 +65,7 @@ class FiedlerBoundary(KeepRatioPolicy):
 
     def __init__(
         self,
-        schedule: Schedule | str | None = None,
+        schedule: AnySchedule = None,
         laplacian: str = "normalized",
         affinity: str = "auto",
         solver: str = "auto",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from gstds.policies.base import KeepRatioPolicy
-from gstds.selection.schedules import Schedule
-
-__all__ = ["DivBS"]
+from gstds.policies.base import AnySchedule, KeepRatioPolicy
 
 
 class DivBS(KeepRatioPolicy):
@@ -28,5 +25,5 @@ class DivBS(KeepRatioPolicy):
 
     paper_schedule = ("constant", {"keep": 0.1})
 
-    def __init__(self, schedule: Schedule | str | None = None) -> None:
+    def __init__(self, schedule: AnySchedule = None) -> None:
         super().__init__(schedule, "divbs")

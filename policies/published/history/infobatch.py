@@ -8,8 +8,6 @@ from gstds.common.checks import check_fraction
 from gstds.common.noise import derived_uniform
 from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
 
-__all__ = ["InfoBatch"]
-
 
 class InfoBatch(Policy):
     """InfoBatch: of the samples whose last loss is below the mean, a share is dropped.

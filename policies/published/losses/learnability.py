@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from gstds.policies.base import KeepRatioPolicy
-from gstds.selection.schedules import Schedule
-
-__all__ = ["Jest", "RhoLoss", "StaleJest", "StaleRhoLoss"]
+from gstds.policies.base import AnySchedule, KeepRatioPolicy
 
 
 class Jest(KeepRatioPolicy):
@@ -33,7 +30,7 @@ class Jest(KeepRatioPolicy):
     _score = "learnability"
 
     def __init__(
-        self, schedule: Schedule | str | None = None, chunks: int = 16, temperature: float = 1.0
+        self, schedule: AnySchedule = None, chunks: int = 16, temperature: float = 1.0
     ) -> None:
         options = {"score": self._score, "chunks": chunks, "temperature": temperature}
         super().__init__(schedule, "chunked", **options)
@@ -80,7 +77,7 @@ class RhoLoss(KeepRatioPolicy):
     paper_schedule = ("constant", {"keep": 0.1})
     _score = "learnability"
 
-    def __init__(self, schedule: Schedule | str | None = None) -> None:
+    def __init__(self, schedule: AnySchedule = None) -> None:
         super().__init__(schedule, "top-score", score=self._score)
 
 

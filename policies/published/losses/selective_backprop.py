@@ -8,11 +8,15 @@ import numpy as np
 
 from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import derived_uniform
-from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition, Weights
-from gstds.selection.schedules import Schedule
+from gstds.policies.base import (
+    AnySchedule,
+    KeepRatioPolicy,
+    Observation,
+    RunContext,
+    Transition,
+    Weights,
+)
 from gstds.selection.weights import keep_probabilities, percentiles
-
-__all__ = ["SelectiveBackprop", "StaleSelectiveBackprop"]
 
 
 class SelectiveBackprop(KeepRatioPolicy):
@@ -43,7 +47,7 @@ class SelectiveBackprop(KeepRatioPolicy):
     _losses = "learner_losses"
 
     def __init__(
-        self, schedule: Schedule | str | None = None, beta: float | None = None, history: int = 1024
+        self, schedule: AnySchedule = None, beta: float | None = None, history: int = 1024
     ) -> None:
         super().__init__(schedule, "uniform")
         self.beta = None if beta is None else check_number("beta", beta, low=0, high=1e3)

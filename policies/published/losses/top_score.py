@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from gstds.common.checks import check_choice
-from gstds.policies.base import KeepRatioPolicy
-from gstds.selection.schedules import Schedule
-
-__all__ = ["BigLoss", "EasyReference", "StaleBigLoss", "Uncertainty"]
+from gstds.policies.base import AnySchedule, KeepRatioPolicy
 
 
 class BigLoss(KeepRatioPolicy):
@@ -26,7 +23,7 @@ class BigLoss(KeepRatioPolicy):
 
     _score = "loss"
 
-    def __init__(self, schedule: Schedule | str | None = None) -> None:
+    def __init__(self, schedule: AnySchedule = None) -> None:
         super().__init__(schedule, "top-score", score=self._score)
 
 
@@ -63,7 +60,7 @@ class EasyReference(KeepRatioPolicy):
         ValueError: If the schedule is unknown.
     """
 
-    def __init__(self, schedule: Schedule | str | None = None) -> None:
+    def __init__(self, schedule: AnySchedule = None) -> None:
         super().__init__(schedule, "top-score", score="easy-reference")
 
 
@@ -83,7 +80,7 @@ class Uncertainty(KeepRatioPolicy):
         ValueError: If an option is unknown.
     """
 
-    def __init__(self, schedule: Schedule | str | None = None, measure: str = "margin") -> None:
+    def __init__(self, schedule: AnySchedule = None, measure: str = "margin") -> None:
         check_choice("measure", measure, ("margin", "entropy"))
         score = "uncertainty" if measure == "margin" else "entropy"
         super().__init__(schedule, "top-score", score=score)
