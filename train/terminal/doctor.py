@@ -103,9 +103,7 @@ def guarded(name: str, group: Callable[[], Iterator[Check]]) -> Iterator[Check]:
 
 
 def _python() -> Iterator[Check]:
-    version = ".".join(map(str, sys.version_info[:3]))
-    good = sys.version_info >= (3, 11)
-    yield Check("python", "ok" if good else "fail", version, "" if good else "use Python >= 3.11")
+    yield Check("python", "ok", ".".join(map(str, sys.version_info[:3])))
     problems = check_shadowing()
     for problem in problems:
         yield Check("packages' places", "fail", problem, "rename it, or start elsewhere")

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gstds.train.comparing.compare import Comparison, compare
-from gstds.train.launching import workers
+from gstds.train.launching import jobs as workers
 from gstds.train.launching.jobs import Watch
 from gstds.train.running.options import RunConfig
 from gstds.train.tracking.store import client
@@ -273,7 +274,8 @@ def test_a_worker_tells_what_it_does_before_its_run_has_a_log(tmp_path, tiny_npz
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("GSTDS_CACHE", str(tmp_path / "cache"))
     # What is prepared beforehand is not done by a worker.
-    monkeypatch.setattr("gstds.train.comparing.compare._prepare", lambda jobs, watch: None)
+    prepared = SimpleNamespace(close=lambda: None)
+    monkeypatch.setattr("gstds.train.comparing.compare.make_env", lambda *words: prepared)
     told, watch = [], Watch()
     watch.moved = lambda job, phase, *more: told.append(phase)
     base = RunConfig(dataset=tiny_npz, batch_size=32, epochs=1, reference="rows_of:images")
