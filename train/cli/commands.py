@@ -23,7 +23,7 @@ from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terminal import options as words
 from gstds.train.terminal.console import Console, announce, out, say
 
-__all__ = ["do_data", "do_doctor", "do_features", "do_learn", "do_list", "do_run", "do_sync"]
+__all__ = ["do_data", "do_features", "do_learn", "do_list", "do_run", "do_sync"]
 __all__ += ["do_ui", "read_configuration"]
 
 if TYPE_CHECKING:
@@ -357,15 +357,3 @@ def _forget_features(config: RunConfig) -> None:
     for kind in ("losses", "logits"):
         name = f"{probe_fingerprint(data, reference)}.safetensors"
         (cache_root() / kind / name).unlink(missing_ok=True)
-
-
-def do_doctor(arguments: Arguments) -> int:
-    """Say what is installed, and what can be had."""
-    from gstds.train.terminal.doctor import diagnose
-
-    checks = diagnose()
-    width = max(len(check.name) for check in checks)
-    for check in checks:
-        mend = f"  → {check.mend}" if check.mend else ""
-        out(f"{check.status:<4}  {check.name:<{width}}  {check.detail}{mend}")
-    return words.Exit.BAD_INPUT if any(c.status == "fail" for c in checks) else words.Exit.DONE

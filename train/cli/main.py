@@ -85,6 +85,7 @@ def _options(kind: Any, **choice: Any) -> Callable[[Parser], Any]:
     return lambda parser: add_options(parser, kind, **choice)
 
 
+_OWN_FILES = {"compare": "compare", "report": "compare", "doctor": "doctor"}
 _EXAMPLE = "compare --policies gstds random full --seeds 3 --dataset digits"
 _TEACH = "learn --agent ppo --steps 20000 --instances small-train --held-out small-held-out"
 _TALK = "under torchrun, how processes talk: gloo, nccl or auto (default: auto)"
@@ -213,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse_words(words)
         if arguments.command != "run":
             refuse_launcher(arguments.command)
-        room = "compare" if arguments.command in ("compare", "report") else "commands"
+        room = _OWN_FILES.get(arguments.command, "commands")
         commands = importlib.import_module(f"gstds.train.cli.{room}")
         return int(getattr(commands, f"do_{arguments.command}")(arguments))
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -16,10 +17,12 @@ from typing import Any, Literal
 
 import gstds
 from gstds.common.files import cache_root
-from gstds.train.terminal.options import check_mlflow
+from gstds.train.terminal.console import out
+from gstds.train.terminal.options import Exit, check_mlflow
 from gstds.train.tracking.store import mask_secrets, probe_store, tracking_uri
 
-__all__ = ["Check", "check_resnet50", "check_shadowing", "check_store", "diagnose", "guarded"]
+__all__ = ["Check", "check_resnet50", "check_shadowing", "check_store", "diagnose", "do_doctor"]
+__all__ += ["guarded"]
 
 _NEEDED = {
     "torch": "torch",
@@ -52,6 +55,16 @@ print(json.dumps(found), flush=True)
 if found["gstds"] == own:
     import gstds
 """
+
+
+def do_doctor(arguments: argparse.Namespace) -> int:
+    """Say what is installed, and what can be had."""
+    checks = diagnose()
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        mend = f"  → {check.mend}" if check.mend else ""
+        out(f"{check.status:<4}  {check.name:<{width}}  {check.detail}{mend}")
+    return Exit.BAD_INPUT if any(c.status == "fail" for c in checks) else Exit.DONE
 
 
 @dataclass(frozen=True)
