@@ -19,21 +19,10 @@ from gstds.train.agents.config import AgentConfig
 from gstds.train.cli.listed import TABLES, listed
 from gstds.train.launching.torchrun import follow, launched_rank, process_group
 from gstds.train.running.options import RunConfig, config_from
+from gstds.train.terminal import options as words
 from gstds.train.terminal.console import Console, announce, out, say
-from gstds.train.terminal.options import (
-    EXIT_BAD_INPUT,
-    EXIT_DONE,
-    EXIT_INTERRUPTED,
-    check_places,
-    code_of,
-    command_line,
-    given,
-    open_tracking,
-    place_for,
-    user_folder_on_path,
-)
 
-__all__ = ["do_data", "do_doctor", "do_features", "do_learn", "do_list", "do_run", "do_sync"]
+__all__ = ["do_data", "do_features", "do_learn", "do_list", "do_run", "do_sync"]
 __all__ += ["do_ui", "read_configuration"]
 
 if TYPE_CHECKING:
@@ -48,9 +37,8 @@ Arguments = argparse.Namespace
 
 def do_run(arguments: Arguments) -> int:
     """Train once under one policy."""
-    user_folder_on_path()
-    check_places(arguments)
-    asked = given(arguments, RunConfig)
+    words.begin(arguments)
+    asked = words.given(arguments, RunConfig)
     if arguments.resume:
         folder = _find_run(arguments)
         note, config = read_configuration(folder)
@@ -61,12 +49,12 @@ def do_run(arguments: Arguments) -> int:
         run = f"policy {config.policy} on {config.dataset}, {config.epochs} epochs"
         announce(f"training {config.learner}: {run}, seed {config.seed}", quiet=arguments.quiet)
         _refuse_an_idle_schedule(config, asked)
-        folder = place_for(arguments, "run", touch=launched_rank() == 0)
+        folder = words.place_for(arguments, "run", touch=launched_rank() == 0)
     with process_group(config, arguments.backend) as group:
         if group.leads:
             return _lead(arguments, config, folder, group)
         status = follow(config, folder, group, resume=bool(arguments.resume))
-    return code_of([status])
+    return words.code_of([status])
 
 
 def _refuse_an_idle_schedule(config: RunConfig, asked: dict[str, Any]) -> None:
@@ -149,7 +137,7 @@ def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -
     make_run_policy(config)
     uri = None
     if not (arguments.resume and finished_result(folder)):
-        uri = open_tracking(arguments)
+        uri = words.open_tracking(arguments)
     try:
         with Console(quiet=arguments.quiet) as console:
             result = execute(
@@ -160,7 +148,7 @@ def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -
                 resume=bool(arguments.resume),
                 checkpoint_every=arguments.checkpoint_every,
                 progress=console,
-                command=command_line(),
+                command=words.command_line(),
                 group=group,
             )
     except RunFailedError as failure:
@@ -176,7 +164,7 @@ def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -
         out(f"go on with: gstds run --resume {folder}")
     elif read_target(folder):
         out("open the UI: gstds ui")
-    return code_of([result["status"]])
+    return words.code_of([result["status"]])
 
 
 def _write_json(arguments: Arguments, result: dict[str, Any]) -> None:
@@ -198,13 +186,13 @@ def do_learn(arguments: Arguments) -> int:
     from gstds.train.running.ending import StopFlag, interruptible
     from gstds.train.tracking.uploader import Upload
 
-    user_folder_on_path()
+    words.begin(arguments)
     if arguments.resume:
         folder, config = Path(arguments.resume), load_agent_config(Path(arguments.resume))
     else:
         config = AgentConfig(**_agent_options(arguments))
-        folder = place_for(arguments, "learn")
-    uri = open_tracking(arguments)
+        folder = words.place_for(arguments, "learn")
+    uri = words.open_tracking(arguments)
     if arguments.register and not uri:
         raise ValueError("--register needs the MLflow store that --no-tracking leaves out")
     stop = StopFlag()
@@ -215,7 +203,7 @@ def do_learn(arguments: Arguments) -> int:
             upload=Upload(uri, arguments.experiment) if uri else None,
             stop=stop,
             resume=bool(arguments.resume),
-            command=command_line(),
+            command=words.command_line(),
             progress=console,
             note=None if arguments.quiet else say,
         )
@@ -236,18 +224,18 @@ def do_learn(arguments: Arguments) -> int:
     else:
         out(f"use it: gstds run --policy learned:{folder / 'best'} --setting equal-budget")
     if result["status"] != "finished":
-        return EXIT_INTERRUPTED
+        return words.Exit.INTERRUPTED
     if arguments.register and uri:
         from gstds.train.agents.registry import register_agent
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that no example of an input goes with it
             out(f"registered: {register_agent(folder / 'best', arguments.register, uri)}")
-    return EXIT_DONE
+    return words.Exit.DONE
 
 
 def _agent_options(arguments: Arguments) -> dict[str, Any]:
-    options = given(arguments, AgentConfig)
+    options = words.given(arguments, AgentConfig)
     for name in ("instances", "held_out"):
         text = str(options.get(name, ""))
         if text.startswith("["):
@@ -257,7 +245,7 @@ def _agent_options(arguments: Arguments) -> dict[str, Any]:
                 raise ValueError(
                     f"{name} must be a set's name or a JSON list, got {text!r}"
                 ) from error
-    env = given(arguments, KeepRatioOptions)
+    env = words.given(arguments, KeepRatioOptions)
     return options | {"env": {k: v for k, v in env.items() if k not in names(AgentConfig)}}
 
 
@@ -293,7 +281,7 @@ def do_sync(arguments: Arguments) -> int:
 
     counts = sync(arguments.folder, arguments.tracking_uri)
     out(f"{sum(counts.values())} records of {len(counts)} runs delivered")
-    return EXIT_DONE
+    return words.Exit.DONE
 
 
 def do_list(arguments: Arguments) -> int:
@@ -306,7 +294,7 @@ def do_list(arguments: Arguments) -> int:
         for name, text in found.items():
             plain = arguments.kind is not None and not sys.stdout.isatty()
             out(f"{name}\t{text}" if plain else f"  {name:<{width}}  {text}")
-    return EXIT_DONE
+    return words.Exit.DONE
 
 
 def do_data(arguments: Arguments) -> int:
@@ -315,16 +303,16 @@ def do_data(arguments: Arguments) -> int:
 
     path = fetch_data(arguments.name)
     out(f"{arguments.name}: {path if path else 'needs no download'}")
-    return EXIT_DONE
+    return words.Exit.DONE
 
 
 def do_features(arguments: Arguments) -> int:
     """Compute the reference's features and losses, unless they are cached, or check them."""
-    user_folder_on_path()
+    words.begin(arguments)
     from gstds.envs.task.options import EnvOptions
     from gstds.envs.task.task import load_task
 
-    config = config_from(given(arguments, RunConfig))
+    config = config_from(words.given(arguments, RunConfig))
     with Console(quiet=arguments.quiet) as console:
         if arguments.rebuild:
             _forget_features(config)
@@ -346,7 +334,7 @@ def do_features(arguments: Arguments) -> int:
     )
     costs = f"{reference.features_flops:.3g} FLOP features, {reference.probe_flops:.3g} probe"
     out(f"cost: {costs}")
-    return EXIT_DONE
+    return words.Exit.DONE
 
 
 def _forget_features(config: RunConfig) -> None:
@@ -361,15 +349,3 @@ def _forget_features(config: RunConfig) -> None:
     for kind in ("losses", "logits"):
         name = f"{probe_fingerprint(data, reference)}.safetensors"
         (cache_root() / kind / name).unlink(missing_ok=True)
-
-
-def do_doctor(arguments: Arguments) -> int:
-    """Say what is installed, and what can be had."""
-    from gstds.train.terminal.doctor import diagnose
-
-    checks = diagnose()
-    width = max(len(check.name) for check in checks)
-    for check in checks:
-        mend = f"  → {check.mend}" if check.mend else ""
-        out(f"{check.status:<4}  {check.name:<{width}}  {check.detail}{mend}")
-    return EXIT_BAD_INPUT if any(c.status == "fail" for c in checks) else EXIT_DONE

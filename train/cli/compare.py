@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,22 +20,10 @@ from gstds.train.comparing.comparison import (
     comparison_from,
     split_name,
 )
-from gstds.train.figures.tables import Table, comparison_table, metric_table
+from gstds.train.figures.tables import comparison_table, metric_table
 from gstds.train.running.options import LogOptions, RunConfig
+from gstds.train.terminal import options as words
 from gstds.train.terminal.console import out, print_table
-from gstds.train.terminal.options import (
-    EXIT_DONE,
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    check_places,
-    code_of,
-    command_line,
-    given,
-    open_tracking,
-    option_words,
-    place_for,
-    user_folder_on_path,
-)
 from gstds.train.tracking.store import mask_secrets, tracking_uri
 
 __all__ = ["do_compare", "do_report", "judging_command"]
@@ -48,11 +35,9 @@ _FRESH_SEEDS = 5
 def do_compare(arguments: Arguments) -> int:
     """Train under several policies and seeds, and compare; or sweep, and rank."""
     from gstds.train.comparing.compare import plan
-    from gstds.train.comparing.sweep import check_axes, parse_axes
 
-    user_folder_on_path()
-    check_places(arguments)
-    asked = CompareOptions(**given(arguments, CompareOptions))
+    words.begin(arguments)
+    asked = CompareOptions(**words.given(arguments, CompareOptions))
     sweeping = asked.sweep is not None or asked.sweep_optuna is not None
     if asked.datasets and (sweeping or hasattr(arguments, "dataset")):
         raise ValueError("--datasets goes without --dataset and without --sweep")
@@ -60,26 +45,23 @@ def do_compare(arguments: Arguments) -> int:
         raise ValueError("--preset goes without --sweep")
     if sweeping and not asked.sweep:
         raise ValueError("--sweep-optuna needs --sweep KEY=LOW..HIGH ...: what is searched")
-    axes = parse_axes(asked.sweep or ())
     preset = PRESETS.get(asked.preset or "", {})
     options = {"policies": ("gstds",)} if sweeping else dict(preset.get("options", {}))
     usual = None if hasattr(arguments, "dataset") else options.get("datasets")
-    options |= {**given(arguments, RunConfig), **given(arguments, Comparison)}
+    options |= {**words.given(arguments, RunConfig), **words.given(arguments, Comparison)}
     options.pop("datasets", None)
     comparison = comparison_from(
         options | {"policies": tuple(options.get("policies", asked.policies))},
-        place_for(arguments, "sweep" if sweeping else "compare"),
-        command=command_line(),
+        words.place_for(arguments, "sweep" if sweeping else "compare"),
+        command=words.command_line(),
         question=preset.get("question", ""),
         optional=tuple(preset.get("optional", ())),
     )
-    if sweeping:
-        check_axes(comparison, axes)
-    else:
+    if not sweeping:
         plan(comparison)
-    comparison = replace(comparison, tracking=open_tracking(arguments))
+    comparison = replace(comparison, tracking=words.open_tracking(arguments))
     if sweeping:
-        return _sweep(arguments, comparison, axes, asked.sweep_optuna)
+        return _sweep(arguments, comparison, asked)
     return _compare(arguments, comparison, asked.datasets or usual)
 
 
@@ -112,14 +94,14 @@ def _compare(arguments: Arguments, comparison: Comparison, datasets: Sequence[st
             write_json(arguments.json, result)
         codes.append(_show(arguments, one, contents[dataset]))
         if stopped and len(contents) < len(every):
-            codes.append(EXIT_INTERRUPTED)
+            codes.append(words.Exit.INTERRUPTED)
             break
     if table:
         out("\noverview:\n")
         print_table(table)
         out(f"\n{table.caption}\noverview: {comparison.folder / 'overview.md'}")
-    worst = (EXIT_INTERRUPTED, EXIT_FAILED)
-    return next((code for code in worst if code in codes), EXIT_DONE)
+    worst = (words.Exit.INTERRUPTED, words.Exit.FAILED)
+    return next((code for code in worst if code in codes), words.Exit.DONE)
 
 
 def _show(arguments: Arguments, comparison: Comparison, content: dict[str, Any]) -> int:
@@ -147,8 +129,8 @@ def _show(arguments: Arguments, comparison: Comparison, content: dict[str, Any])
 
 def _exit_code(statuses: list[str], *, whole: bool, done: Collection[str] = ()) -> int:
     """Return the exit code of many runs, and say how to go on where some are missing."""
-    code = code_of(statuses, whole=whole, done=done)
-    if code == EXIT_INTERRUPTED:
+    code = words.code_of(statuses, whole=whole, done=done)
+    if code == words.Exit.INTERRUPTED:
         out("stopped early; the same command with the same --out goes on")
     return code
 
@@ -173,13 +155,12 @@ def _print_tables(content: dict[str, Any]) -> None:
 # ---------------------------------------------------------------------------------- sweep
 
 
-def _sweep(
-    arguments: Arguments, comparison: Comparison, axes: Sequence[Any], trials: int | None
-) -> int:
+def _sweep(arguments: Arguments, comparison: Comparison, asked: CompareOptions) -> int:
     """Run a sweep, rank its points, write ``sweep.json`` and ``sweep.md``."""
-    from gstds.train.comparing.sweep import rank, run_sweep
+    from gstds.train.comparing.sweep import parse_axes, rank, run_sweep
 
-    work = partial(run_sweep, comparison, axes, trials)
+    axes = parse_axes(asked.sweep or ())
+    work = partial(run_sweep, comparison, axes, asked.sweep_optuna)
     (runs, planned), _ = _watched(arguments, comparison, work)
     ranking = rank(runs)
     best = judging_command(comparison, ranking[0]["policy"]) if ranking else ""
@@ -196,7 +177,12 @@ def _sweep(
     write_json(comparison.folder / "sweep.json", content)
     if arguments.json:
         write_json(arguments.json, content)
-    table = ranking_table(ranking)
+    table = metric_table(
+        "ranking",
+        ranking,
+        "Ranked by accuracy on selection-validation, final, mean ± 95% t interval over seeds. "
+        "The best of many looks better than it is; the test part was not evaluated.",
+    )
     parts = ["# Sweep", f"```\n{comparison.command}\n```", table.markdown(), table.caption]
     parts += ["Judge the best on fresh seeds:", f"```\n{best}\n```"]
     write_text(comparison.folder / "sweep.md", "\n\n".join(parts) + "\n")
@@ -206,19 +192,9 @@ def _sweep(
         _print_link(arguments)
     statuses = [run["status"] for run in runs]
     code = _exit_code(statuses, whole=len(runs) >= planned, done=("diverged",))
-    if code != EXIT_INTERRUPTED:
+    if code != words.Exit.INTERRUPTED:
         out(f"judge the best on fresh seeds and the test part:\n  {best}")
     return code
-
-
-def ranking_table(ranking: Sequence[Mapping[str, Any]]) -> Table:
-    """Lay out a ranking, as `gstds.train.comparing.sweep.rank` returns it."""
-    return metric_table(
-        "ranking",
-        ranking,
-        "Ranked by accuracy on selection-validation, final, mean ± 95% t interval over seeds. "
-        "The best of many looks better than it is; the test part was not evaluated.",
-    )
 
 
 def judging_command(comparison: Comparison, row: str) -> str:
@@ -235,8 +211,8 @@ def judging_command(comparison: Comparison, row: str) -> str:
         first_seed=comparison.first_seed + comparison.seeds,
         controls=True,
     )
-    rows = option_words(fresh, skip=names(LogOptions))
-    options = option_words(comparison.base, skip=("policy", "seed", "test"))
+    rows = words.option_words(fresh, skip=names(LogOptions))
+    options = words.option_words(comparison.base, skip=("policy", "seed", "test"))
     return shlex.join(["gstds", "compare", *rows, *options])
 
 
@@ -247,8 +223,7 @@ def do_report(arguments: Arguments) -> int:
     """Write the report of a comparison, by its folder or by its name in the tracking store."""
     from gstds.train.reporting.report import write_report
 
-    if str(Path.cwd()) not in sys.path:  # the data set may be a user's module:function
-        sys.path.append(str(Path.cwd()))
+    words.begin(arguments)  # the data set may be a user's module:function
     folder = _find_comparison(arguments)
     try:
         content = read_sealed(folder / "comparison.json")
@@ -265,7 +240,7 @@ def do_report(arguments: Arguments) -> int:
             f"({type(error).__name__}: {error})"
         ) from error
     out(f"\nreport: {paths['html']}")
-    return EXIT_DONE
+    return words.Exit.DONE
 
 
 def _find_comparison(arguments: Arguments) -> Path:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.metadata
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from gstds.common.checks import check_choice
+from gstds.observation.spec import observation_names
+from gstds.policies.learned.shipped import shipped_agents
 from gstds.train.comparing.comparison import PRESETS
 
 __all__ = ["TABLES", "listed"]
@@ -37,29 +41,22 @@ def listed(kind: str) -> dict[str, str]:
     Raises:
         ValueError: If the kind is unknown.
     """
+    module, _, table = TABLES[check_choice("KIND", kind, TABLES)].partition(":")
     if kind == "observations":
-        from gstds.observation.spec import observation_names
-
         return observation_names()
     if kind == "presets":
         return {name: preset["question"] for name, preset in PRESETS.items()}
-    module, _, table = TABLES[check_choice("KIND", kind, TABLES)].partition(":")
     tree = _tree(module)
-    value = _assigned(tree)[table]
-    assert isinstance(value, ast.Dict)  # noqa: S101  (each table is one)
+    rows = _value(tree, table)
     names = {
-        str(ast.literal_eval(key)): _about(one, tree)
-        for key, one in zip(value.keys, value.values, strict=True)
+        str(ast.literal_eval(key)): _about(row, tree)
+        for key, row in zip(rows.keys, rows.values, strict=True)
         if key is not None
     }
     if kind == "policies":
-        from importlib.metadata import entry_points
-
-        plugins = entry_points(group="gstds.policies")
+        plugins = importlib.metadata.entry_points(group="gstds.policies")
         return {point.name: f"plug-in {point.value}" for point in plugins} | names
     if kind == "agents":
-        from gstds.policies.learned.shipped import shipped_agents
-
         algorithms = {name: f"algorithm: {text}" for name, text in names.items()}
         shipped = shipped_agents().items()
         return algorithms | {f"learned:{name}": f"policy: {text}" for name, text in shipped}
@@ -75,36 +72,33 @@ def _tree(module: str) -> ast.Module:
     return ast.parse(folder.joinpath(*rest).with_suffix(".py").read_text(encoding="utf-8"))
 
 
-def _assigned(tree: ast.Module) -> dict[str, ast.expr]:
-    found: dict[str, ast.expr] = {}
+def _value(tree: ast.Module, name: str) -> Any:
+    """Return what a module assigns to a name."""
     for node in tree.body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                found |= {ast.unparse(target): node.value}
-    return found
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if ast.unparse(target) == name:
+                return node.value
+    raise LookupError(name)
 
 
-def _about(value: ast.expr, tree: ast.Module) -> str:
-    """Return what the value of a table's row says: the last text in it, or what it names."""
-    if isinstance(value, ast.Name):
-        return _first_line(value.id, tree)
-    if isinstance(value, ast.Tuple | ast.Call):
-        parts = value.elts if isinstance(value, ast.Tuple) else value.args
-        return [str(p.value) for p in parts if isinstance(p, ast.Constant)][-1]
-    text = _text(value, tree)
+def _text(row: ast.expr, tree: ast.Module) -> str:
+    if isinstance(row, ast.JoinedStr):
+        return "".join(_text(part, tree) for part in row.values)
+    row = _value(tree, ast.unparse(row.value)) if isinstance(row, ast.FormattedValue) else row
+    return str(ast.literal_eval(row))
+
+
+def _about(row: ast.expr, tree: ast.Module) -> str:
+    """Return what a table's row says: the last text in it, or the docstring of what it names."""
+    if isinstance(row, ast.Tuple | ast.Call):
+        parts = row.elts if isinstance(row, ast.Tuple) else row.args
+        row = [part for part in parts if isinstance(part, ast.Constant)][-1]
+    text = row.id if isinstance(row, ast.Name) else _text(row, tree)
     module, colon, name = text.partition(":")
-    return _first_line(name, _tree(module)) if colon and " " not in module else text
-
-
-def _text(value: ast.expr, tree: ast.Module) -> str:
-    if isinstance(value, ast.JoinedStr):
-        return "".join(_text(part, tree) for part in value.values)
-    if isinstance(value, ast.FormattedValue) and isinstance(value.value, ast.Name):
-        return _text(_assigned(tree)[value.value.id], tree)
-    return str(ast.literal_eval(value))
-
-
-def _first_line(name: str, tree: ast.Module) -> str:
-    kinds = (ast.ClassDef, ast.FunctionDef)
-    node = next(n for n in tree.body if isinstance(n, kinds) and n.name == name)
-    return (ast.get_docstring(node) or "").split("\n")[0]
+    if colon and " " not in module:
+        tree, text = _tree(module), name
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == text:
+            return (ast.get_docstring(node) or "").split("\n")[0]
+    return text

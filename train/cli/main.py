@@ -26,13 +26,7 @@ from gstds.train.comparing.comparison import CompareOptions, FanOutOptions
 from gstds.train.launching.torchrun import launched_rank, refuse_launcher
 from gstds.train.running.options import RecordOptions, RunConfig
 from gstds.train.terminal.console import settle
-from gstds.train.terminal.options import (
-    EXIT_BAD_INPUT,
-    EXIT_DONE,
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    add_options,
-)
+from gstds.train.terminal.options import Exit, add_options
 
 __all__ = ["Parser", "build_parser", "main", "parse_words"]
 
@@ -79,132 +73,95 @@ class _Help(argparse.HelpFormatter):
         return super()._fill_text(text, width, indent)
 
 
-def _argument(*flags: str, **settings: Any) -> Callable[[Parser], Any]:
-    return lambda parser: parser.add_argument(*flags, **settings)
+def _word(name: str, metavar: str | None, about: str, **more: Any) -> Callable[[Parser], Any]:
+    return lambda parser: parser.add_argument(name, metavar=metavar, help=about, **more)
+
+
+def _flag(name: str, about: str) -> Callable[[Parser], Any]:
+    return lambda parser: parser.add_argument(name, action="store_true", help=about)
 
 
 def _options(kind: Any, **choice: Any) -> Callable[[Parser], Any]:
     return lambda parser: add_options(parser, kind, **choice)
 
 
-def _add_fetch(parser: Parser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    fetch = actions.add_parser(
-        "fetch",
-        help="bring a data set here",
-        description="Bring a data set to this machine, unless it is here.",
-        epilog="example: gstds data fetch fashion-mnist",
-        formatter_class=_Help,
-    )
-    fetch.add_argument("name", metavar="NAME", help="a name of `gstds list datasets`")
-
-
+_OWN_FILES = {"compare": "compare", "report": "compare", "doctor": "doctor"}
 _EXAMPLE = "compare --policies gstds random full --seeds 3 --dataset digits"
+_TEACH = "learn --agent ppo --steps 20000 --instances small-train --held-out small-held-out"
+_TALK = "under torchrun, how processes talk: gloo, nccl or auto (default: auto)"
+_CODE = "the comparison's data set, if it is a module:function: without its name none is run"
 _record = partial(_options, RecordOptions, defaults=True)
 _store = partial(_record, only=("tracking_uri", "experiment"))
-_COMMANDS: dict[str, tuple[str, str, Sequence[Callable[[Parser], Any]]]] = {
+# What a command does, an example, and what adds its options.
+_COMMANDS: dict[str, tuple[Any, ...]] = {
     "run": (
         "train once under one policy",
         "run --policy gstds --dataset digits --epochs 10 --json result.json",
-        (
-            _options(RunConfig),
-            _record(),
-            _argument(
-                "--resume",
-                metavar="RUN_ID|DIR",
-                help="go on with a stopped run; needs no other option",
-            ),
-            _argument(
-                "--backend",
-                default="auto",
-                metavar="NAME",
-                help="under torchrun, how processes talk: gloo, nccl or auto (default: auto)",
-            ),
-        ),
+        _options(RunConfig),
+        _record(),
+        _word("--resume", "RUN_ID|DIR", "go on with a stopped run; needs no other option"),
+        _word("--backend", "NAME", _TALK, default="auto"),
     ),
     "compare": (
         "train under several policies and seeds, and compare: a table, plots, a report",
         _EXAMPLE,
-        (_options(CompareOptions), _options(RunConfig, skip=("policy", "seed")), _record()),
+        _options(CompareOptions),
+        _options(RunConfig, skip=("policy", "seed")),
+        _record(),
     ),
     "features": (
         "compute or check the reference's features and losses of a data set",
         "features --dataset fashion-mnist --limit 10000",
-        (
-            _options(
-                RunConfig,
-                only=[*names(DataOptions), "reference", "compress", "device"],
-                skip=("clean_validation", "augment"),
-            ),
-            _argument("--verify", action="store_true", help="check every byte of the store"),
-            _argument("--rebuild", action="store_true", help="delete the store and make it anew"),
-            _options(FanOutOptions, only=("ray",), defaults=True),
-        ),
+        _options(DataOptions, skip=("clean_validation", "augment")),
+        _options(RunConfig, only=("reference", "compress", "device")),
+        _flag("--verify", "check every byte of the store"),
+        _flag("--rebuild", "delete the store and make it anew"),
+        _options(FanOutOptions, only=("ray",), defaults=True),
     ),
     "report": (
         "write report.html and report.md of a comparison",
         "report runs/first",
-        (
-            _argument(
-                "comparison",
-                metavar="COMPARISON|DIR",
-                help="its folder, or its name in the tracking store",
-            ),
-            _argument(
-                "--dataset",
-                metavar="NAME",
-                help="the comparison's data set, if it is a module:function: without its name "
-                "none is run",
-            ),
-            _store(),
-        ),
+        _word("comparison", "COMPARISON|DIR", "its folder, or its name in the tracking store"),
+        _word("--dataset", "NAME", _CODE),
+        _store(),
     ),
     "ui": (
         "open the runs in the MLflow UI",
         "ui --port 5000",
-        (
-            _argument("--port", type=int, default=5000, help="port (default: 5000)"),
-            _argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)"),
-            _store(),
-            _argument(
-                "--comparison", metavar="NAME", help="open on this comparison (default: the newest)"
-            ),
-        ),
+        _word("--port", None, "port (default: 5000)", type=int, default=5000),
+        _word("--host", None, "address (default: 127.0.0.1)", default="127.0.0.1"),
+        _store(),
+        _word("--comparison", "NAME", "open on this comparison (default: the newest)"),
     ),
     "sync": (
         "deliver to MLflow what a dead or disconnected run left in its spool",
         "sync runs",
-        (
-            _argument("folder", nargs="?", default=".", help="where to look (default: here)"),
-            _record(only=("tracking_uri",)),
-        ),
+        _word("folder", None, "where to look (default: here)", nargs="?", default="."),
+        _record(only=("tracking_uri",)),
     ),
     "list": (
         "list what has a name",
         "list policies",
-        (_argument("kind", nargs="?", metavar="KIND", help=", ".join(TABLES)),),
+        _word("kind", "KIND", ", ".join(TABLES), nargs="?"),
     ),
-    "data": ("data sets", "data fetch digits", (_add_fetch,)),
+    "data": (
+        "bring a data set to this machine, unless it is here",
+        "data fetch fashion-mnist",
+        _word("action", "fetch", "what to do", choices=("fetch",)),
+        _word("name", "NAME", "a name of `gstds list datasets`"),
+    ),
     "doctor": (
         "say what is installed, which devices, data and weights can be had, and what to mend",
         "doctor",
-        (),
     ),
     "learn": (
         "teach an agent to set the keep ratio, in gstds/KeepRatio-v0",
-        "learn --agent ppo --steps 20000 --instances small-train --held-out small-held-out "
-        "--out runs/agent",
-        (
-            _options(AgentConfig),
-            _options(KeepRatioOptions, skip=(*names(AgentConfig), "observe", "w_max")),
-            _argument(
-                "--register", metavar="NAME", help="put the best into MLflow's model registry"
-            ),
-            _argument(
-                "--resume", metavar="DIR", help="go on with a stopped one; needs no other option"
-            ),
-            _record(only=("out", "json", "tracking_uri", "experiment", "no_tracking")),
-        ),
+        f"{_TEACH} --out runs/agent",
+        _options(AgentConfig),
+        _options(KeepRatioOptions, skip=(*names(AgentConfig), "observe", "w_max")),
+        _word("--register", "NAME", "put the best into MLflow's model registry"),
+        _word("--resume", "DIR", "go on with a stopped one; needs no other option"),
+        _record(only=("out", "json", "tracking_uri", "experiment", "no_tracking")),
     ),
 }
 
@@ -225,7 +182,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"gstds {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (about, example, additions) in _COMMANDS.items():
+    for name, (about, example, *additions) in _COMMANDS.items():
         texts: dict[str, Any] = {"help": about, "description": f"{about[0].upper()}{about[1:]}."}
         epilog = f"example: gstds {example}"
         one = commands.add_parser(name, parents=[common], epilog=epilog, **texts, **looks)
@@ -257,14 +214,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse_words(words)
         if arguments.command != "run":
             refuse_launcher(arguments.command)
-        room = "compare" if arguments.command in ("compare", "report") else "commands"
+        room = _OWN_FILES.get(arguments.command, "commands")
         commands = importlib.import_module(f"gstds.train.cli.{room}")
         return int(getattr(commands, f"do_{arguments.command}")(arguments))
     except KeyboardInterrupt:
         sys.stderr.write("gstds: interrupted\n")
-        return EXIT_INTERRUPTED
+        return Exit.INTERRUPTED
     except BrokenPipeError:
-        return EXIT_DONE
+        return Exit.DONE
     except Exception as error:
         return _complain(error, debug)
 
@@ -299,7 +256,7 @@ def _complain(error: Exception, debug: bool) -> int:
         hint = "" if debug else " (--debug shows the traceback)"
         text = f"failed: {kind}: {text}{hint}"
     sys.stderr.write(f"gstds: {text}\n")
-    return EXIT_BAD_INPUT if refused else EXIT_FAILED
+    return Exit.BAD_INPUT if refused else Exit.FAILED
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ from gstds.train.comparing.comparison import Comparison, split_name, variant_con
 from gstds.train.comparing.controls import SHORT_FULL, Controls, plan_controls
 from gstds.train.figures.statistics import paired_rows, summarize, summarize_controls
 from gstds.train.figures.tables import Table, judged_on, lay_out, points
-from gstds.train.launching.jobs import Job, Logs, Watch, run_job
-from gstds.train.launching.workers import run_in_processes, warm_up
+from gstds.train.launching.jobs import Job, Logs, Watch, run_in_processes, run_job, warm_up
 from gstds.train.running.ending import StopFlag
 from gstds.train.running.folder import finished_result
 from gstds.train.running.options import dataset_folder, identity, run_folder

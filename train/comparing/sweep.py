@@ -26,7 +26,7 @@ from gstds.train.figures.statistics import by_policy, confidence_half_width, fin
 from gstds.train.launching.jobs import Job, Watch
 from gstds.train.running.ending import StopFlag
 
-__all__ = ["Axis", "check_axes", "grid", "parse_axes", "rank", "run_sweep", "swept_keys"]
+__all__ = ["Axis", "grid", "parse_axes", "rank", "run_sweep", "swept_keys"]
 
 _RANGE = re.compile(r"(?P<low>[^,]+?)\.\.(?P<high>[^,:]+)(?::(?P<scale>\w+))?")
 _MOST_POINTS = 10_000
@@ -114,16 +114,6 @@ def swept_keys(policies: Sequence[str], keys: Sequence[str]) -> dict[str, list[s
     }
 
 
-def check_axes(comparison: Comparison, axes: Sequence[Axis]) -> None:
-    """Refuse a key that no policy knows, before a range is searched for hours.
-
-    Raises:
-        ValueError: If there is one.
-    """
-    for policy, taken in swept_keys(comparison.policies, [axis.key for axis in axes]).items():
-        options_of(comparison.base, split_name(policy)[0], dict.fromkeys(taken))
-
-
 def run_sweep(
     comparison: Comparison, axes: Sequence[Axis], trials: int | None, watch: Watch, stop: StopFlag
 ) -> tuple[Results, int]:
@@ -168,6 +158,8 @@ def _search(
 ) -> tuple[Results, int]:
     study, failed = _study(comparison)
     (policy,) = comparison.policies
+    # Before a range is searched for hours: no policy knows a wrong key.
+    options_of(comparison.base, split_name(policy)[0], dict.fromkeys(a.key for a in axes))
     found: dict[Any, dict[str, Any]] = {}
     at_once = max(1, math.ceil(comparison.workers / comparison.seeds))
     for start in range(0, trials, at_once):

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["build_on_ray", "check_cluster", "ray_cluster", "run_on_ray", "run_task", "see_files"]
 
-LOCAL = "local"
 _CONNECT_SECONDS = 30.0
 _PROBE_SECONDS = 3.0
 _LOOK_SECONDS = 60.0
@@ -149,7 +148,15 @@ def build_on_ray(
                     last = min(first + size, rows)
                     pending[first] = begin(_features_of, content, first, last, objects=basis)
             where = f"features of rows {start} to {stop - 1} on the Ray cluster"
-            name, features = _answer(ray, pending.pop(start), where)
+            try:
+                name, features = ray.get(pending.pop(start))
+            except ray.exceptions.RayTaskError as error:
+                raise ValueError(f"{where}: {type(error.cause).__name__}: {error.cause}") from None
+            except ray.exceptions.RayError as error:
+                raise ConnectionError(
+                    f"{where}: their task died again and again ({_first_line(error)}); "
+                    "the same command goes on at these rows"
+                ) from None
             if name != store.name:
                 raise ValueError(
                     f"a node of the Ray cluster would build the store {name}, this process "
@@ -158,19 +165,6 @@ def build_on_ray(
             return features
 
         build_features(data, extractor, progress, compute=compute)
-
-
-def _answer(ray: Any, reference: Any, where: str) -> Any:
-    """Return what a task returned; what it raised is a ValueError, its death a ConnectionError."""
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise ValueError(f"{where}: {type(error.cause).__name__}: {error.cause}") from None
-    except ray.exceptions.RayError as error:
-        raise ConnectionError(
-            f"{where}: their task died again and again ({_first_line(error)}); "
-            "the same command goes on at these rows"
-        ) from None
 
 
 def _features_of(config: bytes, start: int, stop: int, basis: Any) -> tuple[str, Any]:
@@ -265,11 +259,20 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
         ValueError: If the address is of a kind that cannot be used.
         ConnectionError: If no cluster answers there, or it does not let us in.
     """
-    ray = None if address is None else _import_ray()
-    if ray is None or ray.is_initialized():
+    if address is None:
+        yield None
+        return
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError as error:
+        raise ImportError(
+            f"--ray needs Ray, which is not installed ({error}): pip install 'gstds[ray]', "
+            "or use --workers K on this machine"
+        ) from None
+    if ray.is_initialized():
         yield ray
         return
-    _connect(ray, str(address))
+    _connect(ray, address)
     try:
         yield ray
     finally:
@@ -294,16 +297,6 @@ def check_cluster(address: str, jobs: Sequence[Job]) -> None:
         _check_shared_files(ray, places | {cache_root().absolute()})
 
 
-def _import_ray() -> Any:
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise ImportError(
-            f"--ray needs Ray, which is not installed ({error}): pip install 'gstds[ray]', "
-            "or use --workers K on this machine"
-        ) from None
-
-
 def _connect(ray: Any, address: str) -> None:
     """Start a cluster of this machine here, where its processes die with the thread; or join one.
 
@@ -313,7 +306,7 @@ def _connect(ray: Any, address: str) -> None:
         f"no Ray cluster answers at {address!r}; start one with ray start --head, give the address "
         "that it shows, or use --ray local"
     )
-    if address == LOCAL:
+    if address == "local":
         handler = signal.getsignal(signal.SIGTERM)
         ray.init(address=address, include_dashboard=False, **_QUIET)
         if threading.current_thread() is threading.main_thread():

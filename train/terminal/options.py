@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import enum
 import importlib.util
 import shlex
 import sys
@@ -21,20 +22,19 @@ from typing import Any
 from gstds.options.fields import Options, default_of, groups, kind_of, names
 from gstds.train.running.options import RecordOptions
 
-__all__ = ["EXIT_BAD_INPUT", "EXIT_DONE", "EXIT_FAILED", "EXIT_INTERRUPTED", "add_options"]
-__all__ += [
-    "check_mlflow",
-    "check_places",
-    "code_of",
-    "command_line",
-    "given",
-    "open_tracking",
-    "option_words",
-]
-__all__ += ["place_for", "user_folder_on_path"]
+__all__ = ["Exit", "add_options", "begin", "check_mlflow", "code_of", "command_line", "given"]
+__all__ += ["open_tracking", "option_words", "place_for"]
 
-EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 _TYPES: dict[str, Any] = {"int": int, "float": float}
+
+
+class Exit(enum.IntEnum):
+    """What a shell is answered."""
+
+    DONE = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    INTERRUPTED = 130
 
 
 def code_of(statuses: Collection[str], *, whole: bool = True, done: Collection[str] = ()) -> int:
@@ -46,8 +46,8 @@ def code_of(statuses: Collection[str], *, whole: bool = True, done: Collection[s
         done: Statuses that count as done beside ``finished``.
     """
     if "interrupted" in statuses or not whole:
-        return EXIT_INTERRUPTED
-    return EXIT_DONE if set(statuses) <= {"finished", *done} else EXIT_FAILED
+        return Exit.INTERRUPTED
+    return Exit.DONE if set(statuses) <= {"finished", *done} else Exit.FAILED
 
 
 # ------------------------------------------------------------------ options
@@ -152,17 +152,21 @@ def command_line() -> str:
     return shlex.join(["gstds", *(mask_secrets(word) for word in sys.argv[1:])])
 
 
-def user_folder_on_path() -> None:
-    """Let ``module:Class`` name files of the working folder, without shadowing the packages.
+def begin(arguments: argparse.Namespace) -> None:
+    """Let ``module:Class`` name files of the working folder, and check options of the record.
 
     Raises:
-        ValueError: If MLflow is only a folder of that name, as in a clone of this project.
+        ValueError: If MLflow is only a folder of that name, or an option is out of range.
+        OSError: If the file of ``--json`` cannot be written.
     """
     for problem in check_mlflow():
         raise ValueError(problem)
     here = str(Path.cwd())
-    if here not in sys.path:
+    if here not in sys.path:  # behind the packages, which it does not shadow
         sys.path.append(here)
+    result = RecordOptions(**given(arguments, RecordOptions)).json
+    if result and (not Path(result).absolute().parent.is_dir() or Path(result).is_dir()):
+        raise OSError(f"--json {result!r}: no file can be written there")
 
 
 def check_mlflow() -> list[str]:
@@ -171,19 +175,6 @@ def check_mlflow() -> list[str]:
     if spec is None or getattr(spec, "origin", None) or getattr(spec, "__file__", None):
         return []
     return ["package 'mlflow' is not installed: only a folder of that name is found; install it"]
-
-
-def check_places(arguments: argparse.Namespace) -> None:
-    """Refuse folders and files that cannot be written, before any work.
-
-    Raises:
-        OSError: If one cannot be written; the message names it.
-    """
-    RecordOptions(**given(arguments, RecordOptions))
-    if arguments.json:
-        parent = Path(arguments.json).absolute().parent
-        if not parent.is_dir() or Path(arguments.json).is_dir():
-            raise OSError(f"--json {arguments.json!r}: no file can be written there")
 
 
 def place_for(arguments: argparse.Namespace, kind: str, *, touch: bool = True) -> Path:

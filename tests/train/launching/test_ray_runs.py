@@ -171,6 +171,7 @@ def test_a_stopped_driver_goes_on_where_it_was(cluster, data, tmp_path, stop):
     finish(start(tmp_path, command), 0)
     assert all(path.read_bytes() == content for path, content in first.items())
     assert len(weights(tmp_path, "cut")) == 4
+    assert not list((tmp_path / "cut").rglob(".seen-*")), "what a killed driver left is taken away"
 
 
 def test_what_the_cluster_cannot_give_is_said_at_once(cluster, data, tmp_path):

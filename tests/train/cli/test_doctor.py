@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gstds.train.terminal.doctor import (
+from gstds.train.cli.doctor import (
     Check,
     check_resnet50,
     check_shadowing,
