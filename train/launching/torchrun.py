@@ -13,11 +13,9 @@ import torch
 from gstds.common.process_group import Group, ProcessGroup, check_size
 from gstds.envs.learner.learner import resolve_device
 from gstds.train.launching.started_by_torchrun import launched_size
-from gstds.train.running.ending import StopFlag, interruptible
-from gstds.train.running.folder import finished_result
+from gstds.train.running.ending import StopFlag
 from gstds.train.running.options import RunConfig
-from gstds.train.running.run import Runner
-from gstds.train.running.setup import make_run_policy, reproducible
+from gstds.train.running.run import execute
 
 __all__ = ["follow", "process_group"]
 
@@ -106,15 +104,5 @@ def follow(config: RunConfig, folder: Path, group: Group, *, resume: bool) -> st
         OSError: If a file cannot be read.
         RunFailedError: If the policy or the environment raised.
     """
-    done = finished_result(folder) if resume else None
-    if done:
-        return str(done["status"])
-    make_run_policy(config)
-    stop = StopFlag()
-    with reproducible(config.deterministic):
-        with group.in_turn():
-            runner = Runner(config, folder, checkpoint_every=0, group=group)
-        with interruptible(stop):
-            result = runner.run(stop, resume=resume)
-    runner.raise_failure(result)
+    result = execute(config, folder, group=group, stop=StopFlag(), resume=resume)
     return str(result["status"])

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.common.files import write_text
+from gstds.options.fields import names
+from gstds.options.world import DataOptions
 from gstds.train.figures import plots, statistics, tables
 from gstds.train.figures.tables import Table, lay_out, metric_table, points
 from gstds.train.reporting.kept import plot_balance, plot_extremes, view_of_kept
@@ -57,8 +59,8 @@ def write_report(
     controls = (
         statistics.summarize_controls(comparison["runs"], beside, baseline) if summary else []
     )
-    names = ("accuracy", "accuracy_seconds", "pareto", "kept_over_time", "seconds")
-    drawn = {name: place / f"{name}.png" for name in names}
+    known = ("accuracy", "accuracy_seconds", "pareto", "kept_over_time", "seconds")
+    drawn = {name: place / f"{name}.png" for name in known}
     plots.plot_accuracy_against_compute(runs, [*summary, *controls], drawn["accuracy"])
     plots.plot_accuracy_against_seconds(runs, drawn["accuracy_seconds"])
     plots.plot_pareto([*summary, *controls], drawn["pareto"])
@@ -136,11 +138,11 @@ def _load(config: Content | None, run_code: bool) -> Data:
 
     if not config:
         raise ValueError("the comparison's options are not known")
-    name = config["dataset"]
+    options = {name: config[name] for name in names(DataOptions)}
+    name = options.pop("dataset")
     if names_code(name) and not run_code:
         raise ValueError(f"it is code; name it to run it: gstds report DIR --dataset {name}")
-    names = ("limit", "label_noise", "duplicates", "imbalance", "split_seed", "clean_validation")
-    return load_data(name, **{key: config[key] for key in (*names, "augment", "image_size")})
+    return load_data(name, **options)
 
 
 def _lead(comparison: Content, baseline: str) -> str:
@@ -273,9 +275,11 @@ def saving_table(summary: Sequence[Content]) -> Table:
     rows = []
     for row in summary:
         compute, seconds = row.get("relative_compute"), row.get("relative_seconds")
-        known = compute is not None and seconds is not None and compute < 0.999
+        realized = None
+        if compute is not None and seconds is not None and compute < 0.999:
+            realized = (1 - seconds) / (1 - compute)
         if row["policy"] != "full":
-            rows.append({**row, "realized": (1 - seconds) / (1 - compute) if known else None})
+            rows.append({**row, "realized": realized})
     return metric_table(
         "saving",
         rows,

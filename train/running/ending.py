@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from typing import Any
 
 from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS
 from gstds.train.running.options import RunConfig
 
-__all__ = ["RunFailedError", "StopFlag", "diverged", "interruptible"]
+__all__ = ["RunFailedError", "StopFlag", "interruptible"]
 
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -62,11 +61,6 @@ def interruptible(stop: StopFlag) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def diverged(info: Mapping[str, Any], steps_per_epoch: int) -> bool:
-    """Say whether the loss is not finite, or a whole epoch of updates was skipped for that."""
-    return info["skipped_in_a_row"] >= steps_per_epoch or not math.isfinite(info["train_loss"])
-
-
 class RunFailedError(RuntimeError):
     """A run ended with an exception of its policy or its environment.
 
@@ -88,11 +82,11 @@ def _hint(error: BaseException) -> str:
     name = error.args[0] if isinstance(error, KeyError) and error.args else None
     if not isinstance(name, str):
         return ""
-    known = name in OBSERVATIONS
-    near = [] if known else get_close_matches(name, sorted(OBSERVATIONS), n=1, cutoff=0.75)
-    name = near[0] if near else name
-    told = f"; did you mean {name!r}?" if near else ""
-    if name not in OPTIONAL_OBSERVATIONS:
+    near = [name]
+    if name not in OBSERVATIONS:
+        near = get_close_matches(name, sorted(OBSERVATIONS), n=1, cutoff=0.75)
+    told = "" if name in near else "".join(f"; did you mean {other!r}?" for other in near)
+    if not set(near) & set(OPTIONAL_OBSERVATIONS):
         return told
-    told += " A" if near else "; a"
-    return f"{told} policy declares what it reads beyond the usual: needs = {{{name!r}: {{}}}}"
+    told += " A" if told else "; a"
+    return f"{told} policy declares what it reads beyond the usual: needs = {{{near[0]!r}: {{}}}}"
