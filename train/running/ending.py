@@ -82,11 +82,11 @@ def _hint(error: BaseException) -> str:
     name = error.args[0] if isinstance(error, KeyError) and error.args else None
     if not isinstance(name, str):
         return ""
-    near = [name]
-    if name not in OBSERVATIONS:
-        near = get_close_matches(name, sorted(OBSERVATIONS), n=1, cutoff=0.75)
-    told = "" if name in near else "".join(f"; did you mean {other!r}?" for other in near)
-    if not set(near) & set(OPTIONAL_OBSERVATIONS):
+    known = name in OBSERVATIONS
+    near = [] if known else get_close_matches(name, sorted(OBSERVATIONS), n=1, cutoff=0.75)
+    name = near[0] if near else name
+    told = f"; did you mean {name!r}?" if near else ""
+    if name not in OPTIONAL_OBSERVATIONS:
         return told
-    told += " A" if told else "; a"
-    return f"{told} policy declares what it reads beyond the usual: needs = {{{near[0]!r}: {{}}}}"
+    told += " A" if near else "; a"
+    return f"{told} policy declares what it reads beyond the usual: needs = {{{name!r}: {{}}}}"

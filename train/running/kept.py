@@ -84,8 +84,7 @@ class KeptRecord(Stateful):
 
     def keep_sequence(self) -> npt.NDArray[np.int64]:
         """Return how many samples each step kept (steps,)."""
-        counts: npt.NDArray[np.int64] = np.unpackbits(self.masks(), axis=1).sum(1, dtype=np.int64)
-        return counts
+        return np.asarray(np.unpackbits(self.masks(), axis=1).sum(axis=1), dtype=np.int64)
 
     def save(self, path: Any, *, visits: npt.NDArray[np.int64], order_seed: int) -> None:
         """Write a compressed ``.npz``, which `read_kept` reads.
@@ -124,16 +123,14 @@ class Kept:
     @property
     def counts(self) -> npt.NDArray[np.int64]:
         """Samples that each step kept (T,)."""
-        counts: npt.NDArray[np.int64] = self.masks.sum(axis=1, dtype=np.int64)
-        return counts
+        return np.asarray(self.masks.sum(axis=1), dtype=np.int64)
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
         """Samples that each step drew (T,): N, or the rest at the end of an epoch."""
         steps, batch = self.masks.shape
         in_epoch = np.arange(steps) % -(-len(self.visits) // batch)
-        sizes: npt.NDArray[np.int64] = np.minimum(batch, len(self.visits) - in_epoch * batch)
-        return sizes
+        return np.asarray(np.minimum(batch, len(self.visits) - in_epoch * batch), dtype=np.int64)
 
 
 def read_kept(path: str | Path) -> Kept:
