@@ -87,9 +87,10 @@ def plot_kept_over_time(runs: Sequence[Run], path: str | Path) -> None:
     groups = by_policy(runs)
     figure, (left, right) = new_figure(11.0, height_with_legend(3.8, len(groups)), columns=2)
     keeps = {name: mean_band(_interval_keeps(group)) for name, group in groups.items()}
-    for name, style in _interleaved(keeps).items():
-        covered = mean_band(curves(groups[name], "progress", "class_coverage"))
-        _draw_band(left, keeps[name], policy_color(name), style)
+    dashes = _interleaved(keeps)
+    for name, group in groups.items():
+        covered = mean_band(curves(group, "progress", "class_coverage"))
+        _draw_band(left, keeps[name], policy_color(name), dashes[name])
         _draw_band(right, covered, policy_color(name))
     _explain(right, groups)
     about = {"xlabel": "progress (share of the run)", "xlim": (0, 1)}

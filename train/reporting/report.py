@@ -68,6 +68,7 @@ def write_report(
     plots.plot_seconds(runs, drawn["seconds"])
     kept, note = _plot_what_was_kept(place, comparison, run_code)
     command = comparison.get("command") or ""
+    command = command if isinstance(command, str) else shlex.join(map(str, command))
     reached = [to_accuracy_table(runs, baseline, cost) for cost in ("charged_flops", "seconds")]
     values = {
         "title": f"Comparison {comparison.get('name') or ''}".strip(),
@@ -82,11 +83,11 @@ def write_report(
         "plots": drawn | kept,
         "note": note,
         "errors": [
-            f"{run['policy']} seed {run.get('seed')}: {mask_secrets(str(run['error']))}"
+            mask_secrets(f"{run['policy']} seed {run.get('seed')}: {run['error']}")
             for run in runs
             if run.get("error")
         ],
-        "command": mask_secrets(command if isinstance(command, str) else shlex.join(command)),
+        "command": mask_secrets(command),
         "facts": [_facts(k, comparison[k]) for k in ("hardware", "versions") if comparison.get(k)],
     }
     paths = {"md": place / "report.md", "html": place / "report.html", **drawn, **kept}
@@ -151,13 +152,13 @@ def _lead(comparison: Content, baseline: str) -> str:
     seeds = sorted({run.get("seed", 0) for run in runs})
     whole = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
     named = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds)) or "-"
+    against = f", baseline {baseline}" if baseline else ""
+    text = f"{first.get('dataset', '-')}, learner {first.get('learner', '-')}, "
+    text += f"{comparison.get('setting')}, seeds {named}{against}."
     lost = len(runs) - len(statistics.finished(runs))
-    return (
-        f"{first.get('dataset', '-')}, learner {first.get('learner', '-')}, "
-        f"{comparison.get('setting')}, seeds {named}{baseline and f', baseline {baseline}'}."
-        + f" {lost} of {len(runs)} runs did not finish; they are shown, not averaged."
-        * bool(lost)
-    )
+    if lost:
+        text += f" {lost} of {len(runs)} runs did not finish; they are shown, not averaged."
+    return text
 
 
 def _facts(key: str, facts: Any) -> Table:
