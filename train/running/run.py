@@ -217,10 +217,6 @@ class _Run:
                 f"({type(error).__name__}: {error}); delete the folder to start over"
             ) from error
         if before != self.group.size and self.group.leads:
-            _log.warning(
-                "the run was begun by %d processes and goes on with %d: sums in another order "
-                "differ in the last bits",
-                before,
-                self.group.size,
-            )
+            now = f"was begun by {before} processes and goes on with {self.group.size}"
+            _log.warning("the run %s: sums in another order differ in the last bits", now)
         return observation
