@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -40,6 +41,25 @@ Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 _NO_SAMPLES: Indices = np.empty(0, dtype=np.int64)
 PolicyFlops = Callable[[int, int, Mapping[str, Any]], float]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How a run stands, beside what the ``info`` of its steps says.
+
+    Attributes:
+        running: Whether there are steps to come.
+        truncated: Whether it was cut off after ``max_draws``.
+        train_loss: Mean loss of the samples last trained on.
+        skipped: Updates that were dropped, their loss or gradient not being finite.
+        closing: Samples (k,) that the last remainder of an equal budget was spent on.
+    """
+
+    running: bool
+    truncated: bool
+    train_loss: float
+    skipped: int
+    closing: Indices
 
 
 class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
@@ -227,6 +247,17 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
     def batch(self) -> Indices:
         """Samples (k,) of the drawn batch that the next action is for; none after the end."""
         return self._batch.copy()
+
+    @property
+    def status(self) -> RunStatus:
+        """How the run stands."""
+        return RunStatus(
+            running=self.running,
+            truncated=self._truncated,
+            train_loss=self.trainer.memory.train_loss,
+            skipped=self.trainer.skipped,
+            closing=self._closing.copy(),
+        )
 
     @property
     def visits(self) -> Indices:

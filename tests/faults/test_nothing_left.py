@@ -81,7 +81,7 @@ def test_a_users_code_that_fails_is_told_by_name(here, capsys, monkeypatch, word
 
 def test_a_disk_without_room_is_told_before_training(tiny_npz, tmp_path, monkeypatch):
     room = SimpleNamespace(free=400_000)
-    monkeypatch.setattr("gstds.train.running.checkpoints.shutil.disk_usage", lambda folder: room)
+    monkeypatch.setattr("gstds.train.running.folder.shutil.disk_usage", lambda folder: room)
     with pytest.raises(OSError, match=r"--out .*no space on the disk, 0\.4 MB free and up to 1\."):
         execute(options(tiny_npz), tmp_path / "run")
     assert not (tmp_path / "run").exists()

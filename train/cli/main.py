@@ -231,7 +231,7 @@ def parse_words(words: Sequence[str]) -> argparse.Namespace:
     parser = build_parser()
     arguments: argparse.Namespace = parser.parse_args(words)
     if getattr(arguments, "config", None):
-        from gstds.train.running.options_file import take_defaults
+        from gstds.train.running.options import take_defaults
 
         take_defaults(parser.commands[arguments.command], arguments.config)
         arguments = parser.parse_args(words)

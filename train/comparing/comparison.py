@@ -208,7 +208,7 @@ def option_value(text: str) -> Any:
     """Return what a text on the command line stands for: a number, true, false, null, or itself."""
     import yaml
 
-    from gstds.train.running.options_file import read_yaml
+    from gstds.train.running.options import read_yaml
 
     try:
         return read_yaml(text)

@@ -67,7 +67,7 @@ def plot_accuracy_against_compute(runs: Sequence[Run], summary: Rows, path: str 
         axes.plot(*point, "o", markersize=8, zorder=5, color=color, markeredgecolor="white")
     axes.set_xlabel(f"charged compute ({unit})")
     axes.set_title(f"line: validation ({_BAND}); point: {judged_on(summary)}", fontsize=7.5)
-    _draw_finals(finals, sorted(summary, key=lambda row: -1.0 if _none(row) else row["mean"]))
+    _draw_finals(finals, sorted(summary, key=lambda row: row.get("mean") or 0.0))
     save_figure(figure, path)
 
 
@@ -87,9 +87,10 @@ def plot_kept_over_time(runs: Sequence[Run], path: str | Path) -> None:
     groups = by_policy(runs)
     figure, (left, right) = new_figure(11.0, height_with_legend(3.8, len(groups)), columns=2)
     keeps = {name: mean_band(_interval_keeps(group)) for name, group in groups.items()}
-    for name, style in _interleaved(keeps).items():
-        covered = mean_band(curves(groups[name], "progress", "class_coverage"))
-        _draw_band(left, keeps[name], policy_color(name), style)
+    dashes = _interleaved(keeps)
+    for name, group in groups.items():
+        covered = mean_band(curves(group, "progress", "class_coverage"))
+        _draw_band(left, keeps[name], policy_color(name), dashes[name])
         _draw_band(right, covered, policy_color(name))
     _explain(right, groups)
     about = {"xlabel": "progress (share of the run)", "xlim": (0, 1)}
@@ -144,12 +145,12 @@ def plot_rows(summary: Rows, path: str | Path) -> None:
     rows = summary[::-1]  # the first on top
     figure, (left, right) = new_figure(10.5, 1.5 + 0.42 * len(rows), columns=2)
     _draw_finals(left, rows)
-    marks = {"relative_seconds": ("D", 9, "white"), "relative_compute": ("o", 5, None)}
-    for key, (marker, size, fill) in marks.items():
+    for key, marker, size in (("relative_seconds", "D", 9), ("relative_compute", "o", 5)):
         for place, row in enumerate(rows):
             if row.get(key) is not None:
-                look = {"color": policy_color(str(row["policy"])), "markerfacecolor": fill}
-                right.plot(row[key], place, marker, markersize=size, **look)
+                color = policy_color(str(row["policy"]))
+                fill = "white" if marker == "D" else color
+                right.plot(row[key], place, marker, ms=size, color=color, mfc=fill)
     timed = any(row.get("relative_seconds") is not None for row in rows)
     also = " and seconds (diamonds)" if timed else ""
     right.set(xlabel=f"share of full training's compute (dots){also}", ylim=left.get_ylim())
@@ -164,13 +165,15 @@ def _explain(axes: Axes, names: Iterable[str]) -> None:
     draw_legend(axes)
 
 
-def _none(row: Mapping[str, Any]) -> bool:
-    return row.get("mean") is None
+def _write(axes: Axes, text: str, point: Any, beside: tuple[int, int], **look: Any) -> Any:
+    """Write beside a point, so many points of type to the right and up."""
+    look |= {"textcoords": "offset points", "fontsize": 8}
+    return axes.annotate(text, point, beside, **look)
 
 
 def _points(summary: Rows, cost: str, size: float) -> list[tuple[Any, tuple[float, float]]]:
     """Return the rows that have both, with their cost in units and their accuracy in percent."""
-    there = [row for row in summary if not _none(row) and row.get(cost) is not None]
+    there = [row for row in summary if None not in (row.get("mean"), row.get(cost))]
     return [(row, (row[cost] / size, 100 * row["mean"])) for row in there]
 
 
@@ -263,11 +266,10 @@ def _mean_phases(runs: Sequence[Run]) -> dict[str, float]:
 def _draw_finals(axes: Axes, rows: Rows) -> None:
     """Draw each row's mean accuracy with its interval, one line each, the last on top."""
     for i, row in enumerate(rows):
-        if not _none(row):
+        if row.get("mean") is not None:
             draw_mean(axes, row, y=i, capsize=4)
             mean = 100 * row["mean"]
-            at = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-            axes.annotate(f"{mean:.1f}", (mean, i), **at)
+            _write(axes, f"{mean:.1f}", (mean, i), (0, 6), ha="center")
     axes.set_yticks(range(len(rows)), [str(row["policy"]) for row in rows])
     for label in axes.get_yticklabels():
         label.set(color=policy_color(label.get_text()), fontweight="bold")
@@ -297,9 +299,8 @@ def _draw_front(axes: Axes, summary: Rows, cost: str, size: float) -> None:
     there = _points(summary, cost, size)
     points = [point for _, point in there]
     front = np.array([points[i] for i in statistics.pareto_front(points)]).reshape(-1, 2).T
-    ring = {"markersize": 13, "markerfacecolor": "none", "markeredgecolor": "#666666"}
     axes.plot(*front, "-", color="#bbbbbb", zorder=1)
-    axes.plot(*front, "o", zorder=2, **ring)
+    axes.plot(*front, "o", ms=13, mfc="none", mec="#666666", zorder=2)
     for row, (x, _) in there:
         draw_mean(axes, row, x, capsize=3, markersize=6)
     axes.set_xlim(left=0, right=1.15 * max((x for x, _ in points), default=1.0))
@@ -317,12 +318,13 @@ def _label_points(axes: Axes, names: Sequence[str], points: Points) -> None:
     """Write each name beside its point, where it covers no other name or point."""
     from matplotlib.transforms import Bbox
 
-    axes.figure.draw_without_rendering()
+    figure: Any = axes.figure
+    figure.draw_without_rendering()
     centers = axes.transData.transform(points) if points else ()
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in centers]
     for name, point in zip(names, points, strict=True):
-        look = {"fontsize": 8, "va": "center", "color": policy_color(name), "fontweight": "bold"}
-        note = axes.annotate(name, point, xytext=(0, 0), textcoords="offset points", **look)
+        color = policy_color(name)
+        note = _write(axes, name, point, (0, 0), va="center", color=color, fontweight="bold")
         found = []
         for i, (right, up, side) in enumerate(_PLACES):
             note.set(position=(right, up), ha=side)

@@ -145,18 +145,8 @@ def follow(config: RunConfig, folder: Path, group: Group, *, resume: bool) -> st
         OSError: If a file cannot be read.
         RunFailedError: If the policy or the environment raised.
     """
-    from gstds.train.running.run import Runner, StopFlag, finished_result, interruptible
-    from gstds.train.running.setup import make_run_policy, reproducible
+    from gstds.train.running.ending import StopFlag
+    from gstds.train.running.run import execute
 
-    done = finished_result(folder) if resume else None
-    if done:
-        return str(done["status"])
-    make_run_policy(config)
-    stop = StopFlag()
-    with reproducible(config.deterministic):
-        with group.in_turn():
-            runner = Runner(config, folder, checkpoint_every=0, group=group)
-        with interruptible(stop):
-            result = runner.run(stop, resume=resume)
-    runner.raise_failure(result)
+    result = execute(config, folder, group=group, stop=StopFlag(), resume=resume)
     return str(result["status"])

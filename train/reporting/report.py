@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.common.files import write_text
+from gstds.options.fields import names
+from gstds.options.world import DataOptions
 from gstds.train.figures import plots, statistics, tables
 from gstds.train.figures.tables import Table, lay_out, metric_table, points
 from gstds.train.reporting.kept import plot_balance, plot_extremes, view_of_kept
@@ -57,8 +59,8 @@ def write_report(
     controls = (
         statistics.summarize_controls(comparison["runs"], beside, baseline) if summary else []
     )
-    names = ("accuracy", "accuracy_seconds", "pareto", "kept_over_time", "seconds")
-    drawn = {name: place / f"{name}.png" for name in names}
+    known = ("accuracy", "accuracy_seconds", "pareto", "kept_over_time", "seconds")
+    drawn = {name: place / f"{name}.png" for name in known}
     plots.plot_accuracy_against_compute(runs, [*summary, *controls], drawn["accuracy"])
     plots.plot_accuracy_against_seconds(runs, drawn["accuracy_seconds"])
     plots.plot_pareto([*summary, *controls], drawn["pareto"])
@@ -66,6 +68,7 @@ def write_report(
     plots.plot_seconds(runs, drawn["seconds"])
     kept, note = _plot_what_was_kept(place, comparison, run_code)
     command = comparison.get("command") or ""
+    command = command if isinstance(command, str) else shlex.join(map(str, command))
     reached = [to_accuracy_table(runs, baseline, cost) for cost in ("charged_flops", "seconds")]
     values = {
         "title": f"Comparison {comparison.get('name') or ''}".strip(),
@@ -80,12 +83,12 @@ def write_report(
         "plots": drawn | kept,
         "note": note,
         "errors": [
-            f"{run['policy']} seed {run.get('seed')}: {mask_secrets(str(run['error']))}"
+            mask_secrets(f"{run['policy']} seed {run.get('seed')}: {run['error']}")
             for run in runs
             if run.get("error")
         ]
         + [f"{row} was left out: {why}" for row, why in comparison.get("left_out", {}).items()],
-        "command": mask_secrets(command if isinstance(command, str) else shlex.join(command)),
+        "command": mask_secrets(command),
         "facts": [_facts(k, comparison[k]) for k in ("hardware", "versions") if comparison.get(k)],
     }
     paths = {"md": place / "report.md", "html": place / "report.html", **drawn, **kept}
@@ -137,11 +140,11 @@ def _load(config: Content | None, run_code: bool) -> Data:
 
     if not config:
         raise ValueError("the comparison's options are not known")
-    name = config["dataset"]
+    options = {name: config[name] for name in names(DataOptions)}
+    name = options.pop("dataset")
     if names_code(name) and not run_code:
         raise ValueError(f"it is code; name it to run it: gstds report DIR --dataset {name}")
-    names = ("limit", "label_noise", "duplicates", "imbalance", "split_seed", "clean_validation")
-    return load_data(name, **{key: config[key] for key in (*names, "augment", "image_size")})
+    return load_data(name, **options)
 
 
 def _lead(comparison: Content, baseline: str) -> str:
@@ -150,13 +153,13 @@ def _lead(comparison: Content, baseline: str) -> str:
     seeds = sorted({run.get("seed", 0) for run in runs})
     whole = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
     named = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds)) or "-"
+    against = f", baseline {baseline}" if baseline else ""
+    text = f"{first.get('dataset', '-')}, learner {first.get('learner', '-')}, "
+    text += f"{comparison.get('setting')}, seeds {named}{against}."
     lost = len(runs) - len(statistics.finished(runs))
-    return (
-        f"{first.get('dataset', '-')}, learner {first.get('learner', '-')}, "
-        f"{comparison.get('setting')}, seeds {named}{baseline and f', baseline {baseline}'}."
-        + f" {lost} of {len(runs)} runs did not finish; they are shown, not averaged."
-        * bool(lost)
-    )
+    if lost:
+        text += f" {lost} of {len(runs)} runs did not finish; they are shown, not averaged."
+    return text
 
 
 def _facts(key: str, facts: Any) -> Table:
@@ -274,9 +277,11 @@ def saving_table(summary: Sequence[Content]) -> Table:
     rows = []
     for row in summary:
         compute, seconds = row.get("relative_compute"), row.get("relative_seconds")
-        known = compute is not None and seconds is not None and compute < 0.999
+        realized = None
+        if compute is not None and seconds is not None and compute < 0.999:
+            realized = (1 - seconds) / (1 - compute)
         if row["policy"] != "full":
-            rows.append({**row, "realized": (1 - seconds) / (1 - compute) if known else None})
+            rows.append({**row, "realized": realized})
     return metric_table(
         "saving",
         rows,

@@ -104,7 +104,7 @@ def _argument(one: Field[Any]) -> dict[str, Any]:
 def _key_value(text: str) -> tuple[str, Any]:
     import yaml
 
-    from gstds.train.running.options_file import read_yaml
+    from gstds.train.running.options import read_yaml
 
     key, equals, value = text.partition("=")
     if not equals or not key:
