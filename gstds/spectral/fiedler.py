@@ -150,22 +150,19 @@ def _as_tensor(features: Any) -> tuple[torch.Tensor, bool]:
     is_numpy = isinstance(features, np.ndarray)
     if not is_numpy and not isinstance(features, torch.Tensor):
         raise TypeError(f"features must be a numpy array or a torch tensor, got {type(features)}")
-    if is_numpy and features.dtype.kind not in "fiub":
-        raise TypeError(f"features must hold real numbers, got dtype {features.dtype}")
-    tensor = torch.from_numpy(_torch_ready(features)) if is_numpy else features
-    if tensor.ndim not in (2, 3) or 0 in tensor.shape:
+    if is_numpy:
+        if features.dtype.kind not in "fiub":
+            raise TypeError(f"features must hold real numbers, got dtype {features.dtype}")
+        if features.dtype not in (np.float16, np.float32, np.float64):
+            features = features.astype(np.float64, order="C")
+        # torch warns about a read-only array, such as a memory-mapped store's, even if only read
+        features = torch.from_numpy(np.require(features, requirements=("C", "A", "W")))
+    if features.ndim not in (2, 3) or 0 in features.shape:
         raise ValueError(
             f"features must have shape (N, D) or (B, N, D) without empty axes, "
-            f"got {tuple(tensor.shape)}"
+            f"got {tuple(features.shape)}"
         )
-    return tensor.detach(), is_numpy
-
-
-def _torch_ready(features: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if features.dtype not in (np.float16, np.float32, np.float64):
-        return features.astype(np.float64, order="C")
-    # torch warns about a read-only array, such as a memory-mapped store's, even if only read
-    return np.require(features, requirements=("C", "A", "W"))
+    return features.detach(), is_numpy
 
 
 def degrees(features: Any, affinity: str = "auto") -> Any:
