@@ -25,6 +25,7 @@ SPECTRAL = {
 
 _DEFAULTS = {option: choices[0] for option, choices in SPECTRAL.items()}
 _NORMALIZED = {**_DEFAULTS, "laplacian": "normalized"}
+_OF_DEGREES = {"affinity": "auto"}
 _ALWAYS_SHOWN = ("last_losses", "age")
 
 
@@ -94,9 +95,7 @@ SCORES = {
         "High reference loss: hard for a model that has seen the rest of the data.",
     ),
     "highest-degree": NamedScore(
-        "degrees",
-        "Most similar, on average, to the rest of the batch.",
-        options={"affinity": "auto"},
+        "degrees", "Most similar, on average, to the rest of the batch.", options=_OF_DEGREES
     ),
     "learnability": NamedScore(
         "learner_losses",
@@ -108,7 +107,7 @@ SCORES = {
         "degrees",
         "Least similar, on average, to the rest of the batch.",
         sign=-1.0,
-        options={"affinity": "auto"},
+        options=_OF_DEGREES,
     ),
     "oldest": NamedScore("age", "Longest not trained on, those never trained on first."),
     "stale-learnability": NamedScore(

@@ -161,7 +161,7 @@ def _pointer(value: Any) -> Any:
         return ctypes.c_void_p(value.ctypes.data)
     if isinstance(value, bytes):
         return ctypes.c_char_p(value)
-    kind = {int: ctypes.c_int, float: ctypes.c_double}.get(type(value))
+    kind: Any = {int: ctypes.c_int, float: ctypes.c_double}.get(type(value))
     return ctypes.byref(kind(value) if kind else value)
 
 
