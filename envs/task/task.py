@@ -26,13 +26,7 @@ from gstds.observation.spec import asked_of
 from gstds.options.fields import select
 from gstds.options.world import DataOptions
 from gstds.reference.probe import ProbeResult, cross_fitted_losses
-from gstds.store.feature_store import (
-    FeatureStore,
-    open_logits,
-    open_losses,
-    save_logits,
-    save_losses,
-)
+from gstds.store.feature_store import FeatureStore, open_losses, save_losses
 
 __all__ = [
     "ReferenceData",
@@ -216,10 +210,10 @@ class _Probe:
         """Return what the probe says of each sample's classes (n, C), out of fold."""
         path = self._path("logits")
         if path.exists():
-            return open_logits(path, expected={"fingerprint": self._fingerprint})[0]
+            return open_losses(path, expected={"fingerprint": self._fingerprint}, kind="logits")[0]
         result = self._fit(with_logits=True)
         assert result.logits is not None  # noqa: S101  (asked for)
-        save_logits(path, result.logits, self._note(result))
+        save_losses(path, result.logits, self._note(result), kind="logits")
         return result.logits
 
     def _path(self, kind: str) -> Path:

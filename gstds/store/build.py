@@ -72,16 +72,6 @@ class BuildPlan:
         """The journal's first line: only a build with an equal plan may be resumed."""
         return canonical({"plan": self.__dict__})
 
-    @property
-    def chunks(self) -> int:
-        """How many chunks there are; the last may be short."""
-        return -(-self.rows // self.chunk_rows)
-
-    def bounds(self, chunk: int) -> tuple[int, int]:
-        """Return the first row of a chunk and the row after its last."""
-        start = chunk * self.chunk_rows
-        return start, min(start + self.chunk_rows, self.rows)
-
 
 def discard(path: Path) -> None:
     """Remove a store's files, the manifest first, so that no half of it is ever accepted."""
@@ -126,8 +116,8 @@ def _write_chunks(path: Path, plan: BuildPlan, compute: Compute, progress: Progr
     _make_room(path, plan, "r+b" if recorded else "wb")
     checksums: list[int] = []
     with open(path / DATA_NAME, "r+b") as data, open(path / CHECKS_NAME, "r+b") as checks:
-        for chunk in range(plan.chunks):
-            start, stop = plan.bounds(chunk)
+        for chunk, start in enumerate(range(0, plan.rows, plan.chunk_rows)):
+            stop = min(start + plan.chunk_rows, plan.rows)
             place = len(plan.header) + start * plan.row_bytes
             data.seek(place)
             if chunk < len(recorded):
@@ -158,7 +148,7 @@ def _read_journal(path: Path, plan: BuildPlan) -> list[int]:
     if lines[0] != plan.line or not there:
         return []
     checksums: list[int] = []
-    for line in lines[1 : plan.chunks + 1]:
+    for line in lines[1:]:
         try:
             chunk, value = json.loads(line)
         except (ValueError, TypeError):
