@@ -166,8 +166,8 @@ def detect(state: Mapping[str, Tensor], source: str) -> str:
     """
     if "_conv_stem.weight" in state and "_blocks.0._depthwise_conv.weight" in state:
         return LITE0
-    blocks = {tuple(key.split(".")[:2]) for key in state if key.startswith("layer")}
-    depth = tuple(sum(layer == f"layer{k}" for layer, _ in blocks) for k in range(1, 5))
+    blocks = {tuple(key.split(".")[:2]) for key in state}
+    depth = tuple(sum(block[0] == f"layer{k}" for block in blocks) for k in range(1, 5))
     kind = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
     architecture = _RESNET_BLOCKS.get((kind, depth))
     if architecture is None:

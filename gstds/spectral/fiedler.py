@@ -134,16 +134,19 @@ def _solve(
 
 def _stack(items: list[Spectrum]) -> Spectrum:
     """Return the spectra of several batches as one, whose fields have a leading B."""
-    columns: dict[str, Any] = {
-        one.name: [getattr(item, one.name) for item in items] for one in fields(Spectrum)
-    }
-    scores, status = columns.pop("scores"), columns.pop("status")
-    columns = {name: np.asarray(values) for name, values in columns.items()}
-    if isinstance(scores[0], np.ndarray):
-        return Spectrum(scores=np.stack(scores), status=tuple(status), **columns)
-    device = scores[0].device
-    columns = {name: torch.from_numpy(values).to(device) for name, values in columns.items()}
-    return Spectrum(scores=torch.stack(scores), status=tuple(status), **columns)
+    first = items[0].scores
+
+    def column(name: str) -> Any:
+        values = np.asarray([getattr(item, name) for item in items])
+        return (
+            values if isinstance(first, np.ndarray) else torch.from_numpy(values).to(first.device)
+        )
+
+    scores: Any = [item.scores for item in items]
+    scores = np.stack(scores) if isinstance(first, np.ndarray) else torch.stack(scores)
+    numbers = [one.name for one in fields(Spectrum) if one.name not in ("scores", "status")]
+    status = tuple(item.status for item in items)
+    return Spectrum(scores=scores, status=status, **{name: column(name) for name in numbers})
 
 
 def _as_tensor(features: Any) -> tuple[torch.Tensor, bool]:
