@@ -92,10 +92,15 @@ def weighted_sample(weights: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> Pos
     if len(w) and (not np.isfinite(w).all() or w.min() < 0):
         bad = int(np.argmax(~np.isfinite(w) | (w < 0)))
         raise ValueError(f"weights must be finite and >= 0, got {w[bad]} at position {bad}")
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore"):
         # log(-log(u) / w) orders as -log(u) / w does, and does not overflow for tiny weights
-        keys = np.where(w > 0, np.log(w) - np.log(-np.log(np.clip(u, 1e-300, 1 - 1e-16))), -np.inf)
+        keys = np.where(w > 0, np.log(w) + _gumbel(u), -np.inf)
     return top_k(keys, k, u)
+
+
+def _gumbel(noise: npt.ArrayLike) -> Floats:
+    chances = np.clip(np.asarray(noise, dtype=np.float64), 1e-300, 1 - 1e-16)
+    return np.asarray(-np.log(-np.log(chances)))
 
 
 def loss_weights(losses: npt.ArrayLike, weighting: str = "inverse") -> Floats:
@@ -151,16 +156,6 @@ def hybrid(
     return np.sort(np.concatenate([first, rest[drawn]])).astype(np.int64)
 
 
-def _gumbel(noise: npt.ArrayLike) -> Floats:
-    chances = np.clip(np.asarray(noise, dtype=np.float64), 1e-300, 1 - 1e-16)
-    return np.asarray(-np.log(-np.log(chances)))
-
-
-def _logits(scores: npt.ArrayLike, temperature: float) -> Floats:
-    temperature = check_number("temperature", temperature, low=0, open_low=True)
-    return np.asarray(scores, dtype=np.float64) / temperature
-
-
 def softmax_sample(
     scores: npt.ArrayLike,
     k: int,
@@ -184,11 +179,12 @@ def softmax_sample(
     Raises:
         ValueError: If k exceeds N, a score is NaN, or the temperature is not positive.
     """
+    temperature = check_number("temperature", temperature, low=0, open_low=True)
+    values = np.asarray(scores, dtype=np.float64)
     if standardize:
-        values = np.asarray(scores, dtype=np.float64)
         spread = float(values.std())
-        scores = (values - values.mean()) / spread if spread > 0 else values * 0.0
-    return top_k(_logits(scores, temperature) + _gumbel(noise), k, noise)
+        values = (values - values.mean()) / spread if spread > 0 else values * 0.0
+    return top_k(values / temperature + _gumbel(noise), k, noise)
 
 
 def chunked_softmax(
@@ -216,15 +212,15 @@ def chunked_softmax(
         ValueError: If k exceeds N, a score is NaN, or an option is out of range.
     """
     chunks = check_integer("chunks", chunks, low=1)
-    logits = _logits(scores, temperature)
-    _check_count(k, len(logits))
-    left = np.arange(len(logits))
+    values = np.asarray(scores, dtype=np.float64)
+    _check_count(k, len(values))
+    left = np.arange(len(values))
     picked: list[Positions] = []
     for chunk, size in enumerate(np.diff(np.arange(chunks + 1) * k // chunks)):
         own = derived_uniform(noise, chunk + 1)
-        drawn = left[top_k(logits[left] + _gumbel(own[left]), int(size), own[left])]
-        picked.append(drawn)
-        left = np.setdiff1d(left, drawn)
+        drawn = softmax_sample(values[left], int(size), own[left], temperature=temperature)
+        picked.append(left[drawn])
+        left = np.delete(left, drawn)
     return np.sort(np.concatenate(picked)).astype(np.int64)
 
 

@@ -113,8 +113,8 @@ class FeatureStore:
         folder = Path(path)
         manifest = read_manifest(folder)
         facts = {**manifest, "fingerprint of the data": manifest["fingerprint"]}
-        wanted = {"fingerprint of the data": fingerprint, "backbone": backbone}
-        check_matches(folder, facts, wanted)
+        of = None if backbone is None else dict(backbone)
+        check_matches(folder, facts, {"fingerprint of the data": fingerprint, "backbone": of})
         return cls(folder, manifest)
 
     def __reduce__(self) -> tuple[Any, ...]:
