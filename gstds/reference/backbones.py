@@ -127,10 +127,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged or holds no state dict.
     """
+    from safetensors.torch import load_file
+
     target = Path(path).expanduser()
     if not target.is_file():
         raise FileNotFoundError(f"checkpoint {target}: there is no such file")
-    state = _read_tensors(target)
+    state: Any
+    try:
+        if target.suffix == ".safetensors":
+            state = load_file(target)
+        else:
+            check_declared_size(target)
+            state = torch.load(target, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"checkpoint {target}: damaged, or holds more than tensors (save model.state_dict())"
+        ) from error
+    # Torch's reader of old files raises whatever the noise in them happens to hit.
+    except Exception as error:
+        raise ValueError(f"checkpoint {target}: damaged or not a checkpoint ({error})") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -139,23 +154,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"checkpoint {target}: holds more than tensors; save model.state_dict()")
     return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def _read_tensors(path: Path) -> Any:
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        check_declared_size(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"checkpoint {path}: damaged, or holds more than tensors (save model.state_dict())"
-        ) from error
-    # Torch's reader of old files raises whatever the noise in them happens to hit.
-    except Exception as error:
-        raise ValueError(f"checkpoint {path}: damaged or not a checkpoint ({error})") from error
 
 
 def detect(state: Mapping[str, Tensor], source: str) -> str:

@@ -404,14 +404,15 @@ def greedy_orthogonal(kernel: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> li
     taken = np.zeros(n, dtype=bool)
     for step in range(k):
         independent = (squares > floor) & ~taken
-        gain = np.abs(total) / np.sqrt(np.maximum(squares, floor))
-        usable = independent if independent.any() else ~taken
-        choice = _best(np.where(usable, gain if independent.any() else alone, -1.0), ties)
         if independent.any():
+            gain = np.abs(total) / np.sqrt(np.maximum(squares, floor))
+            choice = _best(np.where(independent, gain, -1.0), ties)
             column = (gram[:, choice] - basis @ basis[choice]) / np.sqrt(squares[choice])
             basis[:, step] = column
             total = total - column * (total[choice] / np.sqrt(squares[choice]))
             squares = squares - column**2
+        else:
+            choice = _best(np.where(taken, -1.0, alone), ties)
         picked.append(choice)
         taken[choice] = True
     return picked

@@ -8,10 +8,9 @@ last. It and the journal are written atomically.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -91,23 +90,17 @@ def complete_build(
     """
     for leftover in path.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
-    with _naming(path / DATA_NAME):
+    try:
         checksums = _write_chunks(path, plan, compute, progress or (lambda done, rows: None))
         facts = {**plan.__dict__, "dtype": plan.numbers}
         write_json(path / MANIFEST_NAME, make_manifest(**facts, checksums=checksums))
         (path / JOURNAL_NAME).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    try:
-        yield
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise
         mend = "free some space there, or set GSTDS_CACHE to another folder"
         reason = f"{os.strerror(error.errno)} (feature store; {mend})"
-        raise OSError(error.errno, reason, str(path)) from error
+        raise OSError(error.errno, reason, str(path / DATA_NAME)) from error
 
 
 def _write_chunks(path: Path, plan: BuildPlan, compute: Compute, progress: Progress) -> list[int]:
