@@ -113,7 +113,7 @@ def summarize(
     values |= {name: _scalar(observation, name) / (2 * unit) for name in losses}
     values |= {
         f"{name}_drop": (then - loss) / unit
-        for name, then, loss in zip(Trend._fields, before, now, strict=True)
+        for name, then, loss in zip(losses[:2], before, now, strict=True)
     }
     values["budget_batches"] = math.log2(1.0 + facts.budget_batches) / _MOST_DOUBLINGS
     values |= _batch_values(observation, unit)
