@@ -25,6 +25,7 @@ from gstds.reference import backbones
 
 DEFAULT_REFERENCE = "efficientnet-lite0"
 MIN_SIZE, MAX_SIZE = 64, 224
+_BATCH = 128
 
 REFERENCES = {
     "efficientnet-lite0": "EfficientNet-Lite0, ImageNet weights (extra 'backbone'), 1,280 features",
@@ -71,7 +72,6 @@ class Reference:
     flops_per_image: float
     device: torch.device
     _compute: Callable[[Tensor], Tensor] = field(repr=False, compare=False)
-    _batch: int = field(default=128, repr=False, compare=False)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features of some images.
@@ -94,15 +94,14 @@ class Reference:
             raise ValueError(
                 f"images must have the shape (n, 1 or 3, height, width), got {tuple(images.shape)}"
             )
-        starts = range(0, len(images), self._batch)
-        parts = [self._part(images[start : start + self._batch]) for start in starts]
-        return torch.cat(parts) if parts else torch.empty((0, self.feature_dim))
-
-    def _part(self, images: Tensor) -> Tensor:
+        if not len(images):
+            return torch.empty((0, self.feature_dim))
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            values = self._compute(images.to(self.device)).float().cpu()
+            parts = [
+                self._compute(part.to(self.device)).float().cpu() for part in images.split(_BATCH)
+            ]
         # Out of inference mode, so that a caller may compute with the features.
-        return values.clone()
+        return torch.cat(parts)
 
 
 def reference_names() -> dict[str, str]:

@@ -327,7 +327,13 @@ def k_center(features: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> Positions
         return np.empty(0, dtype=np.int64)
     centered = rows - rows.mean(axis=0)
     picked = [_best(-(centered**2).sum(axis=1), ties)]
-    distances = _distances(centered)
+    # By way of one matrix product. What is no further apart than its rounding is one point: copies
+    # tie, as they must.
+    products = centered @ centered.T
+    squares = products.diagonal()
+    sums = squares[:, None] + squares
+    distances = sums - 2.0 * products
+    distances[distances <= _SAME * sums] = 0.0
     nearest = distances[picked[0]].copy()
     while len(picked) < k:
         nearest[picked[-1]] = -1.0
@@ -343,18 +349,6 @@ def k_center_flops(n: int, k: int, dim: int) -> float:
     picked does not matter, unless that is none.
     """
     return (n + 4.0) * n * dim if k else 0.0
-
-
-def _distances(rows: Floats) -> Floats:
-    """Return the squared distances (N, N) by way of one matrix product.
-
-    What is no further apart than the product's rounding is one point: copies tie, as they must.
-    """
-    products = rows @ rows.T
-    squares = products.diagonal().copy()
-    distances = squares[:, None] + squares - 2.0 * products
-    floor = _SAME * (squares[:, None] + squares)
-    return np.asarray(np.where(distances <= floor, 0.0, distances))
 
 
 def last_layer_kernel(residuals: npt.ArrayLike, embeddings: npt.ArrayLike) -> Floats:

@@ -312,24 +312,21 @@ def _unconverged(values: Any, norms: Any, tolerance: float) -> list[int]:
 
 
 def _start(operator: Laplacian) -> torch.Tensor:
-    """The three lowest degrees, one by one and blurred; content; noise keyed by position."""
-    diagonal = operator.diagonal
+    """The three lowest degrees, one by one and blurred; content; noise keyed by position.
+
+    Where all rows are alike, +1, −1, … stands for the content; see `choose`.
+    """
+    diagonal, content = operator.diagonal, operator.reference
     spread = (diagonal - diagonal.min()) + 1e-3 * operator.scale
     noise = torch.from_numpy(keyed_uniform(_START_SEED, indices=np.arange(len(diagonal))) - 0.5)
     lowest = diagonal.argsort(stable=True)[: min(3, len(diagonal) - 1)]
     indicators = diagonal.new_zeros(len(lowest), len(diagonal))
     indicators[torch.arange(len(lowest)), lowest] = 1
-    blurred = [spread.reciprocal(), _distinct_content(operator), noise.to(diagonal.device)]
+    own = torch.linalg.vector_norm(content - (content @ operator.trivial) * operator.trivial)
+    if float(own) <= NEGLIGIBLE * float(torch.linalg.vector_norm(content)):
+        content = alternating_signs(content)
+    blurred = [spread.reciprocal(), content, noise.to(diagonal.device)]
     return torch.cat([torch.stack(blurred), indicators])
-
-
-def _distinct_content(operator: Laplacian) -> torch.Tensor:
-    """Return the content projection, or +1, −1, … where all rows are alike; see `choose`."""
-    content = operator.reference - (operator.reference @ operator.trivial) * operator.trivial
-    length = torch.linalg.vector_norm(content)
-    if float(length) > NEGLIGIBLE * float(torch.linalg.vector_norm(operator.reference)):
-        return operator.reference
-    return alternating_signs(operator.reference)
 
 
 def _precondition(operator: Laplacian, residuals: torch.Tensor, values: Any) -> torch.Tensor:
