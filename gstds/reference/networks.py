@@ -98,7 +98,8 @@ class Reference:
             return torch.empty((0, self.feature_dim))
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             parts = [
-                self._compute(part.to(self.device)).float().cpu() for part in images.split(_BATCH)
+                self._compute(part.to(self.device)).float().cpu()
+                for part in torch.split(images, _BATCH)
             ]
         # Out of inference mode, so that a caller may compute with the features.
         return torch.cat(parts)

@@ -52,7 +52,8 @@ class NamedScore:
     @property
     def needs(self) -> dict[str, Mapping[str, Any]]:
         """The optional observations that it reads, name -> options."""
-        rows = ({self.less: {}} if self.less else {}) | {self.row: self.options}
+        rows: dict[str, Mapping[str, Any]] = {self.less: {}} if self.less else {}
+        rows[self.row] = self.options
         return {name: asked for name, asked in rows.items() if name not in _ALWAYS_SHOWN}
 
     def __call__(self, batch: Mapping[str, Any]) -> Floats:
