@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_fraction, check_number
 from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
-from gstds.selection.control import RiseWatch
-from gstds.selection.label_noise import least_loss, wrong_label_chances, wrong_label_share
+from gstds.selection.control import RiseWatch, least_loss, wrong_label_chances, wrong_label_share
 from gstds.selection.weights import valid_batch, weighted_sample, weights_for_ratio
 
 _LAST = 1e-9
@@ -25,7 +24,7 @@ class Best(Policy):
     without replacement, with odds in proportion to (floor + error) times the trust in the label.
     Trust falls from 1 to 0 as the label's chance to be wrong rises from 0 to ``doubt``; those
     without trust come last. How many labels are wrong is estimated from the reference losses, see
-    `gstds.selection.label_noise`, which assumes that a wrong one is drawn uniformly. Clean labels
+    `gstds.selection.control`, which assumes that a wrong one is drawn uniformly. Clean labels
     are not wholly trusted either: mean trust was .974 on clean Fashion-MNIST. Under wrong labels
     the gain is this filter's: a random choice among trusted labels had as much, and full training
     that stops early most of it (docs/results/best.md).

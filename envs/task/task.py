@@ -22,13 +22,7 @@ from gstds.observation.spec import asked_of
 from gstds.options.fields import select
 from gstds.options.world import DataOptions
 from gstds.reference.probe import cross_fitted_losses
-from gstds.store.feature_store import (
-    FeatureStore,
-    open_logits,
-    open_losses,
-    save_logits,
-    save_losses,
-)
+from gstds.store.feature_store import FeatureStore, open_losses, save_losses
 
 __all__ = ["ReferenceData", "Task", "Teacher", "load_dataset", "load_reference", "load_task"]
 __all__ += ["make_teacher", "probe_fingerprint"]
@@ -36,10 +30,6 @@ __all__ += ["make_teacher", "probe_fingerprint"]
 Progress = Callable[[str, int, int], None]
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
-_FILES: dict[str, Any] = {
-    "losses": (open_losses, save_losses),
-    "logits": (open_logits, save_logits),
-}
 
 
 @dataclass(frozen=True)
@@ -177,10 +167,8 @@ def _probe(
     """Return the cross-fitted probe's losses (n,) or logits (n, C), cached, and what made them."""
     fingerprint = probe_fingerprint(data, reference)
     path = cache_root() / kind / f"{fingerprint}.safetensors"
-    opened, save = _FILES[kind]
     if path.exists():
-        values, note = opened(path, expected={"fingerprint": fingerprint})
-        return values, note
+        return open_losses(path, expected={"fingerprint": fingerprint}, kind=kind)
     report = progress or (lambda phase, done, total: None)
     report("reference probe", 0, 1)
     features, train, with_logits = store.gather(rows), data.train, kind == "logits"
@@ -195,7 +183,7 @@ def _probe(
         "folds": result.folds,
         "backbone": dict(reference.identity),
     }
-    save(path, getattr(result, kind), note)
+    save_losses(path, getattr(result, kind), note, kind=kind)
     return getattr(result, kind), note
 
 

@@ -127,10 +127,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged or holds no state dict.
     """
+    from safetensors.torch import load_file
+
     target = Path(path).expanduser()
     if not target.is_file():
         raise FileNotFoundError(f"checkpoint {target}: there is no such file")
-    state = _read_tensors(target)
+    state: Any
+    try:
+        if target.suffix == ".safetensors":
+            state = load_file(target)
+        else:
+            check_declared_size(target)
+            state = torch.load(target, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"checkpoint {target}: damaged, or holds more than tensors (save model.state_dict())"
+        ) from error
+    # Torch's reader of old files raises whatever the noise in them happens to hit.
+    except Exception as error:
+        raise ValueError(f"checkpoint {target}: damaged or not a checkpoint ({error})") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -141,23 +156,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _read_tensors(path: Path) -> Any:
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        check_declared_size(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"checkpoint {path}: damaged, or holds more than tensors (save model.state_dict())"
-        ) from error
-    # Torch's reader of old files raises whatever the noise in them happens to hit.
-    except Exception as error:
-        raise ValueError(f"checkpoint {path}: damaged or not a checkpoint ({error})") from error
-
-
 def detect(state: Mapping[str, Tensor], source: str) -> str:
     """Return the architecture that a state dict's names and depths belong to.
 
@@ -166,8 +164,8 @@ def detect(state: Mapping[str, Tensor], source: str) -> str:
     """
     if "_conv_stem.weight" in state and "_blocks.0._depthwise_conv.weight" in state:
         return LITE0
-    blocks = {tuple(key.split(".")[:2]) for key in state if key.startswith("layer")}
-    depth = tuple(sum(layer == f"layer{k}" for layer, _ in blocks) for k in range(1, 5))
+    blocks = {tuple(key.split(".")[:2]) for key in state}
+    depth = tuple(sum(block[0] == f"layer{k}" for block in blocks) for k in range(1, 5))
     kind = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
     architecture = _RESNET_BLOCKS.get((kind, depth))
     if architecture is None:

@@ -25,6 +25,7 @@ from gstds.reference import backbones
 
 DEFAULT_REFERENCE = "efficientnet-lite0"
 MIN_SIZE, MAX_SIZE = 64, 224
+_BATCH = 128
 
 REFERENCES = {
     "efficientnet-lite0": "EfficientNet-Lite0, ImageNet weights (extra 'backbone'), 1,280 features",
@@ -33,24 +34,21 @@ REFERENCES = {
 }
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """How images of 0…255 become a network's input: ``(x - mean) / std`` per channel, RGB."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, images: Tensor, size: int) -> Tensor:
-        """Turn images uint8 (n, C, H, W) into float32 (n, 3, size, size), channels last."""
-        x = images.float()
-        if x.shape[-2:] != (size, size):
-            x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-        mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
-        return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+LITE_INPUT = {"mean": [127.0] * 3, "std": [128.0] * 3}
+IMAGENET_INPUT = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
 
 
-LITE_INPUT = Preprocessing((127.0,) * 3, (128.0,) * 3)
-IMAGENET_INPUT = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+def _prepared(images: Tensor, size: int, mean: list[float], std: list[float]) -> Tensor:
+    """Turn images uint8 (n, C, H, W) of 0…255 into a network's input: (x - mean) / std, RGB.
+
+    Returns:
+        float32 (n, 3, size, size), channels last.
+    """
+    x = images.float()
+    if x.shape[-2:] != (size, size):
+        x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    center, spread = (x.new_tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+    return ((x - center) / spread).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,6 @@ class Reference:
     flops_per_image: float
     device: torch.device
     _compute: Callable[[Tensor], Tensor] = field(repr=False, compare=False)
-    _batch: int = field(default=128, repr=False, compare=False)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features of some images.
@@ -97,15 +94,15 @@ class Reference:
             raise ValueError(
                 f"images must have the shape (n, 1 or 3, height, width), got {tuple(images.shape)}"
             )
-        starts = range(0, len(images), self._batch)
-        parts = [self._part(images[start : start + self._batch]) for start in starts]
-        return torch.cat(parts) if parts else torch.empty((0, self.feature_dim))
-
-    def _part(self, images: Tensor) -> Tensor:
+        if not len(images):
+            return torch.empty((0, self.feature_dim))
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            values = self._compute(images.to(self.device)).float().cpu()
+            parts = [
+                self._compute(part.to(self.device)).float().cpu()
+                for part in torch.split(images, _BATCH)
+            ]
         # Out of inference mode, so that a caller may compute with the features.
-        return values.clone()
+        return torch.cat(parts)
 
 
 def reference_names() -> dict[str, str]:
@@ -170,7 +167,7 @@ def _shipped(name: str, size: int, device: torch.device, seed: int) -> Reference
         network = backbones.build(architecture, size)
         backbones.load(network, state, str(path))
         digest = backbones.weights_digest(network.state_dict())
-    preprocessing = LITE_INPUT if architecture == backbones.LITE0 else IMAGENET_INPUT
+    scaling = LITE_INPUT if architecture == backbones.LITE0 else IMAGENET_INPUT
     with torch.inference_mode():
         dim = int(network(torch.zeros((1, 3, size, size))).shape[1])
     flops = count_layers(network, (3, size, size), train=False, batch=1)
@@ -185,13 +182,12 @@ def _shipped(name: str, size: int, device: torch.device, seed: int) -> Reference
         "preprocessing": {
             "channels": "RGB, grey repeated",
             "resize": "bilinear, antialias",
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
+            **scaling,
         },
         "precision": "float32",
         **extra,
     }
-    compute = lambda images: network(preprocessing(images, size))  # noqa: E731
+    compute = lambda images: network(_prepared(images, size, **scaling))  # noqa: E731
     return Reference(name, size, dim, identity, flops, device, compute)
 
 

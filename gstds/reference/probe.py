@@ -24,6 +24,8 @@ from torch.nn import functional as F
 from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import keyed_bits
 
+Ints = npt.NDArray[np.int64]
+
 MAX_LOSS = 20.0
 """Losses are clipped here: a probability of 2e-9, far beyond what a regularized head claims."""
 
@@ -112,13 +114,8 @@ def cross_fitted_losses(
 
 
 def stratified_folds(
-    labels: npt.NDArray[np.int64],
-    groups: npt.NDArray[np.int64],
-    *,
-    num_classes: int,
-    folds: int,
-    seed: int,
-) -> npt.NDArray[np.int64]:
+    labels: Ints, groups: Ints, *, num_classes: int, folds: int, seed: int
+) -> Ints:
     """Return each sample's fold (n,): groups stay together, classes are spread evenly.
 
     A group counts for its rarest label, so that a rare class never hides inside a common one.
@@ -127,8 +124,7 @@ def stratified_folds(
         ValueError: If a class that occurs has fewer than two groups, or there are fewer groups
             than folds.
     """
-    _, group = np.unique(groups, return_inverse=True)
-    keys = np.unique(groups)
+    keys, group = np.unique(groups, return_inverse=True)
     pairs = np.unique(np.stack([labels, group]), axis=1)
     per_class = np.bincount(pairs[0], minlength=num_classes)
     lonely = np.flatnonzero(per_class == 1)
@@ -151,7 +147,7 @@ def stratified_folds(
 
 def _checked(
     features: npt.ArrayLike | Tensor, labels: npt.ArrayLike, groups: npt.ArrayLike, classes: int
-) -> tuple[Tensor, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+) -> tuple[Tensor, Ints, Ints]:
     x = torch.as_tensor(features)
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"features must have the shape (n, D), got {tuple(x.shape)}")
@@ -169,7 +165,7 @@ def _checked(
     return F.normalize(x, dim=1), y, group
 
 
-def whole_numbers(name: str, values: npt.ArrayLike, n: int) -> npt.NDArray[np.int64]:
+def whole_numbers(name: str, values: npt.ArrayLike, n: int) -> Ints:
     """Return the values (n,) as int64.
 
     Raises:
@@ -192,14 +188,7 @@ class _Problem:
     """
 
     def __init__(
-        self,
-        x: Tensor,
-        labels: npt.NDArray[np.int64],
-        fold: npt.NDArray[np.int64],
-        *,
-        classes: int,
-        folds: int,
-        l2: float,
+        self, x: Tensor, labels: Ints, fold: Ints, *, classes: int, folds: int, l2: float
     ) -> None:
         self.classes, self.folds, self.l2 = classes, folds, l2
         self.labels = torch.from_numpy(labels).to(x.device)

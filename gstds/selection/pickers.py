@@ -167,7 +167,8 @@ def make_picker(name: str, **options: Any) -> NamedPicker:
 
 
 RATIO_PICKERS = {
-    "hybrid": make_picker("hybrid"),
+    # In absolute value, whatever sign an agent observes.
+    "hybrid": replace(make_picker("hybrid"), score=replace(make_score("abs"), size=True)),
     "learnability": replace(
         make_picker("softmax", score="stale-learnability"), name="learnability"
     ),

@@ -25,6 +25,7 @@ SPECTRAL = {
 
 _DEFAULTS = {option: choices[0] for option, choices in SPECTRAL.items()}
 _NORMALIZED = {**_DEFAULTS, "laplacian": "normalized"}
+_OF_DEGREES = {"affinity": "auto"}
 _ALWAYS_SHOWN = ("last_losses", "age")
 
 
@@ -51,7 +52,8 @@ class NamedScore:
     @property
     def needs(self) -> dict[str, Mapping[str, Any]]:
         """The optional observations that it reads, name -> options."""
-        rows = {self.row: self.options} | ({self.less: {}} if self.less else {})
+        rows: dict[str, Mapping[str, Any]] = {self.less: {}} if self.less else {}
+        rows[self.row] = self.options
         return {name: asked for name, asked in rows.items() if name not in _ALWAYS_SHOWN}
 
     def __call__(self, batch: Mapping[str, Any]) -> Floats:
@@ -94,9 +96,7 @@ SCORES = {
         "High reference loss: hard for a model that has seen the rest of the data.",
     ),
     "highest-degree": NamedScore(
-        "degrees",
-        "Most similar, on average, to the rest of the batch.",
-        options={"affinity": "auto"},
+        "degrees", "Most similar, on average, to the rest of the batch.", options=_OF_DEGREES
     ),
     "learnability": NamedScore(
         "learner_losses",
@@ -108,7 +108,7 @@ SCORES = {
         "degrees",
         "Least similar, on average, to the rest of the batch.",
         sign=-1.0,
-        options={"affinity": "auto"},
+        options=_OF_DEGREES,
     ),
     "oldest": NamedScore("age", "Longest not trained on, those never trained on first."),
     "stale-learnability": NamedScore(

@@ -92,10 +92,15 @@ def weighted_sample(weights: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> Pos
     if len(w) and (not np.isfinite(w).all() or w.min() < 0):
         bad = int(np.argmax(~np.isfinite(w) | (w < 0)))
         raise ValueError(f"weights must be finite and >= 0, got {w[bad]} at position {bad}")
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore"):
         # log(-log(u) / w) orders as -log(u) / w does, and does not overflow for tiny weights
-        keys = np.where(w > 0, np.log(w) - np.log(-np.log(np.clip(u, 1e-300, 1 - 1e-16))), -np.inf)
+        keys = np.where(w > 0, np.log(w) + _gumbel(u), -np.inf)
     return top_k(keys, k, u)
+
+
+def _gumbel(noise: npt.ArrayLike) -> Floats:
+    chances = np.clip(np.asarray(noise, dtype=np.float64), 1e-300, 1 - 1e-16)
+    return np.asarray(-np.log(-np.log(chances)))
 
 
 def loss_weights(losses: npt.ArrayLike, weighting: str = "inverse") -> Floats:
@@ -151,16 +156,6 @@ def hybrid(
     return np.sort(np.concatenate([first, rest[drawn]])).astype(np.int64)
 
 
-def _gumbel(noise: npt.ArrayLike) -> Floats:
-    chances = np.clip(np.asarray(noise, dtype=np.float64), 1e-300, 1 - 1e-16)
-    return np.asarray(-np.log(-np.log(chances)))
-
-
-def _logits(scores: npt.ArrayLike, temperature: float) -> Floats:
-    temperature = check_number("temperature", temperature, low=0, open_low=True)
-    return np.asarray(scores, dtype=np.float64) / temperature
-
-
 def softmax_sample(
     scores: npt.ArrayLike,
     k: int,
@@ -184,11 +179,12 @@ def softmax_sample(
     Raises:
         ValueError: If k exceeds N, a score is NaN, or the temperature is not positive.
     """
+    temperature = check_number("temperature", temperature, low=0, open_low=True)
+    values = np.asarray(scores, dtype=np.float64)
     if standardize:
-        values = np.asarray(scores, dtype=np.float64)
         spread = float(values.std())
-        scores = (values - values.mean()) / spread if spread > 0 else values * 0.0
-    return top_k(_logits(scores, temperature) + _gumbel(noise), k, noise)
+        values = (values - values.mean()) / spread if spread > 0 else values * 0.0
+    return top_k(values / temperature + _gumbel(noise), k, noise)
 
 
 def chunked_softmax(
@@ -216,15 +212,15 @@ def chunked_softmax(
         ValueError: If k exceeds N, a score is NaN, or an option is out of range.
     """
     chunks = check_integer("chunks", chunks, low=1)
-    logits = _logits(scores, temperature)
-    _check_count(k, len(logits))
-    left = np.arange(len(logits))
+    values = np.asarray(scores, dtype=np.float64)
+    _check_count(k, len(values))
+    left = np.arange(len(values))
     picked: list[Positions] = []
     for chunk, size in enumerate(np.diff(np.arange(chunks + 1) * k // chunks)):
         own = derived_uniform(noise, chunk + 1)
-        drawn = left[top_k(logits[left] + _gumbel(own[left]), int(size), own[left])]
-        picked.append(drawn)
-        left = np.setdiff1d(left, drawn)
+        drawn = softmax_sample(values[left], int(size), own[left], temperature=temperature)
+        picked.append(left[drawn])
+        left = np.delete(left, drawn)
     return np.sort(np.concatenate(picked)).astype(np.int64)
 
 
@@ -331,7 +327,13 @@ def k_center(features: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> Positions
         return np.empty(0, dtype=np.int64)
     centered = rows - rows.mean(axis=0)
     picked = [_best(-(centered**2).sum(axis=1), ties)]
-    distances = _distances(centered)
+    # By way of one matrix product. What is no further apart than its rounding is one point: copies
+    # tie, as they must.
+    products = centered @ centered.T
+    squares = products.diagonal()
+    sums = squares[:, None] + squares
+    distances = sums - 2.0 * products
+    distances[distances <= _SAME * sums] = 0.0
     nearest = distances[picked[0]].copy()
     while len(picked) < k:
         nearest[picked[-1]] = -1.0
@@ -347,18 +349,6 @@ def k_center_flops(n: int, k: int, dim: int) -> float:
     picked does not matter, unless that is none.
     """
     return (n + 4.0) * n * dim if k else 0.0
-
-
-def _distances(rows: Floats) -> Floats:
-    """Return the squared distances (N, N) by way of one matrix product.
-
-    What is no further apart than the product's rounding is one point: copies tie, as they must.
-    """
-    products = rows @ rows.T
-    squares = products.diagonal().copy()
-    distances = squares[:, None] + squares - 2.0 * products
-    floor = _SAME * (squares[:, None] + squares)
-    return np.asarray(np.where(distances <= floor, 0.0, distances))
 
 
 def last_layer_kernel(residuals: npt.ArrayLike, embeddings: npt.ArrayLike) -> Floats:
@@ -408,14 +398,15 @@ def greedy_orthogonal(kernel: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> li
     taken = np.zeros(n, dtype=bool)
     for step in range(k):
         independent = (squares > floor) & ~taken
-        gain = np.abs(total) / np.sqrt(np.maximum(squares, floor))
-        usable = independent if independent.any() else ~taken
-        choice = _best(np.where(usable, gain if independent.any() else alone, -1.0), ties)
         if independent.any():
+            gain = np.abs(total) / np.sqrt(np.maximum(squares, floor))
+            choice = _best(np.where(independent, gain, -1.0), ties)
             column = (gram[:, choice] - basis @ basis[choice]) / np.sqrt(squares[choice])
             basis[:, step] = column
             total = total - column * (total[choice] / np.sqrt(squares[choice]))
             squares = squares - column**2
+        else:
+            choice = _best(np.where(taken, -1.0, alone), ties)
         picked.append(choice)
         taken[choice] = True
     return picked

@@ -134,38 +134,38 @@ def _solve(
 
 def _stack(items: list[Spectrum]) -> Spectrum:
     """Return the spectra of several batches as one, whose fields have a leading B."""
-    columns: dict[str, Any] = {
-        one.name: [getattr(item, one.name) for item in items] for one in fields(Spectrum)
-    }
-    scores, status = columns.pop("scores"), columns.pop("status")
-    columns = {name: np.asarray(values) for name, values in columns.items()}
-    if isinstance(scores[0], np.ndarray):
-        return Spectrum(scores=np.stack(scores), status=tuple(status), **columns)
-    device = scores[0].device
-    columns = {name: torch.from_numpy(values).to(device) for name, values in columns.items()}
-    return Spectrum(scores=torch.stack(scores), status=tuple(status), **columns)
+    first = items[0].scores
+
+    def column(name: str) -> Any:
+        values = np.asarray([getattr(item, name) for item in items])
+        return (
+            values if isinstance(first, np.ndarray) else torch.from_numpy(values).to(first.device)
+        )
+
+    scores: Any = [item.scores for item in items]
+    scores = np.stack(scores) if isinstance(first, np.ndarray) else torch.stack(scores)
+    numbers = [one.name for one in fields(Spectrum) if one.name not in ("scores", "status")]
+    status = tuple(item.status for item in items)
+    return Spectrum(scores=scores, status=status, **{name: column(name) for name in numbers})
 
 
 def _as_tensor(features: Any) -> tuple[torch.Tensor, bool]:
     is_numpy = isinstance(features, np.ndarray)
     if not is_numpy and not isinstance(features, torch.Tensor):
         raise TypeError(f"features must be a numpy array or a torch tensor, got {type(features)}")
-    if is_numpy and features.dtype.kind not in "fiub":
-        raise TypeError(f"features must hold real numbers, got dtype {features.dtype}")
-    tensor = torch.from_numpy(_torch_ready(features)) if is_numpy else features
-    if tensor.ndim not in (2, 3) or 0 in tensor.shape:
+    if is_numpy:
+        if features.dtype.kind not in "fiub":
+            raise TypeError(f"features must hold real numbers, got dtype {features.dtype}")
+        if features.dtype not in (np.float16, np.float32, np.float64):
+            features = features.astype(np.float64, order="C")
+        # torch warns about a read-only array, such as a memory-mapped store's, even if only read
+        features = torch.from_numpy(np.require(features, requirements=("C", "A", "W")))
+    if features.ndim not in (2, 3) or 0 in features.shape:
         raise ValueError(
             f"features must have shape (N, D) or (B, N, D) without empty axes, "
-            f"got {tuple(tensor.shape)}"
+            f"got {tuple(features.shape)}"
         )
-    return tensor.detach(), is_numpy
-
-
-def _torch_ready(features: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if features.dtype not in (np.float16, np.float32, np.float64):
-        return features.astype(np.float64, order="C")
-    # torch warns about a read-only array, such as a memory-mapped store's, even if only read
-    return np.require(features, requirements=("C", "A", "W"))
+    return features.detach(), is_numpy
 
 
 def degrees(features: Any, affinity: str = "auto") -> Any:

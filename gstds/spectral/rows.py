@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -99,18 +98,15 @@ def empty_rows(count: int, like: torch.Tensor, columns: int) -> torch.Tensor:
     return torch.from_numpy(np.empty((count, columns), dtype=kind))
 
 
+@lru_cache(maxsize=8)
 def content_direction(dimension: int, device: torch.device) -> torch.Tensor:
     """Return a fixed direction (D,) without symmetries, the same on every machine.
 
     Projections on it tell samples apart by their content alone, so whatever is derived from them
     moves with the rows when these are reordered.
     """
-    return torch.from_numpy(_direction(dimension).copy()).to(device)
-
-
-@lru_cache(maxsize=8)
-def _direction(dimension: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return keyed_uniform(_DIRECTION_SEED, indices=np.arange(dimension)) - 0.5
+    uniform = keyed_uniform(_DIRECTION_SEED, indices=np.arange(dimension))
+    return torch.from_numpy(uniform - 0.5).to(device)
 
 
 def prepare_rows(features: torch.Tensor) -> Rows:

@@ -16,7 +16,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg.cython_blas
 import scipy.linalg.cython_lapack
+import threadpoolctl
 import torch
 
 from gstds.common.noise import keyed_uniform
@@ -55,11 +56,7 @@ if hasattr(os, "register_at_fork"):  # a child could not release what another th
     )
 
 
-@cache
-def _pools() -> Any:
-    import threadpoolctl
-
-    return threadpoolctl.ThreadpoolController()
+_pools = cache(threadpoolctl.ThreadpoolController)
 
 
 @contextmanager
@@ -81,24 +78,18 @@ def solve_dense(rows: Rows, affinity: str, laplacian: str) -> tuple[Spectrum, to
     Raises:
         ValueError: If the normalized Laplacian meets a degree that is not positive.
     """
-    if rows.raw.device.type == "cpu" and len(rows.raw) <= _ONE_THREAD_MAX:
-        with one_blas_thread():
-            return _solve_dense(rows, affinity, laplacian)
-    return _solve_dense(rows, affinity, laplacian)
-
-
-def _solve_dense(rows: Rows, affinity: str, laplacian: str) -> tuple[Spectrum, torch.Tensor]:
-    matrix = _affinity_matrix(rows, affinity)
-    degrees = matrix.sum(dim=1)
-    trivial, scale = trivial_and_scale(degrees, affinity, laplacian)
-    lifted = _lifted_laplacian(matrix, degrees, trivial, scale, laplacian)
-    values, vectors = _lowest(lifted, min(2, len(lifted) - 1))
-    vector = vectors[0]
-    if len(values) > 1 and float(values[1] - values[0]) <= RESOLUTION * scale:
-        values, vectors = _lowest(lifted, len(lifted))
-        values, vectors = values[:-1], vectors[:-1]
-        vector = choose(values, vectors, rows.reference(), scale)
-    residual = float(torch.linalg.vector_norm(lifted @ vector - values[0] * vector))
+    small = rows.raw.device.type == "cpu" and len(rows.raw) <= _ONE_THREAD_MAX
+    with one_blas_thread() if small else nullcontext():
+        matrix = _affinity_matrix(rows, affinity)
+        degrees = matrix.sum(dim=1)
+        trivial, scale = trivial_and_scale(degrees, affinity, laplacian)
+        lifted = _lifted_laplacian(matrix, degrees, trivial, scale, laplacian)
+        values, vectors = _lowest(lifted, min(2, len(lifted) - 1))
+        vector = vectors[0]
+        if len(values) > 1 and float(values[1] - values[0]) <= RESOLUTION * scale:
+            values, vectors = (found[:-1] for found in _lowest(lifted, len(lifted)))
+            vector = choose(values, vectors, rows.reference(), scale)
+        residual = float(torch.linalg.vector_norm(lifted @ vector - values[0] * vector))
     lambda2, lambda3 = float(values[0]), float(values[min(1, len(values) - 1)])
     return spectrum_of(vector, lambda2, lambda3, scale, residual), degrees
 
@@ -170,11 +161,8 @@ def _pointer(value: Any) -> Any:
         return ctypes.c_void_p(value.ctypes.data)
     if isinstance(value, bytes):
         return ctypes.c_char_p(value)
-    if isinstance(value, int):
-        return ctypes.byref(ctypes.c_int(value))
-    if isinstance(value, float):
-        return ctypes.byref(ctypes.c_double(value))
-    return ctypes.byref(value)
+    kind: Any = {int: ctypes.c_int, float: ctypes.c_double}.get(type(value))
+    return ctypes.byref(kind(value) if kind else value)
 
 
 def gram_lower(rows: Matrix) -> Matrix:
@@ -324,24 +312,21 @@ def _unconverged(values: Any, norms: Any, tolerance: float) -> list[int]:
 
 
 def _start(operator: Laplacian) -> torch.Tensor:
-    """The three lowest degrees, one by one and blurred; content; noise keyed by position."""
-    diagonal = operator.diagonal
+    """The three lowest degrees, one by one and blurred; content; noise keyed by position.
+
+    Where all rows are alike, +1, −1, … stands for the content; see `choose`.
+    """
+    diagonal, content = operator.diagonal, operator.reference
     spread = (diagonal - diagonal.min()) + 1e-3 * operator.scale
     noise = torch.from_numpy(keyed_uniform(_START_SEED, indices=np.arange(len(diagonal))) - 0.5)
     lowest = diagonal.argsort(stable=True)[: min(3, len(diagonal) - 1)]
     indicators = diagonal.new_zeros(len(lowest), len(diagonal))
     indicators[torch.arange(len(lowest)), lowest] = 1
-    blurred = [spread.reciprocal(), _distinct_content(operator), noise.to(diagonal.device)]
+    own = torch.linalg.vector_norm(content - (content @ operator.trivial) * operator.trivial)
+    if float(own) <= NEGLIGIBLE * float(torch.linalg.vector_norm(content)):
+        content = alternating_signs(content)
+    blurred = [spread.reciprocal(), content, noise.to(diagonal.device)]
     return torch.cat([torch.stack(blurred), indicators])
-
-
-def _distinct_content(operator: Laplacian) -> torch.Tensor:
-    """Return the content projection, or +1, −1, … where all rows are alike; see `choose`."""
-    content = operator.reference - (operator.reference @ operator.trivial) * operator.trivial
-    length = torch.linalg.vector_norm(content)
-    if float(length) > NEGLIGIBLE * float(torch.linalg.vector_norm(operator.reference)):
-        return operator.reference
-    return alternating_signs(operator.reference)
 
 
 def _precondition(operator: Laplacian, residuals: torch.Tensor, values: Any) -> torch.Tensor:

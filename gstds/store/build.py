@@ -8,10 +8,9 @@ last. It and the journal are written atomically.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -72,16 +71,6 @@ class BuildPlan:
         """The journal's first line: only a build with an equal plan may be resumed."""
         return canonical({"plan": self.__dict__})
 
-    @property
-    def chunks(self) -> int:
-        """How many chunks there are; the last may be short."""
-        return -(-self.rows // self.chunk_rows)
-
-    def bounds(self, chunk: int) -> tuple[int, int]:
-        """Return the first row of a chunk and the row after its last."""
-        start = chunk * self.chunk_rows
-        return start, min(start + self.chunk_rows, self.rows)
-
 
 def discard(path: Path) -> None:
     """Remove a store's files, the manifest first, so that no half of it is ever accepted."""
@@ -101,23 +90,17 @@ def complete_build(
     """
     for leftover in path.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
-    with _naming(path / DATA_NAME):
+    try:
         checksums = _write_chunks(path, plan, compute, progress or (lambda done, rows: None))
         facts = {**plan.__dict__, "dtype": plan.numbers}
         write_json(path / MANIFEST_NAME, make_manifest(**facts, checksums=checksums))
         (path / JOURNAL_NAME).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    try:
-        yield
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise
         mend = "free some space there, or set GSTDS_CACHE to another folder"
         reason = f"{os.strerror(error.errno)} (feature store; {mend})"
-        raise OSError(error.errno, reason, str(path)) from error
+        raise OSError(error.errno, reason, str(path / DATA_NAME)) from error
 
 
 def _write_chunks(path: Path, plan: BuildPlan, compute: Compute, progress: Progress) -> list[int]:
@@ -126,8 +109,8 @@ def _write_chunks(path: Path, plan: BuildPlan, compute: Compute, progress: Progr
     _make_room(path, plan, "r+b" if recorded else "wb")
     checksums: list[int] = []
     with open(path / DATA_NAME, "r+b") as data, open(path / CHECKS_NAME, "r+b") as checks:
-        for chunk in range(plan.chunks):
-            start, stop = plan.bounds(chunk)
+        for chunk, start in enumerate(range(0, plan.rows, plan.chunk_rows)):
+            stop = min(start + plan.chunk_rows, plan.rows)
             place = len(plan.header) + start * plan.row_bytes
             data.seek(place)
             if chunk < len(recorded):
@@ -158,7 +141,7 @@ def _read_journal(path: Path, plan: BuildPlan) -> list[int]:
     if lines[0] != plan.line or not there:
         return []
     checksums: list[int] = []
-    for line in lines[1 : plan.chunks + 1]:
+    for line in lines[1:]:
         try:
             chunk, value = json.loads(line)
         except (ValueError, TypeError):
