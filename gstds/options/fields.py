@@ -14,9 +14,6 @@ from typing import Any, Self, TypeVar
 
 from gstds.common.checks import check_choice, check_integer, check_number, near_names
 
-__all__ = ["Options", "by_group", "check_names", "default_of", "from_keywords", "groups", "kind_of"]
-__all__ += ["names", "option", "other_default", "select"]
-
 Group = TypeVar("Group", bound="Options")
 _KINDS = {"dict": "map", "tuple": "list", "Any": "any"}
 
