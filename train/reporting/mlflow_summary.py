@@ -16,7 +16,7 @@ from gstds.train.figures.tables import caption, comparison_table, metric_table
 from gstds.train.tracking.delivery import SUPERSEDED_TAG
 from gstds.train.tracking.log import LOG_NAME, RunLog, read_log
 from gstds.train.tracking.store import client as make_client
-from gstds.train.tracking.store import mask_secrets, prepare_store, store_exists
+from gstds.train.tracking.store import equals, mask_secrets, prepare_store, store_exists
 from gstds.train.tracking.uploader import Upload, deliver_waiting
 
 __all__ = ["fetch_comparison", "publish", "summary_metrics"]
@@ -113,8 +113,7 @@ def fetch_comparison(uri: str, experiment: str, name: str, place: Path) -> Path:
         ConnectionError: If the store does not answer.
     """
     deliver_waiting(uri)
-    quote = '"' if "'" in name else "'"
-    query = f"tags.comparison = {quote}{name}{quote} AND tags.kind = 'summary'"
+    query = f"{equals('comparison', name)} AND tags.kind = 'summary'"
     query += f" AND tags.{SUPERSEDED_TAG} IS NULL"
     found: Sequence[Any] = ()
     if store_exists(uri):

@@ -31,7 +31,6 @@ from gstds.train.tracking.ui import describe_experiment, place_view
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
 
-__all__ = ["ID_TAG", "SUPERSEDED_TAG", "Delivery", "Target", "note_target", "read_target"]
 
 _log = logging.getLogger(__name__)
 
@@ -319,13 +318,11 @@ class Delivery:
 def _data_input(data: Mapping[str, Any]) -> DatasetInput:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    tensors = {"features": ("uint8", data["shape"]), "targets": ("int64", ())}
-    spec = {
-        name: json.dumps(
-            [{"type": "tensor", "tensor-spec": {"dtype": dtype, "shape": [-1, *shape]}}]
-        )
-        for name, (dtype, shape) in tensors.items()
-    }
+    def tensors(dtype: str, *shape: int) -> str:
+        spec = {"dtype": dtype, "shape": [-1, *shape]}
+        return json.dumps([{"type": "tensor", "tensor-spec": spec}])
+
+    spec = {"features": tensors("uint8", *data["shape"]), "targets": tensors("int64")}
     profile = {"rows": data["rows"], "classes": data["classes"], "image_shape": data["shape"]}
     dataset = Dataset(
         name=data["name"][:500],

@@ -28,9 +28,6 @@ from gstds.common.checksummed_json import check_seal, sealed
 from gstds.common.files import write_bytes
 from gstds.train.tracking.store import mask_secrets, warner
 
-__all__ = ["LOG_NAME", "STATUSES", "DataInput", "RunLog", "git_commit", "has_ended"]
-__all__ += ["own_commit", "read_log"]
-
 _log = logging.getLogger(__name__)
 
 LOG_NAME = "log.jsonl"
@@ -199,13 +196,15 @@ class RunLog:
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Log values of metrics named ``section/name`` at a step."""
         with self._guarded("log"):
+            step = int(step)
             values = {
                 key: self._finite_or_none(key, value)
                 for key, value in metrics.items()
-                if self._is_good(key) and self._is_new(key, int(step))
+                if self._is_good(key) and step > self._last.get(key, step - 1)
             }
             if values:
-                self._write({"kind": "metrics", "step": int(step), "values": values})
+                self._last |= dict.fromkeys(values, step)
+                self._write({"kind": "metrics", "step": step, "values": values})
 
     def log_file(self, path: str | Path, folder: str = "") -> None:
         """Log a file of the run's folder as an artifact in ``folder``."""
@@ -264,12 +263,6 @@ class RunLog:
         else:
             self._size += done
             self._waiting = []
-
-    def _is_new(self, key: str, step: int) -> bool:
-        new = step > self._last.get(key, step - 1)
-        if new:
-            self._last[key] = step
-        return new
 
     def _is_good(self, key: str) -> bool:
         good = isinstance(key, str) and len(key) <= 250 and _NAME.fullmatch(key) is not None

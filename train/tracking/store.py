@@ -20,9 +20,6 @@ from gstds.common.files import cache_root, locked, sha256
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["check_store", "client", "equals", "mask_secrets", "prepare_environment"]
-__all__ += ["prepare_store", "probe_store", "reason_of", "sqlite_path", "store_exists"]
-__all__ += ["tracking_uri", "uploads_folder", "warner"]
 
 PROBE_SECONDS = 3.0
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -213,15 +210,15 @@ def check_store(uri: str, experiment: str) -> str:
     if not experiment.strip():
         raise ValueError(f"experiment must be a name, got {experiment!r}")
     kind, path = probe_store(uri), sqlite_path(uri)
-    if path is not None and store_exists(uri):
+    if path is not None:
         query = "select experiment_id, lifecycle_stage from experiments where name = ?"
         address = f"file:{urllib.parse.quote(str(path))}?mode=ro"
-        # What is wrong with the file, or another schema, is the uploader's to tell.
+        # What is wrong with the file, or that there is none, is the uploader's to tell.
         with (
             contextlib.suppress(sqlite3.Error),
             contextlib.closing(sqlite3.connect(address, timeout=1, uri=True)) as database,
         ):
-            for number, stage in database.execute(query, (experiment,)).fetchall():
+            for number, stage in database.execute(query, (experiment,)):
                 _refuse_deleted(uri, experiment, number, stage)
     return kind
 

@@ -31,8 +31,6 @@ from gstds.train.tracking import store
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["describe_experiment", "experiment_link", "find_view", "open_ui", "place_view"]
-__all__ += ["run_filter", "ui_command", "ui_environment", "view_state"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +38,6 @@ START_SECONDS = 90.0
 _TAG = "mlflow.sharedViewState."
 _PREFIX = "gstds: "
 _ALL = "gstds: all runs"
-_LONGEST_TAG = 20_000
 _MOST_VIEWS = 20
 _SECTIONS = ("Accuracy", "Cost", "What was kept", "All at once", "Losses")
 _MARK = "<!-- gstds -->"
@@ -80,11 +77,8 @@ def place_view(
         state = json.dumps(view_state(comparison, policies)).encode()
         packed = base64.b64encode(zlib.compress(state, 9)).decode()
         view = {"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"}
-        value = json.dumps(view)
-        if len(value) > _LONGEST_TAG:
-            raise ValueError(f"the view has {len(value)} characters, a tag holds {_LONGEST_TAG}")
         client = store.client(uri)
-        client.set_experiment_tag(experiment_id, _TAG + key, value)
+        client.set_experiment_tag(experiment_id, _TAG + key, json.dumps(view))
         for old in list(_views(client, experiment_id))[_MOST_VIEWS:]:
             client.delete_experiment_tag(experiment_id, _TAG + old)
     except Exception as error:  # best effort: the runs are there without it

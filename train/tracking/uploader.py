@@ -25,8 +25,6 @@ from gstds.train.tracking import store
 from gstds.train.tracking.delivery import Delivery, note_target, read_target
 from gstds.train.tracking.log import LOG_NAME, has_ended
 
-__all__ = ["Upload", "Uploader", "deliver_waiting", "sync", "undelivered"]
-
 _log = logging.getLogger(__name__)
 
 _OFF, _URI = "GSTDS_UPLOADER", "GSTDS_UPLOADER_URI"
@@ -86,33 +84,26 @@ class Upload:
             at_once: Also if that was seen to a moment ago.
         """
         pause = 0.0 if at_once else _SECONDS_BETWEEN_REQUESTS
-        if not self._asked or time.monotonic() - self._last < pause:
+        recent = time.monotonic() - self._last < pause
+        if recent or not self._asked or os.environ.get(_OFF) == "0":
             return
         self._last = time.monotonic()
+        place = store.uploads_folder(self.uri)
+        command = [sys.executable, "-P", "-m", __name__]
+        environment = os.environ | {_URI: self.uri}  # not among the words: it may hold a secret
+        aside: dict[str, Any] = {"stdin": subprocess.DEVNULL, "start_new_session": True}
         try:
-            _start(self.uri)
+            if is_locked(place / "lock"):
+                return
+            with (place / "log.txt").open("ab") as said:
+                _started.append(
+                    subprocess.Popen(
+                        command, env=environment, cwd=place, stdout=said, stderr=said, **aside
+                    )
+                )
         except OSError as error:
             self._warn(_NOBODY.format(error))
-
-
-def _start(uri: str) -> None:
-    """Start an uploader, unless there is one, or is to be none."""
-    place = store.uploads_folder(uri)
-    if os.environ.get(_OFF) == "0" or is_locked(place / "lock"):
-        return
-    with (place / "log.txt").open("ab") as output:
-        _started.append(
-            subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=place,
-                env=os.environ | {_URI: uri},  # not among the words: it may hold a secret
-                start_new_session=True,
-            )
-        )
-    _started[:] = [process for process in _started if process.poll() is None]
+        _started[:] = [process for process in _started if process.poll() is None]
 
 
 class Uploader:
@@ -155,11 +146,13 @@ class Uploader:
             done = True
             try:
                 entry = read_sealed(path)
-                done = _is_over(entry)
-                if done or going_on:
+                over = _is_over(entry)
+                if over or going_on:
                     moved |= Delivery(Path(entry["folder"]), self.uri).deliver() > 0
+                done = over and _is_over(read_sealed(path))  # it may have been resumed meanwhile
             except (OSError, ValueError, KeyError, TypeError) as error:
-                self._warn(f"{path.stem}: {store.reason_of(error)}")
+                if path.exists():  # else `gstds ui` was quicker
+                    self._warn(f"{path.stem}: {store.reason_of(error)}")
                 if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
                     done, failed = False, True  # else it is no entry, or has no log to deliver
             if done:

@@ -289,6 +289,16 @@ def test_what_an_older_release_left_is_refused_in_words(tmp_path):
         sync(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [{"uri": 3}, {"uri": "a", "experiment": ["b"]}, {"uri": None, "experiment": "b", "offset": -1}],
+)
+def test_a_note_that_is_none_is_not_read(tmp_path, content):
+    for name, note in (("delivery.json", content), ("config.json", {"tracking": content})):
+        (tmp_path / name).write_text(json.dumps(note))
+        assert read_target(tmp_path) is None
+
+
 def test_a_secret_is_in_no_note(tmp_path):
     note_target(tmp_path, "http://me:secret@h", "gstds", "0" * 32)
     assert read_target(tmp_path).uri is None
