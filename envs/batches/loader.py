@@ -20,8 +20,6 @@ from gstds.envs.data.datasets import Data
 from gstds.envs.data.images import ArrayImages
 from gstds.envs.data.splits import Split
 
-__all__ = ["Loader", "augment", "normalize"]
-
 Indices = npt.NDArray[np.int64]
 _EVALUATION_BATCH = 512
 SHARE_OF_GPU = 0.25

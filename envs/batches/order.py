@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Draws"]
-
 
 class Draws:
     """Batches of shuffled samples, epoch after epoch, as a pure function of (seed, step).

@@ -26,9 +26,6 @@ from gstds.envs.data.splits import Split, make_parts, plain_part
 from gstds.options.fields import from_keywords, option
 from gstds.options.world import DataOptions
 
-__all__ = ["Data", "check_files", "dataset_names", "fetch_data", "load_data", "names_code"]
-__all__ += ["probe_data"]
-
 _IS_THERE = {"folder": Path.is_dir, "npz": Path.is_file}
 _FORMS = ("folder:PATH", "npz:PATH", "module:function")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

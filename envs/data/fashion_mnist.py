@@ -25,8 +25,6 @@ from gstds.common.files import cache_root, locked, sha256, write_bytes
 from gstds.envs.data.downloads import quick_downloads, require_answer
 from gstds.reference.vision import import_torchvision
 
-__all__ = ["CLASS_NAMES", "DIGESTS", "fetch_fashion", "probe_fashion", "read_fashion"]
-
 Files = dict[str, bytearray]
 
 CLASS_NAMES = (

@@ -22,7 +22,6 @@ from gstds.common.files import cache_root, sha256, write_bytes
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["ArrayImages", "FileImages", "ImageSource", "SequenceImages", "open_image"]
 
 Shape = tuple[int, int, int]
 _EDGE_BYTES = 4096

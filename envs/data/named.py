@@ -20,8 +20,6 @@ from gstds.envs.data.images import ArrayImages, FileImages, ImageSource
 from gstds.envs.data.readers import Content, make_content
 from gstds.reference.vision import import_torchvision
 
-__all__ = ["SOURCES", "NamedSource", "digits"]
-
 _FILE_SIDE = 224
 
 

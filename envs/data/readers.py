@@ -17,8 +17,6 @@ from gstds.common.files import sha256
 from gstds.common.npz import NpzError, array_names, read_arrays
 from gstds.envs.data.images import ArrayImages, FileImages, ImageSource, SequenceImages, open_image
 
-__all__ = ["Content", "make_content", "read_folder", "read_function", "read_npz"]
-
 _KEYS = ("X", "y", "X_test", "y_test", "class_names")
 _LAYOUTS = (
     _KEYS[:4],

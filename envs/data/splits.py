@@ -18,8 +18,6 @@ from gstds.common.noise import fan_out
 from gstds.envs.data.images import ImageSource
 from gstds.options.world import DataOptions
 
-__all__ = ["Part", "Parts", "Split", "make_parts", "plain_part"]
-
 Rows = NDArray[np.int64]
 Random = np.random.Generator
 

@@ -25,8 +25,6 @@ from gstds.options.world import KeepRatioOptions, WorldOptions
 from gstds.selection.pickers import RATIO_PICKERS
 from gstds.selection.weights import weights_for_ratio
 
-__all__ = ["KeepRatioEnv", "RatioActions", "random_curve"]
-
 Array = npt.NDArray[np.float32]
 
 _SHARED = (*names(WorldOptions), "observe", "w_max", "normalizer", "drop_below")

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 from gstds.common.checks import check_choice, check_integer
 
-__all__ = ["INSTANCE_SETS", "Instance", "find_instance", "make_instances"]
-
 
 class Instance(NamedTuple):
     """One kind of run.

@@ -12,8 +12,6 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["CapturedUpdates"]
-
 PLAIN_UPDATES = 16
 """Updates of one count before it is recorded: recording costs about as much as these save."""
 _MOST = 256

@@ -24,9 +24,6 @@ from gstds.envs.learner.optimizers import GradientMeter, make_optimizer
 from gstds.observation.cost import count_flops, count_layers
 from gstds.options.world import LearnerOptions
 
-__all__ = ["FLOPS_OF_A_THREAD", "Evaluation", "Learner", "has_bfloat16", "limited_threads"]
-__all__ += ["resolve_device", "threads_for", "with_gradients"]
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 Array = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]

@@ -15,8 +15,6 @@ from torch import nn
 from gstds.common.checks import check_choice, import_attribute, users_code
 from gstds.common.process_group import Group
 
-__all__ = ["LEARNERS", "build_model", "normalize_globally"]
-
 Shape = tuple[int, int, int]
 Builder = Callable[[Shape, int], nn.Module]
 _SMALL_IMAGE_SIDE = 64

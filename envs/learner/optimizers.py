@@ -18,8 +18,6 @@ from gstds.common.state import Stateful
 from gstds.observation.gradient_noise import NoiseScale, noise_share
 from gstds.options.world import LearnerOptions
 
-__all__ = ["SGD", "AdamW", "GradientMeter", "eager", "make_optimizer"]
-
 Optimizer = TypeVar("Optimizer", bound=torch.optim.Optimizer)
 _DECAY = 0.9
 _REGISTER = 16  # float32 values of the widest vector register

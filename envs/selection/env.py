@@ -35,8 +35,6 @@ from gstds.observation.cost import Ledger
 from gstds.observation.spec import asked_of, observation_bounds
 from gstds.options.fields import from_keywords
 
-__all__ = ["DataSelectionEnv"]
-
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 _NO_SAMPLES: Indices = np.empty(0, dtype=np.int64)

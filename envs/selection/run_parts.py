@@ -17,8 +17,6 @@ from gstds.envs.task.task import Task
 from gstds.observation.cost import Ledger
 from gstds.observation.spec import LOSS_BOUND, asked_of
 
-__all__ = ["Budget", "Evaluator", "RunParts", "check_pays_a_batch", "make_budget"]
-
 _TINY = 1e-6
 
 

@@ -20,8 +20,6 @@ from gstds.envs.selection.run_parts import RunParts
 from gstds.observation.batch_view import shard_slices, spectral_view
 from gstds.observation.spec import OBSERVATIONS, asked_of
 
-__all__ = ["Ahead", "Scorer"]
-
 View = dict[str, Any]
 Part = tuple[View, float]
 """What the cached features say of one shard, and its cost."""

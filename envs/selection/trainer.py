@@ -19,8 +19,6 @@ from gstds.observation.batch_view import step_noise
 from gstds.observation.memory import SampleMemory
 from gstds.selection.weights import uniform
 
-__all__ = ["Carried", "Trainer"]
-
 _MOST_AHEAD = 16
 """Batches scored in advance: each waits with its scores until it is its turn."""
 _TINY = 1e-9

@@ -20,9 +20,6 @@ from gstds.store.build import Compute
 from gstds.store.compression import Compression, fit_basis, parse_compression, project
 from gstds.store.feature_store import FeatureStore, build_store
 
-__all__ = ["Extractor", "build_features", "chunk_features", "digest_of", "find_basis"]
-__all__ += ["make_extractor", "reference_store_path"]
-
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]

@@ -17,8 +17,6 @@ from gstds.envs.data.named import digits
 from gstds.envs.learner.models import build_model
 from gstds.envs.learner.optimizers import SGD
 
-__all__ = ["digits_network"]
-
 _SIDE = 32
 _EPOCHS = 8
 _BATCH = 64

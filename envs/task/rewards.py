@@ -18,16 +18,6 @@ import numpy.typing as npt
 from gstds.common.checks import check_choice, check_fraction
 from gstds.common.state import Stateful
 
-__all__ = [
-    "AGENT_REWARDS",
-    "REWARDS",
-    "Curve",
-    "Interval",
-    "RewardMeter",
-    "evaluates",
-    "reward_function",
-]
-
 
 @dataclass(frozen=True)
 class Interval:

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["PART", "fashion_0", "fashion_1", "fashion_2", "fashion_3", "fashion_part"]
-
 PART = 2400
 _SHUFFLE = 20250704
 

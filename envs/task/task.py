@@ -24,9 +24,6 @@ from gstds.options.world import DataOptions
 from gstds.reference.probe import cross_fitted_losses
 from gstds.store.feature_store import FeatureStore, open_losses, save_losses
 
-__all__ = ["ReferenceData", "Task", "Teacher", "load_dataset", "load_reference", "load_task"]
-__all__ += ["make_teacher", "probe_fingerprint"]
-
 Progress = Callable[[str, int, int], None]
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]

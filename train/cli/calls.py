@@ -15,8 +15,6 @@ from gstds.train.running.run import execute
 from gstds.train.tracking.store import check_store
 from gstds.train.tracking.uploader import Upload
 
-__all__ = ["compare", "run"]
-
 
 def run(
     policy: str = "gstds",

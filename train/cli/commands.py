@@ -22,9 +22,6 @@ from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terminal import options as words
 from gstds.train.terminal.console import Console, announce, out, say
 
-__all__ = ["do_data", "do_features", "do_learn", "do_list", "do_run", "do_sync"]
-__all__ += ["do_ui", "read_configuration"]
-
 if TYPE_CHECKING:
     from gstds.common.process_group import Group
 

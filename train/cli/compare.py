@@ -26,8 +26,6 @@ from gstds.train.terminal import options as words
 from gstds.train.terminal.console import out, print_table
 from gstds.train.tracking.store import mask_secrets, tracking_uri
 
-__all__ = ["do_compare", "do_report", "judging_command"]
-
 Arguments = argparse.Namespace
 _FRESH_SEEDS = 5
 

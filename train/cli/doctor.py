@@ -21,9 +21,6 @@ from gstds.train.terminal.console import out
 from gstds.train.terminal.options import Exit, check_mlflow
 from gstds.train.tracking.store import mask_secrets, probe_store, tracking_uri
 
-__all__ = ["Check", "check_resnet50", "check_shadowing", "check_store", "diagnose", "do_doctor"]
-__all__ += ["guarded"]
-
 # The libraries that must be there: what is installed, and what is imported.
 _SAME = ("torch", "torchvision", "gymnasium", "mlflow", "numpy", "scipy")
 _NEEDED = {**{name: name for name in _SAME}, "scikit-learn": "sklearn"}

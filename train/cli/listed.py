@@ -18,8 +18,6 @@ from gstds.observation.spec import observation_names
 from gstds.policies.learned.shipped import shipped_agents
 from gstds.train.comparing.comparison import PRESETS
 
-__all__ = ["TABLES", "listed"]
-
 TABLES = {
     "policies": "gstds.policies.registry:POLICIES",
     "schedules": "gstds.selection.schedules:SCHEDULES",

@@ -28,8 +28,6 @@ from gstds.train.running.options import RecordOptions, RunConfig
 from gstds.train.terminal.console import settle
 from gstds.train.terminal.options import Exit, add_options
 
-__all__ = ["Parser", "build_parser", "main", "parse_words"]
-
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, with the near options.

@@ -23,9 +23,6 @@ from gstds.train.running.folder import finished_result
 from gstds.train.running.options import dataset_folder, identity, run_folder
 from gstds.train.running.setup import make_env, make_run_policy, with_paper_defaults
 
-__all__ = ["Comparison", "carry_out", "compare", "finish", "hardware", "on_datasets", "plan"]
-__all__ += ["plan_run", "versions", "write_overview"]
-
 Results = dict[Path, dict[str, Any]]
 
 

@@ -19,10 +19,6 @@ from gstds.common.checks import near_names
 from gstds.options.fields import Options, names, option
 from gstds.train.running.options import LogOptions, RunConfig, config_from
 
-__all__ = ["PRESETS", "CompareOptions", "Comparison", "FanOutOptions", "SweepOptions"]
-__all__ += ["comparison_from", "option_value", "options_of", "split_name", "takes"]
-__all__ += ["variant_config", "variant_name"]
-
 PRESETS: dict[str, dict[str, Any]] = tomllib.loads(
     Path(__file__).with_name("presets.toml").read_text(encoding="utf-8")
 )

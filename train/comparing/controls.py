@@ -30,7 +30,6 @@ from gstds.train.running.setup import make_run_schedule
 if TYPE_CHECKING:
     from gstds.train.launching.jobs import Job
 
-__all__ = ["SHORT_FULL", "Controls", "follows", "plan_controls", "replayed"]
 
 _log = logging.getLogger(__name__)
 

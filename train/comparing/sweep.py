@@ -26,8 +26,6 @@ from gstds.train.figures.statistics import by_policy, confidence_half_width, fin
 from gstds.train.launching.jobs import Job, Watch
 from gstds.train.running.ending import StopFlag
 
-__all__ = ["Axis", "grid", "parse_axes", "rank", "run_sweep", "swept_keys"]
-
 _RANGE = re.compile(r"(?P<low>[^,]+?)\.\.(?P<high>[^,:]+)(?::(?P<scale>\w+))?")
 _MOST_POINTS = 10_000
 _STARTUP = 5  # random points first, whatever their number, so that more points go on from fewer

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["as_png", "blank_figure", "draw_legend", "draw_mean", "height_with_legend", "new_figure"]
-__all__ += ["phase_color", "policy_color", "save_figure"]
 
 _CONTROL = "random:"
 

@@ -25,8 +25,6 @@ from gstds.train.figures.tables import flop_unit, judged_on
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_accuracy_against_compute", "plot_accuracy_against_seconds", "plot_kept_over_time"]
-__all__ += ["plot_pareto", "plot_rows", "plot_run", "plot_seconds"]
 
 Run = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]

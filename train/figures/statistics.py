@@ -22,11 +22,6 @@ import numpy.typing as npt
 
 from gstds.train.figures.metrics import metrics
 
-__all__ = ["FEWEST_FOR_A_BAND", "Band", "Curve", "by_policy", "cohens_d"]
-__all__ += ["confidence_half_width", "cost_to_accuracy", "curves", "finished", "holm", "mean"]
-__all__ += ["mean_band", "numbers", "paired_rows", "paired_t", "pareto_front", "sign_flip_p"]
-__all__ += ["summarize", "summarize_controls", "with_holm"]
-
 Run = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]
 Curve = tuple[Floats, Floats]

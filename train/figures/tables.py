@@ -14,8 +14,6 @@ from gstds.train.figures.metrics import metrics
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
-__all__ = ["FEWEST_RUNS", "Table", "caption", "comparison_table", "flop_unit", "format_flops"]
-__all__ += ["judged_on", "lay_out", "metric_table", "p_value", "points", "three_digits"]
 
 Row = Mapping[str, Any]
 Summary = Sequence[Row]

@@ -33,9 +33,6 @@ from gstds.train.running.run import execute
 from gstds.train.tracking.log import LOG_NAME, read_log
 from gstds.train.tracking.uploader import Upload
 
-__all__ = ["RETRIES", "Ended", "Job", "Logs", "Watch", "failed_result", "run_in_processes"]
-__all__ += ["run_job", "start_method", "warm_up"]
-
 Ended = Callable[["Job", dict[str, Any]], None]
 
 RETRIES = 2

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from gstds.train.running.ending import StopFlag
     from gstds.train.running.options import RunConfig
 
-__all__ = ["build_on_ray", "check_cluster", "ray_cluster", "run_on_ray", "run_task", "see_files"]
 
 _CONNECT_SECONDS = 30.0
 _PROBE_SECONDS = 3.0

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from gstds.common.process_group import Group
     from gstds.train.running.options import RunConfig
 
-__all__ = ["follow", "launched_rank", "process_group", "refuse_launcher"]
 
 BACKENDS = ("auto", "gloo", "nccl")
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

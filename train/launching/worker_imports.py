@@ -13,8 +13,6 @@ import os
 import signal
 import sys
 
-__all__ = ["MODULES"]
-
 MODULES = (
     "gstds.train.cli.main",
     "gstds.train.comparing.compare",

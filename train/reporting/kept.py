@@ -19,8 +19,6 @@ from gstds.train.running.options import policy_path
 if TYPE_CHECKING:
     from gstds.envs.data.datasets import Data
 
-__all__ = ["KeptView", "class_balance", "kept_path", "most_and_least", "plot_balance"]
-__all__ += ["plot_extremes", "view_of_kept"]
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]

@@ -19,8 +19,6 @@ from gstds.train.tracking.store import client as make_client
 from gstds.train.tracking.store import equals, mask_secrets, prepare_store, store_exists
 from gstds.train.tracking.uploader import Upload, deliver_waiting
 
-__all__ = ["fetch_comparison", "publish", "summary_metrics"]
-
 _log = logging.getLogger(__name__)
 Content = Mapping[str, Any]
 

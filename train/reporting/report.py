@@ -21,7 +21,6 @@ from gstds.train.tracking.store import mask_secrets
 if TYPE_CHECKING:
     from gstds.envs.data.datasets import Data
 
-__all__ = ["findings", "saving_table", "to_accuracy_table", "write_experiment", "write_report"]
 
 _log = logging.getLogger(__name__)
 Content = Mapping[str, Any]

@@ -13,9 +13,6 @@ from typing import Any
 from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS
 from gstds.train.running.options import RunConfig
 
-__all__ = ["RunFailedError", "StopFlag", "interruptible"]
-
-
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 

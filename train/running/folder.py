@@ -13,9 +13,6 @@ from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import locked
 from gstds.train.running.options import RunConfig, identity
 
-__all__ = ["FolderInUseError", "check_space", "finished_result", "held", "open_folder"]
-__all__ += ["space_needed"]
-
 _log = logging.getLogger(__name__)
 _RESULTS = 500_000
 

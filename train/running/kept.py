@@ -17,8 +17,6 @@ from gstds.common.files import write_bytes
 from gstds.common.npz import read_arrays
 from gstds.common.state import Stateful
 
-__all__ = ["Kept", "KeptRecord", "coverage", "read_kept", "reference_system_seconds"]
-
 _TENTHS = 10
 _KEYS = ("kept", "progress", "visits", "batch_size", "order_seed")
 

@@ -22,9 +22,6 @@ from gstds.common.files import sha256
 from gstds.options.fields import Options, check_names, option, select
 from gstds.options.world import WorldOptions
 
-__all__ = ["LogOptions", "RecordOptions", "RunConfig", "config_from", "dataset_folder", "identity"]
-__all__ += ["load_config_file", "policy_path", "read_yaml", "run_folder", "take_defaults"]
-
 _NOT_IN_FILES = {"config", "resume", "help", "debug"}
 # YAML 1.1 takes 1e-3 for a text: it wants 1.0e-3.
 _SCIENTIFIC = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")

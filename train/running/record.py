@@ -26,7 +26,6 @@ from gstds.train.tracking.log import DataInput, RunLog, own_commit
 if TYPE_CHECKING:
     from gstds.envs import DataSelectionEnv
 
-__all__ = ["Record"]
 
 _log = logging.getLogger(__name__)
 _MOST_LOGGED_STEPS = 1000

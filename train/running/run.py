@@ -30,8 +30,6 @@ from gstds.train.running.setup import make_env, make_run_policy, reproducible
 from gstds.train.tracking.log import RunLog
 from gstds.train.tracking.uploader import Upload
 
-__all__ = ["RunFailedError", "StopFlag", "execute", "finished_result", "interruptible"]
-
 _log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 CHECKPOINT_EVERY = 200

@@ -20,8 +20,6 @@ from gstds.train.running.options import RunConfig
 if TYPE_CHECKING:
     from gstds.common.process_group import Group
 
-__all__ = ["make_env", "make_run_policy", "make_run_schedule", "reproducible"]
-__all__ += ["with_paper_defaults"]
 
 Progress = Callable[[str, int, int], None]
 

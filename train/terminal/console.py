@@ -6,8 +6,6 @@ import sys
 import time
 from typing import Any, Self
 
-__all__ = ["Console", "announce", "out", "print_table", "say", "settle"]
-
 SECONDS_BETWEEN_LINES = 60.0
 
 _announced = False

@@ -13,7 +13,6 @@ from gstds.train.terminal.console import SECONDS_BETWEEN_LINES, Console, say
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Board"]
 
 _MOST_ROWS = 24
 

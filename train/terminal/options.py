@@ -22,9 +22,6 @@ from typing import Any
 from gstds.options.fields import Options, default_of, groups, kind_of, names
 from gstds.train.running.options import RecordOptions
 
-__all__ = ["Exit", "add_options", "begin", "check_mlflow", "code_of", "command_line", "given"]
-__all__ += ["open_tracking", "option_words", "place_for"]
-
 _TYPES: dict[str, Any] = {"int": int, "float": float}
 
 
