@@ -22,7 +22,7 @@ from gstds.options.fields import by_group
 from gstds.policies.learned.agent_file import Actor, AgentFile, save_agent
 from gstds.train.agents.config import AgentConfig
 from gstds.train.agents.models import ModelState, actor_tensors, make_model
-from gstds.train.running.run import StopFlag
+from gstds.train.running.ending import StopFlag
 from gstds.train.tracking.log import RunLog
 from gstds.train.tracking.uploader import Upload
 

@@ -126,7 +126,9 @@ def _find_run(arguments: Arguments) -> Path:
 
 def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -> int:
     from gstds.train.figures.tables import metric_table
-    from gstds.train.running.run import RunFailedError, StopFlag, execute, finished_result
+    from gstds.train.running.ending import RunFailedError, StopFlag
+    from gstds.train.running.folder import finished_result
+    from gstds.train.running.run import execute
     from gstds.train.running.setup import make_run_policy
     from gstds.train.tracking.delivery import read_target
     from gstds.train.tracking.uploader import Upload
