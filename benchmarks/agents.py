@@ -23,8 +23,7 @@ from gstds.common.files import write_json, write_text
 from gstds.common.noise import policy_seed
 from gstds.envs import DataSelectionEnv
 from gstds.policies import Policy, RunContext, make_policy
-from gstds.policies.learned.agent_policy import Learned, OpenLoop
-from gstds.policies.learned.by_summary import SummaryPolicy
+from gstds.policies.learned.agent_policy import Learned, OpenLoop, SummaryPolicy
 from gstds.selection.schedules import make_schedule
 
 ROWS = ("agent", "sigmoid, same picker", "gstds", "random", "RandTeach", "open loop", "best")

@@ -26,8 +26,7 @@ from gstds.envs.task.options import EnvOptions
 from gstds.envs.task.task import load_task
 from gstds.spectral.fiedler import LAPLACIANS, fiedler_vector
 from gstds.store.compression import Compression, fit_basis, parse_compression, project
-from gstds.store.encoding import decode, encode
-from gstds.store.format import DTYPES
+from gstds.store.format import DTYPES, decode, encode
 
 NAMES = ("int8", "pca-256", "pca-128", "pca-64", "random-256", "random-128", "pca-128-int8")
 NAMES += ("random-128-int8",)

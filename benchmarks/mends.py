@@ -20,10 +20,9 @@ from interleaved import Figure, arguments, figure, interleave, publish, ratio, r
 from stepping import SHAPES
 
 import gstds.envs.learner.learner
-from gstds.envs.learner.learner import Learner
-from gstds.envs.learner.threads import threads_for
+from gstds.envs.learner.learner import Learner, threads_for
 from gstds.options.world import LearnerOptions
-from gstds.selection.diverse import k_center
+from gstds.selection.weights import k_center
 
 CPU = torch.device("cpu")
 

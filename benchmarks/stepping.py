@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from gstds.common.noise import policy_seed
-from gstds.envs.batches.augment import augment, normalize
+from gstds.envs.batches.loader import augment, normalize
 from gstds.envs.learner.learner import has_bfloat16
 from gstds.envs.learner.models import build_model
 from gstds.policies import KeepRatioPolicy, RunContext, Transition

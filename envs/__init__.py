@@ -15,16 +15,9 @@ __all__ = ["DataSelectionEnv", "EnvOptions", "KeepRatioEnv", "load_data"]
 
 survive_forks()
 
-if "gstds/DataSelection-v0" not in registry:
-    register(
-        id="gstds/DataSelection-v0",
-        entry_point="gstds.envs.selection.env:DataSelectionEnv",
-        order_enforce=True,
-    )
-
-if "gstds/KeepRatio-v0" not in registry:
-    register(
-        id="gstds/KeepRatio-v0",
-        entry_point="gstds.envs.keep_ratio.env:KeepRatioEnv",
-        order_enforce=True,
-    )
+for _id, _entry in (
+    ("gstds/DataSelection-v0", "gstds.envs.selection.env:DataSelectionEnv"),
+    ("gstds/KeepRatio-v0", "gstds.envs.keep_ratio.env:KeepRatioEnv"),
+):
+    if _id not in registry:
+        register(id=_id, entry_point=_entry, order_enforce=True)

@@ -28,31 +28,27 @@ if TYPE_CHECKING:
     from gstds.policies.dropin.selector import Selector
     from gstds.policies.registry import make_policy, policy_names
     from gstds.selection.schedules import make_schedule
-    from gstds.spectral.fiedler import Spectrum, fiedler_vector
+    from gstds.spectral.fiedler import fiedler_vector
+    from gstds.spectral.laplacian import Spectrum
     from gstds.store.feature_store import FeatureStore
     from gstds.store.from_images import prepare_store
     from gstds.train.cli.calls import compare, run
 
 __version__ = "0.2.0.dev0"
 
-_NAMES = {
-    "run": "gstds.train.cli.calls",
-    "compare": "gstds.train.cli.calls",
-    "KeepRatioPolicy": "gstds.policies.base",
-    "Policy": "gstds.policies.base",
-    "RunContext": "gstds.policies.base",
-    "Transition": "gstds.policies.base",
-    "make_policy": "gstds.policies.registry",
-    "policy_names": "gstds.policies.registry",
-    "Selector": "gstds.policies.dropin.selector",
-    "SelectionSampler": "gstds.policies.dropin.sampler",
-    "IndexedDataset": "gstds.policies.dropin.sampler",
-    "prepare_store": "gstds.store.from_images",
-    "FeatureStore": "gstds.store.feature_store",
-    "make_schedule": "gstds.selection.schedules",
-    "fiedler_vector": "gstds.spectral.fiedler",
-    "Spectrum": "gstds.spectral.fiedler",
+_MODULES = {
+    "gstds.train.cli.calls": ("run", "compare"),
+    "gstds.policies.base": ("KeepRatioPolicy", "Policy", "RunContext", "Transition"),
+    "gstds.policies.registry": ("make_policy", "policy_names"),
+    "gstds.policies.dropin.selector": ("Selector",),
+    "gstds.policies.dropin.sampler": ("SelectionSampler", "IndexedDataset"),
+    "gstds.store.from_images": ("prepare_store",),
+    "gstds.store.feature_store": ("FeatureStore",),
+    "gstds.selection.schedules": ("make_schedule",),
+    "gstds.spectral.fiedler": ("fiedler_vector",),
+    "gstds.spectral.laplacian": ("Spectrum",),
 }
+_NAMES = {name: module for module, names in _MODULES.items() for name in names}
 _ROOMS = ("spectral", "selection", "observation", "reference", "store", "envs", "policies", "train")
 
 __all__ = [

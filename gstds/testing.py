@@ -33,8 +33,6 @@ from gstds.observation.spec import OPTIONAL_OBSERVATIONS, check_observe
 from gstds.policies.base import Policy, RunContext, Transition
 from gstds.policies.registry import check_declarations, make_policy
 
-__all__ = ["Finding", "Report", "check_policy", "examine", "pixels"]
-
 _N, _CLASSES = 32, 10
 _OPTIONS = {
     "dataset": "digits",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,12 @@ from gstds.selection.pickers import NamedPicker, make_picker
 from gstds.selection.schedules import Schedule, make_schedule
 from gstds.selection.weights import weights_for_ratio
 
-__all__ = ["KeepRatioPolicy", "Observation", "Policy", "RunContext", "Transition", "Weights"]
-
-Observation = Mapping[str, npt.NDArray[np.float32]]
-Weights = npt.NDArray[np.float32]
+Array = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+Observation = Mapping[str, Array]
+Weights = Array
+AnySchedule = Schedule | str | None
+"""A schedule, its name, or none."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,11 @@ class Policy(Stateful):
         paper_schedule: Name and parameters of the keep-ratio schedule that the paper uses, None if
             it has none: for comparisons under every paper's own defaults.
         paper_parameters: Parameters that the paper sets otherwise than the class does.
-        source: Where the idea comes from, for the policy's card.
-        cost: What a step costs beside training on the kept samples, as a formula: n samples drawn,
-            f a learner's forward, D the features' width.
-        helps: When it helps.
-        hurts: When it hurts.
     """
+
+    # The card of a policy that comes with the project stands in its docstring, a line each:
+    # "Source:" where the idea comes from, "Cost:" what a step costs beside training on the kept
+    # samples (n samples drawn, f a learner's forward, D the features' width), "Helps:", "Hurts:".
 
     needs: Mapping[str, Mapping[str, Any]] = {}
     max_weight: float = 1.0
@@ -106,10 +107,6 @@ class Policy(Stateful):
     uses_reward: bool = False
     paper_schedule: tuple[str, Mapping[str, Any]] | None = None
     paper_parameters: Mapping[str, Any] = {}
-    source: str = ""
-    cost: str = ""
-    helps: str = ""
-    hurts: str = ""
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run.
@@ -153,11 +150,8 @@ class Policy(Stateful):
         """
         if np.ndim(observation["valid"]) == 1:
             return self.act(observation), state
-        rows = [
-            self.act({name: value[b] for name, value in observation.items()})
-            for b in range(len(observation["valid"]))
-        ]
-        return np.stack(rows), state
+        rows = range(len(observation["valid"]))
+        return np.stack([self.act({n: v[b] for n, v in observation.items()}) for b in rows]), state
 
 
 class KeepRatioPolicy(Policy):
@@ -175,13 +169,11 @@ class KeepRatioPolicy(Policy):
     """
 
     schedule: Schedule = make_schedule("sigmoid")
+    _own_needs: Mapping[str, Mapping[str, Any]] = {}
     _steps = 0
 
     def __init__(
-        self,
-        schedule: Schedule | str | None = None,
-        picker: str = "hybrid",
-        **picker_options: Any,
+        self, schedule: AnySchedule = None, picker: str = "hybrid", **picker_options: Any
     ) -> None:
         if schedule is not None:
             self.schedule = make_schedule(schedule) if isinstance(schedule, str) else schedule
@@ -189,8 +181,8 @@ class KeepRatioPolicy(Policy):
 
     @property
     def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
-        """Optional observations: those of the picker."""
-        return self.picker.needs
+        """Optional observations: those of the picker, and the class's own."""
+        return {**self.picker.needs, **self._own_needs}
 
     @functools.cached_property
     def picker(self) -> NamedPicker:
@@ -233,14 +225,10 @@ class KeepRatioPolicy(Policy):
             ValueError: If that is no share.
         """
         value = self.keep_ratio(observation)
-        try:
-            ratio = float(value)
-        except (TypeError, ValueError):
-            ratio = math.nan
-        if not 0.0 <= ratio <= 1.0:
-            progress = float(observation["progress"][0])
-            raise ValueError(
-                f"keep_ratio must be in [0, 1], got {value!r} "
-                f"(policy {type(self).__name__!r}, progress {progress:.4f})"
-            )
-        return ratio
+        with contextlib.suppress(TypeError, ValueError):
+            if 0.0 <= float(value) <= 1.0:
+                return float(value)
+        raise ValueError(
+            f"keep_ratio must be in [0, 1], got {value!r} (policy {type(self).__name__!r}, "
+            f"progress {float(observation['progress'][0]):.4f})"
+        )

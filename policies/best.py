@@ -10,13 +10,9 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_fraction, check_number
 from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
-from gstds.selection.control import RiseWatch
-from gstds.selection.label_noise import least_loss, wrong_label_chances, wrong_label_share
+from gstds.selection.control import RiseWatch, least_loss, wrong_label_chances, wrong_label_share
 from gstds.selection.weights import valid_batch, weighted_sample, weights_for_ratio
 
-__all__ = ["Best"]
-
-Floats = npt.NDArray[np.floating[Any]]
 _LAST = 1e-9
 
 
@@ -28,7 +24,7 @@ class Best(Policy):
     without replacement, with odds in proportion to (floor + error) times the trust in the label.
     Trust falls from 1 to 0 as the label's chance to be wrong rises from 0 to ``doubt``; those
     without trust come last. How many labels are wrong is estimated from the reference losses, see
-    `gstds.selection.label_noise`, which assumes that a wrong one is drawn uniformly. Clean labels
+    `gstds.selection.control`, which assumes that a wrong one is drawn uniformly. Clean labels
     are not wholly trusted either: mean trust was .974 on clean Fashion-MNIST. Under wrong labels
     the gain is this filter's: a random choice among trusted labels had as much, and full training
     that stops early most of it (docs/results/best.md).
@@ -37,6 +33,13 @@ class Best(Policy):
     rate: compare with others at twice the rate. A learner without normalization may not stand it:
     the weight is halved whenever the training loss rises as it does when steps are too large, see
     `gstds.selection.control.RiseWatch`.
+
+    Source: this project; last losses as in InfoBatch, arXiv 2303.04947
+    Cost: nothing beside training on the kept samples; the reference's losses are cached
+    Helps: at a small budget, as others that go by the last loss do, none of them tuned; uniformly
+        wrong labels, by its filter, which random keep could have too
+    Hurts: a learning rate that is at its limit already: the loss has to rise before it is lowered;
+        doubt, on rare classes: worse than without in 6 of 6 seeds of long-tailed digits
 
     Args:
         keep: Share of each drawn batch that is kept, in (0, 1].
@@ -51,16 +54,7 @@ class Best(Policy):
     """
 
     state = ("_batches", "_surest", "_watch")
-    source = "this project; last losses as in InfoBatch, arXiv 2303.04947"
-    cost = "nothing beside training on the kept samples; the reference's losses are cached"
-    helps = (
-        "at a small budget, as others that go by the last loss do, none of them tuned; uniformly "
-        "wrong labels, by its filter, which random keep could have too"
-    )
-    hurts = (
-        "a learning rate that is at its limit already: the loss has to rise before it is lowered; "
-        "doubt, on rare classes: worse than without in 6 of 6 seeds of long-tailed digits"
-    )
+    _classes, _batches, _surest = 1, 0, 0.0
 
     def __init__(
         self, keep: float = 0.25, floor: float = 0.1, weight: float = 2.0, doubt: float = 0.1
@@ -69,14 +63,8 @@ class Best(Policy):
         self.floor = check_number("floor", floor, low=0, open_low=True)
         self.weight = check_number("weight", weight, low=0, open_low=True)
         self.doubt = check_fraction("doubt", doubt)
-        self.max_weight = max(1.0, self.weight)
-        self._classes, self._batches, self._surest = 1, 0, 0.0
-        self._watch = RiseWatch(1)
-
-    @property
-    def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
-        """Reference losses, unless every label is trusted."""
-        return {"reference_losses": {}} if self.doubt else {}
+        self.max_weight, self._watch = max(1.0, self.weight), RiseWatch(1)
+        self.needs = {"reference_losses": {}} if self.doubt else {}
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run that has seen no batch."""
@@ -107,7 +95,7 @@ class Best(Policy):
         odds = (self.floor + error) * self._trust(batch)
         return weighted_sample(np.maximum(odds, _LAST), k, noise)
 
-    def _trust(self, batch: Mapping[str, Any]) -> Floats | float:
+    def _trust(self, batch: Mapping[str, Any]) -> npt.NDArray[np.floating[Any]] | float:
         if not self.doubt:
             return 1.0
         losses = batch["reference_losses"]

@@ -8,20 +8,20 @@ import numpy as np
 
 from gstds.common.checks import check_choice
 from gstds.common.noise import derived_uniform
-from gstds.policies.base import KeepRatioPolicy, Observation, Weights
-from gstds.selection.sampling import keep_probabilities, percentiles
-from gstds.selection.schedules import Schedule
+from gstds.policies.base import AnySchedule, KeepRatioPolicy, Observation, Weights
 from gstds.selection.scores import make_score
-from gstds.selection.weights import valid_batch
+from gstds.selection.weights import keep_probabilities, percentiles, valid_batch
 
-__all__ = ["Custom"]
-
-WEIGHTINGS = ("ones", "drawn", "unbiased")
 _LEAST_CHANCE = 0.01
 
 
 class Custom(KeepRatioPolicy):
     """Any score, with any picker, schedule and weighting.
+
+    Source: the ablations of GSTDS, arXiv 2507.04269
+    Cost: that of the score and the picker
+    Helps: to find which part of a method matters
+    Hurts: nothing
 
     Args:
         schedule: Keep-ratio schedule.
@@ -38,14 +38,9 @@ class Custom(KeepRatioPolicy):
         ValueError: If a name or an option is unknown or out of range.
     """
 
-    source = "the ablations of GSTDS, arXiv 2507.04269"
-    cost = "that of the score and the picker"
-    helps = "to find which part of a method matters"
-    hurts = "nothing"
-
     def __init__(
         self,
-        schedule: Schedule | str | None = None,
+        schedule: AnySchedule = None,
         score: str | None = None,
         picker: str = "hybrid",
         weighting: str = "ones",
@@ -54,20 +49,16 @@ class Custom(KeepRatioPolicy):
         if score is not None:
             options["score"] = score
         super().__init__(schedule, picker, **options)
-        self.weighting = check_choice("weighting", weighting, WEIGHTINGS)
+        self.weighting = check_choice("weighting", weighting, ("ones", "drawn", "unbiased"))
         self.normalizer = "kept" if weighting == "ones" else "drawn"
         if weighting == "unbiased":
-            self._unbiased(picker, score, options)
-
-    def _unbiased(self, picker: str, score: str | None, options: dict[str, Any]) -> None:
-        if picker != "bernoulli":
-            raise ValueError(
-                f"weighting 'unbiased' needs chances that are known, got picker {picker!r}; "
-                "use --picker bernoulli"
-            )
-        self.max_weight = 1.0 / _LEAST_CHANCE
-        rest = {name: value for name, value in options.items() if name != "score"}
-        self._score = make_score(score or "loss", **rest)
+            if picker != "bernoulli":
+                raise ValueError(
+                    f"weighting 'unbiased' needs chances that are known, got picker {picker!r}; "
+                    "use --picker bernoulli"
+                )
+            self.max_weight = 1.0 / _LEAST_CHANCE
+            self._score = make_score(options.pop("score", "loss"), **options)
 
     def act(self, observation: Observation) -> Weights:
         """Return weights (N,), 0 for the dropped."""
@@ -77,8 +68,7 @@ class Custom(KeepRatioPolicy):
         rows, batch = valid_batch(observation)
         weights = np.zeros(len(observation["valid"]), dtype=np.float32)
         scores = self._score(batch)
-        shares = percentiles(scores, scores)
-        chance = keep_probabilities(shares, ratio, floor=_LEAST_CHANCE)
+        chance = keep_probabilities(percentiles(scores, scores), ratio, floor=_LEAST_CHANCE)
         kept = derived_uniform(batch["noise"], 0) < chance
         weights[rows[kept]] = 1.0 / chance[kept]
         return weights

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from gstds.common.checks import check_choice
-from gstds.policies.base import KeepRatioPolicy, Observation, RunContext
-from gstds.selection.schedules import Schedule
-
-__all__ = ["GSTDS"]
+from gstds.policies.base import AnySchedule, KeepRatioPolicy, Observation, RunContext
 
 
 class GSTDS(KeepRatioPolicy):
@@ -18,6 +14,12 @@ class GSTDS(KeepRatioPolicy):
     The paper leaves open the score's sign, the Laplacian and the direction of the loss weight: the
     options below. The defaults are one reading; in three seeds, which claim
     nothing, others had higher means (docs/results/policies.md).
+
+    Source: GSTDS, arXiv 2507.04269
+    Cost: the spectral solve: n²·D + 4/3·n³ up to 320 samples, above that 8·n·D an iteration; no
+        forward, cached features and losses
+    Helps: nothing seen here; meant for batches with redundant bulk, a reference that generalizes
+    Hurts: outliers: the unnormalized Fiedler vector is nearly an indicator of the worst of them
 
     Args:
         schedule: Keep-ratio schedule; the paper's sigmoid from .18 to .88.
@@ -34,18 +36,11 @@ class GSTDS(KeepRatioPolicy):
         ValueError: If an option is unknown or out of range.
     """
 
-    source = "GSTDS, arXiv 2507.04269"
-    cost = (
-        "the spectral solve: n²·D + 4/3·n³ up to 320 samples, above that 8·n·D an iteration; "
-        "no forward, cached features and losses"
-    )
-    helps = "nothing seen here; meant for batches with redundant bulk, a reference that generalizes"
-    hurts = "outliers: the unnormalized Fiedler vector is nearly an indicator of the worst of them"
     paper_schedule = ("sigmoid", {})
 
     def __init__(
         self,
-        schedule: Schedule | str | None = None,
+        schedule: AnySchedule = None,
         score: str = "abs",
         laplacian: str = "unnormalized",
         affinity: str = "auto",
@@ -56,16 +51,9 @@ class GSTDS(KeepRatioPolicy):
         per: str = "step",
     ) -> None:
         check_choice("score", score, ("abs", "skew", "raw"))
-        picking: dict[str, Any] = {
-            "score": score,
-            "laplacian": laplacian,
-            "affinity": affinity,
-            "embedding": embedding,
-            "solver": solver,
-            "loss_weighting": loss_weighting,
-            "score_share": score_share,
-        }
-        super().__init__(schedule, "hybrid", **picking)
+        scoring = {"laplacian": laplacian, "affinity": affinity, "embedding": embedding}
+        picking = {"loss_weighting": loss_weighting, "score_share": score_share, "solver": solver}
+        super().__init__(schedule, "hybrid", score=score, **scoring, **picking)
         self.per = check_choice("per", per, ("step", "epoch"))
         self._epochs = 1
 

@@ -1,35 +1,22 @@
-"""Policies by name: the built-in ones, installed plug-ins, and ``module:Class`` of a user's own."""
+"""Policies by name: the built-in ones, installed plug-ins, and ``module:Class`` of a user's own.
+
+What a policy says of itself is checked when it is made. A user's policy must not define nearly a
+name of the interface: a method with a wrong name is never called and an attribute with a wrong name
+never read, so the run would go on silently without it.
+"""
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from gstds.common.checks import (
-    check_choice,
-    check_number,
-    import_attribute,
-    near_names,
-    users_code,
-)
+from gstds.common import checks
+from gstds.common.checks import near_names, users_code
 from gstds.policies.base import KeepRatioPolicy, Policy
-from gstds.policies.spelling import refuse_misspelt
 from gstds.selection.schedules import Schedule
-
-__all__ = [
-    "ENTRY_POINTS",
-    "POLICIES",
-    "check_declarations",
-    "follows_schedule",
-    "installed_policies",
-    "make_policy",
-    "policy_class",
-    "policy_names",
-]
-
-ENTRY_POINTS = "gstds.policies"
 
 _LOSSES = "gstds.policies.published.losses"
 
@@ -52,10 +39,10 @@ POLICIES: dict[str, str] = {
     "random": "gstds.policies.uninformed.uniform:Random",
     "full": "gstds.policies.uninformed.uniform:Full",
     "bandit": "gstds.policies.adaptive.bandit:KeepRatioBandit",
-    "big-loss": f"{_LOSSES}.big_loss:BigLoss",
+    "big-loss": f"{_LOSSES}.top_score:BigLoss",
     "budget": "gstds.policies.adaptive.budget:BudgetControl",
     "divbs": "gstds.policies.published.gradients.divbs:DivBS",
-    "easy-reference": f"{_LOSSES}.easy_reference:EasyReference",
+    "easy-reference": f"{_LOSSES}.top_score:EasyReference",
     "fiedler-boundary": "gstds.policies.published.diversity.coverage:FiedlerBoundary",
     "gradient-noise": "gstds.policies.adaptive.closed_loop:GradientNoise",
     "infobatch": "gstds.policies.published.history.infobatch:InfoBatch",
@@ -67,19 +54,22 @@ POLICIES: dict[str, str] = {
     "plateau": "gstds.policies.adaptive.closed_loop:Plateau",
     "rho-loss": f"{_LOSSES}.learnability:RhoLoss",
     "selective-backprop": f"{_LOSSES}.selective_backprop:SelectiveBackprop",
-    "stale-big-loss": f"{_LOSSES}.big_loss:StaleBigLoss",
+    "stale-big-loss": f"{_LOSSES}.top_score:StaleBigLoss",
     "stale-jest": f"{_LOSSES}.learnability:StaleJest",
     "stale-rho-loss": f"{_LOSSES}.learnability:StaleRhoLoss",
     "stale-selective-backprop": f"{_LOSSES}.selective_backprop:StaleSelectiveBackprop",
-    "uncertainty": f"{_LOSSES}.uncertainty:Uncertainty",
+    "uncertainty": f"{_LOSSES}.top_score:Uncertainty",
+}
+
+_WITH_ARGUMENT = {
+    LEARNED: "gstds.policies.learned.agent_policy:Learned",
+    REPLAY: "gstds.policies.uninformed.replay:Replay",
 }
 
 
 def installed_policies() -> dict[str, str]:
     """Return the plug-ins that installed packages offer, name -> ``module:Class``."""
-    return {
-        point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)
-    }
+    return {p.name: p.value for p in importlib.metadata.entry_points(group="gstds.policies")}
 
 
 def policy_names() -> dict[str, str]:
@@ -87,13 +77,9 @@ def policy_names() -> dict[str, str]:
 
     Plug-ins are listed by where they come from; their code runs only when they are named.
     """
-    names = {name: _first_line(policy_class(name)) for name in POLICIES}
-    plugins = {name: f"plug-in {target}" for name, target in installed_policies().items()}
-    return plugins | names
-
-
-def _first_line(kind: type) -> str:
-    return (inspect.getdoc(kind) or "").strip().split("\n")[0]
+    texts = {name: inspect.getdoc(policy_class(name)) or "" for name in POLICIES}
+    names = {name: text.partition("\n")[0] for name, text in texts.items()}
+    return {name: f"plug-in {target}" for name, target in installed_policies().items()} | names
 
 
 def policy_class(name: str) -> type[Policy]:
@@ -109,19 +95,18 @@ def policy_class(name: str) -> type[Policy]:
     """
     if not isinstance(name, str):
         raise TypeError(f"policy must be a name, got {name!r}")
-    if name.startswith(LEARNED):
-        return policy_class("gstds.policies.learned.agent_policy:Learned")
-    if name.startswith(REPLAY):
-        return policy_class("gstds.policies.uninformed.replay:Replay")
     named = POLICIES | UNLISTED
     target = name if ":" in name else named.get(name) or installed_policies().get(name)
+    for prefix, kind in _WITH_ARGUMENT.items():
+        target = kind if name.startswith(prefix) else target
     if target is None:
-        near = near_names(name, {**installed_policies(), **named})
+        near = near_names(name, installed_policies() | named)
         raise ValueError(f"policy: unknown name {name!r}; {near}, or module:Class")
-    kind = import_attribute(f"policy {name!r}", target, kind="Class", meant=_is_policy)
-    if not _is_policy(kind):
-        raise TypeError(f"policy {name!r} must be a subclass of gstds.Policy, got {kind!r}")
-    return kind  # type: ignore[no-any-return]
+    what = f"policy {name!r}"
+    found = checks.import_attribute(what, target, kind="Class", meant=_is_policy)
+    if not _is_policy(found):
+        raise TypeError(f"{what} must be a subclass of gstds.Policy, got {found!r}")
+    return found  # type: ignore[no-any-return]
 
 
 def _is_policy(value: Any) -> bool:
@@ -136,10 +121,29 @@ def follows_schedule(kind: type[Policy]) -> bool:
     return takes_one and kind.keep_ratio is KeepRatioPolicy.keep_ratio
 
 
-def _is_missing(parameter: inspect.Parameter, given: Mapping[str, Any]) -> bool:
-    variable = (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    required = parameter.default is parameter.empty and parameter.kind not in variable
-    return required and parameter.name not in given
+def refuse_idle_schedule(
+    name: str, given: Mapping[str, Any], call: Callable[[list[str]], str]
+) -> None:
+    """Refuse a schedule, or its mean, that would change nothing.
+
+    Args:
+        name: The policy's name.
+        given: What is given of a schedule, by parameter.
+        call: Says how the policy's own parameters are set, from ``["low=...", "high=..."]``.
+
+    Raises:
+        ValueError: If something is given and the policy follows no schedule.
+    """
+    kind = policy_class(name)
+    if not given or follows_schedule(kind):
+        return
+    named = inspect.signature(kind).parameters
+    own = [f"{p}=..." for p in named if "picker" not in p and p != "path"]
+    first, value = next(iter(given.items()))
+    raise ValueError(
+        f"{first}: policy {name!r} has a keep ratio of its own and follows no schedule, got "
+        f"{value!r}; leave it out" + (f"; it is set by {call(own)}" if own else "")
+    )
 
 
 def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: Any) -> Policy:
@@ -158,27 +162,27 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
     kind = policy_class(name)
     if name.startswith(LEARNED):
         parameters = {"path": name.removeprefix(LEARNED), **parameters}
-    signature = inspect.signature(kind)
-    free = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    for parameter in parameters:
-        if parameter not in signature.parameters and not free:
-            hint = near_names(parameter, signature.parameters)
-            raise ValueError(f"policy {name!r} has no parameter {parameter!r}; {hint}")
     if schedule is not None and follows_schedule(kind):
         parameters = {"schedule": schedule, **parameters}
-    missing = [p.name for p in signature.parameters.values() if _is_missing(p, parameters)]
-    if missing:
-        raise ValueError(
-            f"policy {name!r} needs {', '.join(missing)}; give --policy-params {missing[0]}=VALUE"
-        )
+    known = inspect.signature(kind).parameters
+    free = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    for parameter in parameters:
+        if parameter not in known and not free:
+            hint = near_names(parameter, known)
+            raise ValueError(f"policy {name!r} has no parameter {parameter!r}; {hint}")
+    for parameter, p in known.items():
+        optional = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or p.default is not p.empty
+        if not optional and parameter not in parameters:
+            raise ValueError(
+                f"policy {name!r} needs {parameter}; give --policy-params {parameter}=VALUE"
+            )
     try:
         policy = kind(**parameters)
     except (ValueError, TypeError):
         raise
     except (Exception, SystemExit) as error:  # whatever a user's class does when it is made
-        raise ValueError(
-            f"policy {name!r} cannot be made: {type(error).__name__}: {error}"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"policy {name!r} cannot be made: {reason}") from error
     check_declarations(name, policy)
     return policy
 
@@ -190,23 +194,89 @@ def check_declarations(name: str, policy: Policy) -> None:
         TypeError: If a declaration has the wrong type.
         ValueError: If one is out of range, or a name looks like a misspelt one of the interface.
     """
+    who = f"of policy {name!r}"
     declared = {}
     for attribute in ("needs", "max_weight", "normalizer", "uses_reward"):
-        with users_code(f"{attribute} of policy {name!r}"):  # each may be a property
+        with users_code(f"{attribute} {who}"):  # each may be a property
             declared[attribute] = getattr(policy, attribute)
     needs = declared["needs"]
     if not isinstance(needs, Mapping) or not all(isinstance(o, Mapping) for o in needs.values()):
         raise TypeError(
-            f"needs of policy {name!r} must map names to options, such as "
-            f"{{'reference_losses': {{}}}}, got {needs!r}"
+            f"needs {who} must map names to options, such as {{'reference_losses': {{}}}}, "
+            f"got {needs!r}"
         )
-    who = f"of policy {name!r}"
-    check_number(f"max_weight {who}", declared["max_weight"], low=0, high=1e6, open_low=True)
-    check_choice(f"normalizer {who}", declared["normalizer"], ("kept", "drawn"))
-    remembers = getattr(type(policy), "state", ())
-    if isinstance(remembers, str) and type(policy).state_dict is Policy.state_dict:
+    checks.check_number(f"max_weight {who}", declared["max_weight"], low=0, high=1e6, open_low=True)
+    checks.check_choice(f"normalizer {who}", declared["normalizer"], ("kept", "drawn"))
+    state = policy.state
+    if isinstance(state, str) and type(policy).state_dict is Policy.state_dict:
         raise TypeError(
-            f"state of policy {name!r} must be a tuple of attributes' names, such as "
-            f"({remembers!r},), got {remembers!r}"
+            f"state {who} must be a tuple of attributes' names, such as ({state!r},), got {state!r}"
         )
     refuse_misspelt(name, policy)
+
+
+_CUTOFF = 0.86
+_SHORTEST = 5  # among shorter names too many ordinary words are near
+_ENDINGS = ("", "s", "_", "d", "ed", "r", "er", "ing")  # keep_ratios, scheduler: words of their own
+
+
+def refuse_misspelt(name: str, policy: Policy) -> None:
+    """Refuse a policy that defines nearly, but not exactly, a name of the interface.
+
+    Only what can stand for that name counts: a method for a method that takes as many arguments, a
+    value for a value of its kind. Classes of the package itself are not looked at.
+
+    Args:
+        name: The policy's name, for the message.
+        policy: The policy.
+
+    Raises:
+        ValueError: The message has both names.
+    """
+    package = __name__.partition(".")[0]
+    kinds = [kind for kind in type(policy).__mro__ if issubclass(kind, Policy)]
+    own = [kind for kind in kinds if kind.__module__.partition(".")[0] != package]
+    base = next(kind for kind in kinds if kind not in own)
+    ours = {n for n in dir(base) if not n.startswith("_")}
+    defined = {n: value for kind in reversed(own) for n, value in vars(kind).items()}
+    free = [n for n in ours if len(n) >= _SHORTEST and n not in defined]
+    for found, value in (defined | vars(policy)).items() if own else ():
+        if found in ours or found.startswith("_"):
+            continue
+        for meant in _near(found, free):
+            if _can_stand_for(value, inspect.getattr_static(base, meant)):
+                raise ValueError(
+                    f"policy {name!r} defines {found!r}; did you mean {meant!r}? If not, give it "
+                    "another name"
+                )
+
+
+def _near(found: str, names: list[str]) -> Iterator[str]:
+    plain = found.lower()
+    for meant in difflib.get_close_matches(plain, names, n=3, cutoff=_CUTOFF):
+        rest = plain.removeprefix(meant).rstrip("0123456789")
+        if plain == meant or not (plain.startswith(meant) and rest in _ENDINGS):
+            yield meant
+
+
+def _can_stand_for(value: Any, meant: Any) -> bool:
+    if inspect.isfunction(meant):
+        return _takes_as_many(value, meant)
+    if inspect.isfunction(value) or isinstance(value, staticmethod | classmethod):
+        return False
+    if isinstance(value, property) or isinstance(meant, property) or meant is None:
+        return True
+    return isinstance(value, bool if isinstance(meant, bool) else type(meant).__mro__[-2])
+
+
+def _takes_as_many(value: Any, meant: Any) -> bool:
+    function = getattr(value, "__func__", value)
+    if not inspect.isfunction(function):
+        return False
+    parameters = inspect.signature(meant).parameters.values()
+    count = sum(p.default is p.empty for p in parameters) - isinstance(value, staticmethod)
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    return True

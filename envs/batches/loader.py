@@ -1,19 +1,24 @@
-"""From sample indices to what the learner is fed: augmented, normalized images, and labels."""
+"""From sample indices to what the learner is fed: augmented, normalized images, and labels.
+
+Images are cropped, flipped and scaled by tensor operations on their device. What happens to a
+sample depends on (seed, epoch, its index) alone: not on the batch it is in, nor on its place there.
+So a sample that two policies keep is the same to the last pixel for both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from gstds.envs.batches.augment import augment, normalize
-from gstds.envs.data.datasets import Data, Split
+from gstds.common.noise import keyed_bits
+from gstds.envs.data.datasets import Data
 from gstds.envs.data.images import ArrayImages
-
-__all__ = ["Loader"]
+from gstds.envs.data.splits import Split
 
 Indices = npt.NDArray[np.int64]
 _EVALUATION_BATCH = 512
@@ -40,14 +45,8 @@ class Loader:
     def images(self, indices: Indices, epoch: int) -> torch.Tensor:
         """Return the augmented images (n, C, H, W) of training samples: a function of the key."""
         data = self._data
-        images = augment(
-            self.pixels(data.train, indices),
-            indices,
-            seed=self._seed,
-            epoch=epoch,
-            pad=data.pad,
-            flip=data.flip,
-        )
+        pixels, seed = self.pixels(data.train, indices), self._seed
+        images = augment(pixels, indices, seed=seed, epoch=epoch, pad=data.pad, flip=data.flip)
         return normalize(images, data.mean, data.std, channels_last=True)
 
     def pixels(self, split: Split, indices: Indices) -> torch.Tensor:
@@ -82,3 +81,96 @@ def _whole(split: Split, device: torch.device) -> torch.Tensor | None:
             return None
         copies[device] = source.pixels.to(device)
     return copies[device]
+
+
+def augment(
+    images: torch.Tensor, sample_indices: Indices, *, seed: int, epoch: int, pad: int, flip: bool
+) -> torch.Tensor:
+    """Cut a random window out of each image padded with black, and mirror half of them.
+
+    Args:
+        images: uint8 (n, C, H, W).
+        sample_indices: Index (n,) of each image's sample in the data set.
+        seed: Seed of the augmentation's stream.
+        epoch: The epoch.
+        pad: Pixels of padding on each side; the window moves by up to this much. 0 is no crop.
+        flip: Whether an image is mirrored left to right with probability one half.
+
+    Returns:
+        uint8 (n, C, H, W); ``images`` itself if there is nothing to do.
+
+    Raises:
+        ValueError: If there is not one index for each image.
+    """
+    if len(sample_indices) != len(images):
+        raise ValueError(
+            f"sample_indices must hold one index for each of the {len(images)} images, "
+            f"got {len(sample_indices)}"
+        )
+    if (pad == 0 and not flip) or len(images) == 0:
+        return images
+    bits = keyed_bits(seed, epoch, indices=sample_indices)
+    span = np.uint64(2 * pad + 1)
+    down = (bits & np.uint64(0xFFFFFFFF)) % span
+    right = ((bits >> np.uint64(32)) & np.uint64(0x7FFFFFFF)) % span
+    mirror = (bits >> np.uint64(63)) if flip else np.zeros_like(bits)
+    draws = torch.from_numpy(np.stack([down, right, mirror]).astype(np.int64)).to(images.device)
+    return _cut(images, draws[0], draws[1], draws[2].bool(), pad)
+
+
+def _cut(
+    images: torch.Tensor, down: torch.Tensor, right: torch.Tensor, mirror: torch.Tensor, pad: int
+) -> torch.Tensor:
+    n, channels, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
+    columns = torch.arange(width, device=images.device)
+    columns = torch.where(mirror[:, None], width - 1 - columns, columns) + right[:, None]
+    rows = torch.arange(height, device=images.device) + down[:, None]
+    places = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).view(n, 1, -1)
+    flat = padded.view(n, channels, -1).gather(2, places.expand(n, channels, height * width))
+    return flat.view(n, channels, height, width)
+
+
+def normalize(
+    images: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+) -> torch.Tensor:
+    """Scale pixels to [0, 1], then to mean 0 and deviation 1 by channel.
+
+    Args:
+        images: uint8 (n, C, H, W).
+        mean: Mean (C,) of the pixels in [0, 1].
+        std: Standard deviation (C,) of the pixels in [0, 1], above 0.
+        dtype: Type of the answer.
+        channels_last: Whether the answer lies in memory with its channels last.
+
+    Returns:
+        Floats (n, C, H, W).
+
+    Raises:
+        ValueError: If ``mean`` and ``std`` do not have one number for each channel.
+    """
+    channels = images.shape[1]
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(
+            f"mean and std must have {channels} numbers, one for each channel, "
+            f"got {len(mean)} and {len(std)}"
+        )
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    factor, offset = _scale_and_shift(tuple(mean), tuple(std), images.device)
+    pixels = images.to(torch.float32, memory_format=layout)
+    return pixels.mul_(factor).sub_(offset).to(dtype)
+
+
+@lru_cache(maxsize=64)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> torch.Tensor:
+    """Return what pixels are multiplied by and what is taken off (2, 1, C, 1, 1)."""
+    both = [[1.0 / (255.0 * s) for s in std], [m / s for m, s in zip(mean, std, strict=True)]]
+    with torch.inference_mode(False):  # kept for callers with gradients too
+        return torch.tensor(both, dtype=torch.float32, device=device).view(2, 1, -1, 1, 1)

@@ -5,10 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gstds.common.checks import check_integer
-
-__all__ = ["Draws"]
-
 
 class Draws:
     """Batches of shuffled samples, epoch after epoch, as a pure function of (seed, step).
@@ -23,7 +19,6 @@ class Draws:
     """
 
     def __init__(self, n: int, batch_size: int, seed: int) -> None:
-        check_integer("batch_size", batch_size, low=1)
         if batch_size > n:
             raise ValueError(
                 f"batch_size must be at most the {n} training samples, got {batch_size}; "

@@ -19,55 +19,17 @@ from numpy.typing import NDArray
 
 from gstds.common.checks import check_choice, near_names
 from gstds.common.files import sha256
-from gstds.envs.data.arrays import read_function, read_npz
-from gstds.envs.data.folders import read_folder
 from gstds.envs.data.images import ArrayImages, FileImages, ImageSource
 from gstds.envs.data.named import SOURCES
-from gstds.envs.data.raw_data import Content
-from gstds.envs.data.splits import Part, make_parts, plain_part
+from gstds.envs.data.readers import Content, read_folder, read_function, read_npz
+from gstds.envs.data.splits import Split, make_parts, plain_part
 from gstds.options.fields import from_keywords, option
 from gstds.options.world import DataOptions
 
-__all__ = [
-    "Data",
-    "Split",
-    "check_files",
-    "dataset_names",
-    "fetch_data",
-    "load_data",
-    "names_code",
-    "probe_data",
-]
-
+_IS_THERE = {"folder": Path.is_dir, "npz": Path.is_file}
 _FORMS = ("folder:PATH", "npz:PATH", "module:function")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CHUNK = 256
-
-
-@dataclass(frozen=True)
-class Split:
-    """A part of a data set.
-
-    Attributes:
-        source: Where its images come from.
-        rows: Position (n,) of each sample in the source; a copy repeats a row.
-        labels: Class (n,) of each sample, as training sees it.
-        true_labels: Class (n,) before label noise.
-        groups: Copies of one image share a group (n,).
-    """
-
-    source: ImageSource
-    rows: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    true_labels: NDArray[np.int64]
-    groups: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def gather(self, indices: NDArray[np.int64]) -> torch.Tensor:
-        """Return the images of ``indices`` (k,), positions in the split, as uint8 (k, C, H, W)."""
-        return self.source.gather(self.rows[indices])
 
 
 @dataclass(frozen=True)
@@ -124,9 +86,22 @@ def load_data(name: str, **options: Any) -> Data:
         raise TypeError(f"dataset must be a name, got {name!r}")
     chosen = from_keywords(_LoadOptions, {"dataset": name, **options}, "load_data")
     content = _read(name, chosen.image_size)
+    splits = _splits(content, chosen)
+    mean, std = _statistics(content.source, splits["train"].rows)
     pad = 0 if chosen.augment is False else content.pad
     flip = content.flip if chosen.augment is None else chosen.augment
-    return _assemble(name, content, chosen, pad, flip)
+    return Data(
+        name=name,
+        num_classes=len(content.class_names),
+        class_names=content.class_names,
+        image_shape=content.source.shape,
+        mean=mean,
+        std=std,
+        pad=pad,
+        flip=flip,
+        **splits,
+        fingerprint=_fingerprint(splits, pad, flip, len(content.class_names)),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +131,7 @@ def check_files(data: Data, progress: Callable[[str, int, int], None] | None = N
 def names_code(name: Any) -> bool:
     """Return whether a data set is a user's ``module:function``, which reading it calls."""
     kind, colon, _ = str(name).partition(":")
-    return bool(colon) and kind not in ("folder", "npz")
+    return bool(colon) and kind not in _IS_THERE
 
 
 def dataset_names() -> dict[str, str]:
@@ -184,10 +159,8 @@ def probe_data(name: str) -> str:
         ValueError: If the name is unknown.
     """
     kind, _, path = name.partition(":")
-    if kind in ("folder", "npz") and path:
-        there = Path(path).expanduser()
-        found = there.is_dir() if kind == "folder" else there.is_file()
-        return "ready" if found else "not found"
+    if kind in _IS_THERE and path:
+        return "ready" if _IS_THERE[kind](Path(path).expanduser()) else "not found"
     return SOURCES[check_choice("dataset", name, SOURCES)].probe()
 
 
@@ -208,40 +181,18 @@ def _read(name: str, image_size: int | None) -> Content:
     return read_npz(path) if kind == "npz" else read_function(name)
 
 
-def _assemble(name: str, content: Content, options: DataOptions, pad: int, flip: bool) -> Data:
-    has_test = content.test_labels is not None
-    parts = make_parts(content.labels, content.class_names, options, has_test=has_test)
+def _splits(content: Content, options: DataOptions) -> dict[str, Split]:
+    own = content.test
+    parts = make_parts(content.labels, content.class_names, options, has_test=own is not None)
     splits = {
-        part: _split(content.source, getattr(parts, part))
-        for part in ("train", "reward_validation", "selection_validation")
+        name: Split(**vars(part), source=content.source)
+        for name, part in vars(parts).items()
+        if part
     }
-    splits["test"] = _test_split(content, parts.test)
-    mean, std = _statistics(content.source, splits["train"].rows)
-    return Data(
-        name=name,
-        num_classes=len(content.class_names),
-        class_names=content.class_names,
-        image_shape=content.source.shape,
-        mean=mean,
-        std=std,
-        pad=pad,
-        flip=flip,
-        **splits,
-        fingerprint=_fingerprint(splits, pad, flip, len(content.class_names)),
-    )
-
-
-def _split(source: ImageSource, part: Part) -> Split:
-    return Split(source, part.rows, part.labels, part.true_labels, part.groups)
-
-
-def _test_split(content: Content, part: Part | None) -> Split:
-    if part is not None:
-        return _split(content.source, part)
-    if content.test_source is None or content.test_labels is None:
-        raise ValueError("a data set without a test part needs one split off")
-    rows = np.arange(len(content.test_labels), dtype=np.int64)
-    return _split(content.test_source, plain_part(rows, content.test_labels))
+    if own is not None:
+        whole = plain_part(np.arange(len(own[1])), own[1])
+        splits["test"] = Split(**vars(whole), source=own[0])
+    return splits
 
 
 def _statistics(

@@ -11,8 +11,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
-__all__ = ["quick_downloads", "require_answer"]
-
 _ANSWER_SECONDS = 4.0
 _STALL_SECONDS = 20.0
 

@@ -6,6 +6,7 @@ are checked decoded, by SHA-256, so every place is held to the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import logging
 import os
@@ -15,6 +16,7 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +24,6 @@ from numpy.typing import NDArray
 from gstds.common.files import cache_root, locked, sha256, write_bytes
 from gstds.envs.data.downloads import quick_downloads, require_answer
 from gstds.reference.vision import import_torchvision
-
-__all__ = [
-    "CLASS_NAMES",
-    "SIZES",
-    "Files",
-    "decompress",
-    "fetch_fashion",
-    "mirror",
-    "probe_fashion",
-    "read_fashion",
-]
 
 Files = dict[str, bytearray]
 
@@ -48,13 +39,7 @@ DIGESTS = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-SIZES = {
-    "train-images-idx3-ubyte": 47_040_016,
-    "train-labels-idx1-ubyte": 60_008,
-    "t10k-images-idx3-ubyte": 7_840_016,
-    "t10k-labels-idx1-ubyte": 10_008,
-}
-_HEADERS = {"images": 16, "labels": 8}
+SIZES = dict(zip(DIGESTS, (47_040_016, 60_008, 7_840_016, 10_008), strict=True))
 _log = logging.getLogger(__name__)
 
 
@@ -83,45 +68,38 @@ def fetch_fashion() -> Path:
 
 def probe_fashion() -> str:
     """Say where the data would come from, without downloading anything."""
-    if all((cache_folder() / name).is_file() for name in DIGESTS):
+    if not _missing(cache_folder(), ""):
         return "ready"
-    if all((SYSTEM_FOLDER / f"{name}.gz").is_file() for name in DIGESTS):
+    if not _missing(SYSTEM_FOLDER, ".gz"):
         return "ready (the system's data-set folder)"
-    try:
+    with contextlib.suppress(OSError):
         require_answer(mirror())
-    except OSError:
-        return _probe_package()
-    return "can be downloaded"
+        return "can be downloaded"
+    if shutil.which("apt-cache") is None or shutil.which("dpkg-deb") is None:
+        return f"out of reach (no connection; `apt install {PACKAGE}` elsewhere)"
+    with contextlib.suppress(OSError):
+        _command("/", "apt-cache", "show", PACKAGE)
+        return f"can be had from the Debian package {PACKAGE}"
+    return "out of reach (no connection, and the package lists do not know it)"
 
 
 def _find() -> tuple[Files, Path]:
     failures: list[str] = []
     here = cache_folder()
-    files = _attempt("the cache", lambda: _read_plain(here), failures)
-    if files is not None:
-        return files, here
-    files = _attempt("the system's folder", lambda: _read_compressed(SYSTEM_FOLDER), failures)
-    if files is not None:
-        return files, SYSTEM_FOLDER
-    return _fetch(here, failures), here
-
-
-def _fetch(here: Path, failures: list[str]) -> Files:
+    local = {"the cache": (here, ""), "the system's folder": (SYSTEM_FOLDER, ".gz")}
+    for name, place in local.items():
+        if files := _attempt(name, failures, _read_folder, *place):
+            return files, place[0]
+    far = {"torchvision's download": _download, f"the Debian package {PACKAGE}": _unpack_package}
     with locked(here / ".lock"):
         # Another process may have fetched it while this one waited.
-        files = _attempt("", lambda: _read_plain(here), [])
-        if files is not None:
-            return files
-        ways = {
-            "torchvision's download": _download,
-            f"the Debian package {PACKAGE}": _unpack_package,
-        }
-        for name, way in ways.items():
-            files = _attempt(name, way, failures)
-            if files is not None:
+        if files := _attempt("", [], _read_folder, here, ""):
+            return files, here
+        for name, way in far.items():
+            if files := _attempt(name, failures, way):
                 for file, content in files.items():
                     write_bytes(here / file, bytes(content))
-                return files
+                return files, here
     raise FileNotFoundError(
         "Fashion-MNIST was not found. Tried:\n  - "
         + "\n  - ".join(failures)
@@ -130,13 +108,14 @@ def _fetch(here: Path, failures: list[str]) -> Files:
     )
 
 
-def _attempt(name: str, way: Callable[[], Files], failures: list[str]) -> Files | None:
+def _attempt(
+    name: str, failures: list[str], way: Callable[..., Files], *where: Any
+) -> Files | None:
     try:
-        return way()
-    except _DamagedError as error:
-        _log.warning("%s: trying the next place", error)
-        failures.append(f"{name}: {error}")
+        return way(*where)
     except OSError as error:
+        if isinstance(error, _DamagedError):
+            _log.warning("%s: trying the next place", error)
         failures.append(f"{name}: {error}")
     return None
 
@@ -145,38 +124,19 @@ class _DamagedError(OSError):
     """A file is there, but not with the bytes that it should have."""
 
 
-def _checked(path: Path, name: str, content: bytearray) -> bytearray:
-    if sha256(content) != DIGESTS[name]:
-        raise _DamagedError(f"{path} is damaged (its SHA-256 is not the published data's)")
-    return content
+def _missing(folder: Path, suffix: str) -> list[str]:
+    return [f"{name}{suffix}" for name in DIGESTS if not (folder / f"{name}{suffix}").is_file()]
 
 
-def _require(folder: Path, names: list[str]) -> None:
-    missing = [name for name in names if not (folder / name).is_file()]
+def _read_folder(folder: Path, suffix: str) -> Files:
+    missing = _missing(folder, suffix)
     if missing:
         raise FileNotFoundError(f"{folder} has no {', '.join(missing)}")
-
-
-def _read_plain(folder: Path) -> Files:
-    _require(folder, list(DIGESTS))
-    return {
-        name: _checked(folder / name, name, _read_whole(folder / name, SIZES[name]))
-        for name in DIGESTS
-    }
-
-
-def _read_whole(path: Path, size: int) -> bytearray:
-    with path.open("rb") as handle:
-        return bytearray(handle.read(size + 1))
-
-
-def _read_compressed(folder: Path) -> Files:
-    _require(folder, [f"{name}.gz" for name in DIGESTS])
-    return {name: decompress(folder / f"{name}.gz", name) for name in DIGESTS}
+    return {name: decompress(folder / f"{name}{suffix}", name) for name in DIGESTS}
 
 
 def decompress(path: Path, name: str) -> bytearray:
-    """Return what a compressed file holds.
+    """Return what a file holds, compressed if its name ends in ``.gz``.
 
     Args:
         path: The file.
@@ -185,13 +145,16 @@ def decompress(path: Path, name: str) -> bytearray:
     Raises:
         OSError: If it is damaged, or another file; one that unpacks to more is not unpacked whole.
     """
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with gzip.open(path, "rb") as stream:
+        with opened(path, "rb") as stream:
             # One byte more than there should be: what is larger is not unpacked to its end.
             content = bytearray(stream.read(SIZES[name] + 1))
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise _DamagedError(f"{path} is damaged ({error})") from error
-    return _checked(path, name, content)
+    if sha256(content) != DIGESTS[name]:
+        raise _DamagedError(f"{path} is damaged (its SHA-256 is not the published data's)")
+    return content
 
 
 def mirror() -> str:
@@ -207,33 +170,29 @@ def _download() -> Files:
             data_sets.FashionMNIST(folder, download=True)
         except RuntimeError as error:
             raise OSError(str(error).strip()) from error
-        return _read_plain(Path(folder) / "FashionMNIST" / "raw")
+        return _read_folder(Path(folder) / "FashionMNIST" / "raw", "")
 
 
 def _unpack_package() -> Files:
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
             raise FileNotFoundError(f"there is no {program} here")
+    apt = ("apt-get", "-q", "-o", "Acquire::http::Timeout=10", "-o", "Acquire::Retries=1")
     with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
         try:
-            _apt(["download", PACKAGE], folder)
+            _command(folder, *apt, "download", PACKAGE)
         except OSError:
             # The lists may be missing; only root may fetch them.
             if os.geteuid() != 0:
                 raise
-            _apt(["update"], folder)
-            _apt(["download", PACKAGE], folder)
+            _command(folder, *apt, "update")
+            _command(folder, *apt, "download", PACKAGE)
         archive = next(Path(folder).glob("*.deb"))
-        _command(["dpkg-deb", "-x", str(archive), folder], folder)
-        return _read_compressed(Path(folder) / SYSTEM_FOLDER.relative_to("/"))
+        _command(folder, "dpkg-deb", "-x", str(archive), folder)
+        return _read_folder(Path(folder) / SYSTEM_FOLDER.relative_to("/"), ".gz")
 
 
-def _apt(arguments: list[str], folder: str) -> None:
-    options = ["-q", "-o", "Acquire::http::Timeout=10", "-o", "Acquire::Retries=1"]
-    _command(["apt-get", *options, *arguments], folder)
-
-
-def _command(command: list[str], folder: str) -> None:
+def _command(folder: str, *command: str) -> None:
     try:
         subprocess.run(  # noqa: S603 - fixed programs and arguments
             command, cwd=folder, check=True, capture_output=True, text=True, timeout=300
@@ -245,17 +204,7 @@ def _command(command: list[str], folder: str) -> None:
         raise OSError(f"{command[0]} failed: {' '.join(last) or error.returncode}") from error
 
 
-def _probe_package() -> str:
-    if shutil.which("apt-cache") is None or shutil.which("dpkg-deb") is None:
-        return f"out of reach (no connection; `apt install {PACKAGE}` elsewhere)"
-    try:
-        _command(["apt-cache", "show", PACKAGE], "/")
-    except OSError:
-        return "out of reach (no connection, and the package lists do not know it)"
-    return f"can be had from the Debian package {PACKAGE}"
-
-
 def _array(name: str, content: bytearray) -> NDArray[np.uint8]:
-    kind = "images" if "images" in name else "labels"
-    flat = np.frombuffer(content, dtype=np.uint8, offset=_HEADERS[kind])
-    return flat.reshape(-1, 28, 28) if kind == "images" else flat
+    if "images" in name:
+        return np.frombuffer(content, dtype=np.uint8, offset=16).reshape(-1, 28, 28)
+    return np.frombuffer(content, dtype=np.uint8, offset=8)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,39 +22,12 @@ from gstds.common.files import cache_root, sha256, write_bytes
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = [
-    "ArrayImages",
-    "FileImages",
-    "ImageSource",
-    "SequenceImages",
-    "file_digest",
-    "open_image",
-]
 
+Shape = tuple[int, int, int]
 _EDGE_BYTES = 4096
 _CHECKED_AT_ONCE = 64
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MOST_PIXELS = 89_000_000  # what Pillow warns at
-
-
-class ImageSource(Protocol):
-    """Images of one shape, read by row.
-
-    Attributes:
-        shape: (C, H, W).
-        fingerprint: Digest of the content.
-    """
-
-    shape: tuple[int, int, int]
-    fingerprint: str
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        ...
-
-    def gather(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """Return a fresh uint8 tensor (n, C, H, W) with the images of ``rows`` (n,)."""
-        ...
 
 
 class ArrayImages:
@@ -74,15 +47,11 @@ class ArrayImages:
         ValueError: If their shape is another one.
     """
 
-    def __init__(
-        self, images: NDArray[np.uint8], fingerprint: str | None = None, name: str = "X"
-    ) -> None:
-        _check_array(images, name)
-        planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-        planes = np.require(planes, requirements=["C", "W"])
+    def __init__(self, images: Any, fingerprint: str | None = None, name: str = "X") -> None:
+        planes = np.require(_planes(images, name, "N, "), requirements=["C", "W"])
         self.pixels = torch.from_numpy(planes)
-        self.shape: tuple[int, int, int] = planes.shape[1:]
-        self.fingerprint: str = fingerprint or _array_digest(planes)
+        self.shape: Shape = planes.shape[1:]
+        self.fingerprint: str = fingerprint or sha256(repr(planes.shape), planes.data)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -106,8 +75,13 @@ class FileImages:
 
     def __init__(self, paths: Sequence[Path], size: tuple[int, int], root: Path) -> None:
         self._paths = tuple(str(path) for path in paths)
-        self.shape: tuple[int, int, int] = (3, *size)
-        self.fingerprint: str = _files_digest(paths, root, size)
+        self.shape: Shape = (3, *size)
+        names = (path.relative_to(root).as_posix() for path in paths)
+        parts = (
+            name.encode("utf-8", "surrogateescape") + b"\0" + _file_digest(path)
+            for name, path in zip(names, paths, strict=True)
+        )
+        self.fingerprint: str = sha256(repr(size), parts=parts)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -119,18 +93,10 @@ class FileImages:
             OSError: If a file is gone or damaged; the message names it.
         """
         out = np.empty((len(rows), *self.shape[1:], 3), dtype=np.uint8)
-        paths = [self._paths[row] for row in rows]
-
-        def fill(position: int) -> None:
-            out[position] = _decode(paths[position], self.shape[1:])
-
-        if len(paths) < 8:
-            for position in range(len(paths)):
-                fill(position)
-        else:
-            # Pillow decodes outside the interpreter's lock, so threads help.
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                list(pool.map(fill, range(len(paths))))
+        # Pillow decodes outside the interpreter's lock, so threads help.
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for position, image in enumerate(pool.map(self._decode, rows.tolist())):
+                out[position] = image
         return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
 
     def check(self, progress: Callable[[int, int], None] | None = None) -> None:
@@ -149,7 +115,7 @@ class FileImages:
             return
         damaged: list[str] = []
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for done, problem in enumerate(pool.map(self._problem, self._paths)):
+            for done, problem in enumerate(pool.map(self._problem, range(len(self)))):
                 damaged += [problem] if problem else []
                 if progress and done % _CHECKED_AT_ONCE == 0:
                     progress(done, len(self))
@@ -161,12 +127,34 @@ class FileImages:
         with contextlib.suppress(OSError):  # a full cache costs another look the next time
             write_bytes(note, b"")
 
-    def _problem(self, path: str) -> str:
+    def _problem(self, row: int) -> str:
         try:
-            _decode(path, self.shape[1:])
+            self._decode(row)
         except OSError as error:
             return str(error)
         return ""
+
+    def _decode(self, row: int) -> NDArray[np.uint8]:
+        from PIL import Image, ImageOps
+
+        path, (_, height, width) = self._paths[row], self.shape
+        try:
+            with open_image(path) as image:
+                if image.size != (width, height):
+                    image.draft("RGB", (width, height))
+                pixels = _eight_bits(image).convert("RGB")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{path}: the image is gone since the data set was read"
+            ) from error
+        # Pillow raises more than its errors: struct.error, for one, or a decompression bomb's.
+        except Exception as error:
+            raise OSError(
+                f"{path}: damaged image ({error}); replace the file or remove it"
+            ) from error
+        if pixels.size != (width, height):
+            pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BILINEAR)
+        return np.asarray(pixels)
 
 
 class SequenceImages:
@@ -184,17 +172,11 @@ class SequenceImages:
     """
 
     def __init__(
-        self,
-        images: Any,
-        fingerprint: str,
-        shape: tuple[int, int, int] | None = None,
-        name: str = "X",
+        self, images: Any, fingerprint: str, shape: Shape | None = None, name: str = "X"
     ) -> None:
-        self._images = images
-        self._length = len(images)
-        self._name = name
-        self.shape: tuple[int, int, int] = shape or self._item(0).shape
-        self.fingerprint: str = fingerprint
+        self._images, self._length, self._name = images, len(images), name
+        self.shape: Shape = shape or self._item(0).shape
+        self.fingerprint = fingerprint
 
     def __len__(self) -> int:
         return self._length
@@ -202,8 +184,8 @@ class SequenceImages:
     def gather(self, rows: NDArray[np.int64]) -> torch.Tensor:
         """Return the images of ``rows`` (n,) as uint8 (n, C, H, W); reads exactly these items."""
         out = np.empty((len(rows), *self.shape), dtype=np.uint8)
-        for position, row in enumerate(rows):
-            item = self._item(int(row))
+        for position, row in enumerate(rows.tolist()):
+            item = self._item(row)
             if item.shape != self.shape:
                 raise ValueError(
                     f"{self._name}[{row}] has shape (C, H, W) = {item.shape}, others have "
@@ -213,43 +195,31 @@ class SequenceImages:
         return torch.from_numpy(out)
 
     def _item(self, row: int) -> NDArray[np.uint8]:
-        item = np.asarray(self._images[row])
-        if item.dtype != np.uint8:
-            raise TypeError(f"{self._name}[{row}] must be a uint8 array, got dtype {item.dtype}")
-        if item.ndim == 2:
-            item = item[:, :, None]
-        if item.ndim != 3 or item.shape[2] not in (1, 3) or 0 in item.shape:
-            raise ValueError(
-                f"{self._name}[{row}] must have shape (H, W), (H, W, 1) or (H, W, 3), "
-                f"got {item.shape}"
-            )
-        return item.transpose(2, 0, 1)
+        return _planes(np.asarray(self._images[row]), f"{self._name}[{row}]")
 
 
-def _check_array(images: NDArray[np.uint8], name: str) -> None:
+ImageSource = ArrayImages | FileImages | SequenceImages
+"""Images of one ``shape`` (C, H, W), read by row, with the ``fingerprint`` of their content."""
+
+
+def _planes(images: Any, name: str, lead: str = "") -> NDArray[np.uint8]:
+    """Return checked images as (..., C, H, W); ``lead`` names the axes before height."""
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         kind = getattr(images, "dtype", type(images).__name__)
         raise TypeError(
             f"{name} must be a uint8 array, got {kind}: scale the images to 0..255 and convert "
             "them with .astype('uint8')"
         )
-    colors = images.shape[3] if images.ndim == 4 else 1
-    if images.ndim not in (3, 4) or colors not in (1, 3) or 0 in images.shape[1:]:
-        raise ValueError(
-            f"{name} must have shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), got {images.shape}"
-        )
+    before = 1 if lead else 0
+    planes = images[..., None] if images.ndim == 2 + before else images
+    if planes.ndim != 3 + before or planes.shape[-1] not in (1, 3) or 0 in planes.shape[before:]:
+        known = ", ".join(f"({lead}H, W{colors})" for colors in ("", ", 1"))
+        raise ValueError(f"{name} must have shape {known} or ({lead}H, W, 3), got {images.shape}")
+    return np.moveaxis(planes, -1, before)
 
 
-def _array_digest(planes: NDArray[np.uint8]) -> str:
-    return sha256(repr(planes.shape), planes.data)
-
-
-def file_digest(path: Path) -> bytes:
-    """Return the SHA-256 of a file's size and of its first and last 4 KB.
-
-    Raises:
-        OSError: If the file cannot be read.
-    """
+def _file_digest(path: Path) -> bytes:
+    """Return the SHA-256 of a file's size and of its first and last 4 KB."""
     size = path.stat().st_size
     with path.open("rb") as handle:
         first = handle.read(_EDGE_BYTES)
@@ -258,16 +228,7 @@ def file_digest(path: Path) -> bytes:
     return bytes.fromhex(digest)
 
 
-def _files_digest(paths: Sequence[Path], root: Path, size: tuple[int, int]) -> str:
-    names = (path.relative_to(root).as_posix() for path in paths)
-    parts = (
-        name.encode("utf-8", "surrogateescape") + b"\0" + file_digest(path)
-        for name, path in zip(names, paths, strict=True)
-    )
-    return sha256(repr(size), parts=parts)
-
-
-def eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image) -> Image.Image:
     """Return the image with at most 8 bits a channel; Pillow would cut larger values off at 255.
 
     Raises:
@@ -297,22 +258,3 @@ def open_image(path: str | Path) -> Image.Image:
         image.close()
         raise ValueError(f"{pixels / 1e6:,.0f} million pixels, at most {_MOST_PIXELS // 10**6}")
     return image
-
-
-def _decode(path: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-    from PIL import Image, ImageOps
-
-    height, width = size
-    try:
-        with open_image(path) as image:
-            if image.size != (width, height):
-                image.draft("RGB", (width, height))
-            pixels = eight_bits(image).convert("RGB")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: the image is gone since the data set was read") from error
-    # Pillow raises more than its errors: struct.error, for one, or a decompression bomb's.
-    except Exception as error:
-        raise OSError(f"{path}: damaged image ({error}); replace the file or remove it") from error
-    if pixels.size != (width, height):
-        pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BILINEAR)
-    return np.asarray(pixels)

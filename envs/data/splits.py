@@ -8,23 +8,23 @@ selection-validation and test never change.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gstds.common.noise import fan_out
+from gstds.envs.data.images import ImageSource
 from gstds.options.world import DataOptions
 
-__all__ = ["Part", "Parts", "make_parts", "plain_part"]
-
 Rows = NDArray[np.int64]
+Random = np.random.Generator
 
 # Exact whole-number arithmetic: quotas are kept in units of 2**-20 of a sample.
 _UNIT = 1 << 20
 _LEFT = 2
-_WITH_TEST = {"reward_validation": 0.05, "selection_validation": 0.05}
-_WITHOUT_TEST = {"reward_validation": 0.05, "selection_validation": 0.05, "test": 0.2}
+_SHARES = {"reward_validation": 0.05, "selection_validation": 0.05, "test": 0.2}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,28 @@ class Part:
     labels: Rows
     true_labels: Rows
     groups: Rows
+
+
+@dataclass(frozen=True)
+class Split(Part):
+    """A part of a data set, with its images.
+
+    Attributes:
+        rows: Position (n,) of each sample in the source; a copy repeats a row.
+        labels: Class (n,) of each sample, as training sees it.
+        true_labels: Class (n,) before label noise.
+        groups: Copies of one image share a group (n,).
+        source: Where its images come from.
+    """
+
+    source: ImageSource
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, indices: Rows) -> torch.Tensor:
+        """Return the images of ``indices`` (k,), positions in the split, as uint8 (k, C, H, W)."""
+        return self.source.gather(self.rows[indices])
 
 
 @dataclass(frozen=True)
@@ -64,24 +86,35 @@ def make_parts(
     Raises:
         ValueError: If a class has fewer than two samples, or an option leaves too few.
     """
-    _check_classes(labels, class_names)
+    scarce = _scarce(labels, class_names)
+    if scarce:
+        raise ValueError(
+            f"class {scarce[0]!r} has {scarce[1]} sample{'s' * (scarce[1] != 1)}; every class "
+            f"needs at least {_LEFT}: add samples or leave the class out"
+        )
     names = ("split", "limit", "imbalance", "duplicates", "train_noise", "validation_noise")
-    seeds = fan_out(options.split_seed, names)
-    random = {name: np.random.default_rng(seeds[name]) for name in names}
-    rows = split_rows(labels, _WITH_TEST if has_test else _WITHOUT_TEST, random["split"])
+    seeds, classes = fan_out(options.split_seed, names), len(class_names)
+    random = {name: np.random.default_rng(seed) for name, seed in seeds.items()}
+    shares = {name: share for name, share in _SHARES.items() if not (has_test and name == "test")}
+    rows = split_rows(labels, shares, random["split"])
     kept = rows["train"]
     if options.limit is not None:
-        kept = limit_rows(kept, labels, options.limit, len(class_names), random["limit"])
-    kept = thin_rows(kept, labels, options.imbalance, len(class_names), random["imbalance"])
+        kept = limit_rows(kept, labels, options.limit, classes, random["limit"])
+    kept = thin_rows(kept, labels, options.imbalance, classes, random["imbalance"])
     kept = repeat_rows(kept, labels, options.duplicates, random["duplicates"])
-    noise = options.label_noise
-    train = _part(kept, labels, noise, len(class_names), random["train_noise"])
-    _check_groups(train, class_names, noise)
-    quiet = 0.0 if options.clean_validation else noise
+    train = _noisy_part(kept, labels, options.label_noise, classes, random["train_noise"])
+    scarce = _scarce(np.unique(np.stack([train.labels, train.groups]), axis=1)[0], class_names)
+    if scarce:
+        raise ValueError(
+            f"label_noise={options.label_noise} leaves class {scarce[0]!r} with {scarce[1]} "
+            f"different sample{'s' * (scarce[1] != 1)} in train; it needs {_LEFT}: lower it or "
+            "raise limit"
+        )
+    quiet = 0.0 if options.clean_validation else options.label_noise
     reward = rows["reward_validation"]
     return Parts(
         train,
-        _part(reward, labels, quiet, len(class_names), random["validation_noise"]),
+        _noisy_part(reward, labels, quiet, classes, random["validation_noise"]),
         plain_part(rows["selection_validation"], labels),
         None if has_test else plain_part(rows["test"], labels),
     )
@@ -92,9 +125,19 @@ def plain_part(rows: Rows, labels: Rows) -> Part:
     return Part(rows, labels[rows], labels[rows], rows.copy())
 
 
-def split_rows(
-    labels: Rows, shares: dict[str, float], random: np.random.Generator
-) -> dict[str, Rows]:
+def _noisy_part(rows: Rows, labels: Rows, noise: float, classes: int, random: Random) -> Part:
+    part = plain_part(rows, labels)
+    return replace(part, labels=noisy_labels(part.labels, noise, classes, random))
+
+
+def _scarce(labels: Rows, class_names: Sequence[str]) -> tuple[str, int] | None:
+    """Return the first class of fewer than two labels, and how many it has."""
+    counts = np.bincount(labels, minlength=len(class_names)).tolist()
+    named = zip(class_names, counts, strict=True)
+    return next(((name, count) for name, count in named if count < _LEFT), None)
+
+
+def split_rows(labels: Rows, shares: dict[str, float], random: Random) -> dict[str, Rows]:
     """Draw stratified parts without overlap; what is left is ``train``.
 
     Each part takes share × n_c of each class c to within one sample, at least one sample in all,
@@ -128,7 +171,7 @@ def split_rows(
     return parts
 
 
-def stratified(rows: Rows, labels: Rows, quota: Rows, random: np.random.Generator) -> Rows:
+def stratified(rows: Rows, labels: Rows, quota: Rows, random: Random) -> Rows:
     """Draw from each class its quota, rounded up or down; the total is the rounded sum.
 
     Systematic sampling: the classes are laid end to end in random order, each stretched to its
@@ -149,18 +192,21 @@ def stratified(rows: Rows, labels: Rows, quota: Rows, random: np.random.Generato
     of_class = labels[shuffled]
     count = np.bincount(of_class, minlength=len(quota))
     by_rank = np.argsort(rank)
-    start = np.empty_like(quota)
-    start[by_rank] = np.cumsum(quota[by_rank]) - quota[by_rank]
-    first = np.empty_like(count)
-    first[by_rank] = np.cumsum(count[by_rank]) - count[by_rank]
-    place = np.arange(len(shuffled)) - first[of_class]
-    phase = _phase(int(quota.sum()), random)
-    low = start[of_class] + quota[of_class] * place // count[of_class] + phase
-    high = start[of_class] + quota[of_class] * (place + 1) // count[of_class] + phase
+    place = np.arange(len(shuffled)) - _starts(count, by_rank)[of_class]
+    low = _starts(quota, by_rank)[of_class] + _phase(int(quota.sum()), random)
+    high = low + quota[of_class] * (place + 1) // count[of_class]
+    low += quota[of_class] * place // count[of_class]
     return np.sort(shuffled[high // _UNIT > low // _UNIT])
 
 
-def _phase(total: int, random: np.random.Generator) -> int:
+def _starts(sizes: Rows, order: Rows) -> Rows:
+    """Return where each class begins if the classes are laid end to end in an order."""
+    starts = np.empty_like(sizes)
+    starts[order] = np.cumsum(sizes[order]) - sizes[order]
+    return starts
+
+
+def _phase(total: int, random: Random) -> int:
     """Draw a phase under which ``total`` units come out rounded, and never as none."""
     rest = total % _UNIT
     if 2 * rest >= _UNIT or total < _UNIT:
@@ -168,9 +214,7 @@ def _phase(total: int, random: np.random.Generator) -> int:
     return int(random.integers(0, _UNIT - rest))
 
 
-def limit_rows(
-    rows: Rows, labels: Rows, limit: int, classes: int, random: np.random.Generator
-) -> Rows:
+def limit_rows(rows: Rows, labels: Rows, limit: int, classes: int, random: Random) -> Rows:
     """Return exactly ``limit`` of ``rows``, stratified, at least two of each class.
 
     Raises:
@@ -202,9 +246,7 @@ def _floored_quota(count: Rows, total: int) -> Rows:
     return capped
 
 
-def thin_rows(
-    rows: Rows, labels: Rows, imbalance: float, classes: int, random: np.random.Generator
-) -> Rows:
+def thin_rows(rows: Rows, labels: Rows, imbalance: float, classes: int, random: Random) -> Rows:
     """Keep the share (1 - imbalance) ** (c / (C - 1)) of class c, at least two samples.
 
     A long tail: class 0 stays whole and the last class keeps the share 1 - imbalance (Cui et al.,
@@ -221,7 +263,7 @@ def thin_rows(
     return np.sort(np.concatenate(kept))
 
 
-def repeat_rows(rows: Rows, labels: Rows, duplicates: float, random: np.random.Generator) -> Rows:
+def repeat_rows(rows: Rows, labels: Rows, duplicates: float, random: Random) -> Rows:
     """Replace the share ``duplicates`` of ``rows`` by copies of the others; the size stays.
 
     Two samples of each class are never replaced.
@@ -249,16 +291,13 @@ def repeat_rows(rows: Rows, labels: Rows, duplicates: float, random: np.random.G
 def _place_in_class(labels: Rows) -> Rows:
     """Return how many of the same class stand before each place."""
     order = np.argsort(labels, kind="stable")
-    count = np.bincount(labels)
-    first = np.cumsum(count) - count
+    counts = np.bincount(labels)
     place = np.empty(len(labels), dtype=np.int64)
-    place[order] = np.arange(len(labels)) - first[labels[order]]
+    place[order] = np.arange(len(labels)) - _starts(counts, np.arange(len(counts)))[labels[order]]
     return place
 
 
-def noisy_labels(
-    labels: Rows, label_noise: float, classes: int, random: np.random.Generator
-) -> Rows:
+def noisy_labels(labels: Rows, label_noise: float, classes: int, random: Random) -> Rows:
     """Give round(label_noise × n) of the samples another class, each other class as likely.
 
     Copies of one sample are separate samples here: one may be mislabeled and the other not.
@@ -268,32 +307,3 @@ def noisy_labels(
     noisy = labels.copy()
     noisy[chosen] = (labels[chosen] + random.integers(1, classes, size=count)) % classes
     return noisy
-
-
-def _part(
-    rows: Rows, labels: Rows, label_noise: float, classes: int, random: np.random.Generator
-) -> Part:
-    true_labels = labels[rows]
-    noisy = noisy_labels(true_labels, label_noise, classes, random)
-    return Part(rows, noisy, true_labels, rows.copy())
-
-
-def _check_classes(labels: Rows, class_names: Sequence[str]) -> None:
-    counts = np.bincount(labels, minlength=len(class_names)).tolist()
-    for name, count in zip(class_names, counts, strict=True):
-        if count < _LEFT:
-            raise ValueError(
-                f"class {name!r} has {count} sample{'s' * (count != 1)}; every class needs at "
-                f"least {_LEFT}: add samples or leave the class out"
-            )
-
-
-def _check_groups(train: Part, class_names: Sequence[str], label_noise: float) -> None:
-    pairs = np.unique(np.stack([train.labels, train.groups]), axis=1)
-    groups = np.bincount(pairs[0], minlength=len(class_names)).tolist()
-    for name, count in zip(class_names, groups, strict=True):
-        if count < _LEFT:
-            raise ValueError(
-                f"label_noise={label_noise} leaves class {name!r} with {count} different "
-                f"sample{'s' * (count != 1)} in train; it needs {_LEFT}: lower it or raise limit"
-            )

@@ -8,69 +8,55 @@ split nor label noise.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from gstds.common.checks import check_choice, near_names
-
-__all__ = ["INSTANCE_SETS", "Instance", "find_instance", "make_instances"]
+from gstds.common.checks import check_choice, check_integer
 
 
-@dataclass(frozen=True)
-class Instance:
+class Instance(NamedTuple):
     """One kind of run.
 
-    Args:
+    Attributes:
         name: Its name within its set.
         options: The options in which it differs from its environment's.
     """
 
     name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = {}
 
 
-def _digits(split_seed: int, **more: Any) -> dict[str, Any]:
-    return {"dataset": "digits", "split_seed": split_seed, **more}
+def _digits(name: str, split_seed: int, **more: Any) -> Instance:
+    return Instance(f"digits-{name}", {"dataset": "digits", "split_seed": split_seed, **more})
 
 
-def _fashion(part: int, **more: Any) -> dict[str, Any]:
-    return {"dataset": f"gstds.envs.task.small_sets:fashion_{part}", **more}
+def _fashion(name: str, part: int, **more: Any) -> Instance:
+    dataset = f"gstds.envs.task.small_sets:fashion_{part}"
+    return Instance(f"fashion-{name}", {"dataset": dataset, **more})
 
+
+_NOISY = _digits("noisy", 2, label_noise=0.2)
+_FASHION = (_fashion("0", 0), _fashion("1", 1, limit=800))
+_SMALL_HELD_OUT = (_digits("7", 7, epochs=6), _fashion("2", 2))
 
 INSTANCE_SETS: dict[str, tuple[Instance, ...]] = {
     "default": (Instance("default"),),
-    "digits-train": (
-        Instance("digits-0", _digits(0)),
-        Instance("digits-1", _digits(1)),
-        Instance("digits-noisy", _digits(2, label_noise=0.2)),
-    ),
-    "digits-held-out": (Instance("digits-7", _digits(7)),),
-    "small-train": (
-        Instance("digits-0", _digits(0)),
-        Instance("digits-short", _digits(1, epochs=4)),
-        Instance("digits-noisy", _digits(2, label_noise=0.2)),
-        Instance("fashion-0", _fashion(0)),
-        Instance("fashion-1", _fashion(1, limit=800)),
-    ),
-    "small-held-out": (
-        Instance("digits-7", _digits(7, epochs=6)),
-        Instance("fashion-2", _fashion(2)),
-    ),
+    "digits-train": (_digits("0", 0), _digits("1", 1), _NOISY),
+    "digits-held-out": (_digits("7", 7),),
+    "small-train": (_digits("0", 0), _digits("short", 1, epochs=4), _NOISY, *_FASHION),
+    "small-held-out": _SMALL_HELD_OUT,
     "mixed-train": (
-        Instance("digits-0", _digits(0)),
-        Instance("digits-noisy", _digits(2, label_noise=0.2)),
-        Instance("fashion-0", _fashion(0)),
-        Instance("fashion-1", _fashion(1, limit=800)),
-        Instance("digits-mlp", _digits(3, learner="mlp")),
-        Instance("digits-mlp-short", _digits(4, learner="mlp", epochs=5)),
-        Instance("fashion-mlp", _fashion(0, learner="mlp", split_seed=1)),
-        Instance("fashion-mlp-noisy", _fashion(1, learner="mlp", label_noise=0.2)),
+        _digits("0", 0),
+        _NOISY,
+        *_FASHION,
+        _digits("mlp", 3, learner="mlp"),
+        _digits("mlp-short", 4, learner="mlp", epochs=5),
+        _fashion("mlp", 0, learner="mlp", split_seed=1),
+        _fashion("mlp-noisy", 1, learner="mlp", label_noise=0.2),
     ),
     "mixed-held-out": (
-        Instance("digits-7", _digits(7, epochs=6)),
-        Instance("fashion-2", _fashion(2)),
-        Instance("digits-mlp-8", _digits(8, learner="mlp", epochs=6)),
-        Instance("fashion-mlp-2", _fashion(2, learner="mlp")),
+        *_SMALL_HELD_OUT,
+        _digits("mlp-8", 8, learner="mlp", epochs=6),
+        _fashion("mlp-2", 2, learner="mlp"),
     ),
 }
 """Sets by name. In each pair the held-out part is for choosing an agent, never for its training."""
@@ -89,27 +75,22 @@ def make_instances(
         ValueError: If the name is unknown, there are no instances, or two share a name.
         TypeError: If an instance is no mapping.
     """
-    if given is None:
-        return INSTANCE_SETS["default"]
-    if isinstance(given, str):
-        return INSTANCE_SETS[check_choice("instances", given, INSTANCE_SETS)]
-    made = tuple(_instance(number, one) for number, one in enumerate(given))
-    names = [instance.name for instance in made]
+    if given is None or isinstance(given, str):
+        name = "default" if given is None else given
+        return INSTANCE_SETS[check_choice("instances", name, INSTANCE_SETS)]
+    made: list[Instance] = []
+    for number, one in enumerate(given):
+        if not isinstance(one, Instance):
+            if not isinstance(one, Mapping):
+                raise TypeError(f"instances must hold mappings of options, got {one!r}")
+            options = dict(one)
+            one = Instance(str(options.pop("name", number)), options)
+        if any(one.name == other.name for other in made):
+            raise ValueError(f"instances must have names of their own, got {one.name!r} twice")
+        made.append(one)
     if not made:
         raise ValueError("instances must hold at least one, got none")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"instances must have names of their own, got {twice!r} twice")
-    return made
-
-
-def _instance(number: int, given: Instance | Mapping[str, Any]) -> Instance:
-    if isinstance(given, Instance):
-        return given
-    if not isinstance(given, Mapping):
-        raise TypeError(f"instances must hold mappings of options, got {given!r}")
-    options = dict(given)
-    return Instance(str(options.pop("name", number)), options)
+    return tuple(made)
 
 
 def find_instance(instances: Sequence[Instance], wanted: str | int) -> int:
@@ -119,13 +100,7 @@ def find_instance(instances: Sequence[Instance], wanted: str | int) -> int:
         ValueError: If there is none; the message lists the near names.
         TypeError: If what is wanted is neither.
     """
-    names = [instance.name for instance in instances]
     if isinstance(wanted, str):
-        if wanted not in names:
-            raise ValueError(f"instance: unknown name {wanted!r}; {near_names(wanted, names)}")
-        return names.index(wanted)
-    if isinstance(wanted, bool) or not hasattr(wanted, "__index__"):
-        raise TypeError(f"instance must be a name or a position, got {wanted!r}")
-    if not 0 <= int(wanted) < len(names):
-        raise ValueError(f"instance must be in [0, {len(names) - 1}], got {wanted}")
-    return int(wanted)
+        names = [instance.name for instance in instances]
+        return names.index(check_choice("instance", wanted, names))
+    return check_integer("instance", wanted, high=len(instances) - 1)

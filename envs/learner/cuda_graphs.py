@@ -9,26 +9,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
-
-__all__ = ["CapturedUpdates"]
 
 PLAIN_UPDATES = 16
 """Updates of one count before it is recorded: recording costs about as much as these save."""
 _MOST = 256
 """Counts that are recorded: each graph takes some megabytes."""
 
-Update = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Tensors = tuple[torch.Tensor, ...]
+Recorded = tuple[torch.cuda.CUDAGraph, Tensors, torch.Tensor]
+"""A graph, its inputs and its losses."""
+Update = Callable[..., torch.Tensor]
 """Images, labels, weights and divisor -> losses (n,), all on the GPU."""
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    graph: torch.cuda.CUDAGraph
-    inputs: tuple[torch.Tensor, ...]
-    losses: torch.Tensor
 
 
 class CapturedUpdates:
@@ -55,7 +48,7 @@ class CapturedUpdates:
     def forget(self) -> None:
         """Drop what was recorded: it reads and writes the optimizer's state where it lay then."""
         self._seen: Counter[tuple[int, ...]] = Counter()
-        self._recorded: dict[tuple[int, ...], _Recorded] = {}
+        self._recorded: dict[tuple[int, ...], Recorded] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -63,29 +56,26 @@ class CapturedUpdates:
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
-            losses = self._on_own_stream(inputs)
+            losses = self._on_own_stream(tuple(inputs[0].shape), inputs)
         current.wait_stream(self._stream)
         return losses
 
-    def _on_own_stream(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        shape = tuple(inputs[0].shape)
+    def _on_own_stream(self, shape: tuple[int, ...], inputs: Tensors) -> torch.Tensor:
         self._seen[shape] += 1
-        if shape not in self._recorded and self._seen[shape] > PLAIN_UPDATES:
-            self._record(shape, inputs)
-        recorded = self._recorded.get(shape)
-        if recorded is None:
+        often = self._seen[shape] > PLAIN_UPDATES
+        if not (shape in self._recorded or (often and self._record(shape, inputs))):
             return self._update(*inputs)
-        for own, given in zip(recorded.inputs, inputs, strict=True):
-            own.copy_(given)
-        recorded.graph.replay()
+        graph, own, losses = self._recorded[shape]
+        for one, given in zip(own, inputs, strict=True):
+            one.copy_(given)
+        graph.replay()
         self.replayed += 1
-        return recorded.losses
+        return losses
 
-    def _record(self, shape: tuple[int, ...], inputs: tuple[torch.Tensor, ...]) -> None:
+    def _record(self, shape: tuple[int, ...], inputs: Tensors) -> bool:
         if len(self._recorded) >= self._most:
-            return
-        graph = torch.cuda.CUDAGraph()
-        own = tuple(value.clone() for value in inputs)
+            return False
+        graph, own = torch.cuda.CUDAGraph(), tuple(value.clone() for value in inputs)
         try:
             # Other threads may use the GPU meanwhile.
             with torch.cuda.graph(
@@ -94,5 +84,6 @@ class CapturedUpdates:
                 losses = self._update(*own)
         except torch.OutOfMemoryError:
             self._most = 0  # what was recorded stays; the rest goes on as before
-            return
-        self._recorded[shape] = _Recorded(graph, own, losses)
+            return False
+        self._recorded[shape] = graph, own, losses
+        return True

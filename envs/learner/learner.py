@@ -1,12 +1,13 @@
-"""The learner: a network, its optimizer, one weighted update, and its evaluation."""
+"""The learner: a network, its optimizer, one weighted update, and what it says of a batch."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,57 +18,95 @@ from torch import nn
 from gstds.common.checks import check_choice, users_code
 from gstds.common.process_group import Group
 from gstds.common.state import Stateful
-from gstds.envs.learner.batch_norm import normalize_globally
 from gstds.envs.learner.cuda_graphs import CapturedUpdates
-from gstds.envs.learner.gradient_meter import GradientMeter
-from gstds.envs.learner.models import build_model
-from gstds.envs.learner.optimizers import SGD, AdamW
-from gstds.envs.learner.threads import limited_threads
+from gstds.envs.learner.models import build_model, normalize_globally
+from gstds.envs.learner.optimizers import GradientMeter, make_optimizer
 from gstds.observation.cost import count_flops, count_layers
 from gstds.options.world import LearnerOptions
 
-__all__ = ["Evaluation", "Learner", "has_bfloat16", "resolve_device"]
-
+Function = TypeVar("Function", bound=Callable[..., Any])
+Array = npt.NDArray[np.float32]
+Shape = tuple[int, int, int]
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Images (n, C, H, W), labels (n,) and weights (n,)."""
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-_REGISTER = 16  # float32 values of the widest vector register
+
+FLOPS_OF_A_THREAD = 3e8
+"""Operations that keep one thread busy for long enough: half of where a second one began to pay."""
+
+waiting_threads_sleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+"""Whether OpenMP's threads sleep while they wait: it reads that once, when torch is loaded.
+
+The command line has it so. They must then be woken for every layer, and a second thread that has
+little to do makes an update slower. Threads that spin are there at once, as long as no other
+process wants their core; with them all are taken.
+"""
+
+
+def threads_for(flops: float, most: int) -> int:
+    """Return how many of at most ``most`` threads so many operations are worth."""
+    return max(1, min(most, int(flops // FLOPS_OF_A_THREAD)))
+
+
+@contextlib.contextmanager
+def limited_threads(flops: float, device: torch.device) -> Iterator[None]:
+    """Let torch use no more threads in the body than its operations are worth.
+
+    What is decided from the number of operations alone is decided alike in every run.
+
+    Args:
+        flops: Operations of the body.
+        device: Where they are made; nothing is changed unless it is the processor.
+    """
+    before = torch.get_num_threads()
+    limited = waiting_threads_sleep and device.type == "cpu"
+    try:
+        if limited:
+            torch.set_num_threads(threads_for(flops, before))
+        yield
+    finally:
+        if limited:
+            torch.set_num_threads(before)
+
+
+def with_gradients(function: Function) -> Function:
+    """Return the function with gradients on while it runs, whatever its caller has set.
+
+    Collectors of experience turn them off. Under `torch.no_grad` the learner's update would fail;
+    under `torch.inference_mode` even tensors made there could not be trained later.
+    """
+    return torch.inference_mode(mode=False)(torch.enable_grad()(function))
 
 
 def resolve_device(device: str) -> torch.device:
     """Return the device of a name; ``auto`` picks CUDA where there is one.
 
     Raises:
-        ValueError: If the name is unknown or no such device is present.
+        ValueError: If the name is unknown or no such device is present, or if it is a GPU and this
+            process was forked from one that had used it.
     """
-    kind, colon, number = str(device).partition(":")
-    check_choice("device", kind, ("auto", "cpu", "cuda"))
-    if device == "auto":
-        return _usable(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    present = {"cpu": 1, "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0}
-    numbers = [str(i) for i in range(present.get(kind, 0))]
-    if not numbers or (colon and number not in numbers):
-        there = ["auto", "cpu", *(f"cuda:{i}" for i in range(present["cuda"]))]
-        raise ValueError(f"device {device!r} is not present; use one of {', '.join(there)}")
-    return _usable(torch.device(device))
-
-
-def _usable(device: torch.device) -> torch.device:
-    """Refuse a GPU in a process that was forked from one that had used it."""
-    forked = getattr(torch.cuda, "_is_in_bad_fork", None)
-    if device.type == "cuda" and forked and forked():
+    check_choice("device", device.partition(":")[0], ("auto", "cpu", "cuda"))
+    on_gpu = torch.cuda.is_available()
+    if device != "auto":
+        numbered = [f"cuda:{i}" for i in range(torch.cuda.device_count() if on_gpu else 0)]
+        if device not in ("cpu", "cpu:0", *numbered, *["cuda"][: len(numbered)]):
+            there = ", ".join(["auto", "cpu", *numbered])
+            raise ValueError(f"device {device!r} is not present; use one of {there}")
+    chosen = torch.device(("cuda" if on_gpu else "cpu") if device == "auto" else device)
+    if chosen.type == "cuda" and torch.cuda._is_in_bad_fork():
         raise ValueError(
-            f"device {str(device)!r} cannot be used in a process forked from one that uses a GPU; "
+            f"device {str(chosen)!r} cannot be used in a process forked from one that uses a GPU; "
             "start it with the method 'spawn' (gymnasium.make_vec(..., "
             "vector_kwargs={'context': 'spawn'})), or give device='cpu'"
         )
-    return device
+    return chosen
 
 
 def has_bfloat16(device: torch.device) -> bool:
     """Say whether the device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(probe and probe())
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 class Evaluation(NamedTuple):
@@ -97,36 +136,41 @@ class Learner(Stateful):
         captured: Updates that are recorded on a GPU and replayed; None where none are.
     """
 
+    state = ("model", "optimizer", "_meter")
+
     def __init__(
         self,
         options: LearnerOptions,
         *,
-        shape: tuple[int, int, int],
+        shape: Shape,
         classes: int,
         seed: int,
         device: torch.device,
         measure_noise: bool = False,
         group: Group | None = None,
     ) -> None:
-        self.options = options
+        self.options, self.device, self.classes, self._seed = options, device, classes, seed
         self._group = group or Group()
-        self.device = device
-        self.classes = classes
-        self._seed = seed
-        self._borrows_generator = ":" in options.learner
+        self._is_users = ":" in options.learner
         wanted = options.precision
         self._bfloat16 = wanted == "bfloat16" or (wanted == "auto" and has_bfloat16(device))
         model = build_model(options.learner, shape, classes, seed)
         self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if ":" in options.learner:
+        if self._is_users:
             self._check_output(shape)
         costs = _costs(options.learner, self.model, shape, classes)
         self.train_flops, self.forward_flops, self.min_batch = costs
         if self._group.size > 1:
-            self.model = normalize_globally(self.model, self._group)
-        self.optimizer = self._make_optimizer()
+            normalize_globally(self.model, self._group)
+        self.optimizer = make_optimizer(options, self._trained(), device)
         self._meter = GradientMeter(self._trained()) if measure_noise else None
-        self.captured = self._make_captured()
+        # What records updates, where all that they do are calls to a GPU's kernels.
+        plain = options.optimizer == "sgd" and options.on_nan == "stop" and not self._is_users
+        alone = self._group.size == 1 and self._meter is None
+        self.captured: CapturedUpdates | None = None
+        if device.type == "cuda" and options.cuda_graphs and plain and alone:
+            self._rate = torch.zeros((), device=device)
+            self.captured = CapturedUpdates(self._plain_update, device)
 
     def _check_output(self, shape: tuple[int, int, int]) -> None:
         twin = copy.deepcopy(self.model).to("meta").eval()
@@ -146,45 +190,15 @@ class Learner(Stateful):
         """The gradient noise scale as a share, see `gstds.observation.gradient_noise`, or 0."""
         return self._meter.share if self._meter else 0.0
 
-    def _make_optimizer(self) -> torch.optim.Optimizer:
-        options = self.options
-        rate, decay = options.peak_rate, options.weight_decay
-        parameters = self._trained()
-        if options.optimizer == "adamw":
-            return AdamW(parameters, lr=rate, weight_decay=decay)
-        nesterov = options.momentum > 0
-        return SGD(
-            _sgd_groups(parameters, self.device),
-            lr=rate,
-            momentum=options.momentum,
-            nesterov=nesterov,
-            weight_decay=decay,
-        )
-
-    def _make_captured(self) -> CapturedUpdates | None:
-        """Return what records updates, where all that they do are calls to a GPU's kernels."""
-        options = self.options
-        plain = (
-            options.optimizer == "sgd" and options.on_nan == "stop" and ":" not in options.learner
-        )
-        alone = self._group.size == 1 and self._meter is None
-        if not (self.device.type == "cuda" and options.cuda_graphs and plain and alone):
-            return None
-        self._rate = torch.zeros((), device=self.device)
-        return CapturedUpdates(self._plain_update, self.device)
-
-    @contextlib.contextmanager
-    def _forward_mode(self, step: int) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            if self._borrows_generator:  # a user's network may hold dropout
-                stack.enter_context(self._borrowed_generator(self._mask_seed(step)))
-            if self._bfloat16:
-                stack.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
-            yield
-
-    def _mask_seed(self, step: int) -> int:
-        """Return the seed of a step's dropout: another one in each process."""
-        return (self._seed + step + self._group.rank * 2**40) % 2**63
+    def _forward(self, images: torch.Tensor, step: int = 0) -> torch.Tensor:
+        """Return logits (n, classes) in float32; a user's network may hold dropout."""
+        # The seed of a step's dropout: another one in each process.
+        seed = (self._seed + step + self._group.rank * 2**40) % 2**63
+        lower = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
+        borrowed = self._borrowed_generator(seed) if self._is_users else contextlib.nullcontext()
+        with borrowed, lower:
+            logits: torch.Tensor = self.model(images)
+        return logits.float()
 
     @contextlib.contextmanager
     def _borrowed_generator(self, seed: int) -> Iterator[None]:
@@ -199,11 +213,9 @@ class Learner(Stateful):
 
     def set_progress(self, progress: float) -> None:
         """Set the learning rate: a cosine from its peak at progress 0 to zero at 1."""
-        rate = (
-            0.5 * self.options.peak_rate * (1.0 + math.cos(math.pi * min(1.0, max(0.0, progress))))
-        )
+        done = math.pi * min(1.0, max(0.0, progress))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = 0.5 * self.options.peak_rate * (1.0 + math.cos(done))
 
     def update(
         self,
@@ -215,7 +227,7 @@ class Learner(Stateful):
         step: int,
         objective: Objective | None = None,
         all_weights: torch.Tensor | None = None,
-    ) -> npt.NDArray[np.float32] | None:
+    ) -> Array | None:
         """Train once on the kept samples: the loss is Σ weight · loss / normalizer.
 
         Of several processes each gives its part of the samples, and the sum runs over all.
@@ -237,48 +249,49 @@ class Learner(Stateful):
         """
         self.model.train()
         if self.captured and objective is None:
-            return self._update_on_gpu(self.captured, images, labels, weights, normalizer)
+            return self._replay(self.captured, (images, labels, weights), normalizer)
         with limited_threads(len(labels) * self.train_flops, self.device):
-            before = self._buffers() if self.options.on_nan == "skip" else None
-            with self._forward_mode(step):
-                logits = self.model(images)
-            logits = logits.float()
-            losses = self._smoothed_losses(logits, labels)
-            minimized = objective(losses, logits) if objective else losses
-            loss = (weights * minimized).sum() / (normalizer * self._group.copies)
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
+            skips = self.options.on_nan == "skip"
+            # What a forward changes: BatchNorm's statistics.
+            before = [buffer.detach().clone() for buffer in self.model.buffers() if skips]
+            divisor = normalizer * self._group.copies
+            loss, losses = self._backward((images, labels, weights), divisor, step, objective)
             self._group.add_gradients(self._trained())
-            if before is not None and self._group.any(not self._is_finite(loss)):
-                self._put_back(before)
+            if skips and self._group.any(not self._is_finite(loss)):
+                self.optimizer.zero_grad(set_to_none=True)
+                for buffer, value in zip(self.model.buffers(), before, strict=True):
+                    buffer.detach().copy_(value)
                 return None
             if self._meter:
                 self._meter.measure(weights if all_weights is None else all_weights, normalizer)
             self.optimizer.step()
-            result: npt.NDArray[np.float32] = (
-                self._plain_losses(losses, logits, labels).cpu().numpy()
-            )
-            return result
+            return np.asarray(losses.cpu())
 
-    def _smoothed_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _backward(
+        self, inputs: Inputs, divisor: Any, step: int = 0, objective: Objective | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the gradients; return the loss, and the samples' plain cross-entropy (n,)."""
+        images, labels, weights = inputs
+        logits = self._forward(images, step)
         smoothing = self.options.label_smoothing
-        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
-
-    def _plain_losses(
-        self, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
-    ) -> torch.Tensor:
-        if self.options.label_smoothing:
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+        minimized = objective(losses, logits) if objective else losses
+        loss = (weights * minimized).sum() / divisor
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        if smoothing:
             losses = F.cross_entropy(logits.detach(), labels, reduction="none")
-        return losses.detach()
+        return loss.detach(), losses.detach()
 
-    def _update_on_gpu(
-        self,
-        captured: CapturedUpdates,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        weights: torch.Tensor,
-        normalizer: float,
-    ) -> npt.NDArray[np.float32]:
+    def _plain_update(
+        self, images: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, divisor: Any
+    ) -> torch.Tensor:
+        """Update; return the losses (n,). Nothing is read back, nothing depends on a value."""
+        _, losses = self._backward((images, labels, weights), divisor)
+        self.optimizer.step()
+        return losses
+
+    def _replay(self, captured: CapturedUpdates, inputs: Inputs, normalizer: float) -> Array:
         """Update with a learning rate and a divisor that lie on the GPU, where a graph reads them.
 
         The first of a learner's updates makes the optimizer's momenta; it is never recorded.
@@ -290,61 +303,24 @@ class Learner(Stateful):
         try:
             for group in groups:
                 group["lr"] = self._rate
-            losses = captured(images, labels, weights, divisor)
+            losses = captured(*inputs, divisor)
         finally:
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
-        result: npt.NDArray[np.float32] = losses.cpu().numpy()
-        return result
-
-    def _plain_update(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        weights: torch.Tensor,
-        divisor: torch.Tensor,
-    ) -> torch.Tensor:
-        """Update; return the losses (n,). Nothing is read back, nothing depends on a value."""
-        with self._forward_mode(0):
-            logits = self.model(images)
-        logits = logits.float()
-        losses = self._smoothed_losses(logits, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward((weights * losses).sum() / divisor)
-        self.optimizer.step()
-        return self._plain_losses(losses, logits, labels)
-
-    def _buffers(self) -> list[torch.Tensor]:
-        """Return what a forward changes: BatchNorm's statistics."""
-        return [buffer.detach().clone() for buffer in self.model.buffers()]
-
-    def _put_back(self, buffers: list[torch.Tensor]) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for buffer, value in zip(self.model.buffers(), buffers, strict=True):
-                buffer.copy_(value)
+        return np.asarray(losses.cpu())
 
     def _is_finite(self, loss: torch.Tensor) -> bool:
         """Say whether a loss and the length of its gradient are finite."""
         gradients = [p.grad.detach() for p in self._trained() if p.grad is not None]
         squares = [gradient.float().square().sum() for gradient in gradients]
-        return bool(torch.isfinite(torch.stack([loss.detach(), *squares]).sum()))
+        return bool(torch.isfinite(torch.stack([loss, *squares]).sum()))
 
     @torch.inference_mode()
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits (n, classes) in evaluation mode, float32."""
         self.model.eval()
-        flops = len(images) * self.forward_flops
-        with limited_threads(flops, self.device), self._forward_mode(0):
-            output: torch.Tensor = self.model(images)
-        return output.float()
-
-    @torch.inference_mode()
-    def losses(self, images: torch.Tensor, labels: torch.Tensor) -> npt.NDArray[np.float32]:
-        """Return each sample's loss (n,) in nats, in evaluation mode."""
-        values = F.cross_entropy(self.logits(images), labels, reduction="none")
-        result: npt.NDArray[np.float32] = values.cpu().numpy()
-        return result
+        with limited_threads(len(images) * self.forward_flops, self.device):
+            return self._forward(images)
 
     def evaluate(self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Evaluation:
         """Evaluate on batches of normalized images (n, C, H, W) and labels (n,)."""
@@ -360,82 +336,98 @@ class Learner(Stateful):
         by_class = torch.where(seen > 0, right / seen.clamp(min=1), torch.ones_like(seen))
         return Evaluation(loss / total, float(right.sum()) / total, tuple(by_class.tolist()))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return weights and the optimizer's state, as arrays and JSON-able values."""
-        state = self.optimizer.state_dict()["state"]
-        # By hand: torch's own pairs, and an optimizer's values laid out in memory as they were.
-        measured = {"gradient_noise": self._meter.state_dict()} if self._meter else {}
-        return measured | {
-            "model": {k: v.detach().clone() for k, v in self.model.state_dict().items()},
-            "optimizer": {
-                str(i): {k: copy.deepcopy(v) for k, v in slot.items()} for i, slot in state.items()
-            },
-        }
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self.model.load_state_dict(state["model"])
+        """Take up what `state_dict` returned.
+
+        An update in one pass reads memory, not strides: the optimizer's values are laid out as the
+        parameters are.
+        """
+        super().load_state_dict(state)
         if self.captured:
             self.captured.forget()
-        if self._meter:
-            self._meter.load_state_dict(state["gradient_noise"])
-        groups = self.optimizer.state_dict()["param_groups"]
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        slots = {
-            int(i): {k: _laid_out_as(parameters[int(i)], v) for k, v in slot.items()}
-            for i, slot in state["optimizer"].items()
-        }
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        for parameter, slot in self.optimizer.state.items():
+            for name, value in slot.items():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    slot[name] = parameter.detach().to(value.dtype, copy=True).copy_(value)
 
 
-def _sgd_groups(parameters: list[nn.Parameter], device: torch.device) -> list[dict[str, Any]]:
-    """Have large tensors updated in one pass over memory instead of four.
-
-    On the processor, whole vector registers round as the plain update does, to the bit; what is
-    left over at a tensor's end would not, so tensors that have such an end keep the plain update.
-    """
-    if device.type != "cpu":
-        return [{"params": parameters, "fused": True}]
-    whole = [p.numel() % _REGISTER == 0 and p.dtype == torch.float32 for p in parameters]
-    one_pass = [p for p, fits in zip(parameters, whole, strict=True) if fits]
-    rest = [p for p, fits in zip(parameters, whole, strict=True) if not fits]
-    groups: list[dict[str, Any]] = [{"params": one_pass, "fused": True}, {"params": rest}]
-    return [group for group in groups if group["params"]]
+_known_costs: dict[tuple[str, Shape, int], tuple[float, float, int]] = {}
 
 
-def _laid_out_as(parameter: nn.Parameter, value: Any) -> Any:
-    """Return a copy of an optimizer's value; the update in one pass reads memory, not strides."""
-    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
-        return copy.deepcopy(value)
-    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-
-
-_known_costs: dict[tuple[str, tuple[int, int, int], int], tuple[float, float, int]] = {}
-
-
-def _costs(
-    name: str, model: nn.Module, shape: tuple[int, int, int], classes: int
-) -> tuple[float, float, int]:
+def _costs(name: str, model: nn.Module, shape: Shape, classes: int) -> tuple[float, float, int]:
     """Return the operations of training on and scoring one sample, and the smallest batch.
 
     Counting takes longer than making the network. A built-in network's count is kept; a user's
     module may change under its name.
     """
-    key = (name, shape, classes)
-    if ":" in name:
-        return _count_costs(count_flops, model, shape)
-    if key not in _known_costs:
-        _known_costs[key] = _count_costs(count_layers, model, shape)
+    key, users = (name, shape, classes), ":" in name
+    if users or key not in _known_costs:
+        count = count_flops if users else count_layers
+        train, forward = (count(model, shape, train=trains) for trains in (True, False))
+        least = 1
+        try:
+            count(model, shape, train=True, batch=1)
+        except ValueError:  # BatchNorm refuses one value per channel
+            least = 2
+        _known_costs[key] = train, forward, least
     return _known_costs[key]
 
 
-def _count_costs(
-    count: Callable[..., float], model: nn.Module, shape: tuple[int, int, int]
-) -> tuple[float, float, int]:
-    train = count(model, shape, train=True)
-    forward = count(model, shape, train=False)
-    try:
-        count(model, shape, train=True, batch=1)
-    except ValueError:  # BatchNorm refuses one value per channel
-        return train, forward, 2
-    return train, forward, 1
+@torch.inference_mode()
+def learner_view(
+    learner: Learner, images: torch.Tensor, labels: torch.Tensor, names: Collection[str]
+) -> dict[str, Array]:
+    """Return the named observations of the learner, all from one forward in evaluation mode.
+
+    Args:
+        learner: The network under training.
+        images: Normalized images (n, C, H, W).
+        labels: Classes (n,).
+        names: Of ``learner_losses`` (n,), ``learner_margin`` (n,), ``learner_entropy`` (n,),
+            ``learner_probabilities`` (n, classes), ``learner_embeddings`` (n, width); others are
+            ignored.
+
+    Raises:
+        ValueError: If embeddings are named and the network's output comes from no linear layer.
+    """
+    seen: list[torch.Tensor] = []
+    with contextlib.ExitStack() as stack:
+        if "learner_embeddings" in names:
+            note = _head(learner).register_forward_pre_hook(
+                lambda _, inputs: seen.append(inputs[0])
+            )
+            stack.callback(note.remove)
+        logits = learner.logits(images)
+    probabilities = logits.softmax(1)
+    two = probabilities.topk(2, dim=1).values
+    surprise = -torch.special.xlogy(probabilities, probabilities).sum(1)
+    view = {
+        "learner_losses": F.cross_entropy(logits, labels, reduction="none"),
+        "learner_margin": two[:, 0] - two[:, 1],
+        "learner_entropy": surprise / math.log(logits.shape[1]),
+        "learner_probabilities": probabilities,
+    }
+    if seen:
+        view["learner_embeddings"] = seen[-1].float().flatten(1)
+    return {name: value.cpu().numpy() for name, value in view.items() if name in names}
+
+
+def embedding_width(learner: Learner) -> int:
+    """Return the width of the last layer's input.
+
+    Raises:
+        ValueError: If the network's output comes from no linear layer.
+    """
+    return _head(learner).in_features
+
+
+def _head(learner: Learner) -> nn.Linear:
+    """Return the last linear layer, in the order of definition, that gives the logits."""
+    layers = [one for one in learner.model.modules() if isinstance(one, nn.Linear)]
+    heads = [layer for layer in layers if layer.out_features == learner.classes]
+    if not heads:
+        raise ValueError(
+            "observe 'learner_embeddings' needs a learner whose logits come from a torch.nn.Linear "
+            f"layer of {learner.classes} outputs; this one has none"
+        )
+    return heads[-1]

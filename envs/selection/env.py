@@ -18,23 +18,22 @@ from gstds.common.process_group import Group
 from gstds.common.state import Stateful, entries
 from gstds.envs.batches.loader import Loader
 from gstds.envs.batches.order import Draws
-from gstds.envs.learner.enable_gradients import with_gradients
-from gstds.envs.learner.learner import Evaluation, Learner, resolve_device
-from gstds.envs.learner.predictions import embedding_width
-from gstds.envs.selection.budget import charge_reference, check_pays_a_batch, make_budget
-from gstds.envs.selection.evaluator import Evaluator
-from gstds.envs.selection.last_samples import spend_remainder
+from gstds.envs.learner.learner import (
+    Evaluation,
+    Learner,
+    embedding_width,
+    resolve_device,
+    with_gradients,
+)
+from gstds.envs.selection.run_parts import Evaluator, RunParts, check_pays_a_batch, make_budget
 from gstds.envs.selection.scorer import Scorer
 from gstds.envs.selection.trainer import Trainer
-from gstds.envs.task.distillation import make_teacher
 from gstds.envs.task.options import EnvOptions
-from gstds.envs.task.task import Progress, Task, load_task
+from gstds.envs.task.task import Progress, load_task
 from gstds.observation.batch_view import batch_view, checked_weights, padded, padded_indices
 from gstds.observation.cost import Ledger
 from gstds.observation.spec import asked_of, observation_bounds
 from gstds.options.fields import from_keywords
-
-__all__ = ["DataSelectionEnv", "RunStatus"]
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -104,13 +103,17 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         draws: Which samples each step draws, and in which epoch.
         loader: What the network is fed: augmented images and labels of training samples.
         scorer: What computes the optional observations of a drawn batch.
+        running: Whether there are steps to come.
+        sample_flops: Operations of a forward and backward of one sample.
+        full_flops: Operations of full training: every sample in every epoch.
+        budget_flops: What the run may spend; under equal epochs, what full training costs.
 
     ## Version history
     v0: first version.
     """
 
     state: tuple[str, ...] = ("learner", "ledger", "trainer", "_evaluator", "_closing")
-    state += ("_np_random", "run_seed", "step_count", "_running", "_truncated", "_keep_ratio")
+    state += ("_np_random", "run_seed", "step_count", "running", "_truncated", "_keep_ratio")
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (gymnasium's own attribute)
 
     @with_gradients
@@ -124,35 +127,35 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         ahead: bool = True,
         **options: Any,
     ) -> None:
-        self.render_mode = render_mode
+        self.render_mode, self.ahead = render_mode, ahead
         self.options = from_keywords(EnvOptions, options, "DataSelectionEnv.__init__")
         self._group = group or Group()
         self.device = resolve_device(self.options.device)
-        self.task: Task = load_task(self.options, progress)
-        self.data = self.task.data
+        self.task = load_task(self.options, progress)
+        self.data, n = self.task.data, self.options.batch_size
         self.ledger = Ledger()
-        self.draws = Draws(len(self.data.train), self.options.batch_size, 0)
+        self.draws = Draws(len(self.data.train), n, 0)
         self.steps_per_epoch = self.draws.steps_per_epoch
         self.total_steps = self.options.epochs * self.steps_per_epoch
         self.max_draws = self.options.draws_allowed(self.total_steps)
         self.learner = self._new_learner(0)
-        self._make_spaces()
         self._budget = make_budget(self.options, self.learner, self.task)
+        self.sample_flops = self.learner.train_flops
+        self.full_flops, self.budget_flops, self._evaluation_flops = self._budget
+        self._make_spaces()
         self._policy_flops = policy_flops or (lambda drawn, kept, context: 0.0)
         self._context = self.context()
-        n = self.options.batch_size
-        check_pays_a_batch(self._budget, self.options, self._choosing_flops(n, n))
-        self.ahead = ahead
-        self._first = True
-        self._running = False
+        choosing = self._choosing_flops(n, n)
+        check_pays_a_batch(self._budget, self.options, self.learner, choosing)
+        self._first, self.running = True, False
 
     def _make_spaces(self) -> None:
         options, reference = self.options, self.task.reference
-        dim = reference.store.dim if reference else None
-        n = options.batch_size
+        n, classes = options.batch_size, self.data.num_classes
+        dim = self._feature_dim = reference.store.dim if reference else 0
         seen = "learner_embeddings" in options.observe
-        self._embedding_width = width = embedding_width(self.learner) if seen else None
-        self._bounds = observation_bounds(options.observe, n, self.data.num_classes, dim, width)
+        width = self._embedding_width = embedding_width(self.learner) if seen else 0
+        self._bounds = observation_bounds(options.observe, n, classes, dim, width)
         boxes: dict[str, spaces.Space[Any]] = {
             name: spaces.Box(low, high, shape) for name, (low, high, shape) in self._bounds.items()
         }
@@ -171,30 +174,15 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
             group=self._group,
         )
 
-    @property
-    def sample_flops(self) -> float:
-        """Operations of a forward and backward of one sample."""
-        return self._budget.sample_flops
-
-    @property
-    def full_flops(self) -> float:
-        """Operations of full training: every sample in every epoch."""
-        return self._budget.full_flops
-
-    @property
-    def budget_flops(self) -> float:
-        """What the run may spend; under equal epochs, what full training costs."""
-        return self._budget.total_flops
-
     def context(self) -> dict[str, Any]:
         """Return the facts of the run that a policy may want at its reset."""
         return {
             "batch_size": self.options.batch_size,
             "budget_flops": self.budget_flops,
-            "embedding_dim": self._embedding_width or 0,
+            "embedding_dim": self._embedding_width,
             "epochs": self.options.epochs,
-            "feature_dim": self.task.reference.store.dim if self.task.reference else 0,
-            "forward_flops": self._budget.forward_flops,
+            "feature_dim": self._feature_dim,
+            "forward_flops": self.learner.forward_flops,
             "max_draws": self.max_draws,
             "num_classes": self.data.num_classes,
             "num_samples": len(self.data.train),
@@ -221,57 +209,30 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
             raise ValueError(f"reset takes no options, got {sorted(options)}")
         seed = self.options.seed if seed is None and self._first else seed
         super().reset(seed=seed)
-        run_seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
-        self._first = False
-        self._begin(run_seed)
+        self._begin(int(self.np_random.integers(2**31)) if seed is None else int(seed))
+        self._evaluator.begin()
         observation = self._look()
         return observation, self.info()
 
-    def _begin(self, run_seed: int, *, evaluate: bool = True) -> None:
-        self.run_seed = run_seed
-        self._seeds = fan_out(run_seed, STREAMS)
-        self.step_count = 0
-        self._running, self._truncated = True, False
-        self._keep_ratio = 1.0
-        self._closing = _NO_SAMPLES
-        self.ledger = Ledger()
-        charge_reference(self.ledger, self.task)
-        self._make_parts()
-        self.learner.set_progress(0.0)
-        if evaluate:
-            self._evaluator.begin()
-
-    def _make_parts(self) -> None:
-        options, data, seeds, ledger = self.options, self.data, self._seeds, self.ledger
-        self.draws = Draws(len(data.train), options.batch_size, seeds["order"])
+    def _begin(self, run_seed: int) -> None:
+        self._first = False
+        self.run_seed, self.step_count, self._keep_ratio = run_seed, 0, 1.0
+        self.running, self._truncated, self._closing = True, False, _NO_SAMPLES
+        options, data, reference = self.options, self.data, self.task.reference
+        seeds = self._seeds = fan_out(run_seed, STREAMS)
+        ledger = self.ledger = Ledger()
+        if reference:
+            ledger.charge("features", reference.features_flops)
+            ledger.charge("probe", reference.probe_flops)
+        draws = self.draws = Draws(len(data.train), options.batch_size, seeds["order"])
         learner = self.learner = self._new_learner(seeds["initialization"])
         loader = self.loader = Loader(data, self.device, seeds["augmentation"])
-        self.scorer = Scorer(
-            self.task,
-            options.observe,
-            self.draws,
-            learner,
-            loader,
-            ledger,
-            ahead=self.ahead,
-            shards=self.options.shards,
-            group=self._group,
-            embedding_width=self._embedding_width,
-        )
-        self._evaluator = Evaluator(
-            options, self._budget, data, learner, loader, ledger, self.max_draws
-        )
-        self.trainer = Trainer(
-            learner,
-            loader,
-            ledger,
-            samples=len(data.train),
-            progress=lambda: self.progress,
-            normalizer=options.normalizer,
-            teacher=make_teacher(options, self.task.reference, self.device),
-            group=self._group,
-            pack=options.batch_size if options.pack else 0,
-        )
+        budget, group = self._budget, self._group
+        run = RunParts(options, self.task, budget, draws, learner, loader, ledger, group)
+        self.scorer = Scorer(run, ahead=self.ahead)
+        self._evaluator = Evaluator(run, self.max_draws)
+        self.trainer = Trainer(run, lambda: self.progress)
+        learner.set_progress(0.0)
 
     @property
     def progress(self) -> float:
@@ -289,7 +250,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
     def status(self) -> RunStatus:
         """How the run stands."""
         return RunStatus(
-            running=self._running,
+            running=self.running,
             truncated=self._truncated,
             train_loss=self.trainer.memory.train_loss,
             skipped=self.trainer.skipped,
@@ -304,12 +265,12 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
     @property
     def _left(self) -> float:
         """What can still be spent, with the evaluations to come set aside."""
-        return self.budget_flops - self.ledger.charged_flops - self._budget.evaluation_flops
+        return self.budget_flops - self.ledger.charged_flops - self._evaluation_flops
 
     def _look(self, *, charge: bool = True) -> dict[str, Array]:
         """Draw the next batch, score it, and return the observation; after the end, of no batch."""
-        self._batch = self.draws.batch(self.step_count) if self._running else _NO_SAMPLES
-        scored = self.scorer.score(self.step_count, charge=charge) if self._running else {}
+        self._batch = self.draws.batch(self.step_count) if self.running else _NO_SAMPLES
+        scored = self.scorer.score(self.step_count, charge=charge) if self.running else {}
         self._observation = batch_view(
             self._bounds,
             self._batch,
@@ -338,13 +299,11 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
             ValueError: If the action has another shape, a NaN, or a weight outside [0, w_max].
             RuntimeError: If the run has ended or was not begun by `reset`.
         """
-        if not self._running:
+        if not self.running:
             raise RuntimeError("the run has ended or was not begun: call reset first")
-        batch, options = self._batch, self.options
-        where = f"(step {self.step_count})"
-        mend = "raise w_max for larger weights"
-        n, high = options.batch_size, options.w_max
-        weights = checked_weights(action, n, high, where=where, mend=mend)[: len(batch)]
+        batch, options, n = self._batch, self.options, self.options.batch_size
+        where, mend = f"(step {self.step_count})", "raise w_max for larger weights"
+        weights = checked_weights(action, n, options.w_max, where=where, mend=mend)[: len(batch)]
         weights = np.where(weights < options.drop_below, np.float32(0), weights)
         kept = int((weights > 0).sum())
         self.ledger.charge("policy", self._choosing_flops(len(batch), kept))
@@ -352,11 +311,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         ahead = min(self.trainer.draws_until_update(kept), self.max_draws - following)
         self.scorer.begin(following, ahead)
         losses, trained = self.trainer.train(
-            batch,
-            weights,
-            step=self.step_count,
-            epoch=self.draws.epoch(self.step_count),
-            images=self.scorer.images,
+            batch, weights, step=self.step_count, images=self.scorer.images
         )
         self._keep_ratio = kept / len(batch)
         self.step_count += 1
@@ -365,19 +320,18 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         done = terminated or self._truncated
         if done:
             self.trainer.flush(step=self.step_count)
-        evaluate, reward = self._evaluator.if_due(
-            done=done,
-            progress=self.progress,
-            step=self.step_count,
-            affordable=options.setting == "equal-epochs"
-            or self._left >= self._budget.evaluation_flops + self._decision_flops(self.step_count),
+        affordable = options.setting == "equal-epochs" or (
+            self._left >= self._evaluation_flops + self._decision_flops()
         )
-        self._running = not done
+        evaluate, reward = self._evaluator.if_due(
+            done=done, progress=self.progress, step=self.step_count, affordable=affordable
+        )
+        self.running = not done
         view = self._look()
         info = self.info(evaluate=evaluate) | {
-            "indices": padded_indices(batch, options.batch_size),
-            "losses": padded(losses, options.batch_size),
-            "trained": padded(trained, options.batch_size) > 0,
+            "indices": padded_indices(batch, n),
+            "losses": padded(losses, n),
+            "trained": padded(trained, n) > 0,
             "drawn": len(batch),
             "kept": kept,
             "waiting": len(self.trainer.carried),
@@ -388,26 +342,18 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         """Say whether the run is over; under an equal budget, spend a last remainder first."""
         if self.options.setting == "equal-epochs":
             return self.step_count >= self.total_steps
-        if self.step_count >= self.max_draws:
-            return False
-        if self._left >= self._decision_flops(self.step_count):
+        if self.step_count >= self.max_draws or self._left >= self._decision_flops():
             return False
         self.trainer.flush(step=self.step_count)
-        self._closing, self.step_count = spend_remainder(
-            self._left,
-            self.sample_flops,
-            self.draws,
-            self.trainer,
-            step=self.step_count,
-            seed=self._seeds["selection"],
-            least=self.learner.min_batch,
+        self._closing, self.step_count = self.trainer.spend(
+            self._left, step=self.step_count, seed=self._seeds["selection"]
         )
         return True
 
-    def _decision_flops(self, step: int) -> float:
-        """Return what deciding on a step's batch and training on all of it costs, at most."""
-        drawn = len(self.draws.batch(step))
-        deciding = self.scorer.flops(step) + self._choosing_flops(drawn, drawn)
+    def _decision_flops(self) -> float:
+        """Return what deciding on the next batch and training on all of it costs, at most."""
+        drawn = len(self.draws.batch(self.step_count))
+        deciding = self.scorer.flops(self.step_count) + self._choosing_flops(drawn, drawn)
         return (drawn + len(self.trainer.carried)) * self.sample_flops + deciding
 
     def _choosing_flops(self, drawn: int, kept: int) -> int:
@@ -436,7 +382,9 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
             "train_loss": self.trainer.memory.train_loss,
             "keep_ratio": self._keep_ratio,
             "charged_flops": self.ledger.charged_flops,
-            **self.trainer.counts,
+            "carried": len(self.trainer.carried),
+            "skipped": self.trainer.skipped,
+            "skipped_in_a_row": self.trainer.skipped_in_a_row,
             "closing": self._closing.copy(),
             "evaluate": evaluate,
             "under_budget": self._truncated,
@@ -463,7 +411,6 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         require_entries(state, entries(self))
         if self._first:
             super().reset(seed=int(state["run_seed"]))
-            self._first = False
-        self._begin(int(state["run_seed"]), evaluate=False)
+        self._begin(int(state["run_seed"]))
         super().load_state_dict(state)
         return self._look(charge=False)

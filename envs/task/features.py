@@ -20,16 +20,8 @@ from gstds.store.build import Compute
 from gstds.store.compression import Compression, fit_basis, parse_compression, project
 from gstds.store.feature_store import FeatureStore, build_store
 
-__all__ = [
-    "Extractor",
-    "build_features",
-    "chunk_features",
-    "digest_of",
-    "find_basis",
-    "make_extractor",
-    "reference_store_path",
-]
-
+Array = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
 _BATCH = 256
 _SAMPLE = 8192
@@ -41,11 +33,6 @@ class Extractor:
 
     reference: Reference
     compression: Compression = Compression()
-
-    @property
-    def name(self) -> str:
-        """The backbone's."""
-        return self.reference.name
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -93,10 +80,11 @@ def reference_store_path(data: Data, reference: Extractor) -> tuple[Path, str]:
     rows = np.unique(data.train.rows)
     fingerprint = digest_of(data.train.source.fingerprint, rows)
     key = digest_of(fingerprint, reference.identity)
-    return cache_root() / "features" / f"{reference.name.split(':')[0]}-{key}", fingerprint
+    name = reference.reference.name.split(":")[0]
+    return cache_root() / "features" / f"{name}-{key}", fingerprint
 
 
-def find_basis(data: Data, extractor: Extractor) -> npt.NDArray[np.float32] | None:
+def find_basis(data: Data, extractor: Extractor) -> Array | None:
     """Return the directions (dim, d) that the features of a data set are projected to, if any.
 
     Principal ones are found from up to 8,192 images, evenly spaced: the same for every build.
@@ -110,9 +98,7 @@ def find_basis(data: Data, extractor: Extractor) -> npt.NDArray[np.float32] | No
     return fit_basis(compression, reference.feature_dim, sample)
 
 
-def _raw_features(
-    data: Data, reference: Reference, rows: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
+def _raw_features(data: Data, reference: Reference, rows: Indices) -> Array:
     parts = [
         reference.features(data.train.source.gather(rows[at : at + _BATCH]))
         for at in range(0, len(rows), _BATCH)
@@ -120,9 +106,7 @@ def _raw_features(
     return np.concatenate([part.float().cpu().numpy() for part in parts])
 
 
-def chunk_features(
-    data: Data, extractor: Extractor, basis: npt.NDArray[np.float32] | None = None
-) -> Compute:
+def chunk_features(data: Data, extractor: Extractor, basis: Array | None = None) -> Compute:
     """Return what computes the features (stop - start, D) of the store's rows start to stop.
 
     The rows are the training images without their duplicates. Whoever computes them, in whatever
@@ -136,7 +120,7 @@ def chunk_features(
     unique = np.unique(data.train.rows)
     found = functools.cache(lambda: find_basis(data, extractor) if basis is None else basis)
 
-    def compute(start: int, stop: int) -> npt.NDArray[np.float32]:
+    def compute(start: int, stop: int) -> Array:
         return project(_raw_features(data, extractor.reference, unique[start:stop]), found())
 
     return compute
@@ -148,7 +132,7 @@ def build_features(
     progress: Progress | None = None,
     *,
     compute: Compute | None = None,
-) -> tuple[FeatureStore, npt.NDArray[np.int64]]:
+) -> tuple[FeatureStore, Indices]:
     """Open the store of the training features, or build it, or go on with its build.
 
     Args:
@@ -167,10 +151,6 @@ def build_features(
     path, fingerprint = reference_store_path(data, extractor)
     unique, rows = np.unique(data.train.rows, return_inverse=True)
 
-    def report(done: int, total: int) -> None:
-        if progress:
-            progress("reference features", done, total)
-
     store = build_store(
         path,
         rows=len(unique),
@@ -179,6 +159,6 @@ def build_features(
         backbone=extractor.identity,
         compute=compute or chunk_features(data, extractor),
         dtype=extractor.compression.dtype,
-        progress=report,
+        progress=progress and functools.partial(progress, "reference features"),
     )
     return store, rows.astype(np.int64)

@@ -17,36 +17,26 @@ from gstds.envs.data.named import digits
 from gstds.envs.learner.models import build_model
 from gstds.envs.learner.optimizers import SGD
 
-__all__ = ["digits_network"]
-
 _SIDE = 32
 _EPOCHS = 8
 _BATCH = 64
 _SEED = 20250704
 
 
-class _Features(nn.Module):
-    """Gray, 32 by 32, in [0, 1]; three convolutions; 64 features, pooled after a ReLU."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
+class _Input(nn.Module):
+    """Gray, 32 by 32, in [0, 1]."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return features (n, 64) of uint8 images (n, 3, H, W)."""
-        features: Tensor = self.network(_input(images))
-        return features
-
-
-def _input(images: Tensor) -> Tensor:
-    gray = images.float().mean(1, keepdim=True) / 255.0
-    return F.interpolate(gray, (_SIDE, _SIDE), mode="bilinear", antialias=True)
+        """Return floats (n, 1, 32, 32) of uint8 images (n, C, H, W)."""
+        gray = images.float().mean(1, keepdim=True) / 255.0
+        return F.interpolate(gray, (_SIDE, _SIDE), mode="bilinear", antialias=True)
 
 
 def digits_network() -> nn.Module:
     """Return a small network trained on handwritten digits, without its head.
 
-    It is trained once, in seconds, and kept in the cache.
+    Three convolutions; 64 features, pooled after a ReLU. It is trained once, in seconds, and kept
+    in the cache.
 
     Raises:
         OSError: If the cache cannot be written.
@@ -58,12 +48,12 @@ def digits_network() -> nn.Module:
         _train(model)
         write_bytes(path, save(model.state_dict()))
     model.load_state_dict(load_file(path))
-    return _Features(nn.Sequential(*list(model.children())[:-1])).eval()
+    return nn.Sequential(_Input(), *list(model.children())[:-1]).eval()
 
 
 def _train(model: nn.Module) -> None:
     pixels, classes = digits()
-    images = _input(torch.from_numpy(pixels)[:, None])
+    images = _Input()(torch.from_numpy(pixels)[:, None])
     labels = torch.from_numpy(classes)
     optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     generator = torch.Generator().manual_seed(_SEED)

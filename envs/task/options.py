@@ -13,11 +13,6 @@ from gstds.observation.spec import check_observe
 from gstds.options.world import StepOptions, WorldOptions
 from gstds.store.compression import parse_compression
 
-__all__ = [
-    "EnvOptions",
-    "normalize_observe",
-]
-
 DEFAULT_OBSERVE = ("spectral_scores", "reference_losses")
 
 

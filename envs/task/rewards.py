@@ -18,16 +18,6 @@ import numpy.typing as npt
 from gstds.common.checks import check_choice, check_fraction
 from gstds.common.state import Stateful
 
-__all__ = [
-    "AGENT_REWARDS",
-    "REWARDS",
-    "Curve",
-    "Interval",
-    "RewardMeter",
-    "evaluates",
-    "reward_function",
-]
-
 
 @dataclass(frozen=True)
 class Interval:
@@ -65,11 +55,7 @@ def nothing(interval: Interval) -> float:
     return 0.0
 
 
-REWARDS: dict[str, Callable[[Interval], float]] = {
-    "validation-loss": validation_loss,
-    "final-accuracy": final_accuracy,
-    "none": nothing,
-}
+REWARDS = {"validation-loss": validation_loss, "final-accuracy": final_accuracy, "none": nothing}
 
 
 def reward_function(name: str) -> Callable[[Interval], float]:
@@ -172,17 +158,11 @@ class RewardMeter(Stateful):
             reached = spent
         self._run = _Run(loss, spent, reached)
         if self.name == "time-to-accuracy":
-            return self._time(reached) if done else 0.0
+            control = self._curve.spent_until(self._target) if self._curve else None
+            return _sooner(reached) - _sooner(control) if done else 0.0
         interval = Interval(run.loss, loss, accuracy, spent - run.spent, done, self._price)
         raw = reward_function(self.name)(interval)
         return raw - self._control(run.spent, spent, done)
-
-    def _time(self, reached: float | None) -> float:
-        paid = -math.log(max(_LEAST_SHARE, reached)) if reached is not None else 0.0
-        if self._curve is None:
-            return paid
-        control = self._curve.spent_until(self._target)
-        return paid - (-math.log(max(_LEAST_SHARE, control)) if control is not None else 0.0)
 
     def _control(self, before: float, now: float, done: bool) -> float:
         """Return what the control earned over the same spending.
@@ -197,3 +177,7 @@ class RewardMeter(Stateful):
             return self._curve.accuracy_at(until) if done else 0.0
         drop = self._curve.loss_at(before) - self._curve.loss_at(until)
         return drop - self._price * (until - before)
+
+
+def _sooner(share: float | None) -> float:
+    return 0.0 if share is None else -math.log(max(_LEAST_SHARE, share))

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["PART", "fashion_0", "fashion_1", "fashion_2", "fashion_3", "fashion_part"]
-
 PART = 2400
 _SHUFFLE = 20250704
 
@@ -40,21 +38,6 @@ def _fashion() -> tuple[Any, Any]:
     return files["train-images-idx3-ubyte"], files["train-labels-idx1-ubyte"].astype(np.int64)
 
 
-def fashion_0() -> dict[str, Any]:
-    """Return part 0."""
-    return fashion_part(0)
-
-
-def fashion_1() -> dict[str, Any]:
-    """Return part 1."""
-    return fashion_part(1)
-
-
-def fashion_2() -> dict[str, Any]:
-    """Return part 2."""
-    return fashion_part(2)
-
-
-def fashion_3() -> dict[str, Any]:
-    """Return part 3."""
-    return fashion_part(3)
+fashion_0, fashion_1, fashion_2, fashion_3 = (
+    functools.partial(fashion_part, number) for number in range(4)
+)

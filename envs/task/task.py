@@ -1,4 +1,4 @@
-"""What does not change while a learner trains: data, cached features, reference losses."""
+"""What does not change while a learner trains: data, cached features, what the reference says."""
 
 from __future__ import annotations
 
@@ -6,39 +6,27 @@ import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
 
 from gstds.common.files import cache_root
 from gstds.envs.data.datasets import Data, check_files, load_data
-from gstds.envs.task.features import (
-    Extractor,
-    build_features,
-    digest_of,
-    make_extractor,
-    reference_store_path,
-)
+from gstds.envs.learner.learner import resolve_device
+from gstds.envs.task.features import Extractor, build_features, digest_of, make_extractor
 from gstds.envs.task.options import EnvOptions
 from gstds.observation.spec import asked_of
 from gstds.options.fields import select
 from gstds.options.world import DataOptions
-from gstds.reference.probe import ProbeResult, cross_fitted_losses
+from gstds.reference.probe import cross_fitted_losses
 from gstds.store.feature_store import FeatureStore, open_losses, save_losses
-from gstds.store.losses import open_logits, save_logits
-
-__all__ = [
-    "ReferenceData",
-    "Task",
-    "load_dataset",
-    "load_task",
-    "probe_fingerprint",
-    "reference_store_path",
-]
 
 Progress = Callable[[str, int, int], None]
+Array = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -58,16 +46,16 @@ class ReferenceData:
     """
 
     store: FeatureStore
-    rows: npt.NDArray[np.int64]
-    losses: npt.NDArray[np.float32]
+    rows: Indices
+    losses: Array
     accuracy: float
     features_flops: float
     probe_flops: float
     identity: dict[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
-    logits: npt.NDArray[np.float32] | None = None
+    logits: Array | None = None
 
-    def features(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def features(self, indices: Indices) -> Array:
         """Return unit rows (k, D) for training samples (k,)."""
         return np.asarray(self.store.gather(self.rows[indices]), dtype=np.float32)
 
@@ -92,15 +80,10 @@ def load_task(options: EnvOptions, progress: Progress | None = None) -> Task:
     teaches = options.distill > 0
     if not asked_of(options.observe, "features", "reference") and not teaches:
         return Task(data, None)
-    reference = load_reference(
-        data,
-        options.reference,
-        options.device,
-        progress,
-        with_logits=teaches,
-        compress=options.compress,
+    name, device, compress = options.reference, options.device, options.compress
+    return Task(
+        data, load_reference(data, name, device, progress, with_logits=teaches, compress=compress)
     )
-    return Task(data, reference)
 
 
 def load_dataset(options: EnvOptions) -> Data:
@@ -148,29 +131,15 @@ def load_reference(
         OSError: If the cache cannot be written.
     """
     key = digest_of(data.fingerprint, name, with_logits, compress)
-    if key not in held_references:
-        held_references[key] = _build_reference(data, name, device, progress, with_logits, compress)
-    return held_references[key]
-
-
-def _build_reference(
-    data: Data,
-    name: str,
-    device: str,
-    progress: Progress | None,
-    with_logits: bool,
-    compress: str | None,
-) -> ReferenceData:
-    from gstds.envs.learner.learner import resolve_device
-
+    if key in held_references:
+        return held_references[key]
     reference = make_extractor(data, name, compress, resolve_device(device))
     start = time.perf_counter()
     store, rows = build_features(data, reference, progress)
     middle = time.perf_counter()
-    probe = _Probe(data, reference, store, rows, progress)
-    losses, note = probe.losses()
-    logits = probe.logits() if with_logits else None
-    return ReferenceData(
+    said = functools.partial(_probe, data, reference, store, rows, progress)
+    losses, note = said("losses")
+    held_references[key] = ReferenceData(
         store=store,
         rows=rows,
         losses=losses,
@@ -178,68 +147,83 @@ def _build_reference(
         features_flops=reference.flops(store.rows),
         probe_flops=float(note["flops"]),
         identity=dict(reference.identity),
+        logits=said("logits")[0] if with_logits else None,
         seconds={"features": middle - start, "probe": time.perf_counter() - middle},
-        logits=logits,
     )
+    return held_references[key]
 
 
-class _Probe:
-    """The cross-fitted probe on the training samples: read from the cache, or fitted."""
+def _probe(
+    data: Data,
+    reference: Extractor,
+    store: FeatureStore,
+    rows: Indices,
+    progress: Progress | None,
+    kind: str,
+) -> tuple[Array, dict[str, Any]]:
+    """Return the cross-fitted probe's losses (n,) or logits (n, C), cached, and what made them."""
+    fingerprint = probe_fingerprint(data, reference)
+    path = cache_root() / kind / f"{fingerprint}.safetensors"
+    if path.exists():
+        return open_losses(path, expected={"fingerprint": fingerprint}, kind=kind)
+    report = progress or (lambda phase, done, total: None)
+    report("reference probe", 0, 1)
+    features, train, with_logits = store.gather(rows), data.train, kind == "logits"
+    result = cross_fitted_losses(
+        features, train.labels, train.groups, num_classes=data.num_classes, with_logits=with_logits
+    )
+    report("reference probe", 1, 1)
+    note = {
+        "fingerprint": fingerprint,
+        "accuracy": result.accuracy,
+        "flops": result.flops,
+        "folds": result.folds,
+        "backbone": dict(reference.identity),
+    }
+    save_losses(path, getattr(result, kind), note, kind=kind)
+    return getattr(result, kind), note
 
-    def __init__(
-        self,
-        data: Data,
-        reference: Extractor,
-        store: FeatureStore,
-        rows: npt.NDArray[np.int64],
-        progress: Progress | None,
-    ) -> None:
-        self._data, self._store, self._rows, self._progress = data, store, rows, progress
-        self._backbone = dict(reference.identity)
-        self._fingerprint = probe_fingerprint(data, reference)
 
-    def losses(self) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        """Return the reference losses (n,) in nats, and how they were made."""
-        path = self._path("losses")
-        if path.exists():
-            return open_losses(path, expected={"fingerprint": self._fingerprint})
-        result = self._fit(with_logits=False)
-        save_losses(path, result.losses, self._note(result))
-        return result.losses, self._note(result)
+@dataclass(frozen=True)
+class Teacher:
+    """The reference's cross-fitted logits as a second target of the learner's loss.
 
-    def logits(self) -> npt.NDArray[np.float32]:
-        """Return what the probe says of each sample's classes (n, C), out of fold."""
-        path = self._path("logits")
-        if path.exists():
-            return open_logits(path, expected={"fingerprint": self._fingerprint})[0]
-        result = self._fit(with_logits=True)
-        assert result.logits is not None  # noqa: S101  (asked for)
-        save_logits(path, result.logits, self._note(result))
-        return result.logits
+    A sample's objective is (1 - share) · cross-entropy + share · T² · KL(reference ‖ learner), with
+    both distributions at temperature T. Source: Hinton, Vinyals and Dean, arXiv 1503.02531.
 
-    def _path(self, kind: str) -> Path:
-        return cache_root() / kind / f"{self._fingerprint}.safetensors"
+    Attributes:
+        logits: The reference's (n, C), of all training samples, on the learner's device.
+        share: Weight of the reference's word, in (0, 1].
+        temperature: T, above 0.
+    """
 
-    def _note(self, result: ProbeResult) -> dict[str, Any]:
-        return {
-            "fingerprint": self._fingerprint,
-            "accuracy": result.accuracy,
-            "flops": result.flops,
-            "folds": result.folds,
-            "backbone": self._backbone,
-        }
+    logits: torch.Tensor
+    share: float
+    temperature: float
 
-    def _fit(self, *, with_logits: bool) -> ProbeResult:
-        if self._progress:
-            self._progress("reference probe", 0, 1)
-        train = self._data.train
-        result = cross_fitted_losses(
-            self._store.gather(self._rows),
-            train.labels,
-            train.groups,
-            num_classes=self._data.num_classes,
-            with_logits=with_logits,
-        )
-        if self._progress:
-            self._progress("reference probe", 1, 1)
-        return result
+    def objective(
+        self, losses: torch.Tensor, logits: torch.Tensor, indices: Indices
+    ) -> torch.Tensor:
+        """Return what is minimized for each sample (k,).
+
+        Args:
+            losses: Cross-entropy (k,).
+            logits: The learner's (k, C).
+            indices: The training samples (k,).
+        """
+        rows = torch.as_tensor(indices, device=self.logits.device)
+        target = F.log_softmax(self.logits[rows] / self.temperature, dim=1)
+        said = F.log_softmax(logits / self.temperature, dim=1)
+        apart = F.kl_div(said, target, reduction="none", log_target=True).sum(dim=1)
+        return (1.0 - self.share) * losses + self.share * self.temperature**2 * apart
+
+
+def make_teacher(
+    options: EnvOptions, reference: ReferenceData | None, device: torch.device
+) -> Teacher | None:
+    """Return what the options ask for, None if they ask for no distillation."""
+    if options.distill == 0.0:
+        return None
+    assert reference is not None  # noqa: S101  (`load_task` has loaded it, with its logits)
+    logits = torch.as_tensor(reference.logits, device=device)
+    return Teacher(logits, options.distill, options.distill_temperature)

@@ -12,19 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "check_choice",
-    "check_fraction",
-    "check_integer",
-    "check_number",
-    "import_attribute",
-    "module_advice",
-    "near_names",
-    "renamed",
-    "require_entries",
-    "users_code",
-]
-
 
 @contextlib.contextmanager
 def users_code(what: str) -> Iterator[None]:

@@ -16,8 +16,6 @@ from typing import Any
 
 from gstds.common.files import sha256, write_json
 
-__all__ = ["check_seal", "read_json", "read_sealed", "sealed", "write_sealed"]
-
 _SEAL = "seal"
 
 

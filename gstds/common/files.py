@@ -17,19 +17,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = [
-    "atomic_open",
-    "cache_root",
-    "fsync_directory",
-    "is_locked",
-    "locked",
-    "pending_json",
-    "sha256",
-    "write_bytes",
-    "write_json",
-    "write_text",
-]
-
+fcntl: Any = None
+with contextlib.suppress(ImportError):
+    import fcntl
 
 Buffer = bytes | bytearray | memoryview
 
@@ -166,24 +156,14 @@ def _take(place: Path) -> int | None:
     place.parent.mkdir(parents=True, exist_ok=True)  # its last holder may have removed the folder
     descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        if _lock(descriptor) and os.path.samestat(os.fstat(descriptor), place.stat()):
+        if fcntl:  # on Windows, one process at a time is the user's care
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), place.stat()):
             return descriptor
-    except FileNotFoundError:  # its last holder has just removed it
+    except (BlockingIOError, FileNotFoundError):  # held, or just removed by its last holder
         pass
     except BaseException:
         os.close(descriptor)
         raise
     os.close(descriptor)
     return None
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows: one process at a time is the user's care there
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

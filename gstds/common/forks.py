@@ -16,8 +16,6 @@ import os
 import threadpoolctl
 import torch
 
-__all__ = ["survive_forks"]
-
 _HARD = 2  # omp_pause_hard
 _released = True
 

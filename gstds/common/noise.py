@@ -13,8 +13,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["STREAMS", "derived_uniform", "fan_out", "keyed_bits", "keyed_uniform", "policy_seed"]
-
 STREAMS = ("order", "augmentation", "initialization", "selection")
 """What a run's seed fans out into."""
 

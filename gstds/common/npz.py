@@ -13,8 +13,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NpzError", "array_names", "check_declared_size", "memory_bytes", "read_arrays"]
-
+_READ_HEADER = np.lib.format.read_array_header_2_0
 _LONGEST_END = 22 + 2**16
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
@@ -40,11 +39,11 @@ def check_declared_size(path: str | Path) -> None:
         ValueError: If it does; a file that is no zip passes.
     """
     with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-        _check_size(archive.infolist(), memory_bytes())
+        _check_size(archive.infolist())
 
 
-def _check_size(members: Iterable[zipfile.ZipInfo], limit: int) -> None:
-    declared = sum(info.file_size for info in members)
+def _check_size(members: Iterable[zipfile.ZipInfo]) -> None:
+    declared, limit = sum(info.file_size for info in members), memory_bytes()
     if declared > limit:
         raise NpzError(
             f"it declares {declared / 1e9:,.1f} GB of content, more than the "
@@ -52,9 +51,7 @@ def _check_size(members: Iterable[zipfile.ZipInfo], limit: int) -> None:
         )
 
 
-def read_arrays(
-    path: str | Path, keys: Collection[str], *, largest: int | None = None
-) -> dict[str, npt.NDArray[Any]]:
+def read_arrays(path: str | Path, keys: Collection[str]) -> dict[str, npt.NDArray[Any]]:
     """Read the named arrays of an ``.npz`` file; one that is not there is left out.
 
     Sizes are added up before anything is unpacked, so that a file of a few kilobytes that unpacks
@@ -63,15 +60,20 @@ def read_arrays(
     Args:
         path: The file.
         keys: The arrays wanted.
-        largest: Bytes that they may have in all; by default this machine's memory.
 
     Raises:
         OSError: If the file cannot be read.
         NpzError: If it is damaged, too large, or an array of it holds Python objects.
     """
-    limit = memory_bytes() if largest is None else largest
     with _opened(path) as archive:
-        return _read(archive, keys, limit)
+        members = _members(archive)
+        for info in members.values():
+            # Opening compares the two names that a zip has of each member: a name with a flipped
+            # bit would otherwise be one that nobody asked for.
+            archive.open(info).close()
+        wanted = {key: info for key, info in members.items() if key in keys}
+        _check_size(wanted.values())
+        return {key: _array(archive, key, info) for key, info in wanted.items()}
 
 
 def array_names(path: str | Path) -> list[str]:
@@ -102,19 +104,6 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
-def _read(
-    archive: zipfile.ZipFile, keys: Collection[str], limit: int
-) -> dict[str, npt.NDArray[Any]]:
-    members = _members(archive)
-    for info in members.values():
-        # Opening compares the two names that a zip has of each member: a name with a flipped bit
-        # would otherwise be one that nobody asked for.
-        archive.open(info).close()
-    wanted = {key: info for key, info in members.items() if key in keys}
-    _check_size(wanted.values(), limit)
-    return {key: _array(archive, key, info) for key, info in wanted.items()}
-
-
 def _check_count(handle: IO[bytes], found: int) -> None:
     """Refuse a zip whose directory lists another number of members than its end says.
 
@@ -130,7 +119,14 @@ def _check_count(handle: IO[bytes], found: int) -> None:
 
 def _array(archive: zipfile.ZipFile, key: str, info: zipfile.ZipInfo) -> npt.NDArray[Any]:
     with archive.open(info) as member:
-        shape, dtype = _header(key, member)
+        try:
+            old = np.lib.format.read_magic(member) == (1, 0)
+            read = np.lib.format.read_array_header_1_0 if old else _READ_HEADER
+            shape, _, dtype = read(member)
+        except ValueError as error:
+            raise NpzError(
+                f"{key!r} is no array; not an .npz file of plain arrays ({error})"
+            ) from None
         size = member.tell() + math.prod(shape) * dtype.itemsize
     if dtype.hasobject:
         raise NpzError(
@@ -146,15 +142,3 @@ def _array(archive: zipfile.ZipFile, key: str, info: zipfile.ZipInfo) -> npt.NDA
         values: npt.NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
         member.read(1)  # the checksum is compared at the very end
     return values
-
-
-def _header(key: str, member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    try:
-        version = np.lib.format.read_magic(member)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-        else:
-            shape, _, dtype = np.lib.format.read_array_header_2_0(member)
-    except ValueError as error:
-        raise NpzError(f"{key!r} is no array; not an .npz file of plain arrays ({error})") from None
-    return shape, dtype

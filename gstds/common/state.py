@@ -28,17 +28,6 @@ from gstds.common.files import sha256, write_bytes, write_text
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "StateError",
-    "Stateful",
-    "all_finite",
-    "entries",
-    "fingerprints",
-    "latest_state",
-    "save_state",
-    "state_digest",
-    "undeclared_changes",
-]
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +56,7 @@ class Stateful:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is remembered, as arrays and JSON-able values: a copy."""
-        return {name.lstrip("_"): _saved(getattr(self, name)) for name in _declared(type(self))}
+        return {name.lstrip("_"): _saved(getattr(self, name)) for name in _declared(self)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Any:
         """Take up what `state_dict` returned.
@@ -76,20 +65,19 @@ class Stateful:
             KeyError: If an entry is missing; then nothing is taken up.
             ValueError: If an entry is of another kind; the message names it.
         """
-        found = {name: state[name.lstrip("_")] for name in _declared(type(self))}
+        found = {name: state[name.lstrip("_")] for name in _declared(self)}
         for name, saved in found.items():
             setattr(self, name, _taken_up(getattr(self, name, None), saved, name.lstrip("_")))
 
 
 def entries(one: Stateful) -> list[str]:
     """Return the names of the entries that a state of this must have."""
-    return [name.lstrip("_") for name in _declared(type(one))]
+    return [name.lstrip("_") for name in _declared(one)]
 
 
-def _declared(kind: type) -> Iterator[str]:
-    for one in reversed(kind.__mro__):
-        names = vars(one).get("state")
-        yield from names if isinstance(names, tuple | list) else ()
+def _declared(one: Stateful) -> list[str]:
+    found = [vars(kind).get("state") for kind in reversed(type(one).__mro__)]
+    return [name for names in found if isinstance(names, tuple | list) for name in names]
 
 
 def fingerprints(one: Stateful) -> dict[str, Any]:
@@ -97,7 +85,7 @@ def fingerprints(one: Stateful) -> dict[str, Any]:
     kind = type(one)
     if kind.state_dict is not Stateful.state_dict:  # written by hand: it says itself what it is
         return {}
-    told = {*_declared(kind)} | {
+    told = {*_declared(one)} | {
         name for base in kind.__mro__ for name, v in vars(base).items() if isinstance(v, _CACHES)
     }
     return {name: _fingerprint(value) for name, value in vars(one).items() if name not in told}
@@ -134,13 +122,12 @@ def _is_object(value: Any) -> bool:
 
 
 def _saved(value: Any) -> Any:
+    if isinstance(value, Stateful):
+        return value.state_dict()
     if _has_pair(value):
-        inner = value.state_dict()
-        return inner if isinstance(value, Stateful) else _saved(inner)
+        value = value.state_dict()
     if isinstance(value, np.random.Generator):
-        return _saved(value.bit_generator.state)
-    if isinstance(value, bytearray | array):
-        return np.array(value)
+        value = value.bit_generator.state
     if isinstance(value, dict):
         if all(isinstance(key, str) for key in value):
             return {key: _saved(v) for key, v in value.items()}
@@ -149,7 +136,7 @@ def _saved(value: Any) -> Any:
         return [_saved(v) for v in value]
     if hasattr(value, "detach"):
         return value.detach().clone()
-    return value.copy() if isinstance(value, np.ndarray) else value
+    return np.array(value) if isinstance(value, bytearray | array | np.ndarray) else value
 
 
 def _restored(saved: Any) -> Any:
@@ -182,10 +169,10 @@ def _taken_up(like: Any, saved: Any, name: str) -> Any:
         return value
     if isinstance(like, np.ndarray) and isinstance(value, list):
         value = np.array(value, dtype=like.dtype)
-    if isinstance(like, bytearray):
-        return bytearray(np.asarray(value, dtype=np.uint8).tobytes())
-    if isinstance(like, array):
-        return array(like.typecode, np.asarray(value).tolist())
+    if isinstance(like, bytearray | array):
+        like = copy.copy(like)[:0]
+        like.extend(np.asarray(value).tolist())
+        return like
     if _kind(like) != _kind(value):
         raise ValueError(f"the state's {name} must be a {_kind(like)}, got {value!r:.80}")
     if isinstance(like, dict):
@@ -275,14 +262,14 @@ def save_state(folder: str | Path, step: int, state: dict[str, Any]) -> None:
     write_bytes(stem.with_suffix(".safetensors"), data)
     note = {"version": 1, "sha256": sha256(data), "state": skeleton}
     write_text(stem.with_suffix(".json"), json.dumps(sealed(note)))
-    for old in _steps(folder)[:-_KEPT]:
-        for suffix in (".json", ".safetensors"):
+    for old in _notes(folder)[:-_KEPT]:
+        for path in (old, old.with_suffix(".safetensors")):
             with contextlib.suppress(OSError):
-                (folder / old).with_suffix(suffix).unlink()
+                path.unlink()
 
 
-def _steps(folder: Path) -> list[str]:
-    return sorted(path.stem for path in folder.glob("step-*.json"))
+def _notes(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.json"))
 
 
 def latest_state(folder: str | Path) -> dict[str, Any] | None:
@@ -293,9 +280,9 @@ def latest_state(folder: str | Path) -> dict[str, Any] | None:
     """
     folder = Path(folder)
     problem = None
-    for name in reversed(_steps(folder)):
+    for note in reversed(_notes(folder)):
         try:
-            return _load(folder / name)
+            return _load(note.with_suffix(""))
         except StateError as error:
             _log.warning("%s; the one before it is taken", error)
             problem = problem or error

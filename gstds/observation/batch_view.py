@@ -13,17 +13,6 @@ from gstds.observation.memory import SampleMemory
 from gstds.observation.spec import Bounds
 from gstds.spectral.fiedler import degrees, fiedler_vector, spectral_flops
 
-__all__ = [
-    "batch_view",
-    "checked_weights",
-    "fitted",
-    "padded",
-    "padded_indices",
-    "shard_slices",
-    "spectral_view",
-    "step_noise",
-]
-
 Array = npt.NDArray[np.float32]
 
 
@@ -161,19 +150,14 @@ def spectral_view(
         view["degrees"] = degrees(features, **observe["degrees"]) / n
         flops += 4.0 * n * dim
     if "spectral_scores" in observe:
-        options = dict(observe["spectral_scores"])
+        options = observe["spectral_scores"]
         spectrum = fiedler_vector(features, **options)
-        scale = max(float(spectrum.lambda_max), 1e-12)
-        view["spectral_scores"] = spectrum.scores
-        view["lambda2"] = float(spectrum.lambda2) / scale
-        view["eigengap"] = float(spectrum.eigengap)
-        view["effective_nodes"] = float(spectrum.effective_nodes)
-        flops += spectral_flops(
-            n,
-            dim,
-            solver=options.get("solver", "auto"),
-            iterations=int(spectrum.iterations),
-            laplacian=options.get("laplacian", "unnormalized"),
-            affinity=options.get("affinity", "auto"),
-        )
+        view |= {
+            "spectral_scores": spectrum.scores,
+            "lambda2": float(spectrum.lambda2) / max(float(spectrum.lambda_max), 1e-12),
+            "eigengap": float(spectrum.eigengap),
+            "effective_nodes": float(spectrum.effective_nodes),
+        }
+        charged = {k: v for k, v in options.items() if k in ("solver", "laplacian", "affinity")}
+        flops += spectral_flops(n, dim, iterations=int(spectrum.iterations), **charged)
     return view, flops

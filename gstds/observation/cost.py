@@ -19,8 +19,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from gstds.common.checks import check_choice
 from gstds.common.state import Stateful
 
-__all__ = ["CHARGED_PHASES", "REFERENCE_PHASES", "Ledger", "count_flops", "count_layers"]
-
 CHARGED_PHASES = ("train", "score", "spectral", "evaluate", "policy")
 REFERENCE_PHASES = ("features", "probe")
 _PHASES = (*CHARGED_PHASES, *REFERENCE_PHASES, "monitor")

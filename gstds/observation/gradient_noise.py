@@ -11,8 +11,6 @@ import math
 from gstds.common.checks import check_fraction, check_number
 from gstds.common.state import Stateful
 
-__all__ = ["NoiseScale", "noise_samples", "noise_share"]
-
 _DOUBLINGS = 24.0
 
 

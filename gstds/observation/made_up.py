@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS, observation_bounds
 
-__all__ = ["Noted", "made_up_batch"]
-
 Array = npt.NDArray[np.float32]
 _LOSS = 3.0  # what stands for a large loss
 _DIM, _WIDTH = 6, 5

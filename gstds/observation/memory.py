@@ -15,8 +15,6 @@ from gstds.common.checks import check_integer
 from gstds.common.state import Stateful
 from gstds.observation.spec import LOSS_BOUND
 
-__all__ = ["SampleMemory"]
-
 Indices = npt.NDArray[np.int64]
 
 

@@ -12,19 +12,6 @@ from typing import Any, NamedTuple
 
 from gstds.common.checks import check_choice, near_names
 
-__all__ = [
-    "EMBEDDING_BOUND",
-    "LOSS_BOUND",
-    "OBSERVATIONS",
-    "OPTIONAL_OBSERVATIONS",
-    "Bounds",
-    "Row",
-    "asked_of",
-    "check_observe",
-    "observation_bounds",
-    "observation_names",
-]
-
 LOSS_BOUND = 100.0
 """Losses in nats are clipped here, so that every bound is finite."""
 
@@ -42,8 +29,8 @@ class Row(NamedTuple):
         source: Who has its values: ``run`` (`gstds.observation.batch_view.batch_view`), ``data``
             (the labels), ``memory`` (`gstds.observation.memory`), ``features``
             (`gstds.observation.batch_view.spectral_view`), ``reference`` (the cached losses),
-            ``learner`` (`gstds.envs.learner.predictions`), ``evaluation`` (of reward-validation),
-            ``gradients`` (`gstds.envs.learner.gradient_meter`). In a loop of one's own the last
+            ``learner`` (`gstds.envs.learner.learner`), ``evaluation`` (of reward-validation),
+            ``gradients`` (`gstds.envs.learner.optimizers`). In a loop of one's own the last
             three, and the labels, are told.
         shape: N samples drawn, C classes, D features, H embeddings; or 1.
         low: Lowest value.

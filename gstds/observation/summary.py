@@ -16,34 +16,34 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_integer, check_number
 
-__all__ = ["SUMMARY_HIGH", "SUMMARY_LOW", "SUMMARY_NAMES", "RunFacts", "Trend", "summarize"]
-
 Array = npt.NDArray[np.float32]
 
-_BOUNDS: dict[str, float] = {
-    "progress": 0.0,
-    "budget_left": 0.0,
-    "budget_batches": 0.0,
-    "keep_ratio": 0.0,
-    "train_loss": 0.0,
-    "mean_last_loss": 0.0,
-    "train_loss_drop": -1.0,
-    "mean_last_loss_drop": -1.0,
-    "visited": 0.0,
-    "mean_age": 0.0,
-    "loss_spread": 0.0,
-    "learnability_low": -1.0,
-    "learnability_middle": -1.0,
-    "learnability_high": -1.0,
-    "eigengap": 0.0,
-    "effective_nodes": 0.0,
-    "validation_loss": 0.0,
-}
-SUMMARY_NAMES: tuple[str, ...] = tuple(_BOUNDS)
+SUMMARY_NAMES = (
+    "progress",
+    "budget_left",
+    "budget_batches",
+    "keep_ratio",
+    "train_loss",
+    "mean_last_loss",
+    "train_loss_drop",
+    "mean_last_loss_drop",
+    "visited",
+    "mean_age",
+    "loss_spread",
+    "learnability_low",
+    "learnability_middle",
+    "learnability_high",
+    "eigengap",
+    "effective_nodes",
+    "validation_loss",
+)
 """The scalars by position."""
 
-SUMMARY_LOW: Array = np.array(list(_BOUNDS.values()), dtype=np.float32)
-SUMMARY_HIGH: Array = np.ones(len(_BOUNDS), dtype=np.float32)
+_SIGNED = ("drop", "learnability")
+SUMMARY_LOW: Array = np.array(
+    [-1.0 if any(word in name for word in _SIGNED) else 0.0 for name in SUMMARY_NAMES], np.float32
+)
+SUMMARY_HIGH: Array = np.ones(len(SUMMARY_NAMES), dtype=np.float32)
 
 _QUANTILES = (0.1, 0.5, 0.9)
 _MOST_DOUBLINGS = 16.0
@@ -107,19 +107,16 @@ def summarize(
     unit = max(math.log(facts.classes), 1e-6)
     now = Trend.of(observation)
     before = Trend(*before) if before else now
-    values = {
-        "progress": _scalar(observation, "progress"),
-        "budget_left": _scalar(observation, "budget_left"),
-        "budget_batches": math.log2(1.0 + facts.budget_batches) / _MOST_DOUBLINGS,
-        "keep_ratio": _scalar(observation, "keep_ratio"),
-        "train_loss": now.train_loss / (2 * unit),
-        "mean_last_loss": now.mean_last_loss / (2 * unit),
-        "train_loss_drop": (before.train_loss - now.train_loss) / unit,
-        "mean_last_loss_drop": (before.mean_last_loss - now.mean_last_loss) / unit,
-        "eigengap": _scalar(observation, "eigengap"),
-        "effective_nodes": _scalar(observation, "effective_nodes"),
-        "validation_loss": _scalar(observation, "validation_loss") / (2 * unit),
-    } | _batch_values(observation, unit)
+    shown = ("progress", "budget_left", "keep_ratio", "eigengap", "effective_nodes")
+    losses = ("train_loss", "mean_last_loss", "validation_loss")
+    values = {name: _scalar(observation, name) for name in shown}
+    values |= {name: _scalar(observation, name) / (2 * unit) for name in losses}
+    values |= {
+        f"{name}_drop": (then - loss) / unit
+        for name, then, loss in zip(losses[:2], before, now, strict=True)
+    }
+    values["budget_batches"] = math.log2(1.0 + facts.budget_batches) / _MOST_DOUBLINGS
+    values |= _batch_values(observation, unit)
     raw = np.array([values.get(name, 0.0) for name in SUMMARY_NAMES], dtype=np.float32)
     bounded: Array = np.clip(np.nan_to_num(raw), SUMMARY_LOW, SUMMARY_HIGH)
     return bounded
@@ -134,18 +131,17 @@ def _batch_values(observation: Mapping[str, Any], unit: float) -> dict[str, floa
     rows = np.asarray(observation["valid"]) > 0.5
     if not rows.any():
         return {}
-    last = np.asarray(observation["last_losses"], dtype=np.float64)[rows]
+    last, seen, age = (
+        np.asarray(observation[name], dtype=np.float64)[rows]
+        for name in ("last_losses", "visited", "age")
+    )
     values = {
-        "visited": float(np.mean(np.asarray(observation["visited"], dtype=np.float64)[rows])),
-        "mean_age": float(np.mean(np.asarray(observation["age"], dtype=np.float64)[rows])),
+        "visited": float(np.mean(seen)),
+        "mean_age": float(np.mean(age)),
         "loss_spread": float(last.std()) / unit,
     }
     if "reference_losses" in observation:
         reference = np.asarray(observation["reference_losses"], dtype=np.float64)[rows]
-        low, middle, high = np.quantile((last - reference) / unit, _QUANTILES)
-        values |= {
-            "learnability_low": float(low),
-            "learnability_middle": float(middle),
-            "learnability_high": float(high),
-        }
+        names = ("learnability_low", "learnability_middle", "learnability_high")
+        values |= zip(names, np.quantile((last - reference) / unit, _QUANTILES), strict=True)
     return values

@@ -14,9 +14,6 @@ from typing import Any, Self, TypeVar
 
 from gstds.common.checks import check_choice, check_integer, check_number, near_names
 
-__all__ = ["Options", "check_names", "default_of", "from_keywords", "groups", "kind_of", "names"]
-__all__ += ["option", "other_default", "select"]
-
 Group = TypeVar("Group", bound="Options")
 _KINDS = {"dict": "map", "tuple": "list", "Any": "any"}
 
@@ -98,19 +95,14 @@ def _checked(one: Field[Any], value: Any) -> Any:
             raise TypeError(f"{name} must be true or false, got {value!r}")
         return bool(value)
     within = about["within"]
+    if kind not in ("int", "float"):
+        return check_choice(name, value, within) if within else value
+    within = within or {"int": "[0, inf)", "float": "[-inf, inf]"}[kind]
+    low, high = map(float, within[1:-1].split(","))
     if kind == "int":
-        low, high = _ends(within or "[0, inf)")
         return check_integer(name, value, low=int(low), high=None if high > 1e18 else int(high))
-    if kind == "float":
-        low, high = _ends(within or "[-inf, inf]")
-        ends = {"open_low": within[:1] == "(", "open_high": within[-1:] == ")"}
-        return check_number(name, value, low=low, high=high, **ends)
-    return check_choice(name, value, within) if within else value
-
-
-def _ends(within: str) -> tuple[float, float]:
-    low, _, high = within[1:-1].partition(",")
-    return float(low), float(high)
+    ends = {"open_low": within[0] == "(", "open_high": within[-1] == ")"}
+    return check_number(name, value, low=low, high=high, **ends)
 
 
 def names(kind: type[Options]) -> list[str]:
@@ -134,6 +126,15 @@ def groups(kind: type[Options]) -> dict[str, list[Field[Any]]]:
     return found
 
 
+def by_group(options: Options) -> dict[str, Any]:
+    """Return the value of each option, by the last word of its group's title and its own name."""
+    return {
+        f"{title.split()[-1].lower()}.{one.name}": getattr(options, one.name)
+        for title, group in groups(type(options)).items()
+        for one in group
+    }
+
+
 def select(options: Options, kind: type[Group]) -> Group:
     """Return the options of one group among others."""
     return kind(**{name: getattr(options, name) for name in names(kind)})
@@ -145,10 +146,8 @@ def check_names(kind: type[Options], given: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If there is one; the message lists the near names.
     """
-    known = names(kind)
-    for name in given:
-        if name not in known:
-            raise ValueError(f"unknown option {name!r}; {near_names(name, known)}")
+    for name in (one for one in given if one not in names(kind)):
+        raise ValueError(f"unknown option {name!r}; {near_names(name, names(kind))}")
 
 
 def from_keywords(kind: type[Group], given: Mapping[str, Any], function: str) -> Group:
@@ -157,11 +156,7 @@ def from_keywords(kind: type[Group], given: Mapping[str, Any], function: str) ->
     Raises:
         TypeError: If a name is unknown, in Python's words and with the near names.
     """
-    known = names(kind)
-    for name in given:
-        if name not in known:
-            raise TypeError(
-                f"{function}() got an unexpected keyword argument {name!r}; "
-                f"{near_names(name, known)}"
-            )
+    for name in (one for one in given if one not in names(kind)):
+        hint = near_names(name, names(kind))
+        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}; {hint}")
     return kind(**given)

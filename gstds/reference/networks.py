@@ -23,10 +23,9 @@ from gstds.common.files import sha256
 from gstds.observation.cost import count_layers
 from gstds.reference import backbones
 
-__all__ = ["DEFAULT_REFERENCE", "REFERENCES", "Reference", "make_reference", "reference_names"]
-
 DEFAULT_REFERENCE = "efficientnet-lite0"
 MIN_SIZE, MAX_SIZE = 64, 224
+_BATCH = 128
 
 REFERENCES = {
     "efficientnet-lite0": "EfficientNet-Lite0, ImageNet weights (extra 'backbone'), 1,280 features",
@@ -35,24 +34,21 @@ REFERENCES = {
 }
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """How images of 0…255 become a network's input: ``(x - mean) / std`` per channel, RGB."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, images: Tensor, size: int) -> Tensor:
-        """Turn images uint8 (n, C, H, W) into float32 (n, 3, size, size), channels last."""
-        x = images.float()
-        if x.shape[-2:] != (size, size):
-            x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-        mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
-        return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+LITE_INPUT = {"mean": [127.0] * 3, "std": [128.0] * 3}
+IMAGENET_INPUT = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
 
 
-LITE_INPUT = Preprocessing((127.0,) * 3, (128.0,) * 3)
-IMAGENET_INPUT = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+def _prepared(images: Tensor, size: int, mean: list[float], std: list[float]) -> Tensor:
+    """Turn images uint8 (n, C, H, W) of 0…255 into a network's input: (x - mean) / std, RGB.
+
+    Returns:
+        float32 (n, 3, size, size), channels last.
+    """
+    x = images.float()
+    if x.shape[-2:] != (size, size):
+        x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    center, spread = (x.new_tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+    return ((x - center) / spread).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,6 @@ class Reference:
     flops_per_image: float
     device: torch.device
     _compute: Callable[[Tensor], Tensor] = field(repr=False, compare=False)
-    _batch: int = field(default=128, repr=False, compare=False)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features of some images.
@@ -92,27 +87,22 @@ class Reference:
             TypeError: If the images are not uint8.
             ValueError: If their shape is wrong, or a user's function returns something else.
         """
-        _check_images(images)
-        starts = range(0, len(images), self._batch)
-        parts = [self._part(images[start : start + self._batch]) for start in starts]
-        return torch.cat(parts) if parts else torch.empty((0, self.feature_dim))
-
-    def _part(self, images: Tensor) -> Tensor:
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+            found = getattr(images, "dtype", type(images))
+            raise TypeError(f"images must be a uint8 tensor, got {found}")
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
+            raise ValueError(
+                f"images must have the shape (n, 1 or 3, height, width), got {tuple(images.shape)}"
+            )
+        if not len(images):
+            return torch.empty((0, self.feature_dim))
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            values = self._compute(images.to(self.device)).float().cpu()
+            parts = [
+                self._compute(part.to(self.device)).float().cpu()
+                for part in torch.split(images, _BATCH)
+            ]
         # Out of inference mode, so that a caller may compute with the features.
-        return values.clone()
-
-
-def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        raise TypeError(
-            f"images must be a uint8 tensor, got {getattr(images, 'dtype', type(images))}"
-        )
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
-        raise ValueError(
-            f"images must have the shape (n, 1 or 3, height, width), got {tuple(images.shape)}"
-        )
+        return torch.cat(parts)
 
 
 def reference_names() -> dict[str, str]:
@@ -145,12 +135,8 @@ def make_reference(
     side = check_integer("image_side", image_side, low=1)
     size = min(MAX_SIZE, max(MIN_SIZE, side))
     target = _checked_device(device)
-    if name == "untrained":
-        network, digest = backbones.build_untrained(size, check_integer("seed", seed))
-        extra = {"seed": seed, "batchnorm": "synthetic"}
-        return _shipped(name, backbones.LITE0, network, digest, size, target, extra)
     if name in REFERENCES or name.startswith("checkpoint:"):
-        return _pretrained(name, size, target)
+        return _shipped(name, size, target, check_integer("seed", seed))
     if ":" in name:
         return _custom(name, side, target)
     known = [*REFERENCES, "checkpoint:PATH", "module:function"]
@@ -168,34 +154,23 @@ def _checked_device(device: torch.device | str) -> torch.device:
     return target
 
 
-def _pretrained(name: str, size: int, device: torch.device) -> Reference:
-    if name.startswith("checkpoint:"):
-        path = Path(name.partition(":")[2])
+def _shipped(name: str, size: int, device: torch.device, seed: int) -> Reference:
+    extra: dict[str, Any] = {}
+    if name == "untrained":
+        architecture, extra = backbones.LITE0, {"seed": seed, "batchnorm": "synthetic"}
+        network, digest = backbones.build_untrained(size, seed)
+    else:
+        named = {"resnet50": backbones.imagenet_resnet50, backbones.LITE0: backbones.lite0_weights}
+        path = named[name]() if name in named else Path(name.partition(":")[2])
         state = backbones.read_checkpoint(path)
         architecture = backbones.detect(state, str(path))
-    elif name == "resnet50":
-        path, architecture = backbones.imagenet_resnet50(), "resnet50"
-        state = backbones.read_checkpoint(path)
-    else:
-        path, architecture = backbones.lite0_weights(), backbones.LITE0
-        state = backbones.read_checkpoint(path)
-    network = backbones.build(architecture, size)
-    backbones.load(network, state, str(path))
-    digest = backbones.weights_digest(network.state_dict())
-    return _shipped(name, architecture, network, digest, size, device, {})
-
-
-def _shipped(
-    name: str,
-    architecture: str,
-    network: nn.Module,
-    digest: str,
-    size: int,
-    device: torch.device,
-    extra: dict[str, Any],
-) -> Reference:
-    preprocessing = LITE_INPUT if architecture == backbones.LITE0 else IMAGENET_INPUT
-    dim, flops = _one_image(network, size)
+        network = backbones.build(architecture, size)
+        backbones.load(network, state, str(path))
+        digest = backbones.weights_digest(network.state_dict())
+    scaling = LITE_INPUT if architecture == backbones.LITE0 else IMAGENET_INPUT
+    with torch.inference_mode():
+        dim = int(network(torch.zeros((1, 3, size, size))).shape[1])
+    flops = count_layers(network, (3, size, size), train=False, batch=1)
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     identity = {
         # Not the path of a checkpoint: a file that moves is still the same network.
@@ -207,27 +182,13 @@ def _shipped(
         "preprocessing": {
             "channels": "RGB, grey repeated",
             "resize": "bilinear, antialias",
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
+            **scaling,
         },
         "precision": "float32",
         **extra,
     }
-    return Reference(
-        name=name,
-        input_size=size,
-        feature_dim=dim,
-        identity=identity,
-        flops_per_image=flops,
-        device=device,
-        _compute=lambda images: network(preprocessing(images, size)),
-    )
-
-
-def _one_image(network: nn.Module, size: int) -> tuple[int, float]:
-    with torch.inference_mode():
-        features = network(torch.zeros((1, 3, size, size)))
-    return int(features.shape[1]), count_layers(network, (3, size, size), train=False, batch=1)
+    compute = lambda images: network(_prepared(images, size, **scaling))  # noqa: E731
+    return Reference(name, size, dim, identity, flops, device, compute)
 
 
 def _custom(name: str, side: int, device: torch.device) -> Reference:
@@ -241,40 +202,7 @@ def _custom(name: str, side: int, device: torch.device) -> Reference:
         )
     if isinstance(model, nn.Module):
         model = model.eval().requires_grad_(False).to(device)
-    compute = _checked_call(name, model)
-    counter = FlopCounterMode(display=False)
-    with counter, torch.inference_mode():
-        dim = compute(torch.zeros((2, 3, side, side), dtype=torch.uint8, device=device)).shape[1]
-    return Reference(
-        name=name,
-        input_size=0,
-        feature_dim=int(dim),
-        identity=_custom_identity(name, function, model, side, int(dim)),
-        flops_per_image=counter.get_total_flops() / 2,
-        device=device,
-        _compute=compute,
-    )
 
-
-def _custom_identity(
-    name: str, function: Callable[..., Any], model: Any, side: int, dim: int
-) -> dict[str, Any]:
-    state = model.state_dict() if isinstance(model, nn.Module) else {}
-    source = inspect.getsourcefile(function)
-    code = Path(source).read_bytes() if source else b""
-    return {
-        "reference": name,
-        "architecture": "custom",
-        "image_side": side,
-        "feature_dim": dim,
-        "weights_sha256": backbones.weights_digest(state) if state else None,
-        # A changed function must not meet the features of the old one.
-        "source_sha256": sha256(code),
-        "preprocessing": "the function's own",
-    }
-
-
-def _checked_call(name: str, model: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
     def compute(images: Tensor) -> Tensor:
         with users_code(f"reference {name!r}"):
             values = model(images.expand(-1, 3, -1, -1))
@@ -286,4 +214,20 @@ def _checked_call(name: str, model: Callable[[Tensor], Any]) -> Callable[[Tensor
             )
         return values
 
-    return compute
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        pair = torch.zeros((2, 3, side, side), dtype=torch.uint8, device=device)
+        dim = int(compute(pair).shape[1])
+    state = model.state_dict() if isinstance(model, nn.Module) else {}
+    source = inspect.getsourcefile(function)
+    identity = {
+        "reference": name,
+        "architecture": "custom",
+        "image_side": side,
+        "feature_dim": dim,
+        "weights_sha256": backbones.weights_digest(state) if state else None,
+        # A changed function must not meet the features of the old one.
+        "source_sha256": sha256(Path(source).read_bytes() if source else b""),
+        "preprocessing": "the function's own",
+    }
+    return Reference(name, 0, dim, identity, counter.get_total_flops() / 2, device, compute)

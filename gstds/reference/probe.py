@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import keyed_bits
 
-__all__ = ["FOLDS", "MAX_LOSS", "ProbeResult", "cross_fitted_losses", "stratified_folds"]
+Ints = npt.NDArray[np.int64]
 
 MAX_LOSS = 20.0
 """Losses are clipped here: a probability of 2e-9, far beyond what a regularized head claims."""
@@ -114,13 +114,8 @@ def cross_fitted_losses(
 
 
 def stratified_folds(
-    labels: npt.NDArray[np.int64],
-    groups: npt.NDArray[np.int64],
-    *,
-    num_classes: int,
-    folds: int,
-    seed: int,
-) -> npt.NDArray[np.int64]:
+    labels: Ints, groups: Ints, *, num_classes: int, folds: int, seed: int
+) -> Ints:
     """Return each sample's fold (n,): groups stay together, classes are spread evenly.
 
     A group counts for its rarest label, so that a rare class never hides inside a common one.
@@ -129,8 +124,7 @@ def stratified_folds(
         ValueError: If a class that occurs has fewer than two groups, or there are fewer groups
             than folds.
     """
-    _, group = np.unique(groups, return_inverse=True)
-    keys = np.unique(groups)
+    keys, group = np.unique(groups, return_inverse=True)
     pairs = np.unique(np.stack([labels, group]), axis=1)
     per_class = np.bincount(pairs[0], minlength=num_classes)
     lonely = np.flatnonzero(per_class == 1)
@@ -141,16 +135,6 @@ def stratified_folds(
         )
     if len(keys) < folds:
         raise ValueError(f"folds must be at most the {len(keys)} groups of samples, got {folds}")
-    return _deal(pairs, per_class, keys, folds, seed)[group]
-
-
-def _deal(
-    pairs: npt.NDArray[np.int64],
-    per_class: npt.NDArray[np.int64],
-    keys: npt.NDArray[np.int64],
-    folds: int,
-    seed: int,
-) -> npt.NDArray[np.int64]:
     rarest_first = np.lexsort((pairs[0], per_class[pairs[0]], pairs[1]))
     _, first = np.unique(pairs[1][rarest_first], return_index=True)
     stratum = pairs[0][rarest_first][first]
@@ -158,19 +142,16 @@ def _deal(
     fold = np.empty(len(keys), dtype=np.int64)
     # Dealt in one round over all classes: within a class, and in all, sizes differ by at most 1.
     fold[order] = np.arange(len(keys)) % folds
-    return fold
+    return np.asarray(fold[group])
 
 
 def _checked(
     features: npt.ArrayLike | Tensor, labels: npt.ArrayLike, groups: npt.ArrayLike, classes: int
-) -> tuple[Tensor, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+) -> tuple[Tensor, Ints, Ints]:
     x = torch.as_tensor(features)
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"features must have the shape (n, D), got {tuple(x.shape)}")
-    y, group = (
-        _whole_numbers(name, value, len(x))
-        for name, value in (("labels", labels), ("groups", groups))
-    )
+    y, group = whole_numbers("labels", labels, len(x)), whole_numbers("groups", groups, len(x))
     if y.min() < 0 or y.max() >= classes:
         raise ValueError(
             f"labels must lie in [0, {classes - 1}], got {y.min()} to {y.max()} "
@@ -184,12 +165,17 @@ def _checked(
     return F.normalize(x, dim=1), y, group
 
 
-def _whole_numbers(name: str, values: npt.ArrayLike, n: int) -> npt.NDArray[np.int64]:
+def whole_numbers(name: str, values: npt.ArrayLike, n: int) -> Ints:
+    """Return the values (n,) as int64.
+
+    Raises:
+        ValueError: If they are not whole numbers, or not n.
+    """
     array = np.asarray(values)
     if array.shape != (n,) or array.dtype.kind not in "iu":
         raise ValueError(
-            f"{name} must be whole numbers ({n},), one per row of the features, "
-            f"got {array.dtype} of shape {array.shape}"
+            f"{name} must be whole numbers ({n},), got {array.dtype} {array.shape}; one for each "
+            "sample"
         )
     return array.astype(np.int64)
 
@@ -202,14 +188,7 @@ class _Problem:
     """
 
     def __init__(
-        self,
-        x: Tensor,
-        labels: npt.NDArray[np.int64],
-        fold: npt.NDArray[np.int64],
-        *,
-        classes: int,
-        folds: int,
-        l2: float,
+        self, x: Tensor, labels: Ints, fold: Ints, *, classes: int, folds: int, l2: float
     ) -> None:
         self.classes, self.folds, self.l2 = classes, folds, l2
         self.labels = torch.from_numpy(labels).to(x.device)
@@ -218,10 +197,6 @@ class _Problem:
         self.share = torch.from_numpy(1.0 / (len(labels) - counts)).float().to(x.device)
         self.x, self.penalty = _rounded(x, l2)
         self.flops = 2.0 * len(x) * x.shape[1] ** 2 * 2 + 9.0 * x.shape[1] ** 3
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.x.shape[1] + 1, self.folds * self.classes
 
     def gradient(self, weights: Tensor) -> Tensor:
         """Return the objective's gradient in the weights."""
@@ -283,7 +258,7 @@ def _minimize(
     The step is fixed by the features alone, momentum restarts per head (O'Donoghue and Candès,
     arXiv 1204.3982): nothing that a head does depends on labels which it must not see.
     """
-    width, columns = problem.shape
+    width, columns = problem.x.shape[1] + 1, problem.folds * problem.classes
     weights = torch.zeros(width, problem.folds, problem.classes, device=problem.x.device)
     ahead, age = weights.clone(), torch.ones(problem.folds, device=weights.device)
     going = torch.ones(problem.folds, dtype=torch.bool, device=weights.device)

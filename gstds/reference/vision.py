@@ -18,8 +18,6 @@ from types import ModuleType
 
 import torch
 
-__all__ = ["import_torchvision", "operators_declared"]
-
 _OPERATORS = ("nms", "qnms")
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
@@ -44,25 +42,16 @@ def import_torchvision() -> ModuleType:
         except RuntimeError as error:
             if "operator torchvision::nms does not exist" not in str(error):
                 raise
-        _forget("torchvision")
-        _declare_operators()
+        for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        if not _declared:
+            library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+            for operator in _OPERATORS:
+                library.define(operator + _SIGNATURE)  # type: ignore[no-untyped-call]
+            _declared.append(library)
         return importlib.import_module("torchvision")
-
-
-def _forget(package: str) -> None:
-    for name in [n for n in sys.modules if n == package or n.startswith(package + ".")]:
-        del sys.modules[name]
 
 
 def operators_declared() -> bool:
     """Say whether torchvision was imported by that mending, without its compiled operators."""
     return bool(_declared)
-
-
-def _declare_operators() -> None:
-    if _declared:
-        return
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for operator in _OPERATORS:
-        library.define(operator + _SIGNATURE)  # type: ignore[no-untyped-call]
-    _declared.append(library)

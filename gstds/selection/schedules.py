@@ -6,11 +6,10 @@ about 0.88 is the paper's (arXiv 2507.04269); the oscillating one follows PODS (
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -22,28 +21,27 @@ from gstds.common.checks import (
     near_names,
 )
 
-__all__ = [
-    "SCHEDULES",
-    "Constant",
-    "Cosine",
-    "Linear",
-    "Oscillating",
-    "Reversed",
-    "Schedule",
-    "Sigmoid",
-    "Step",
-    "make_schedule",
-]
-
 Unit = Literal["steps", "budget"]
 _LEAST = 1e-300  # 1 / ratio overflows below it
-_TOLD: dict[str, Any] = {"full_output": 1}
 _EDGE = 1e-6  # progress arrives rounded: a level begins at its edge all the same
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A keep ratio in [0, 1] as a function of progress in [0, 1]."""
+    """A keep ratio in [0, 1] as a function of progress in [0, 1].
+
+    Attributes:
+        ratios: Names of the fields that are keep ratios, or several of them.
+    """
+
+    ratios: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Check the keep ratios."""
+        kind = type(self).__name__.lower()
+        checked = self._each(lambda name, value: check_fraction(f"{kind} {name}", value))
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def __call__(self, progress: float) -> float:
         """Return the keep ratio at ``progress``.
@@ -56,13 +54,20 @@ class Schedule:
     def _ratio(self, progress: float) -> float:
         raise NotImplementedError
 
-    def _breakpoints(self) -> tuple[float, ...]:
-        """Return where the ratio jumps."""
-        return ()
+    def _each(self, change: Callable[[str, float], float]) -> dict[str, Any]:
+        """Return the fields that are keep ratios, each value changed."""
+        values = {name: getattr(self, name) for name in self.ratios}
+        return {
+            name: tuple(change(name, one) for one in value)
+            if isinstance(value, Iterable)
+            else change(name, value)
+            for name, value in values.items()
+        }
 
     def _affine(self, scale: float, offset: float) -> Self:
         """Return the schedule whose ratio is ``scale * ratio + offset``."""
-        raise NotImplementedError
+        changed = self._each(lambda _, value: min(1.0, max(0.0, scale * value + offset)))
+        return replace(self, **changed)
 
     def mean_keep(self, unit: Unit = "steps") -> float:
         """Return the mean keep ratio of a whole run.
@@ -77,24 +82,11 @@ class Schedule:
         """
         check_choice("unit", unit, ("steps", "budget"))
         if unit == "steps":
-            return self._integral(self._ratio)
+            return _integral(self._ratio)
         lowest = min(self._ratio(p) for p in np.linspace(0, 1, 257))
-        return 1.0 / self._integral(lambda p: 1.0 / self._ratio(p)) if lowest > _LEAST else 0.0
+        return 1.0 / _integral(lambda p: 1.0 / self._ratio(p)) if lowest > _LEAST else 0.0
 
-    def _integral(self, function: Callable[[float], float]) -> float:
-        from scipy.integrate import quad  # slow to import, and seldom needed
-
-        edges = (0.0, *self._breakpoints(), 1.0)
-        inner = 1e-12
-        return math.fsum(
-            # The full output holds what quad would otherwise warn of: near a ratio of 0, 1 / ratio
-            # is too steep for that accuracy, not for ours.
-            quad(function, a + inner, b - inner, limit=200, epsabs=1e-11, epsrel=1e-11, **_TOLD)[0]
-            for a, b in itertools.pairwise(edges)
-        )
-
-    @classmethod
-    def for_mean_keep(cls, keep: float, unit: Unit = "steps", **parameters: Any) -> Self:
+    def with_mean_keep(self, keep: float, unit: Unit = "steps") -> Self:
         """Return the schedule of this shape whose mean keep is ``keep``.
 
         The levels are scaled down towards 0, or up towards 1, in proportion.
@@ -102,34 +94,33 @@ class Schedule:
         Args:
             keep: The wanted mean keep ratio in (0, 1].
             unit: The unit of the mean, as for `mean_keep`.
-            **parameters: The shape's other parameters.
 
         Raises:
             ValueError: If ``keep`` cannot be reached; the message names the range.
         """
-        keep = check_fraction("keep", keep, open_low=True)
-        shape = cls(**parameters)
-        mean = shape.mean_keep(unit)
+        mean = self.mean_keep(unit)
         if mean <= 0:
-            raise ValueError(f"keep: the mean of {shape} is 0 in unit {unit!r}; raise its levels")
+            raise ValueError(f"keep: the mean of {self} is 0 in unit {unit!r}; raise its levels")
         if keep <= mean:
-            return shape._affine(keep / mean, 0.0)
-        from scipy.optimize import brentq
-
-        scale = brentq(
-            lambda s: shape._affine(s, 1.0 - s).mean_keep(unit) - keep, 0.0, 1.0, xtol=1e-13
-        )
-        return shape._affine(scale, 1.0 - scale)
+            return self._affine(keep / mean, 0.0)
+        scale = _root(lambda s: self._affine(s, 1.0 - s).mean_keep(unit) - keep, 0.0, 1.0)
+        return self._affine(scale, 1.0 - scale)
 
 
-def _check_ratios(schedule: Schedule, *names: str) -> None:
-    for name in names:
-        label = f"{type(schedule).__name__.lower()} {name}"
-        object.__setattr__(schedule, name, check_fraction(label, getattr(schedule, name)))
+def _integral(function: Callable[[float], float]) -> float:
+    from scipy.integrate import quad  # slow to import, and seldom needed
+
+    inner = 1e-12
+    # The full output holds what quad would otherwise warn of: near a ratio of 0, 1 / ratio is too
+    # steep for that accuracy, not for ours.
+    options: dict[str, Any] = {"limit": 200, "epsabs": 1e-11, "epsrel": 1e-11, "full_output": 1}
+    return float(quad(function, inner, 1.0 - inner, **options)[0])
 
 
-def _clipped(value: float) -> float:
-    return min(1.0, max(0.0, value))
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    from scipy.optimize import brentq  # slow to import, too
+
+    return float(brentq(function, low, high, xtol=1e-13))
 
 
 @dataclass(frozen=True)
@@ -143,6 +134,7 @@ class Sigmoid(Schedule):
         steepness: Slope of the transition.
     """
 
+    ratios = ("low", "high")
     low: float = 0.18
     high: float = 0.88
     midpoint: float = 0.5
@@ -150,7 +142,7 @@ class Sigmoid(Schedule):
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        _check_ratios(self, "low", "high")
+        super().__post_init__()
         check_number("sigmoid midpoint", self.midpoint, low=-10, high=10)
         check_number("sigmoid steepness", self.steepness, low=0, high=1e4, open_low=True)
 
@@ -158,52 +150,36 @@ class Sigmoid(Schedule):
         z = self.steepness * (progress - self.midpoint)
         return self.low + (self.high - self.low) * 0.5 * (1.0 + math.tanh(0.5 * z))
 
-    @classmethod
-    def for_mean_keep(cls, keep: float, unit: Unit = "steps", **parameters: Any) -> Self:
+    def with_mean_keep(self, keep: float, unit: Unit = "steps") -> Self:
         """Return the sigmoid whose midpoint makes the mean keep ``keep``; see the base class.
 
         Raises:
             ValueError: If ``keep`` is outside what midpoints reach; the message names the range.
         """
-        keep = check_fraction("keep", keep, open_low=True)
-        shape = cls(**parameters)
 
         def mean_at(midpoint: float) -> float:
-            return replace(shape, midpoint=midpoint).mean_keep(unit)
+            return replace(self, midpoint=midpoint).mean_keep(unit)
 
         first, last = -2.0, 3.0
         lowest, highest = sorted((mean_at(first), mean_at(last)))
         if not lowest <= keep <= highest:
             raise ValueError(
-                f"keep must be in [{lowest:.3f}, {highest:.3f}] for a sigmoid from {shape.low:g} "
-                f"to {shape.high:g}, got {keep:g}; change low or high, or use schedule 'constant'"
+                f"keep must be in [{lowest:.3f}, {highest:.3f}] for a sigmoid from {self.low:g} "
+                f"to {self.high:g}, got {keep:g}; change low or high, or use schedule 'constant'"
             )
-        from scipy.optimize import brentq
-
-        midpoint = brentq(lambda m: mean_at(m) - keep, first, last, xtol=1e-13)
-        return replace(shape, midpoint=midpoint)
+        return replace(self, midpoint=_root(lambda m: mean_at(m) - keep, first, last))
 
 
 @dataclass(frozen=True)
 class Linear(Schedule):
     """A straight line from ``start`` to ``end``."""
 
+    ratios = ("start", "end")
     start: float = 0.18
     end: float = 0.88
 
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        _check_ratios(self, "start", "end")
-
     def _ratio(self, progress: float) -> float:
         return self.start + (self.end - self.start) * progress
-
-    def _affine(self, scale: float, offset: float) -> Self:
-        return replace(
-            self,
-            start=_clipped(scale * self.start + offset),
-            end=_clipped(scale * self.end + offset),
-        )
 
 
 @dataclass(frozen=True)
@@ -218,52 +194,62 @@ class Cosine(Linear):
 class Constant(Schedule):
     """The same ratio throughout."""
 
+    ratios = ("ratio",)
     ratio: float = 0.53
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        _check_ratios(self, "ratio")
 
     def _ratio(self, progress: float) -> float:
         return self.ratio
 
-    @classmethod
-    def for_mean_keep(cls, keep: float, unit: Unit = "steps", **parameters: Any) -> Self:
-        """Return the constant ``keep``.
+    def with_mean_keep(self, keep: float, unit: Unit = "steps") -> Self:
+        """Return the constant ``keep``."""
+        return replace(self, ratio=keep)
+
+
+class _Staircase(Schedule):
+    """Levels that last equally long, over and over."""
+
+    def _stairs(self) -> tuple[tuple[float, ...], int]:
+        """Return the levels, and how many there are in a run."""
+        raise NotImplementedError
+
+    def _ratio(self, progress: float) -> float:
+        levels, count = self._stairs()
+        return levels[min(count - 1, int(progress * count + _EDGE)) % len(levels)]
+
+    def mean_keep(self, unit: Unit = "steps") -> float:
+        """Return the mean of the levels, harmonic for ``unit="budget"``.
 
         Raises:
-            ValueError: If ``keep`` is not in (0, 1].
+            ValueError: If the unit is unknown.
         """
         check_choice("unit", unit, ("steps", "budget"))
-        return cls(ratio=check_fraction("keep", keep, open_low=True))
+        levels, _ = self._stairs()
+        if unit == "steps":
+            return math.fsum(levels) / len(levels)
+        if min(levels) <= _LEAST:
+            return 0.0
+        return len(levels) / math.fsum(1.0 / level for level in levels)
 
 
 @dataclass(frozen=True)
-class Step(Schedule):
+class Step(_Staircase):
     """A staircase: each level lasts for the same share of the run."""
 
+    ratios = ("levels",)
     levels: tuple[float, ...] = (0.18, 0.53, 0.88)
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        levels = tuple(self.levels)
-        if not levels:
+        super().__post_init__()
+        if not self.levels:
             raise ValueError("step levels must name at least one keep ratio, got none")
-        checked = tuple(check_fraction("step levels", level) for level in levels)
-        object.__setattr__(self, "levels", checked)
 
-    def _ratio(self, progress: float) -> float:
-        return self.levels[min(len(self.levels) - 1, int(progress * len(self.levels) + _EDGE))]
-
-    def _breakpoints(self) -> tuple[float, ...]:
-        return tuple(i / len(self.levels) for i in range(1, len(self.levels)))
-
-    def _affine(self, scale: float, offset: float) -> Self:
-        return replace(self, levels=tuple(_clipped(scale * x + offset) for x in self.levels))
+    def _stairs(self) -> tuple[tuple[float, ...], int]:
+        return self.levels, len(self.levels)
 
 
 @dataclass(frozen=True)
-class Oscillating(Schedule):
+class Oscillating(_Staircase):
     """Alternates low and high phases of equal length, ``periods`` times (PODS, arXiv 2605.14773).
 
     Args:
@@ -272,37 +258,19 @@ class Oscillating(Schedule):
         periods: Number of periods in a run.
     """
 
+    ratios = ("low", "high")
     low: float = 0.18
     high: float = 0.88
     periods: int = 5
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        _check_ratios(self, "low", "high")
+        super().__post_init__()
         periods = check_integer("oscillating periods", self.periods, low=1, high=100_000)
         object.__setattr__(self, "periods", periods)
 
-    def _ratio(self, progress: float) -> float:
-        half = min(2 * self.periods - 1, int(progress * 2 * self.periods + _EDGE))
-        return self.high if half % 2 else self.low
-
-    def mean_keep(self, unit: Unit = "steps") -> float:
-        """Return the mean of the two levels, harmonic for ``unit="budget"``.
-
-        Raises:
-            ValueError: If the unit is unknown.
-        """
-        check_choice("unit", unit, ("steps", "budget"))
-        if unit == "steps":
-            return 0.5 * (self.low + self.high)
-        if min(self.low, self.high) <= 0:
-            return 0.0
-        return 2.0 / (1.0 / self.low + 1.0 / self.high)
-
-    def _affine(self, scale: float, offset: float) -> Self:
-        return replace(
-            self, low=_clipped(scale * self.low + offset), high=_clipped(scale * self.high + offset)
-        )
+    def _stairs(self) -> tuple[tuple[float, ...], int]:
+        return (self.low, self.high), 2 * self.periods
 
 
 @dataclass(frozen=True)
@@ -323,16 +291,13 @@ class Reversed(Schedule):
         """Return the mean keep of the schedule that is reversed: time has no direction in it."""
         return self.base.mean_keep(unit)
 
-    @classmethod
-    def for_mean_keep(cls, keep: float, unit: Unit = "steps", **parameters: Any) -> Self:
+    def with_mean_keep(self, keep: float, unit: Unit = "steps") -> Self:
         """Return the reversed schedule whose base reaches ``keep``; see the base class.
 
         Raises:
             ValueError: If the base cannot reach ``keep``.
         """
-        base = parameters.get("base") or Sigmoid()
-        values = {f.name: getattr(base, f.name) for f in fields(base)}
-        return cls(base=type(base).for_mean_keep(keep, unit, **values))
+        return replace(self, base=self.base.with_mean_keep(keep, unit))
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
@@ -374,6 +339,8 @@ def make_schedule(
         if parameter not in known:
             hint = near_names(parameter, known)
             raise ValueError(f"schedule {name!r} has no parameter {parameter!r}; {hint}")
+    schedule = kind(**parameters)
+    check_choice("unit", unit, ("steps", "budget"))
     if keep is None:
-        return kind(**parameters)
-    return kind.for_mean_keep(keep, unit, **parameters)
+        return schedule
+    return schedule.with_mean_keep(check_fraction("keep", keep, open_low=True), unit)

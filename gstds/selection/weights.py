@@ -1,42 +1,36 @@
-"""Pickers: which of a drawn batch's samples are kept. Pure functions over arrays.
+"""Which of a drawn batch's samples are kept: pure functions over arrays.
 
 All randomness comes in as ``noise``, one uniform number per sample, so that the answer is a
 function of its arguments alone. Weighted sampling without replacement uses exponential keys
 (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006). Every picker returns
-exactly k positions in ascending order.
+exactly k positions in ascending order, but for `bernoulli_by_percentile`, whose k is a mean.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gstds.common.checks import check_choice, check_fraction
+from gstds.common.checks import check_choice, check_fraction, check_integer, check_number
 from gstds.common.noise import derived_uniform
-
-__all__ = [
-    "LOSS_WEIGHTINGS",
-    "Picker",
-    "hybrid",
-    "kept_count",
-    "learnability",
-    "loss_weights",
-    "top_k",
-    "uniform",
-    "valid_batch",
-    "weighted_sample",
-    "weights_for_ratio",
-]
 
 Floats = npt.NDArray[np.floating[Any]]
 Positions = npt.NDArray[np.int64]
+Batch = Mapping[str, Any]
+Picker = Callable[[Batch, int, Any], Positions]
+"""Picks k of the valid samples: arrays of the observation, a count, noise -> positions (k,)."""
 
 LOSS_WEIGHTINGS = ("inverse", "proportional", "uniform")
 _EPSILON = 1e-3
+_HIGHEST_EXPONENT = 1e6
+_HALVINGS = 60
+_SPENT = 1e-9
+_ROUNDING = 1e-9
+_SAME = 1e-13
 
 
 def kept_count(ratio: float, n: int) -> int:
@@ -51,16 +45,9 @@ def kept_count(ratio: float, n: int) -> int:
     return min(n, max(1, math.floor(ratio * n + 0.5)))
 
 
-def _highest(keys: npt.ArrayLike, k: int, ties: npt.ArrayLike | None = None) -> Positions:
-    values = np.asarray(keys, dtype=np.float64)
-    n = len(values)
+def _check_count(k: int, n: int) -> None:
     if not 0 <= k <= n:
         raise ValueError(f"k must be in [0, {n}], the number of samples, got {k}")
-    if np.isnan(values).any():
-        raise ValueError(f"scores must not be NaN, got NaN at position {np.isnan(values).argmax()}")
-    breakers = np.arange(n) if ties is None else np.asarray(ties, dtype=np.float64)
-    order = np.lexsort((breakers, -values))
-    return np.sort(order[:k]).astype(np.int64)
 
 
 def top_k(scores: npt.ArrayLike, k: int, noise: npt.ArrayLike | None = None) -> Positions:
@@ -69,7 +56,13 @@ def top_k(scores: npt.ArrayLike, k: int, noise: npt.ArrayLike | None = None) -> 
     Raises:
         ValueError: If k exceeds N or a score is NaN.
     """
-    return _highest(scores, k, noise)
+    values = np.asarray(scores, dtype=np.float64)
+    n = len(values)
+    _check_count(k, n)
+    if np.isnan(values).any():
+        raise ValueError(f"scores must not be NaN, got NaN at position {np.isnan(values).argmax()}")
+    ties = np.arange(n) if noise is None else np.asarray(noise, dtype=np.float64)
+    return np.sort(np.lexsort((ties, -values))[:k]).astype(np.int64)
 
 
 def uniform(k: int, noise: npt.ArrayLike) -> Positions:
@@ -78,7 +71,7 @@ def uniform(k: int, noise: npt.ArrayLike) -> Positions:
     Raises:
         ValueError: If k exceeds N.
     """
-    return _highest(-np.asarray(noise, dtype=np.float64), k)
+    return top_k(-np.asarray(noise, dtype=np.float64), k)
 
 
 def weighted_sample(weights: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> Positions:
@@ -99,10 +92,15 @@ def weighted_sample(weights: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> Pos
     if len(w) and (not np.isfinite(w).all() or w.min() < 0):
         bad = int(np.argmax(~np.isfinite(w) | (w < 0)))
         raise ValueError(f"weights must be finite and >= 0, got {w[bad]} at position {bad}")
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore"):
         # log(-log(u) / w) orders as -log(u) / w does, and does not overflow for tiny weights
-        keys = np.where(w > 0, np.log(w) - np.log(-np.log(np.clip(u, 1e-300, 1 - 1e-16))), -np.inf)
-    return _highest(keys, k, u)
+        keys = np.where(w > 0, np.log(w) + _gumbel(u), -np.inf)
+    return top_k(keys, k, u)
+
+
+def _gumbel(noise: npt.ArrayLike) -> Floats:
+    chances = np.clip(np.asarray(noise, dtype=np.float64), 1e-300, 1 - 1e-16)
+    return np.asarray(-np.log(-np.log(chances)))
 
 
 def loss_weights(losses: npt.ArrayLike, weighting: str = "inverse") -> Floats:
@@ -150,8 +148,7 @@ def hybrid(
     """
     share = check_fraction("score_share", score_share)
     n = len(np.asarray(scores))
-    if not 0 <= k <= n:
-        raise ValueError(f"k must be in [0, {n}], the number of samples, got {k}")
+    _check_count(k, n)
     first = top_k(scores, min(k, math.ceil(share * k)), noise)
     rest = np.setdiff1d(np.arange(n), first)
     weights = loss_weights(np.asarray(losses)[rest], loss_weighting)
@@ -159,28 +156,292 @@ def hybrid(
     return np.sort(np.concatenate([first, rest[drawn]])).astype(np.int64)
 
 
-def learnability(learner_losses: npt.ArrayLike, reference_losses: npt.ArrayLike) -> Floats:
-    """Return learner loss minus reference loss (N,): what is not yet learned, yet can be.
+def softmax_sample(
+    scores: npt.ArrayLike,
+    k: int,
+    noise: npt.ArrayLike,
+    *,
+    temperature: float = 1.0,
+    standardize: bool = False,
+) -> Positions:
+    """Return k positions drawn one after the other from softmax(scores / temperature).
 
-    Source: RHO-LOSS (arXiv 2206.07137), JEST (arXiv 2406.17711).
+    Adding Gumbel noise and taking the k highest is that draw without replacement (Kool, van Hoof
+    and Welling, arXiv 1903.06059).
+
+    Args:
+        scores: Scores (N,).
+        k: How many.
+        noise: Uniform numbers (N,) in (0, 1).
+        temperature: Small is nearly the top k, large nearly uniform; in the score's unit.
+        standardize: Scores are brought to mean 0 and spread 1 first; all 0 if they are equal.
+
+    Raises:
+        ValueError: If k exceeds N, a score is NaN, or the temperature is not positive.
     """
-    return np.asarray(learner_losses, dtype=np.float64) - np.asarray(
-        reference_losses, dtype=np.float64
-    )
+    temperature = check_number("temperature", temperature, low=0, open_low=True)
+    values = np.asarray(scores, dtype=np.float64)
+    if standardize:
+        spread = float(values.std())
+        values = (values - values.mean()) / spread if spread > 0 else values * 0.0
+    return top_k(values / temperature + _gumbel(noise), k, noise)
 
 
-class Picker(Protocol):
-    """Picks k of the valid samples: arrays of the observation, a count, noise -> positions (k,)."""
+def chunked_softmax(
+    scores: npt.ArrayLike,
+    k: int,
+    noise: npt.ArrayLike,
+    *,
+    chunks: int = 16,
+    temperature: float = 1.0,
+) -> Positions:
+    """Return k positions drawn in chunks, each from the softmax over what is left.
 
-    def __call__(self, batch: Mapping[str, Floats], k: int, noise: Floats) -> Positions:
-        """Return k positions among the batch's rows."""
-        ...
+    Source: JEST (arXiv 2406.17711). There a chunk's scores depend on what the chunks before picked,
+    through a contrastive loss. A per-example loss has no such term, so the chunks see the scores
+    unchanged and the draw is, in distribution, `softmax_sample`.
+
+    Args:
+        scores: Scores (N,).
+        k: How many.
+        noise: Uniform numbers (N,) in [0, 1).
+        chunks: Number of chunks; their sizes differ by at most one.
+        temperature: As for `softmax_sample`.
+
+    Raises:
+        ValueError: If k exceeds N, a score is NaN, or an option is out of range.
+    """
+    chunks = check_integer("chunks", chunks, low=1)
+    values = np.asarray(scores, dtype=np.float64)
+    _check_count(k, len(values))
+    left = np.arange(len(values))
+    picked: list[Positions] = []
+    for chunk, size in enumerate(np.diff(np.arange(chunks + 1) * k // chunks)):
+        own = derived_uniform(noise, chunk + 1)
+        drawn = softmax_sample(values[left], int(size), own[left], temperature=temperature)
+        picked.append(left[drawn])
+        left = np.delete(left, drawn)
+    return np.sort(np.concatenate(picked)).astype(np.int64)
+
+
+def percentiles(values: npt.ArrayLike, history: npt.ArrayLike) -> Floats:
+    """Return the share of ``history`` (M,) that each value (N,) reaches, in [0, 1].
+
+    Equal values count by their mean rank, so the highest of distinct values gets 1, and all get
+    (M + 1) / 2M if all are equal.
+    """
+    ordered = np.sort(np.asarray(history, dtype=np.float64))
+    wanted = np.asarray(values, dtype=np.float64)
+    below = np.searchsorted(ordered, wanted, side="left")
+    up_to = np.searchsorted(ordered, wanted, side="right")
+    ranks = np.where(up_to > below, (below + 1 + up_to) / 2, below)
+    return np.asarray(ranks / max(1, len(ordered)))
+
+
+def solve_exponent(shares: npt.ArrayLike, ratio: float, floor: float = 0.0) -> float:
+    """Return the β for which the mean of shares ** β is ``ratio``, or the nearest within [0, 1e6].
+
+    Args:
+        shares: Numbers (N,) in [0, 1].
+        ratio: Wanted mean in [0, 1].
+        floor: Powers below this count as this.
+    """
+    base = np.asarray(shares, dtype=np.float64)
+
+    def mean(exponent: float) -> float:
+        return float(np.mean(np.maximum(base**exponent, floor)))
+
+    low, high = 0.0, 1.0
+    while high < _HIGHEST_EXPONENT and mean(high) > ratio:
+        low, high = high, high * 2
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if mean(middle) > ratio:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def keep_probabilities(
+    shares: npt.ArrayLike, ratio: float, exponent: float | None = None, *, floor: float = 0.0
+) -> Floats:
+    """Return each sample's chance (N,) to be kept: percentile ** β.
+
+    Source: Selective-Backprop (arXiv 1910.00762), where β is fixed.
+
+    Args:
+        shares: Percentiles (N,) in [0, 1].
+        ratio: Wanted mean chance, where ``exponent`` is None: β is then solved for it.
+        exponent: β.
+        floor: The least chance.
+    """
+    base = np.asarray(shares, dtype=np.float64)
+    beta = solve_exponent(base, ratio, floor) if exponent is None else exponent
+    return np.asarray(np.maximum(base**beta, floor))
+
+
+def bernoulli_by_percentile(scores: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> Positions:
+    """Return about k positions, each kept by a coin of its own: odds rise with the score's rank.
+
+    The expected number is k; the realized one is a sum of coins.
+
+    Raises:
+        ValueError: If k exceeds N or a score is NaN.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    top_k(values, k)  # refuses what the other pickers refuse
+    if k == 0:
+        return np.empty(0, dtype=np.int64)
+    chance = keep_probabilities(percentiles(values, values), k / len(values))
+    return np.flatnonzero(np.asarray(noise) < chance).astype(np.int64)
+
+
+def _best(values: Floats, noise: Floats) -> int:
+    """Return where the highest value is; those equal up to rounding go by noise."""
+    highest = float(values.max())
+    best = np.flatnonzero(values >= highest - _ROUNDING * abs(highest))
+    return int(best[np.argmin(noise[best])])
+
+
+def k_center(features: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> Positions:
+    """Return k positions, each the farthest from those picked before (farthest-first traversal).
+
+    The first is the nearest to the mean. A 2-approximation of the k-center problem (Gonzalez,
+    1985); for selection: Sener and Savarese, arXiv 1708.00489. Costs N²·D.
+
+    Args:
+        features: Rows (N, D).
+        k: How many.
+        noise: Uniform numbers (N,) in (0, 1): they break ties.
+
+    Raises:
+        ValueError: If k exceeds N or a feature is not finite.
+    """
+    rows = np.asarray(features, dtype=np.float64)
+    ties = np.asarray(noise, dtype=np.float64)
+    _check_count(k, len(rows))
+    if not np.isfinite(rows).all():
+        raise ValueError("features must be finite")
+    if k == 0:
+        return np.empty(0, dtype=np.int64)
+    centered = rows - rows.mean(axis=0)
+    picked = [_best(-(centered**2).sum(axis=1), ties)]
+    # By way of one matrix product. What is no further apart than its rounding is one point: copies
+    # tie, as they must.
+    products = centered @ centered.T
+    squares = products.diagonal()
+    sums = squares[:, None] + squares
+    distances = sums - 2.0 * products
+    distances[distances <= _SAME * sums] = 0.0
+    nearest = distances[picked[0]].copy()
+    while len(picked) < k:
+        nearest[picked[-1]] = -1.0
+        picked.append(_best(nearest, ties))
+        np.minimum(nearest, distances[picked[-1]], out=nearest)
+    return np.sort(np.array(picked, dtype=np.int64))
+
+
+def k_center_flops(n: int, k: int, dim: int) -> float:
+    """Return the operations of `k_center` on rows (n, dim).
+
+    Inner products of all pairs, n·(n + 1)·dim, and the distances to the mean, 3·n·dim; how many are
+    picked does not matter, unless that is none.
+    """
+    return (n + 4.0) * n * dim if k else 0.0
+
+
+def last_layer_kernel(residuals: npt.ArrayLike, embeddings: npt.ArrayLike) -> Floats:
+    """Return the inner products (N, N) of the last layer's per-sample gradients.
+
+    The gradient of cross-entropy by weights and bias of the last layer is the outer product of the
+    residual p - y and the embedding with a one behind it; so no gradient is ever formed.
+
+    Args:
+        residuals: Probabilities minus one-hot labels (N, C).
+        embeddings: Inputs of the last layer (N, H).
+    """
+    left = np.asarray(residuals, dtype=np.float64)
+    right = np.asarray(embeddings, dtype=np.float64)
+    return np.asarray((left @ left.T) * (right @ right.T + 1.0))
+
+
+def greedy_orthogonal(kernel: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> list[int]:
+    """Return k positions in the order picked, by DivBS's greedy rule.
+
+    Each pick is the vector whose part orthogonal to those picked before, scaled to unit length, has
+    the largest inner product, in absolute value, with the sum of all vectors. When what is left
+    lies in the span of the picked, the rest goes by that inner product without orthogonalization.
+
+    Source: DivBS (arXiv 2406.04872), algorithm 1; here in terms of inner products.
+
+    Args:
+        kernel: Inner products (N, N).
+        k: How many.
+        noise: Uniform numbers (N,): they break ties.
+
+    Raises:
+        ValueError: If k exceeds N or the kernel is not finite.
+    """
+    gram = np.asarray(kernel, dtype=np.float64)
+    ties = np.asarray(noise, dtype=np.float64)
+    n = len(gram)
+    _check_count(k, n)
+    if not np.isfinite(gram).all():
+        raise ValueError("gradients must have finite inner products")
+    squares = np.diag(gram).copy()
+    total = gram.sum(axis=1)
+    floor = _SPENT * max(float(squares.max(initial=0.0)), 1e-300)
+    alone = np.abs(total) / np.sqrt(np.maximum(squares, floor))
+    basis = np.zeros((n, k))
+    picked: list[int] = []
+    taken = np.zeros(n, dtype=bool)
+    for step in range(k):
+        independent = (squares > floor) & ~taken
+        if independent.any():
+            gain = np.abs(total) / np.sqrt(np.maximum(squares, floor))
+            choice = _best(np.where(independent, gain, -1.0), ties)
+            column = (gram[:, choice] - basis @ basis[choice]) / np.sqrt(squares[choice])
+            basis[:, step] = column
+            total = total - column * (total[choice] / np.sqrt(squares[choice]))
+            squares = squares - column**2
+        else:
+            choice = _best(np.where(taken, -1.0, alone), ties)
+        picked.append(choice)
+        taken[choice] = True
+    return picked
+
+
+def divbs(
+    residuals: npt.ArrayLike, embeddings: npt.ArrayLike, k: int, noise: npt.ArrayLike
+) -> Positions:
+    """Return the k positions that DivBS keeps; arguments as for the two functions above.
+
+    Costs N²(C + H) for the inner products and N·k² for the greedy rule.
+
+    Raises:
+        ValueError: If k exceeds N or a value is not finite.
+    """
+    picked = greedy_orthogonal(last_layer_kernel(residuals, embeddings), k, noise)
+    return np.sort(np.array(picked, dtype=np.int64))
+
+
+def divbs_flops(n: int, k: int, classes: int, width: int) -> float:
+    """Return the operations of `divbs`: the inner products, then two products with n a pick.
+
+    Args:
+        n: Samples drawn.
+        k: Samples picked.
+        classes: Number of classes C.
+        width: Width H of the embeddings.
+    """
+    return 2.0 * n**2 * (classes + width + 1) + 2.0 * n * k**2
 
 
 class _ValidRows(Mapping[str, Any]):
     """An observation with the valid samples' rows alone; reads what is read of it, no more."""
 
-    def __init__(self, observation: Mapping[str, Any], rows: Positions, n: int) -> None:
+    def __init__(self, observation: Batch, rows: Positions, n: int) -> None:
         self._observation, self._rows, self._n = observation, rows, n
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
@@ -194,16 +455,14 @@ class _ValidRows(Mapping[str, Any]):
         return len(self._observation)
 
 
-def valid_batch(observation: Mapping[str, Any]) -> tuple[Positions, Mapping[str, Any]]:
+def valid_batch(observation: Batch) -> tuple[Positions, Batch]:
     """Return where the valid samples are (n,), and the observation with their rows alone."""
     valid = np.asarray(observation["valid"])
     rows = np.flatnonzero(valid > 0.5)
     return rows, _ValidRows(observation, rows, len(valid))
 
 
-def weights_for_ratio(
-    observation: Mapping[str, Any], ratio: float, picker: Picker
-) -> npt.NDArray[np.float32]:
+def weights_for_ratio(observation: Batch, ratio: float, picker: Picker) -> npt.NDArray[np.float32]:
     """Keep a share of the valid samples of a drawn batch.
 
     Args:

@@ -1,23 +1,5 @@
 """Fiedler scores: one number per sample from the cosine graph of a batch's features."""
 
-from gstds.spectral.fiedler import (
-    AFFINITIES,
-    LAPLACIANS,
-    SIGNS,
-    SOLVERS,
-    Spectrum,
-    degrees,
-    fiedler_vector,
-    spectral_flops,
-)
+from gstds.spectral.fiedler import degrees, fiedler_vector, spectral_flops
 
-__all__ = [
-    "AFFINITIES",
-    "LAPLACIANS",
-    "SIGNS",
-    "SOLVERS",
-    "Spectrum",
-    "degrees",
-    "fiedler_vector",
-    "spectral_flops",
-]
+__all__ = ["degrees", "fiedler_vector", "spectral_flops"]

@@ -9,32 +9,16 @@ Source: GSTDS (arXiv 2507.04269); the unnormalized Laplacian as in SALN (arXiv 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from gstds.common.checks import check_choice, check_integer, check_number
-from gstds.spectral.davidson import solve_matrix_free
-from gstds.spectral.dense import one_blas_thread, solve_dense
-from gstds.spectral.eigenvector import RESOLUTION, Solution, orient
-from gstds.spectral.operator import clamped_operator, low_rank_operator
+from gstds.spectral.laplacian import Spectrum, clamped_laplacian, low_rank_laplacian, orient
 from gstds.spectral.rows import Rows, prepare_rows, resolve_affinity
-
-__all__ = [
-    "AFFINITIES",
-    "AUTO_DENSE_MAX",
-    "AUTO_DENSE_MAX_GPU",
-    "LAPLACIANS",
-    "RESOLUTION",
-    "SIGNS",
-    "SOLVERS",
-    "Spectrum",
-    "degrees",
-    "fiedler_vector",
-    "spectral_flops",
-]
+from gstds.spectral.solvers import one_blas_thread, solve_dense, solve_matrix_free
 
 LAPLACIANS = ("unnormalized", "normalized")
 SOLVERS = ("auto", "dense", "matrix-free")
@@ -53,52 +37,6 @@ TYPICAL_ITERATIONS = 16
 
 CLAMPED_DENSE_MAX = 4096
 """The same with ``affinity="clamp"``: beyond, the blocks of the matrix are made again and again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spectrum:
-    """Scores of a batch and the low end of its Laplacian's spectrum.
-
-    For batched input every field has a leading B: arrays (B,), `status` a tuple.
-
-    Attributes:
-        scores: Unit vector (N,), float32, or float64 for float64 and whole-number input; array
-            type and device as the input's.
-        lambda2: Smallest eigenvalue on the complement of the trivial vector.
-        lambda3: The next one; equal to `lambda2` where N <= 2 leaves none.
-        lambda_max: Upper bound of the largest eigenvalue: max(D), or 1 if normalized; twice that
-            if clamped. Sharp to about 1/N unless clamped.
-        iterations: Expansions of the matrix-free solver; 0 for the dense one.
-        residual: Norm of L·v - lambda2·v.
-        status: ``converged``; ``indefinite`` (lambda2 below zero, with negative cosines);
-            ``disconnected`` (lambda2 <= 1e-6·lambda_max); ``degenerate`` (lambda3 - lambda2 <=
-            1e-6·lambda_max); ``not-converged``; ``trivial`` (N = 1).
-    """
-
-    scores: Any
-    lambda2: Any
-    lambda3: Any
-    iterations: Any
-    residual: Any
-    status: Any
-    lambda_max: Any
-
-    @property
-    def eigengap(self) -> Any:
-        """(lambda3 - lambda2) / lambda_max, in [0, 1]."""
-        return _to_unit_interval((self.lambda3 - self.lambda2) / self.lambda_max)
-
-    @property
-    def effective_nodes(self) -> Any:
-        """Share of the samples that carry the vector: 1 / (N·Σv⁴), in (0, 1]."""
-        fourth = (self.scores**4).sum(-1)
-        share = 1.0 / (self.scores.shape[-1] * fourth)
-        return _to_unit_interval(float(share) if share.ndim == 0 else share)
-
-
-def _to_unit_interval(values: Any) -> Any:
-    """Take off what rounding put beyond [0, 1]."""
-    return min(max(values, 0.0), 1.0) if isinstance(values, float) else values.clip(0.0, 1.0)
 
 
 def fiedler_vector(
@@ -139,121 +77,95 @@ def fiedler_vector(
         ValueError: If an option is unknown or combined with one that excludes it, or if
             ``features`` has another shape, no sample, NaN, infinity or a row of zeros.
     """
-    options = _Options(laplacian, solver, sign, affinity, embedding, tolerance, max_iterations)
-    options.check()
+    check_choice("laplacian", laplacian, LAPLACIANS)
+    check_choice("solver", solver, SOLVERS)
+    check_choice("sign", sign, SIGNS)
+    check_choice("affinity", affinity, AFFINITIES)
+    check_choice("embedding", embedding, EMBEDDINGS)
+    check_number("tolerance", tolerance, low=0.0, high=1e-2, open_low=True)
+    check_integer("max_iterations", max_iterations, low=0)
+    if embedding == "random-walk" and laplacian != "normalized":
+        raise ValueError(
+            "embedding='random-walk' is D^-½ times the normalized Laplacian's vector; "
+            f"pass laplacian='normalized', got {laplacian!r}"
+        )
+    if affinity == "clamp" and solver == "matrix-free":
+        raise ValueError(
+            "affinity='clamp' has no low-rank form: pass solver='dense' or 'auto', "
+            "or affinity='shift', got solver='matrix-free'"
+        )
+
+    def solved(batch: torch.Tensor) -> Spectrum:
+        rows = prepare_rows(batch)
+        resolved = resolve_affinity(rows, affinity)
+        spectrum, row_sums = _solve(rows, resolved, laplacian, solver, tolerance, max_iterations)
+        vector = spectrum.scores
+        if embedding == "random-walk":
+            vector = vector * row_sums.rsqrt()
+            vector = vector / torch.linalg.vector_norm(vector)
+        reference = rows.reference() if sign != "abs" else vector
+        scores = orient(vector, reference, sign).to(rows.raw.dtype)
+        return replace(spectrum, scores=scores.numpy() if is_numpy else scores)
+
     tensor, is_numpy = _as_tensor(features)
-    if tensor.ndim == 2:
-        return _single(tensor, is_numpy, options)
-    return _stack([_single(item, is_numpy, options) for item in tensor], tensor, is_numpy)
+    return solved(tensor) if tensor.ndim == 2 else _stack([solved(batch) for batch in tensor])
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
-    laplacian: str
-    solver: str
-    sign: str
-    affinity: str
-    embedding: str
-    tolerance: float
-    max_iterations: int
+def _solve(
+    rows: Rows, affinity: str, laplacian: str, solver: str, tolerance: float, max_iterations: int
+) -> tuple[Spectrum, torch.Tensor]:
+    """Return the spectrum of one batch, its scores the eigenvector, and the degrees (N,)."""
+    count = len(rows.raw)
+    if count == 1:
+        one = torch.ones(1, dtype=torch.float64, device=rows.raw.device)
+        return Spectrum(one, 0.0, 0.0, 0, 0.0, "trivial", 1.0), one
+    limit = AUTO_DENSE_MAX if rows.raw.device.type == "cpu" else AUTO_DENSE_MAX_GPU
+    limit = CLAMPED_DENSE_MAX if affinity == "clamp" else limit
+    if solver == "dense" or (solver == "auto" and count <= limit) or count == 2:
+        return solve_dense(rows, affinity, laplacian)
+    if affinity == "clamp":
+        operator = clamped_laplacian(rows, laplacian)
+    else:
+        operator = low_rank_laplacian(rows, affinity, laplacian)
+    with one_blas_thread():
+        spectrum = solve_matrix_free(operator, tolerance=tolerance, max_iterations=max_iterations)
+    return spectrum, operator.degrees
 
-    def check(self) -> None:
-        check_choice("laplacian", self.laplacian, LAPLACIANS)
-        check_choice("solver", self.solver, SOLVERS)
-        check_choice("sign", self.sign, SIGNS)
-        check_choice("affinity", self.affinity, AFFINITIES)
-        check_choice("embedding", self.embedding, EMBEDDINGS)
-        check_number("tolerance", self.tolerance, low=0.0, high=1e-2, open_low=True)
-        check_integer("max_iterations", self.max_iterations, low=0)
-        if self.embedding == "random-walk" and self.laplacian != "normalized":
-            raise ValueError(
-                "embedding='random-walk' is D^-½ times the normalized Laplacian's vector; "
-                f"pass laplacian='normalized', got {self.laplacian!r}"
-            )
-        if self.affinity == "clamp" and self.solver == "matrix-free":
-            raise ValueError(
-                "affinity='clamp' has no low-rank form: pass solver='dense' or 'auto', "
-                "or affinity='shift', got solver='matrix-free'"
-            )
+
+def _stack(items: list[Spectrum]) -> Spectrum:
+    """Return the spectra of several batches as one, whose fields have a leading B."""
+    first = items[0].scores
+
+    def column(name: str) -> Any:
+        values = np.asarray([getattr(item, name) for item in items])
+        return (
+            values if isinstance(first, np.ndarray) else torch.from_numpy(values).to(first.device)
+        )
+
+    scores: Any = [item.scores for item in items]
+    scores = np.stack(scores) if isinstance(first, np.ndarray) else torch.stack(scores)
+    numbers = [one.name for one in fields(Spectrum) if one.name not in ("scores", "status")]
+    status = tuple(item.status for item in items)
+    return Spectrum(scores=scores, status=status, **{name: column(name) for name in numbers})
 
 
 def _as_tensor(features: Any) -> tuple[torch.Tensor, bool]:
     is_numpy = isinstance(features, np.ndarray)
     if not is_numpy and not isinstance(features, torch.Tensor):
         raise TypeError(f"features must be a numpy array or a torch tensor, got {type(features)}")
-    if is_numpy and features.dtype.kind not in "fiub":
-        raise TypeError(f"features must hold real numbers, got dtype {features.dtype}")
-    tensor = torch.from_numpy(_torch_ready(features)) if is_numpy else features
-    if tensor.ndim not in (2, 3) or 0 in tensor.shape:
+    if is_numpy:
+        if features.dtype.kind not in "fiub":
+            raise TypeError(f"features must hold real numbers, got dtype {features.dtype}")
+        if features.dtype not in (np.float16, np.float32, np.float64):
+            features = features.astype(np.float64, order="C")
+        # torch warns about a read-only array, such as a memory-mapped store's, even if only read
+        features = torch.from_numpy(np.require(features, requirements=("C", "A", "W")))
+    if features.ndim not in (2, 3) or 0 in features.shape:
         raise ValueError(
             f"features must have shape (N, D) or (B, N, D) without empty axes, "
-            f"got {tuple(tensor.shape)}"
+            f"got {tuple(features.shape)}"
         )
-    return tensor.detach(), is_numpy
-
-
-def _torch_ready(features: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if features.dtype not in (np.float16, np.float32, np.float64):
-        return features.astype(np.float64, order="C")
-    # torch warns about a read-only array, such as a memory-mapped store's, even if only read
-    return np.require(features, requirements=("C", "A", "W"))
-
-
-def _single(tensor: torch.Tensor, is_numpy: bool, options: _Options) -> Spectrum:
-    rows = prepare_rows(tensor)
-    solution, row_sums = _solve(rows, resolve_affinity(rows, options.affinity), options)
-    vector = solution.vector
-    if options.embedding == "random-walk":
-        vector = vector * row_sums.rsqrt()
-        vector = vector / torch.linalg.vector_norm(vector)
-    reference = rows.reference() if options.sign != "abs" else vector
-    scores = orient(vector, reference, options.sign).to(rows.raw.dtype)
-    return Spectrum(
-        scores=scores.numpy() if is_numpy else scores,
-        lambda2=solution.lambda2,
-        lambda3=solution.lambda3,
-        iterations=solution.iterations,
-        residual=solution.residual,
-        status=solution.status,
-        lambda_max=solution.lambda_max,
-    )
-
-
-def _solve(rows: Rows, affinity: str, options: _Options) -> tuple[Solution, torch.Tensor]:
-    count = len(rows.raw)
-    if count == 1:
-        one = torch.ones(1, dtype=torch.float64, device=rows.raw.device)
-        return Solution(one, 0.0, 0.0, 1.0, 0, 0.0, "trivial"), one
-    limit = AUTO_DENSE_MAX if rows.raw.device.type == "cpu" else AUTO_DENSE_MAX_GPU
-    limit = CLAMPED_DENSE_MAX if affinity == "clamp" else limit
-    dense = options.solver == "dense" or (options.solver == "auto" and count <= limit)
-    if dense or count == 2:
-        return solve_dense(rows, affinity, options.laplacian)
-    if affinity == "clamp":
-        operator: Any = clamped_operator(rows, options.laplacian)
-    else:
-        operator = low_rank_operator(rows, affinity, options.laplacian)
-    with one_blas_thread():
-        solution = solve_matrix_free(
-            operator, tolerance=options.tolerance, max_iterations=options.max_iterations
-        )
-    return solution, operator.degrees
-
-
-def _stack(items: list[Spectrum], tensor: torch.Tensor, is_numpy: bool) -> Spectrum:
-    def column(name: str) -> Any:
-        values = np.asarray([getattr(item, name) for item in items])
-        return values if is_numpy else torch.from_numpy(values).to(tensor.device)
-
-    scores = [item.scores for item in items]
-    return Spectrum(
-        scores=np.stack(scores) if is_numpy else torch.stack(scores),
-        status=tuple(item.status for item in items),
-        **{
-            name: column(name)
-            for name in ("lambda2", "lambda3", "iterations", "residual", "lambda_max")
-        },
-    )
+    return features.detach(), is_numpy
 
 
 def degrees(features: Any, affinity: str = "auto") -> Any:
@@ -277,7 +189,7 @@ def degrees(features: Any, affinity: str = "auto") -> Any:
     rows = prepare_rows(tensor)
     resolved = resolve_affinity(rows, affinity)
     if resolved == "clamp":
-        sums = clamped_operator(rows, "unnormalized").degrees
+        sums = clamped_laplacian(rows, "unnormalized").degrees
     else:
         sums = rows.degrees(resolved)
     sums = sums.to(rows.raw.dtype)

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
 
 from gstds.common.noise import keyed_uniform
-
-__all__ = [
-    "Rows",
-    "content_direction",
-    "empty_rows",
-    "prepare_rows",
-    "resolve_affinity",
-    "shift_notice",
-    "tall_product",
-    "wide_product",
-]
 
 _LOG = logging.getLogger("gstds.spectral")
 _DIRECTION_SEED = 0x5EED
@@ -46,10 +34,9 @@ class Rows:
         """Return the unit rows (N, D)."""
         return self.raw * self.inverse_norms[:, None]
 
-    def column_sums(self, weights: torch.Tensor) -> torch.Tensor:
-        """Return the weighted sum (D,) of the unit rows."""
-        scaled = self.inverse_norms * weights.to(self.raw.dtype)
-        return wide_product(scaled[None], self.raw)[0]
+    def column_sums(self) -> torch.Tensor:
+        """Return the sum (D,) of the unit rows."""
+        return wide_product(self.inverse_norms[None], self.raw)[0]
 
     def project(self, directions: torch.Tensor) -> torch.Tensor:
         """Return the unit rows' components (N, K) along ``directions`` (K, D), as float64."""
@@ -58,7 +45,7 @@ class Rows:
 
     def degrees(self, affinity: str) -> torch.Tensor:
         """Return the row sums (N,) of S, or of (1 + S)/2 if ``affinity`` is ``shift``; float64."""
-        sums = self.project(self.column_sums(torch.ones_like(self.inverse_norms))[None])[:, 0]
+        sums = self.project(self.column_sums()[None])[:, 0]
         return (sums + len(sums)) / 2 if affinity == "shift" else sums
 
     def reference(self) -> torch.Tensor:
@@ -111,18 +98,15 @@ def empty_rows(count: int, like: torch.Tensor, columns: int) -> torch.Tensor:
     return torch.from_numpy(np.empty((count, columns), dtype=kind))
 
 
+@lru_cache(maxsize=8)
 def content_direction(dimension: int, device: torch.device) -> torch.Tensor:
     """Return a fixed direction (D,) without symmetries, the same on every machine.
 
     Projections on it tell samples apart by their content alone, so whatever is derived from them
     moves with the rows when these are reordered.
     """
-    return torch.from_numpy(_direction(dimension).copy()).to(device)
-
-
-@lru_cache(maxsize=8)
-def _direction(dimension: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return keyed_uniform(_DIRECTION_SEED, indices=np.arange(dimension)) - 0.5
+    uniform = keyed_uniform(_DIRECTION_SEED, indices=np.arange(dimension))
+    return torch.from_numpy(uniform - 0.5).to(device)
 
 
 def prepare_rows(features: torch.Tensor) -> Rows:
@@ -172,23 +156,17 @@ def resolve_affinity(rows: Rows, affinity: str) -> str:
     if affinity == "error":
         _refuse_negative_cosines(rows)
         return "cosine"
-    if not shift_notice.given:
-        shift_notice.given = True
-        _LOG.info(
-            "features hold negative values: the affinity is (1 + cosine)/2; "
-            "pass affinity='shift', 'clamp', 'cosine' or 'error' to choose"
-        )
+    notice_shift()
     return "shift"
 
 
-@dataclass(slots=True)
-class Notice:
-    """What a process says once: whether it has."""
-
-    given: bool = False
-
-
-shift_notice = Notice()
+@cache
+def notice_shift() -> None:
+    """Say, once in a process, that cosines are shifted."""
+    _LOG.info(
+        "features hold negative values: the affinity is (1 + cosine)/2; "
+        "pass affinity='shift', 'clamp', 'cosine' or 'error' to choose"
+    )
 
 
 def _refuse_negative_cosines(rows: Rows) -> None:

@@ -1,26 +1,24 @@
 """Building a feature store so that a kill at any moment costs one chunk and breaks nothing.
 
 Rows go to ``features.npy`` chunk by chunk, their checksums to ``rows.crc32``; after each both are
-synced, and then a line with the chunk's checksum is synced to ``journal.jsonl``. A later build
-trusts only journal lines whose chunk still has that checksum, and goes on from there. The manifest
-is written last, atomically.
+synced, and then ``journal.jsonl`` gets a line with the chunk's checksum. A later build trusts only
+journal lines whose chunk still has that checksum, and goes on from there. The manifest is written
+last. It and the journal are written atomically.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gstds.common.files import fsync_directory, write_json, write_text
-from gstds.store.encoding import encode
 from gstds.store.format import (
     CHECKS_DTYPE,
     CHECKS_NAME,
@@ -30,11 +28,10 @@ from gstds.store.format import (
     array_header,
     canonical,
     checksum,
+    encode,
     make_manifest,
     row_checksums,
 )
-
-__all__ = ["BuildPlan", "Compute", "Progress", "complete_build", "discard"]
 
 JOURNAL_NAME = "journal.jsonl"
 LOCK_NAME = ".lock"
@@ -51,7 +48,7 @@ class BuildPlan:
     dim: int
     chunk_rows: int
     fingerprint: str
-    backbone: Mapping[str, Any]
+    backbone: dict[str, Any]
     dtype: str = "float16"
 
     @property
@@ -72,18 +69,7 @@ class BuildPlan:
     @property
     def line(self) -> str:
         """The journal's first line: only a build with an equal plan may be resumed."""
-        values = {**self.__dict__, "backbone": dict(self.backbone)}
-        return canonical({"plan": values})
-
-    @property
-    def chunks(self) -> int:
-        """How many chunks there are; the last may be short."""
-        return -(-self.rows // self.chunk_rows)
-
-    def bounds(self, chunk: int) -> tuple[int, int]:
-        """Return the first row of a chunk and the row after its last."""
-        start = chunk * self.chunk_rows
-        return start, min(start + self.chunk_rows, self.rows)
+        return canonical({"plan": self.__dict__})
 
 
 def discard(path: Path) -> None:
@@ -102,156 +88,93 @@ def complete_build(
         OSError: If the disk is full or a file cannot be written; it names the file.
         ValueError: If ``compute`` returns a wrong shape or something not finite.
     """
-    _sweep(path)
-    with _naming(path / DATA_NAME):
-        checksums = _resumable(path, plan)
-        if not checksums:
-            _start(path, plan)
-        _write_chunks(path, plan, compute, progress, checksums)
-        write_json(path / MANIFEST_NAME, _manifest(plan, checksums))
-        (path / JOURNAL_NAME).unlink(missing_ok=True)
-
-
-def _manifest(plan: BuildPlan, checksums: list[int]) -> dict[str, Any]:
-    return make_manifest(
-        rows=plan.rows,
-        dim=plan.dim,
-        dtype=plan.numbers,
-        chunk_rows=plan.chunk_rows,
-        fingerprint=plan.fingerprint,
-        backbone=plan.backbone,
-        checksums=checksums,
-    )
-
-
-def _sweep(path: Path) -> None:
-    for leftover in path.glob(f".{MANIFEST_NAME}.*.tmp"):
+    for leftover in path.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
     try:
-        yield
+        checksums = _write_chunks(path, plan, compute, progress or (lambda done, rows: None))
+        facts = {**plan.__dict__, "dtype": plan.numbers}
+        write_json(path / MANIFEST_NAME, make_manifest(**facts, checksums=checksums))
+        (path / JOURNAL_NAME).unlink(missing_ok=True)
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise
         mend = "free some space there, or set GSTDS_CACHE to another folder"
         reason = f"{os.strerror(error.errno)} (feature store; {mend})"
-        raise OSError(error.errno, reason, str(path)) from error
+        raise OSError(error.errno, reason, str(path / DATA_NAME)) from error
 
 
-def _resumable(path: Path, plan: BuildPlan) -> list[int]:
-    """Return the checksums of the leading chunks that are recorded and whole."""
-    recorded = _read_journal(path / JOURNAL_NAME, plan)
-    whole: list[int] = []
-    try:
-        with open(path / DATA_NAME, "rb") as data, open(path / CHECKS_NAME, "r+b") as checks:
-            if data.read(len(plan.header)) != plan.header:
-                return []
-            for chunk, expected in enumerate(recorded):
-                start, stop = plan.bounds(chunk)
-                sums = _sums_of(data.read((stop - start) * plan.row_bytes), plan.row_bytes)
-                if checksum(sums) != expected:
-                    break
-                _write_at(checks, start * CHECKS_DTYPE.itemsize, sums)
-                whole.append(expected)
-    except FileNotFoundError:
-        return []
-    _write_journal(path / JOURNAL_NAME, plan, whole)
-    return whole
-
-
-def _sums_of(content: bytes, row_bytes: int) -> npt.NDArray[np.uint32]:
-    """Return the checksums of the whole rows of a file's part, which may be cut short."""
-    whole = len(content) // row_bytes
-    values = np.frombuffer(content, np.uint8, count=whole * row_bytes)
-    return row_checksums(values.reshape(whole, row_bytes))
+def _write_chunks(path: Path, plan: BuildPlan, compute: Compute, progress: Progress) -> list[int]:
+    """Keep the leading chunks that are recorded and whole, write the others; return checksums."""
+    recorded = _read_journal(path, plan)
+    _make_room(path, plan, "r+b" if recorded else "wb")
+    checksums: list[int] = []
+    with open(path / DATA_NAME, "r+b") as data, open(path / CHECKS_NAME, "r+b") as checks:
+        for chunk, start in enumerate(range(0, plan.rows, plan.chunk_rows)):
+            stop = min(start + plan.chunk_rows, plan.rows)
+            place = len(plan.header) + start * plan.row_bytes
+            data.seek(place)
+            if chunk < len(recorded):
+                content = data.read((stop - start) * plan.row_bytes)
+                sums = row_checksums(np.frombuffer(content, np.uint8).reshape(stop - start, -1))
+                if checksum(sums) != recorded[chunk]:
+                    recorded = []
+            if chunk >= len(recorded):
+                progress(start, plan.rows)
+                rows = encode(_unit_rows(compute(start, stop), start, stop, plan.dim), plan.numbers)
+                _write_at(data, place, rows.tobytes())
+                sums = row_checksums(rows)
+            _write_at(checks, start * CHECKS_DTYPE.itemsize, sums.tobytes())
+            checksums.append(checksum(sums))
+            if chunk >= len(recorded):
+                lines = [plan.line, *(json.dumps([k, one]) for k, one in enumerate(checksums))]
+                write_text(path / JOURNAL_NAME, "\n".join(lines) + "\n")
+    progress(plan.rows, plan.rows)
+    return checksums
 
 
 def _read_journal(path: Path, plan: BuildPlan) -> list[int]:
     try:
-        lines = path.read_bytes().decode(errors="replace").split("\n")
+        lines = (path / JOURNAL_NAME).read_bytes().decode(errors="replace").split("\n")
     except FileNotFoundError:
         return []
-    if lines[0] != plan.line:
+    there = (path / DATA_NAME).exists() and (path / CHECKS_NAME).exists()
+    if lines[0] != plan.line or not there:
         return []
     checksums: list[int] = []
-    # The text after the last newline is a line that a kill cut short.
-    for line in lines[1:-1]:
+    for line in lines[1:]:
         try:
             chunk, value = json.loads(line)
         except (ValueError, TypeError):
             break
-        if chunk != len(checksums) or chunk >= plan.chunks or not isinstance(value, int):
+        if chunk != len(checksums) or not isinstance(value, int):
             break
         checksums.append(value)
     return checksums
 
 
-def _write_journal(path: Path, plan: BuildPlan, checksums: list[int]) -> None:
-    lines = [plan.line, *(json.dumps([k, value]) for k, value in enumerate(checksums))]
-    write_text(path, "\n".join(lines) + "\n")
-
-
-def _start(path: Path, plan: BuildPlan) -> None:
+def _make_room(path: Path, plan: BuildPlan, mode: str) -> None:
+    """Give both files their sizes: a disk too small is better found now than after an hour."""
+    parts = {
+        DATA_NAME: (plan.header, len(plan.header) + plan.rows * plan.row_bytes),
+        CHECKS_NAME: (b"", plan.rows * CHECKS_DTYPE.itemsize),
+    }
     try:
-        with open(path / DATA_NAME, "wb") as data:
-            _reserve(data.fileno(), len(plan.header) + plan.rows * plan.row_bytes)
-            data.write(plan.header)
-            _sync(data)
-        with open(path / CHECKS_NAME, "wb") as checks:
-            _reserve(checks.fileno(), plan.rows * CHECKS_DTYPE.itemsize)
-            _sync(checks)
+        for name, (begin, size) in parts.items():
+            with open(path / name, mode) as handle:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(handle.fileno(), 0, size)
+                os.truncate(handle.fileno(), size)
+                _write_at(handle, 0, begin)
     except OSError:
-        for name in (DATA_NAME, CHECKS_NAME):
-            (path / name).unlink(missing_ok=True)
+        if mode == "wb":
+            for name in parts:
+                (path / name).unlink(missing_ok=True)
         raise
-    _write_journal(path / JOURNAL_NAME, plan, [])
 
 
-def _reserve(descriptor: int, size: int) -> None:
-    # A disk too small is better found now than after an hour of features.
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.truncate(descriptor, size)
-
-
-def _write_chunks(
-    path: Path,
-    plan: BuildPlan,
-    compute: Compute,
-    progress: Progress | None,
-    checksums: list[int],
-) -> None:
-    with (
-        open(path / DATA_NAME, "r+b") as data,
-        open(path / CHECKS_NAME, "r+b") as checks,
-        open(path / JOURNAL_NAME, "ab") as journal,
-    ):
-        for chunk in range(len(checksums), plan.chunks):
-            start, stop = plan.bounds(chunk)
-            if progress is not None:
-                progress(start, plan.rows)
-            rows = encode(_unit_rows(compute(start, stop), start, stop, plan.dim), plan.numbers)
-            sums = row_checksums(rows)
-            _write_at(data, len(plan.header) + start * plan.row_bytes, rows)
-            _write_at(checks, start * CHECKS_DTYPE.itemsize, sums)
-            checksums.append(checksum(sums))
-            journal.write((json.dumps([chunk, checksums[-1]]) + "\n").encode())
-            _sync(journal)
-    if progress is not None:
-        progress(plan.rows, plan.rows)
-
-
-def _write_at(handle: Any, offset: int, values: npt.NDArray[Any]) -> None:
+def _write_at(handle: IO[Any], offset: int, content: bytes) -> None:
     handle.seek(offset)
-    handle.write(values.tobytes())
-    _sync(handle)
-
-
-def _sync(handle: Any) -> None:
+    handle.write(content)
     handle.flush()
     os.fsync(handle.fileno())
 
@@ -273,7 +196,6 @@ def _unit_rows(values: Any, start: int, stop: int, dim: int) -> npt.NDArray[np.f
         )
     # Scaling by the largest entry first keeps the squares of large features from overflowing.
     scale = np.abs(array).max(axis=1, keepdims=True)
-    array = np.divide(array, scale, out=array, where=scale > 0)
+    array = array / np.where(scale > 0, scale, 1)
     norms = np.linalg.norm(array, axis=1, keepdims=True)
-    rows: npt.NDArray[np.float32] = np.divide(array, norms, out=array, where=norms > 0)
-    return rows
+    return np.asarray(array / np.where(norms > 0, norms, 1), dtype=np.float32)

@@ -2,7 +2,7 @@
 
 The spectral score looks at cosines alone, and both keep these: a projection to principal directions
 (uncentered, so that inner products, not variances, are kept best) or to random ones (Johnson and
-Lindenstrauss, 1984), and rounding to int8 (`gstds.store.encoding`).
+Lindenstrauss, 1984), and rounding to int8 (`gstds.store.format.encode`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-__all__ = ["Compression", "fit_basis", "parse_compression", "project"]
 
 Array = npt.NDArray[np.float32]
 _FORM = re.compile(r"(?:(pca|random)-([1-9][0-9]{0,5})(-int8)?)|int8")
@@ -108,7 +106,9 @@ def fit_basis(compression: Compression, dim: int, sample: Array | None = None) -
         raise ValueError(
             f"compress: pca-{count} needs at least {count} images, got {found}; use random-{count}"
         )
-    rows = _unit(sample.astype(np.float64))
+    rows = sample.astype(np.float64)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows /= np.where(norms > 0, norms, 1)
     directions = np.linalg.eigh(rows.T @ rows)[1][:, ::-1][:, :count]
     # An eigenvector's sign is anybody's choice: the largest entry is made positive.
     largest = np.take_along_axis(directions, np.abs(directions).argmax(0)[None], 0)
@@ -118,11 +118,3 @@ def fit_basis(compression: Compression, dim: int, sample: Array | None = None) -
 def project(features: Array, basis: Array | None) -> Array:
     """Return features (n, dim) in the directions (dim, d) of a basis; as they are for None."""
     return features if basis is None else features @ basis
-
-
-def _unit(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    scaled: npt.NDArray[np.float64] = np.divide(
-        rows, norms, out=np.zeros_like(rows), where=norms > 0
-    )
-    return scaled

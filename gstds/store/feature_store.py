@@ -1,28 +1,37 @@
 """The reference store: features of every training image, computed once and read by memory map.
 
 Features are unit rows in float16 (a rounding of about 5e-4 of each entry), or in int8, see
-`gstds.store.encoding`. Opening reads the manifest, sizes and headers: no byte of features. Nothing
-is trusted unread: each row is checked by its checksum when it is first touched, and everything by
-`FeatureStore.verify`.
+`gstds.store.format.encode`. Opening reads the manifest, sizes and headers: no byte of features.
+Nothing is trusted unread: each row is checked by its checksum when it is first touched, and
+everything by `FeatureStore.verify`. The manifest vouches for itself (SHA-256) and holds a CRC-32
+per chunk of ``rows.crc32``: a row is checked by reading that row and 4 bytes for each of its
+neighbors, not the whole chunk. In a store of version 1 it holds the CRC-32 of a chunk's features,
+which are then read whole.
+
+Beside it lie the reference losses (n,), or logits (n, C), in one file with manifest and checksum.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import mmap
 import os
 import weakref
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_choice, check_integer
-from gstds.common.files import locked
+from gstds.common.files import locked, sha256, write_bytes
 from gstds.store.build import LOCK_NAME, BuildPlan, Compute, Progress, complete_build, discard
-from gstds.store.encoding import decode
 from gstds.store.format import (
+    CHECKS_DTYPE,
+    CHECKS_NAME,
     DATA_NAME,
     DTYPES,
     MANIFEST_NAME,
@@ -30,12 +39,13 @@ from gstds.store.format import (
     array_header,
     canonical,
     check_matches,
+    checksum,
+    decode,
     read_manifest,
+    row_checksums,
 )
-from gstds.store.losses import open_losses, save_losses
-from gstds.store.row_checks import make_checks, open_checks
 
-__all__ = ["FeatureStore", "StoreError", "build_store", "open_losses", "save_losses"]
+_SHAPES = {"losses": "(n,)", "logits": "(n, C)"}
 
 
 class FeatureStore:
@@ -48,27 +58,39 @@ class FeatureStore:
         manifest: Shapes, backbone, fingerprint and checksums, as they stand in the manifest.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        manifest: dict[str, Any],
-        handle: IO[bytes],
-        checks: IO[bytes] | None,
-    ) -> None:
-        self.path = path
-        self.manifest = manifest
-        self._handle = handle
-        # Closed with the store, also where nobody closes that: a file left open is a warning.
-        self._closing = weakref.finalize(self, _close, handle, checks)
-        self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path, self.manifest = path, manifest
+        dtype = np.dtype(manifest["dtype"])
+        header = array_header(self.rows, self.dim, dtype)
+        self._sizes = {DATA_NAME: manifest["bytes"]}
+        if manifest["version"] > 1:
+            self._sizes[CHECKS_NAME] = self.rows * CHECKS_DTYPE.itemsize
+        with contextlib.ExitStack() as opened:
+            try:
+                self._files = {
+                    name: opened.enter_context(open(path / name, "rb")) for name in self._sizes
+                }
+            except FileNotFoundError as error:
+                raise StoreError(path, f"{Path(error.filename).name} is missing") from None
+            self._check_sizes()
+            if self._files[DATA_NAME].read(len(header)) != header:
+                raise StoreError(path, f"header of {DATA_NAME} does not match")
+            # Closed with the store, also where nobody closes that: a file left open is a warning.
+            self._closing = weakref.finalize(self, opened.pop_all().close)
+        self._map = mmap.mmap(self._files[DATA_NAME].fileno(), 0, access=mmap.ACCESS_READ)
         # Else the system reads on ahead of every row: 128 kB where one or two are wanted.
         self._advise("MADV_RANDOM")
-        dtype = np.dtype(manifest["dtype"])
-        offset = len(array_header(self.rows, self.dim, dtype))
         # A plain array: a memmap's own indexing costs more than the reading.
-        values = np.frombuffer(self._map, dtype, self.rows * self.dim, offset)
+        values = np.frombuffer(self._map, dtype, self.rows * self.dim, len(header))
         self._values = values.reshape(self.rows, self.dim)
-        self._checks = make_checks(path, manifest, self._values, checks)
+        self._bytes = memoryview(values.view(np.uint8))  # type: ignore[arg-type]
+        self._table: npt.NDArray[Any] | None = None
+        if CHECKS_NAME in self._files:
+            table = np.memmap(self._files[CHECKS_NAME], CHECKS_DTYPE, "r", shape=(self.rows,))
+            self._table = table.view(np.ndarray)
+        # The system gives memory for these only where they are written.
+        self._checked = np.zeros(self.rows, dtype=bool)
+        self._checked_chunks = np.zeros(len(manifest["checksums"]), dtype=bool)
 
     @classmethod
     def open(
@@ -90,14 +112,10 @@ class FeatureStore:
         """
         folder = Path(path)
         manifest = read_manifest(folder)
-        check_matches(folder, manifest, fingerprint=fingerprint, backbone=backbone)
-        handle = _open_data(folder, manifest)
-        try:
-            checks = open_checks(folder, manifest)
-        except StoreError:
-            handle.close()
-            raise
-        return cls(folder, manifest, handle, checks)
+        facts = {**manifest, "fingerprint of the data": manifest["fingerprint"]}
+        of = None if backbone is None else dict(backbone)
+        check_matches(folder, facts, {"fingerprint of the data": fingerprint, "backbone": of})
+        return cls(folder, manifest)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy by path: the copy opens the files for itself."""
@@ -131,30 +149,6 @@ class FeatureStore:
             IndexError: If one is outside the store.
             StoreError: If a row that is touched for the first time is damaged.
         """
-        index = self._indices(rows)
-        self._check_size()
-        self._checks.touch(index)
-        return decode(self._values.take(index, axis=0))
-
-    def verify(self) -> None:
-        """Read the whole store and compare every row with its checksum.
-
-        Raises:
-            StoreError: If a row is damaged; the message names the first.
-        """
-        self._check_size()
-        self._advise("MADV_SEQUENTIAL")
-        try:
-            self._checks.verify()
-        finally:
-            self._advise("MADV_RANDOM")
-
-    def _advise(self, name: str) -> None:
-        advice = getattr(mmap, name, None)
-        if advice is not None:
-            self._map.madvise(advice)
-
-    def _indices(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
         index = np.asarray(rows)
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
             raise TypeError(
@@ -165,14 +159,72 @@ class FeatureStore:
                 f"rows must lie in [0, {self.rows - 1}], got {index.min()} to {index.max()} "
                 f"(store {self.path})"
             )
-        return index.astype(np.int64)
+        index = index.astype(np.int64)
+        self._check_sizes()
+        self._touch(index)
+        return decode(self._values.take(index, axis=0))
 
-    def _check_size(self) -> None:
+    def verify(self) -> None:
+        """Read the whole store and compare every row with its checksum.
+
+        Raises:
+            StoreError: If a row is damaged; the message names the first.
+        """
+        self._check_sizes()
+        self._advise("MADV_SEQUENTIAL")
+        try:
+            for chunk in range(len(self._checked_chunks)):
+                rows = self._check_chunk(chunk)
+                if self._table is not None:
+                    wrong = row_checksums(self._values[rows]) != self._table[rows]
+                    if wrong.any():
+                        raise self._damaged(rows.start + int(np.flatnonzero(wrong)[0]))
+        finally:
+            self._advise("MADV_RANDOM")
+
+    def _touch(self, index: npt.NDArray[np.int64]) -> None:
+        """Check the rows (k,) that were not checked before."""
+        fresh = index[~self._checked[index]]
+        if not len(fresh):
+            return
+        fresh = np.unique(fresh)
+        chunks = np.unique(fresh // int(self.manifest["chunk_rows"]))
+        for chunk in chunks[~self._checked_chunks[chunks]].tolist():
+            self._check_chunk(chunk)
+        if self._table is not None:
+            width = self.dim * self._values.itemsize
+            for row, expected in zip(fresh.tolist(), self._table[fresh].tolist(), strict=True):
+                if zlib.crc32(self._bytes[row * width : (row + 1) * width]) != expected:
+                    raise self._damaged(row)
+        self._checked[fresh] = True
+
+    def _check_chunk(self, chunk: int) -> slice:
+        """Check what the manifest vouches for, of a chunk, and return the chunk's rows."""
+        size = int(self.manifest["chunk_rows"])
+        rows = slice(chunk * size, (chunk + 1) * size)
+        name, values = CHECKS_NAME, self._table
+        if values is None:
+            name, values = DATA_NAME, self._values
+        if checksum(values[rows]) != self.manifest["checksums"][chunk]:
+            raise StoreError(self.path, f"checksum of chunk {chunk} of {name} does not match")
+        self._checked_chunks[chunk] = True
+        return rows
+
+    def _damaged(self, row: int) -> StoreError:
+        chunk = row // int(self.manifest["chunk_rows"])
+        return StoreError(self.path, f"checksum of chunk {chunk} does not match (row {row})")
+
+    def _advise(self, name: str) -> None:
+        advice = getattr(mmap, name, None)
+        if advice is not None:
+            self._map.madvise(advice)
+
+    def _check_sizes(self) -> None:
         # Reading a mapped page that a truncation took away would kill the process.
-        size = os.fstat(self._handle.fileno()).st_size
-        if size != self.manifest["bytes"]:
-            expected = self.manifest["bytes"]
-            raise StoreError(self.path, f"size of {DATA_NAME} is {size} bytes, expected {expected}")
+        for name, expected in self._sizes.items():
+            size = os.fstat(self._files[name].fileno()).st_size
+            if size != expected:
+                raise StoreError(self.path, f"size of {name} is {size} bytes, expected {expected}")
 
 
 def _reopen(path: str, digest: str) -> FeatureStore:
@@ -186,30 +238,6 @@ def _reopen(path: str, digest: str) -> FeatureStore:
         store.close()
         raise StoreError(path, "it was made anew since this copy of it was begun", "open it again")
     return store
-
-
-def _close(*handles: IO[bytes] | None) -> None:
-    for handle in handles:
-        if handle is not None:
-            handle.close()
-
-
-def _open_data(path: Path, manifest: Mapping[str, Any]) -> IO[bytes]:
-    try:
-        handle = open(path / DATA_NAME, "rb")  # noqa: SIM115 - lives as long as the store
-    except FileNotFoundError:
-        raise StoreError(path, f"{DATA_NAME} is missing") from None
-    header = array_header(manifest["rows"], manifest["dim"], np.dtype(manifest["dtype"]))
-    problem = None
-    size = os.fstat(handle.fileno()).st_size
-    if size != manifest["bytes"]:
-        problem = f"size of {DATA_NAME} is {size} bytes, expected {manifest['bytes']}"
-    elif handle.read(len(header)) != header:
-        problem = f"header of {DATA_NAME} does not match"
-    if problem is not None:
-        handle.close()
-        raise StoreError(path, problem)
-    return handle
 
 
 def build_store(
@@ -263,5 +291,74 @@ def build_store(
         if not (folder / MANIFEST_NAME).exists():
             complete_build(folder, plan, compute, progress)
     store = FeatureStore.open(folder, fingerprint=plan.fingerprint, backbone=plan.backbone)
-    check_matches(folder, store.manifest, shape=(plan.rows, plan.dim), dtype=plan.numbers)
+    facts = {"size": (store.rows, store.dim), "type": store.manifest["dtype"]}
+    check_matches(folder, facts, {"size": (plan.rows, plan.dim), "type": plan.numbers.str})
     return store
+
+
+def save_losses(
+    path: str | Path, losses: npt.ArrayLike, manifest: Mapping[str, Any], *, kind: str = "losses"
+) -> None:
+    """Write losses (n,), or logits (n, C), atomically, as a safetensors file.
+
+    Args:
+        path: The file.
+        losses: Finite numbers, stored as float32.
+        manifest: What they were made from (JSON): fingerprint, backbone, probe options.
+        kind: ``losses`` or ``logits``.
+
+    Raises:
+        ValueError: If they are not finite or of another number of dimensions.
+        OSError: If the file cannot be written.
+    """
+    from safetensors.numpy import save
+
+    values = np.ascontiguousarray(losses, dtype="<f4")
+    shape = _SHAPES[kind]
+    if values.ndim != len(shape.split(", ")) or not np.isfinite(values).all():
+        raise ValueError(f"{kind} must be finite numbers {shape}, got shape {values.shape}")
+    text = canonical(dict(manifest))
+    metadata = {"manifest": text, "sha256": _digest(text, values)}
+    write_bytes(path, save({kind: values}, metadata=metadata))
+
+
+def open_losses(
+    path: str | Path, *, expected: Mapping[str, Any] | None = None, kind: str = "losses"
+) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+    """Read losses, or logits, that `save_losses` wrote.
+
+    Args:
+        path: The file.
+        expected: Entries that the manifest must have, with these values.
+        kind: ``losses`` or ``logits``.
+
+    Returns:
+        The losses (n,) or logits (n, C), and their manifest.
+
+    Raises:
+        StoreError: If the file is missing, damaged, or made from something else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    target = Path(path)
+    try:
+        data = target.read_bytes()
+        values = load(data)[kind]
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        text = metadata["manifest"]
+        whole = metadata["sha256"] == _digest(text, values)
+    except FileNotFoundError:
+        mend = "run `gstds features`, or gstds.prepare_store for images of your own"
+        raise StoreError(target, f"there are no {kind}", mend) from None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(target, f"the file of {kind} is damaged (header)") from error
+    if not whole:
+        raise StoreError(target, f"the checksum of the {kind} does not match")
+    manifest: dict[str, Any] = json.loads(text)
+    check_matches(target, manifest, expected or {})
+    return np.array(values, dtype=np.float32), manifest
+
+
+def _digest(text: str, values: npt.NDArray[Any]) -> str:
+    return sha256(text, b"\0", values.tobytes())

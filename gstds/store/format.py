@@ -22,24 +22,6 @@ import numpy.typing as npt
 from gstds.common.checksummed_json import read_json
 from gstds.common.files import sha256
 
-__all__ = [
-    "CHECKS_DTYPE",
-    "CHECKS_NAME",
-    "DATA_NAME",
-    "DTYPES",
-    "MANIFEST_NAME",
-    "VERSION",
-    "StoreError",
-    "array_header",
-    "canonical",
-    "check_matches",
-    "checksum",
-    "digest",
-    "make_manifest",
-    "read_manifest",
-    "row_checksums",
-]
-
 VERSION = 2
 _READABLE = (1, 2)
 DATA_NAME = "features.npy"
@@ -47,6 +29,7 @@ CHECKS_NAME = "rows.crc32"
 MANIFEST_NAME = "manifest.json"
 DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "int8": np.dtype("|i1")}
 CHECKS_DTYPE = np.dtype("<u4")
+_STEPS = 127.0
 _MEND = (
     "delete it and call gstds.prepare_store again, or, if the command line made it, build it anew "
     "with `gstds features --rebuild`"
@@ -108,29 +91,27 @@ def array_header(rows: int, dim: int, dtype: np.dtype[Any] = DTYPES["float16"]) 
 
 
 def make_manifest(
-    *,
-    rows: int,
-    dim: int,
-    dtype: np.dtype[Any],
-    chunk_rows: int,
-    fingerprint: str,
-    backbone: Mapping[str, Any],
-    checksums: list[int],
+    *, rows: int, dim: int, dtype: np.dtype[Any], checksums: list[int], **made_from: Any
 ) -> dict[str, Any]:
-    """Return a store's manifest; nothing in it depends on when or in how many goes it was built."""
+    """Return a store's manifest; nothing in it depends on when or in how many goes it was built.
+
+    Args:
+        rows: How many samples.
+        dim: How many features of each.
+        dtype: What a stored number is.
+        checksums: Of each chunk.
+        **made_from: ``chunk_rows``, ``fingerprint`` and ``backbone``.
+    """
     manifest: dict[str, Any] = {
         "version": VERSION,
         "rows": rows,
         "dim": dim,
         "dtype": dtype.str,
-        "chunk_rows": chunk_rows,
         "bytes": len(array_header(rows, dim, dtype)) + rows * dim * dtype.itemsize,
-        "fingerprint": fingerprint,
-        "backbone": dict(backbone),
+        **made_from,
         "checksums": checksums,
     }
-    manifest["sha256"] = digest(manifest)
-    return manifest
+    return {**manifest, "sha256": digest(manifest)}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -142,61 +123,68 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = read_json(path / MANIFEST_NAME)
     except (FileNotFoundError, NotADirectoryError):
-        raise _absent(path) from None
+        if (path / DATA_NAME).exists():
+            problem = "its build was not finished", _RUN.format("resume")
+        else:
+            problem = "there is no store", _RUN.format("build")
+        raise StoreError(path, *problem) from None
     except ValueError:
         raise StoreError(path, f"{MANIFEST_NAME} is damaged (not JSON)") from None
-    _check_manifest(path, manifest)
-    return dict(manifest)
-
-
-def _absent(path: Path) -> StoreError:
-    if (path / DATA_NAME).exists():
-        return StoreError(path, "its build was not finished", _RUN.format("resume"))
-    return StoreError(path, "there is no store", _RUN.format("build"))
-
-
-def _check_manifest(path: Path, manifest: Any) -> None:
     try:
         whole = isinstance(manifest, dict) and manifest.get("sha256") == digest(manifest)
     except ValueError:  # a number that is not finite
         whole = False
     if not whole:
         raise StoreError(path, f"{MANIFEST_NAME} is damaged (checksum of the manifest)")
-    if manifest.get("version") not in _READABLE:
-        found, known = manifest.get("version"), " and ".join(map(str, _READABLE))
-        raise StoreError(path, f"version {found!r}, this release reads versions {known}")
+    version = manifest.get("version")
+    if version not in _READABLE:
+        known = " and ".join(map(str, _READABLE))
+        raise StoreError(path, f"version {version!r}, this release reads versions {known}")
+    return dict(manifest)
 
 
-def check_matches(
-    path: Path,
-    manifest: Mapping[str, Any],
-    *,
-    fingerprint: str | None = None,
-    backbone: Mapping[str, Any] | None = None,
-    shape: tuple[int, int] | None = None,
-    dtype: np.dtype[Any] | None = None,
-) -> None:
-    """Refuse a store that was made from other data, by another backbone or in another shape.
+def check_matches(path: Path, facts: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse what was made from other data, by another backbone or in another shape.
+
+    Args:
+        path: The store or file.
+        facts: What it was made from, by name.
+        wanted: What it is to have been made from; None for whatever it is.
 
     Raises:
         StoreError: The message names what differs, and both values.
     """
-    if fingerprint is not None and manifest["fingerprint"] != fingerprint:
-        found = manifest["fingerprint"]
-        raise StoreError(path, f"fingerprint of the data is {found!r}, expected {fingerprint!r}")
-    if backbone is not None and canonical(manifest["backbone"]) != canonical(dict(backbone)):
-        found, wanted = _difference(manifest["backbone"], backbone)
-        raise StoreError(path, f"backbone is {found}, expected {wanted}")
-    size = (manifest["rows"], manifest["dim"])
-    if shape is not None and size != shape:
-        raise StoreError(path, f"size is {size} (rows, dim), expected {shape}")
-    if dtype is not None and manifest["dtype"] != dtype.str:
-        raise StoreError(path, f"type is {manifest['dtype']!r}, expected {dtype.str!r}")
+    for name, value in wanted.items():
+        found = facts.get(name)
+        if value is None or (name in facts and canonical(found) == canonical(value)):
+            continue
+        if isinstance(found, dict):
+            keys = [k for k in sorted({*found, *value}) if found.get(k) != value.get(k)]
+            found, value = ({k: one[k] for k in keys if k in one} for one in (found, value))
+        raise StoreError(path, f"{name} is {found!r}, expected {value!r}")
 
 
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, str]:
-    keys = [k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)]
-    return (
-        canonical({k: found[k] for k in keys if k in found}),
-        canonical({k: wanted[k] for k in keys if k in wanted}),
-    )
+def encode(rows: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return unit rows (n, D) as they are stored; a zero row stays zero.
+
+    An int8 row keeps its direction alone: the row divided by its largest entry, times 127, rounded.
+    Reading scales it to unit length again, so that no scale is stored. An entry is off by at most
+    half a step, 1/254 of the row's largest entry.
+    """
+    if dtype != DTYPES["int8"]:
+        return rows.astype(dtype)
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    stored: npt.NDArray[Any] = np.rint(rows / np.where(largest > 0, largest, 1) * _STEPS)
+    return stored.astype(dtype)
+
+
+def decode(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return stored rows (n, D) as float32, those of int8 as unit rows: a fresh array."""
+    import torch
+
+    # torch widens short numbers several times faster than numpy does.
+    wide = torch.from_numpy(stored).float()
+    if stored.dtype == DTYPES["int8"]:
+        wide /= torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_(min=1.0)
+    values: npt.NDArray[np.float32] = wide.numpy()
+    return values

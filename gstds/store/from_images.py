@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gstds.common.files import sha256
-from gstds.store.feature_store import (
-    FeatureStore,
-    StoreError,
-    build_store,
-    open_losses,
-    save_losses,
-)
-
-__all__ = ["LOSSES_NAME", "prepare_store"]
+from gstds.store.feature_store import FeatureStore, build_store, open_losses, save_losses
+from gstds.store.format import StoreError
 
 LOSSES_NAME = "losses.safetensors"
-_BATCH = 256
 
 
 def prepare_store(
@@ -51,11 +42,12 @@ def prepare_store(
         StoreError: If a store is there and is damaged or made from other images.
         OSError: If the folder cannot be written.
     """
+    import torch
+
     from gstds.reference.networks import make_reference
     from gstds.reference.probe import cross_fitted_losses
 
-    pixels, classes = _checked(images, labels)
-    grouped = _checked_groups(groups, classes)
+    pixels, classes, grouped = _checked(images, labels, groups)
     folder = Path(path)
     model = make_reference(reference, image_side=max(pixels.shape[2:]), device=device)
     store = build_store(
@@ -64,7 +56,7 @@ def prepare_store(
         dim=model.feature_dim,
         fingerprint=sha256(str(pixels.shape), pixels.tobytes()),
         backbone=dict(model.identity),
-        compute=lambda start, stop: _features(model, pixels[start:stop]),
+        compute=lambda start, stop: model.features(torch.from_numpy(pixels[start:stop].copy())),
     )
     count = int(classes.max()) + 1
     made_from = {
@@ -73,57 +65,38 @@ def prepare_store(
         "store": store.manifest["fingerprint"],
         "backbone": dict(model.identity),
     }
-    if not _have_losses(folder / LOSSES_NAME, made_from):
+    try:
+        open_losses(folder / LOSSES_NAME, expected=made_from)
+    except StoreError:
         features = store.gather(np.arange(store.rows))
         result = cross_fitted_losses(features, classes, grouped, num_classes=count, device=device)
         save_losses(folder / LOSSES_NAME, result.losses, made_from)
     return store
 
 
-def _have_losses(path: Path, made_from: dict[str, Any]) -> bool:
-    try:
-        open_losses(path, expected=made_from)
-    except StoreError:
-        return False
-    return True
-
-
 def _checked(
-    images: npt.ArrayLike, labels: npt.ArrayLike
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    pixels, classes = np.asarray(images), np.asarray(labels)
+    images: npt.ArrayLike, labels: npt.ArrayLike, groups: npt.ArrayLike | None
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return images, labels and groups (n,) with which the losses can be cross-fitted."""
+    from gstds.reference.probe import FOLDS, stratified_folds, whole_numbers
+
+    pixels = np.asarray(images)
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise ValueError(
             f"images must be uint8 (n, C, H, W) with C 1 or 3, got {pixels.dtype} {pixels.shape}"
         )
-    if classes.shape != pixels.shape[:1] or classes.dtype.kind not in "iu":
-        raise ValueError(
-            f"labels must be whole numbers ({len(pixels)},), got {classes.dtype} {classes.shape}"
-        )
-    if not len(classes) or classes.min() == classes.max():
-        found = f"the class {classes[0]} alone" if len(classes) else "none"
+    n = len(pixels)
+    classes = whole_numbers("labels", labels, n)
+    grouped = whole_numbers("groups", np.arange(n) if groups is None else groups, n)
+    if not n or classes.min() == classes.max():
+        found = f"the class {classes[0]} alone" if n else "none"
         raise ValueError(f"labels must name at least 2 classes, got {found}")
     if classes.min() < 0:
         raise ValueError(f"labels must be classes from 0, got {classes.min()}")
-    if classes.max() >= len(classes):
+    if classes.max() >= n:
         raise ValueError(
-            f"labels must be below the number of samples, {len(classes)}, got {classes.max()}; "
-            "number the classes from 0"
-        )
-    return pixels, classes.astype(np.int64)
-
-
-def _checked_groups(
-    groups: npt.ArrayLike | None, classes: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int_]:
-    """Return each sample's group (n,), with which the losses can be cross-fitted."""
-    from gstds.reference.probe import FOLDS, stratified_folds
-
-    grouped = np.arange(len(classes)) if groups is None else np.asarray(groups)
-    if grouped.shape != classes.shape or grouped.dtype.kind not in "iu":
-        raise ValueError(
-            f"groups must be whole numbers ({len(classes)},), one per image, got {grouped.dtype} "
-            f"{grouped.shape}"
+            f"labels must be below the number of samples, {n}, got {classes.max()}; number the "
+            "classes from 0"
         )
     distinct = len(np.unique(grouped))
     if distinct < FOLDS:
@@ -133,14 +106,4 @@ def _checked_groups(
         )
     count = int(classes.max()) + 1
     stratified_folds(classes, grouped, num_classes=count, folds=FOLDS, seed=0)
-    return grouped
-
-
-def _features(model: Any, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    import torch
-
-    parts = [
-        model.features(torch.from_numpy(pixels[at : at + _BATCH].copy())).cpu().numpy()
-        for at in range(0, len(pixels), _BATCH)
-    ]
-    return np.concatenate(parts)
+    return pixels, classes, grouped

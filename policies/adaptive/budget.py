@@ -11,8 +11,6 @@ from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transi
 from gstds.selection.control import check_range, spread_ratio
 from gstds.selection.weights import kept_count
 
-__all__ = ["BudgetControl"]
-
 
 class BudgetControl(KeepRatioPolicy):
     """Keeps what it takes to end at a wanted total of charged compute, whatever selecting costs.
@@ -27,6 +25,11 @@ class BudgetControl(KeepRatioPolicy):
     spreads it over all epochs, so that every sample is drawn as often as in full training, and
     ``share`` has no say.
 
+    Source: this project
+    Cost: that of the picker, made up for by keeping less
+    Helps: selectors of different cost are to be compared, or a bill is fixed beforehand
+    Hurts: nothing is kept for a part of the run that would need it more
+
     Args:
         share: Wanted charged compute in (0, 1], as a share of full training's.
         low: Lowest keep ratio, in (0, 1]; at least one sample of each batch is kept.
@@ -40,10 +43,10 @@ class BudgetControl(KeepRatioPolicy):
     """
 
     state = ("_drawn", "_trained", "_looks", "_first", "_waiting", "_chosen")
-    source = "this project"
-    cost = "that of the picker, made up for by keeping less"
-    helps = "selectors of different cost are to be compared, or a bill is fixed beforehand"
-    hurts = "nothing is kept for a part of the run that would need it more"
+
+    _context: RunContext | None = None
+    _drawn = _trained = _looks = 0
+    _first = _waiting = _chosen = 0.0
 
     def __init__(
         self,
@@ -56,12 +59,6 @@ class BudgetControl(KeepRatioPolicy):
         super().__init__(None, picker, **picker_options)
         self.share = check_fraction("share", share, open_low=True)
         self.low, self.high = check_range(low, high)
-        self._context: RunContext | None = None
-        self._begin()
-
-    def _begin(self) -> None:
-        self._drawn = self._trained = self._looks = 0
-        self._first = self._waiting = self._chosen = 0.0
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run with nothing drawn.
@@ -70,30 +67,18 @@ class BudgetControl(KeepRatioPolicy):
             ValueError: If the lowest keep ratio takes more than ``share``.
         """
         super().reset(seed, context)
-        self._context = context
-        self._begin()
-        if context.setting == "equal-epochs" and self._least > self.share:
+        self._context, self._least = context, max(self.low, 1.0 / context.batch_size)
+        full = context.epochs * context.num_samples * context.sample_flops
+        self._by_epochs = context.setting == "equal-epochs"
+        total = self.share * full if self._by_epochs else context.budget_flops
+        self._full, self._total = full / context.shards, total / context.shards  # this shard's
+        self._drawn = self._trained = self._looks = 0
+        self._first = self._waiting = self._chosen = 0.0
+        if self._by_epochs and self._least > self.share:
             raise ValueError(
                 f"share={self.share:g} is below the lowest keep ratio, low={self.low:g} and one "
                 f"sample of each {context.batch_size}; raise share, or lower low"
             )
-
-    @property
-    def _total(self) -> float:
-        """Operations that this policy is to spend: its shard's part of the run's."""
-        context = self._run
-        total = context.budget_flops
-        if context.setting == "equal-epochs":
-            total = self.share * self._full
-        return total / context.shards
-
-    @property
-    def _full(self) -> float:
-        return self._run.epochs * self._run.num_samples * self._run.sample_flops
-
-    @property
-    def _least(self) -> float:
-        return max(self.low, 1.0 / self._run.batch_size)
 
     @property
     def _run(self) -> RunContext:
@@ -106,16 +91,15 @@ class BudgetControl(KeepRatioPolicy):
         run = self._run
         steps = min(run.total_steps, run.max_draws)
         samples = min(run.epochs * run.num_samples / run.shards, steps * run.batch_size)
-        drawn = int((np.asarray(observation["valid"]) > 0.5).sum())
-        later = (samples - self._drawn - drawn) / run.batch_size
+        samples -= self._drawn
+        drawn = _valid(observation)
+        later = (samples - drawn) / run.batch_size
         left = self._total - self._spent(observation) - self._waiting * run.sample_flops
         left -= max(0, steps - 1 - self._looks) * self._per_look(observation)
         ratio = self.high
         for _ in range(3):  # what choosing takes depends on how many are chosen
             choosing = self._choosing(drawn, ratio) + later * self._choosing(run.batch_size, ratio)
-            ratio = spread_ratio(
-                left, run.sample_flops, samples - self._drawn, choosing, self.low, self.high
-            )
+            ratio = spread_ratio(left, run.sample_flops, samples, choosing, self.low, self.high)
         return ratio
 
     def _choosing(self, drawn: int, ratio: float) -> float:
@@ -123,8 +107,8 @@ class BudgetControl(KeepRatioPolicy):
         return self.step_flops(drawn, kept_count(ratio, drawn), self._run)
 
     def _spent(self, observation: Observation) -> float:
-        run = self._run
-        return (1.0 - float(observation["budget_left"][0])) * run.budget_flops / run.shards
+        budget = self._run.budget_flops / self._run.shards
+        return (1.0 - float(observation["budget_left"][0])) * budget
 
     def _overhead(self, observation: Observation) -> float:
         """Return what was charged for scoring, this batch's included."""
@@ -142,27 +126,27 @@ class BudgetControl(KeepRatioPolicy):
         Raises:
             ValueError: If scoring and the lowest keep ratio cost more than is wanted in all.
         """
+        run = self._run
         if not self._looks:
             self._first = self._overhead(transition.observation)
-        drawn = int((np.asarray(transition.observation["valid"]) > 0.5).sum())
-        kept = int((np.asarray(transition.weights) > 0).sum())
+        drawn, kept = _valid(transition.observation), int((transition.weights > 0).sum())
         self._looks += 1
         self._drawn += drawn
         self._trained += kept
-        self._chosen += self.step_flops(drawn, kept, self._run)
-        self._waiting = transition.info.get("waiting", 0) / self._run.shards
-        if self._looks == 1 and self._looks < self._run.total_steps:
-            self._refuse_what_scoring_exceeds(transition.next_observation)
-
-    def _refuse_what_scoring_exceeds(self, observation: Observation) -> None:
-        run = self._run
-        full = self._full / run.shards
-        scoring = self._per_look(observation) + self._choosing(run.batch_size, self._least)
-        needed = scoring * run.total_steps
-        least = self._least * full if run.setting == "equal-epochs" else 0.0
+        self._chosen += self.step_flops(drawn, kept, run)
+        self._waiting = transition.info.get("waiting", 0) / run.shards
+        if self._looks > 1 or run.total_steps == 1:
+            return
+        scoring = self._per_look(transition.next_observation)
+        needed = (scoring + self._choosing(run.batch_size, self._least)) * run.total_steps
+        least = self._least * self._full if self._by_epochs else 0.0
         if needed + least >= 1.01 * self._total:
             raise ValueError(
-                f"share={self._total / full:g} of full training's compute does not pay for "
-                f"scoring, which takes {needed / full:.3f} of it in all, and the lowest keep "
-                f"ratio, {least / full:.3f}; raise share, or pick by a score that costs less"
+                f"share={self._total / self._full:g} of full training's compute does not pay for "
+                f"scoring, which takes {needed / self._full:.3f} of it in all, and the lowest keep "
+                f"ratio, {least / self._full:.3f}; raise share, or pick by a score that costs less"
             )
+
+
+def _valid(observation: Observation) -> int:
+    return int((np.asarray(observation["valid"]) > 0.5).sum())

@@ -5,15 +5,12 @@ What a policy remembers changes in `learn` alone, so `keep_ratio` may be asked t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from gstds.common.checks import check_fraction, check_number
 from gstds.observation.gradient_noise import noise_samples
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition
 from gstds.selection.control import PlateauWatch, between, check_range, gap_ratio, noise_ratio
-
-__all__ = ["GradientNoise", "LossGap", "Plateau"]
 
 
 class Plateau(KeepRatioPolicy):
@@ -22,6 +19,11 @@ class Plateau(KeepRatioPolicy):
     The run is cut into windows. If the mean training loss of a window's second half is not below
     that of its first half by the share ``threshold``, the keep ratio rises by ``step``, up to
     ``high``. It never falls.
+
+    Source: this project; the rule that lowers learning rates on a plateau, turned to data
+    Cost: that of the picker
+    Helps: meant for runs whose loss stalls late: a cheap beginning, more data when it is needed
+    Hurts: a loss that stalls for other reasons, such as a large learning rate, buys data too
 
     Args:
         low: Keep ratio at the start, in (0, 1].
@@ -38,11 +40,7 @@ class Plateau(KeepRatioPolicy):
     """
 
     state = ("_rises", "_watch")
-    source = "this project; the rule that lowers learning rates on a plateau, turned to data"
-    cost = "that of the picker"
-    helps = "meant for runs whose loss stalls late: a cheap beginning, more data when it is needed"
-    hurts = "a loss that stalls for other reasons, such as a large learning rate, buys data too"
-    _watch = PlateauWatch(2, 0.0)
+    _rises, _watch = 0, PlateauWatch(2, 0.0)
 
     def __init__(
         self,
@@ -59,7 +57,6 @@ class Plateau(KeepRatioPolicy):
         self.step = check_fraction("step", step, open_low=True)
         self.window = check_fraction("window", window, open_low=True)
         self.threshold = check_fraction("threshold", threshold, open_high=True)
-        self._rises = 0
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run at ``low``; a window is a share of its steps."""
@@ -85,6 +82,11 @@ class LossGap(KeepRatioPolicy):
     loss and T the training loss averaged over about an epoch, as it was when V was measured. What
     is learned of the kept samples but not of others calls for others.
 
+    Source: this project
+    Cost: that of the picker, and the evaluations of the reward-validation split
+    Helps: meant for small sets that a run overfits
+    Hurts: T is of kept samples: a picker of easy ones opens the gap, one of hard ones closes it
+
     Args:
         low: Keep ratio without a gap, in (0, 1].
         high: Keep ratio at the gap ``gap``, in (0, 1].
@@ -98,10 +100,8 @@ class LossGap(KeepRatioPolicy):
     """
 
     state = ("_loss", "_weight", "_then")
-    source = "this project"
-    cost = "that of the picker, and the evaluations of the reward-validation split"
-    helps = "meant for small sets that a run overfits"
-    hurts = "T is of kept samples: a picker of easy ones opens the gap, one of hard ones closes it"
+    _own_needs = {"validation_loss": {}}  # noqa: RUF012  (a constant of the class)
+    _loss = _weight = _then = 0.0
     _decay = 0.9
 
     def __init__(
@@ -115,12 +115,6 @@ class LossGap(KeepRatioPolicy):
         super().__init__(None, picker, **picker_options)
         self.low, self.high = check_range(low, high)
         self.gap = check_fraction("gap", gap, open_low=True)
-        self._loss = self._weight = self._then = 0.0
-
-    @property
-    def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
-        """Optional observations: those of the picker, and the reward-validation loss."""
-        return {**super().needs, "validation_loss": {}}
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run; losses are averaged over the steps of an epoch."""
@@ -152,6 +146,11 @@ class GradientNoise(KeepRatioPolicy):
     keep = multiple · noise scale / N, within bounds. Below the noise scale a larger batch makes a
     better step almost in proportion; above it the step hardly gets better (McCandlish et al.).
 
+    Source: the noise scale of McCandlish et al. 2018, arXiv 1812.06162
+    Cost: that of the picker; the noise scale is measured on the updates' own gradients
+    Helps: meant for large drawn batches: early, when few samples say it all, it keeps few
+    Hurts: drawn batches far below the noise scale: everything is kept
+
     Args:
         multiple: Kept samples for each sample of the noise scale, above 0.
         low: Lowest keep ratio, in (0, 1].
@@ -164,10 +163,8 @@ class GradientNoise(KeepRatioPolicy):
         ValueError: If an option is unknown or out of range.
     """
 
-    source = "the noise scale of McCandlish et al. 2018, arXiv 1812.06162"
-    cost = "that of the picker; the noise scale is measured on the updates' own gradients"
-    helps = "meant for large drawn batches: early, when few samples say it all, it keeps few"
-    hurts = "drawn batches far below the noise scale: everything is kept"
+    _own_needs = {"gradient_noise": {}}  # noqa: RUF012  (a constant of the class)
+    _batch = 1
 
     def __init__(
         self,
@@ -180,12 +177,6 @@ class GradientNoise(KeepRatioPolicy):
         super().__init__(None, picker, **picker_options)
         self.multiple = check_number("multiple", multiple, low=0, open_low=True)
         self.low, self.high = check_range(low, high)
-        self._batch = 1
-
-    @property
-    def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
-        """Optional observations: those of the picker, and the noise scale."""
-        return {**super().needs, "gradient_noise": {}}
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run; N is the size of the whole drawn batch, all shards together."""

@@ -1,64 +1,29 @@
-"""Checks of what a `Selector` is made with: what is wrong is told before the first batch."""
+"""What a `Selector` is made with, checked before the first batch: its policy, and its samples."""
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gstds.common.checks import check_integer, users_code
+from gstds.common.checks import check_integer
 from gstds.observation.batch_view import spectral_view
-from gstds.observation.spec import check_observe
-from gstds.policies.base import Policy
-from gstds.policies.dropin.observed import NotShownError, numbers
-from gstds.policies.registry import check_declarations, follows_schedule, make_policy, policy_class
-from gstds.selection.schedules import Schedule, make_schedule
-from gstds.store.feature_store import FeatureStore
-
-__all__ = [
-    "agreed_classes",
-    "agreed_samples",
-    "check_device",
-    "check_needs",
-    "checked_labels",
-    "checked_store",
-    "checked_whole",
-    "policy_code",
-    "resolve_policy",
-]
-
-Indices = npt.NDArray[np.int64]
+from gstds.observation.spec import asked_of, check_observe
+from gstds.policies.base import AnySchedule, Array, Indices, Policy
+from gstds.policies.dropin.observed import floats, numbers, whole_numbers
+from gstds.policies.registry import check_declarations, make_policy, refuse_idle_schedule
+from gstds.selection.schedules import make_schedule
+from gstds.store.feature_store import FeatureStore, open_losses
+from gstds.store.from_images import LOSSES_NAME
 
 _SAMPLE = np.array([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]], dtype=np.float32)
 
 
-# ---------------------------------------------------------------------- the policy
-
-
-@contextlib.contextmanager
-def policy_code(name: str, step: int) -> Iterator[None]:
-    """Run a policy's code: whatever it raises is told by the policy's name and the step.
-
-    Raises:
-        ValueError: If the code raises; what it raised is the cause.
-    """
-    try:
-        yield
-    except NotShownError:  # says all of that itself
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"policy {name!r} (step {step}) raised {type(error).__name__}: {error}"
-        ) from error
-
-
 def resolve_policy(
-    policy: Policy | str, schedule: Schedule | str | None, keep: float | None
+    policy: Policy | str, schedule: AnySchedule, keep: float | None
 ) -> tuple[Policy, str]:
     """Return the policy that was named or made, and its name.
 
@@ -82,31 +47,19 @@ def resolve_policy(
                 f"keep {keep!r}; give the schedule to {type(policy).__name__}(...)"
             )
         return policy, type(policy).__name__
-    _refuse_an_idle_schedule(policy, schedule, keep)
+    given = {"keep": keep, "schedule": schedule}
+    given = {name: value for name, value in given.items() if value is not None}
+    refuse_idle_schedule(
+        policy, given, lambda own: f"make_policy({', '.join([repr(policy), *own])})"
+    )
     if isinstance(schedule, str) or (schedule is None and keep is not None):
         schedule = make_schedule(schedule or "sigmoid", keep=keep)
-    return make_policy(policy, schedule=schedule), policy
-
-
-def _refuse_an_idle_schedule(name: str, schedule: Any, keep: float | None) -> None:
-    """Refuse a schedule, or its mean, that would change nothing."""
-    given = {"keep": keep, "schedule": schedule}
-    idle = [parameter for parameter, value in given.items() if value is not None]
-    kind = policy_class(name)
-    if idle and not follows_schedule(kind):
-        named = inspect.signature(kind).parameters
-        own = [p for p in named if "picker" not in p and p != "path"]
-        call = ", ".join([repr(name), *(f"{p}=..." for p in own)])
-        advice = f"; it is set by make_policy({call})" if own else ""
-        raise ValueError(
-            f"{idle[0]}: policy {name!r} has a keep ratio of its own and follows no "
-            f"schedule, got {given[idle[0]]!r}; leave it out{advice}"
-        )
-    if keep is not None and schedule is not None and not isinstance(schedule, str):
+    elif keep is not None:
         raise ValueError(
             f"keep must be None beside a schedule that is made already, got {keep!r}; "
             "pass the schedule's name, or make it with make_schedule(name, keep=...)"
         )
+    return make_policy(policy, schedule=schedule), policy
 
 
 def check_needs(name: str, policy: Policy) -> dict[str, dict[str, Any]]:
@@ -116,11 +69,9 @@ def check_needs(name: str, policy: Policy) -> dict[str, dict[str, Any]]:
         TypeError: If a declaration has the wrong type.
         ValueError: If a need, an option, a value, the largest weight or the normalizer is wrong.
     """
-    with users_code(f"needs of policy {name!r}"):
-        declared = policy.needs
     check_declarations(name, policy)
     who = f"needs of policy {name!r}"
-    needs = check_observe(who, declared)
+    needs = check_observe(who, policy.needs)
     for need, options in needs.items():
         try:  # what reads options reads features
             spectral_view(_SAMPLE, {need: options} if options else {})
@@ -129,117 +80,146 @@ def check_needs(name: str, policy: Policy) -> dict[str, dict[str, Any]]:
     return needs
 
 
-# ---------------------------------------------------------------------- the data
+class Samples:
+    """The training samples: what is given of them agrees, and is what the policy needs.
 
-
-def checked_store(store: Any) -> FeatureStore | None:
-    """Return the store, opened if its folder is given.
-
-    Raises:
-        TypeError: If it is of another type.
-        StoreError: If it is missing or damaged.
-    """
-    if isinstance(store, str | Path):
-        return FeatureStore.open(store)
-    if store is not None and not isinstance(store, FeatureStore):
-        raise TypeError(f"store must be a FeatureStore, its folder or None, got {store!r}")
-    return store
-
-
-def checked_whole(parameter: str, values: Any, mend: str = "") -> Indices:
-    """Return whole numbers (n,) from 0, n > 0.
+    Args:
+        policy: The policy's name, for messages.
+        needs: Optional observations of the policy, name -> options.
+        store: The features, or their folder, or None.
+        losses: Reference losses (n,), one for each sample; or their file, one for each row of the
+            store; None for ``losses.safetensors`` in the store's folder.
+        rows: Row of the store (n,) for each sample; None for the sample's own index.
+        labels: Class (n,) of each sample, or None.
+        count: Number of samples, or None.
+        classes: Number of classes, or None.
 
     Raises:
-        TypeError: If they are no whole numbers.
-        ValueError: If there are none, the shape is another, or one is below 0.
+        TypeError: If an argument has the wrong type.
+        ValueError: If the policy needs what is not given, nothing says a number or two things
+            disagree, or the rows are not in the store; the message says what to pass.
+        StoreError: If the store or the file of losses is missing or damaged.
+
+    Attributes:
+        count: Number of samples.
+        classes: Number of classes.
+        dim: Width of the features, 0 without a store.
+        labels: Class (n,) of each sample, None if they are not given.
     """
-    array = numbers(values)
-    if array.ndim != 1 or not len(array):
-        raise ValueError(f"{parameter} must have shape (n,), n > 0, got {array.shape}{mend}")
-    if array.dtype.kind not in "iub":
-        raise TypeError(
-            f"{parameter} must be whole numbers, got {array.dtype} such as {array[0]!s}{mend}"
+
+    def __init__(
+        self,
+        policy: str,
+        needs: Mapping[str, Mapping[str, Any]],
+        store: Any,
+        losses: Any,
+        rows: Any,
+        labels: Any,
+        count: int | None,
+        classes: int | None,
+    ) -> None:
+        self._policy, self._needs = policy, needs
+        self.labels = None if labels is None else _checked_labels(labels)
+        store = FeatureStore.open(store) if isinstance(store, str | Path) else store
+        if store is not None and not isinstance(store, FeatureStore):
+            raise TypeError(f"store must be a FeatureStore, its folder or None, got {store!r}")
+        self._store, self.dim = store, store.dim if store else 0
+        self._rows = None if rows is None else whole_numbers("rows", rows)
+        if store:
+            self._check_rows(store.rows, f"the store {store.path}")
+        features = sorted(asked_of(needs, "features"))
+        if features and not store:
+            raise ValueError(
+                f"store: policy {policy!r} needs {', '.join(features)}, and store is None; "
+                "pass a FeatureStore or its folder (make one with gstds.prepare_store)"
+            )
+        self._own_file = store.path / LOSSES_NAME if store else None
+        self._note: dict[str, Any] = {}
+        self._losses: Array | None = None
+        where = ""
+        if "reference_losses" in needs:
+            self._losses, where = self._find_losses(losses)
+        counts = (
+            {} if count is None else {"num_samples": check_integer("num_samples", count, low=1)}
         )
-    if array.min() < 0:
-        at = int(np.argmin(array))
-        raise ValueError(f"{parameter} must be at least 0, got {array[at]} at position {at}")
-    return array.astype(np.int64)
+        arrays = {"labels": self.labels, where: self._losses, "rows": self._rows}
+        counts |= {name: len(array) for name, array in arrays.items() if array is not None}
+        if store and self._rows is None:
+            counts["store"] = store.rows
+        self.count = _agreed(counts)
+        self.classes = self._agreed_classes(classes)
+
+    def _check_rows(self, count: int, where: str) -> None:
+        if self._rows is not None and self._rows.max() >= count:
+            raise ValueError(
+                f"rows must lie in [0, {count - 1}], got {self._rows.max()}: {where} has no more"
+            )
+
+    def _find_losses(self, losses: Any) -> tuple[Array, str]:
+        """Return the reference loss (n,) of each sample, and what says how many there are."""
+        losses = self._own_file if losses is None else losses
+        if losses is None:
+            raise ValueError(
+                f"reference_losses: policy {self._policy!r} needs them; pass a store that holds "
+                "them (gstds.prepare_store), or reference_losses=, one for each sample"
+            )
+        if isinstance(losses, str | Path):
+            values, self._note = open_losses(losses)
+            self._check_rows(len(values), str(losses))
+            return values if self._rows is None else values[self._rows], "the file of losses"
+        values = floats("reference_losses", losses)
+        if values.ndim != 1 or not np.isfinite(values).all():
+            raise ValueError(f"reference_losses must be finite (n,), got shape {values.shape}")
+        return values, "reference_losses"
+
+    def _agreed_classes(self, given: int | None) -> int:
+        highest = None if self.labels is None else int(self.labels.max()) + 1
+        own = self._own_file  # says it too, though nothing else of it may be needed
+        if given is None and highest is None and own and own.is_file():
+            self._note = self._note or open_losses(own)[1]
+        said = (given, highest, self._note.get("num_classes"))
+        count = next((number for number in said if number is not None), None)
+        if count is None:
+            raise ValueError(
+                "num_classes is not known; pass num_classes=, or labels= of all samples"
+            )
+        count = check_integer("num_classes", count, low=1)
+        if highest is not None and highest > count:
+            raise ValueError(
+                f"num_classes must be above every label, got {count}, and a {highest - 1}"
+            )
+        return count
+
+    def view(self, batch: Indices) -> tuple[dict[str, Any], float]:
+        """Return the observations of a batch (n,) that are known, and the operations they take."""
+        raw: dict[str, Any] = {}
+        flops = 0.0
+        if self._store is not None and asked_of(self._needs, "features"):
+            rows = batch if self._rows is None else self._rows[batch]
+            raw, flops = spectral_view(self._store.gather(rows), self._needs)
+        known = {"reference_losses": self._losses, "labels": self.labels}
+        return raw | {n: values[batch] for n, values in known.items() if values is not None}, flops
 
 
-def checked_labels(labels: Any) -> Indices | None:
-    """Return the classes (n,) of all training samples, None if they are not given.
-
-    Raises:
-        TypeError: If they are no whole numbers.
-        ValueError: If there are none, the shape is another, or one is below 0.
-    """
-    if labels is None:
-        return None
+def _checked_labels(labels: Any) -> Indices:
     values = numbers(labels)
     mend = "; pass the class of each training sample"
     if values.ndim == 2:
         mend = "; pass " + ("labels.reshape(-1)" if values.shape[1] == 1 else "labels.argmax(1)")
-    if values.dtype.kind == "f" and values.ndim == 1 and np.array_equal(values, values.round()):
+    if values.dtype.kind == "f" and np.array_equal(values, values.round()):
         values = values.astype(np.int64)
-    return checked_whole("labels", values, mend)
+    return whole_numbers("labels", values, mend)
 
 
-def agreed_samples(counts: Mapping[str, int | None]) -> int:
-    """Return the number of training samples on which everything given agrees.
-
-    Args:
-        counts: Numbers of entries, one for each sample, by name; None where it is not given.
-
-    Raises:
-        ValueError: If nothing says the number, or two disagree.
-    """
-    said = {name: count for name, count in counts.items() if count is not None}
-    if not said:
+def _agreed(counts: Mapping[str, int]) -> int:
+    """Return the number of training samples on which everything that says one agrees."""
+    if not counts:
         raise ValueError("num_samples is not known; pass num_samples=, or labels= of all samples")
-    first, samples = next(iter(said.items()))
-    for name, count in said.items():
+    first, samples = next(iter(counts.items()))
+    for name, count in counts.items():
         if count != samples:
             raise ValueError(
                 f"{name} must be of all training samples, and no others: {first} says {samples}, "
                 f"{name} {count}; where the store has others too, pass rows=, each sample's row"
             )
     return samples
-
-
-def agreed_classes(given: int | None, labels: Indices | None, noted: int | None) -> int:
-    """Return the number of classes.
-
-    Args:
-        given: ``num_classes``.
-        labels: Class (n,) of each sample.
-        noted: What the store says.
-
-    Raises:
-        ValueError: If nothing says the number, or a label is too high for it.
-    """
-    highest = None if labels is None else int(labels.max()) + 1
-    count = next((n for n in (given, highest, noted) if n is not None), None)
-    if count is None:
-        raise ValueError("num_classes is not known; pass num_classes=, or labels= of all samples")
-    count = check_integer("num_classes", count, low=1)
-    if highest is not None and highest > count:
-        raise ValueError(f"num_classes must be above every label, got {count}, and a {highest - 1}")
-    return count
-
-
-def check_device(device: Any) -> Any:
-    """Return the device.
-
-    Raises:
-        ValueError: If there is no device of that name.
-    """
-    import torch
-
-    try:
-        torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"device must be a torch device, such as 'cpu' or 'cuda:0', got {device!r}: {reason}"
-        ) from error
-    return device

@@ -1,27 +1,17 @@
-"""What a `Selector` shows its policy: an observation that says what to do about what it lacks."""
+"""What a `Selector` shows its policy, is told and hands over: arrays, checked and copied."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from gstds.common.checks import near_names
 from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS, asked_of
-
-__all__ = [
-    "TELL",
-    "NotShownError",
-    "Shown",
-    "checked_indices",
-    "floats",
-    "learner_views",
-    "numbers",
-    "refusals",
-]
 
 TELL = (
     "call selector.observe_losses(indices[kept], losses) after each update, "
@@ -35,21 +25,35 @@ _MENDS = {
 }
 _AHEAD = "it; it is not known ahead of training: call selector.select inside the loop"
 _LEARNER = asked_of(OPTIONAL_OBSERVATIONS, "learner")
+_TENSOR = "__tensor__"
 _ROUNDING = 0.01  # half precision may say 1.004 where it means 1
 
 
-class NotShownError(ValueError):
-    """A policy read what the loop did not tell; the message says how to tell it."""
-
-
 class Shown(dict[str, npt.NDArray[np.float32]]):
-    """An observation that says what to do about what it cannot show."""
+    """An observation that says what to do about what it cannot show.
 
-    refused: dict[str, str] = {}  # noqa: RUF012  (replaced, never changed)
+    Args:
+        view: What there is.
+        policy: The policy's name.
+        lacking: Whether the values of a source, such as ``memory``, are not known.
+        ahead: Whether batches are selected ahead of training.
+    """
+
+    def __init__(
+        self, view: Mapping[str, Any], policy: str, lacking: Mapping[str, bool], *, ahead: bool
+    ) -> None:
+        super().__init__(view)
+        mends = _MENDS | ({"memory": _AHEAD} if ahead else {})
+        sources = {name: OBSERVATIONS[name].source for name in view}
+        self._refused = {
+            name: f"{name}: policy {policy!r} reads {mends[source]}"
+            for name, source in sources.items()
+            if lacking.get(source)
+        }
 
     def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
-        if name in self.refused:
-            raise NotShownError(self.refused[name])
+        if name in self._refused:
+            raise ValueError(self._refused[name])
         if name not in self:
             hint = near_names(name, self)
             raise KeyError(
@@ -61,29 +65,9 @@ class Shown(dict[str, npt.NDArray[np.float32]]):
         """Return an observation, or the default where a policy did not ask for it.
 
         Raises:
-            NotShownError: If the loop did not tell it.
+            ValueError: If the loop did not tell it.
         """
-        return self[name] if name in self or name in self.refused else default
-
-
-def refusals(
-    policy: str, shown: Iterable[str], lacking: Mapping[str, bool], *, ahead: bool
-) -> dict[str, str]:
-    """Return what cannot be shown, with what to do about it.
-
-    Args:
-        policy: The policy's name.
-        shown: What it may read.
-        lacking: Whether the values of a source, such as ``memory``, are not known.
-        ahead: Whether batches are selected ahead of training.
-    """
-    mends = _MENDS | ({"memory": _AHEAD} if ahead else {})
-    sources = {name: OBSERVATIONS[name].source for name in shown}
-    return {
-        name: f"{name}: policy {policy!r} reads {mends[source]}"
-        for name, source in sources.items()
-        if lacking.get(source)
-    }
+        return self[name] if name in self or name in self._refused else default
 
 
 def numbers(values: Any) -> npt.NDArray[Any]:
@@ -105,43 +89,38 @@ def floats(name: str, values: Any) -> npt.NDArray[np.float32]:
     return array.astype(np.float32)
 
 
-def checked_indices(
-    indices: Any, samples: int, *, allow_empty: bool = False
+def whole_numbers(
+    name: str, values: Any, mend: str = "", *, kinds: str = "iub", empty: bool = False
 ) -> npt.NDArray[np.int64]:
-    """Return indices (n,) of training samples.
+    """Return whole numbers (n,), none below 0.
 
     Args:
-        indices: Indices, of any kind of array.
-        samples: Number of training samples.
-        allow_empty: Whether there may be none; then a number is one index.
+        name: What they are called.
+        values: Any kind of array.
+        mend: What to do about another shape or type.
+        kinds: Kinds of numpy's types that are taken.
+        empty: Whether there may be none; then a number is an array of one.
 
     Raises:
         TypeError: If they are no whole numbers.
-        ValueError: If the shape is another, or one lies outside the data.
+        ValueError: If the shape is another, or one is below 0.
     """
-    batch = numbers(indices)
-    if allow_empty:  # of a numpy array, one kept sample comes as a number
-        batch = np.atleast_1d(batch)
-    if batch.ndim != 1 or (len(batch) == 0 and not allow_empty):
-        wanted = "(n,)" if allow_empty else "(n,), n > 0"
-        raise ValueError(f"indices must have shape {wanted}, got {batch.shape}")
-    if len(batch) and batch.dtype.kind not in "iu":
-        raise TypeError(f"indices must be whole numbers, got {batch.dtype}")
-    if len(batch) and (batch.min() < 0 or batch.max() >= samples):
-        raise ValueError(
-            f"indices must lie in [0, {samples - 1}], got {batch.min()} to {batch.max()};"
-            " the store, the labels or num_samples must cover all training samples"
+    array = np.atleast_1d(numbers(values)) if empty else numbers(values)
+    if array.ndim != 1 or not (len(array) or empty):
+        wanted = "(n,)" if empty else "(n,), n > 0"
+        raise ValueError(f"{name} must have shape {wanted}, got {array.shape}{mend}")
+    if len(array) and array.dtype.kind not in kinds:
+        raise TypeError(
+            f"{name} must be whole numbers, got {array.dtype} such as {array[0]!s}{mend}"
         )
-    return batch.astype(np.int64)
+    if len(array) and array.min() < 0:
+        at = int(np.argmin(array))
+        raise ValueError(f"{name} must be at least 0, got {array[at]} at position {at}")
+    return array.astype(np.int64)
 
 
 def learner_views(
-    policy: str,
-    needs: Mapping[str, Any],
-    given: Mapping[str, Any],
-    n: int,
-    classes: int,
-    width: int,
+    policy: str, needs: Mapping[str, Any], given: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> dict[str, npt.NDArray[Any]]:
     """Return what a policy needs of the learner, checked.
 
@@ -149,9 +128,7 @@ def learner_views(
         policy: The policy's name.
         needs: Its needs.
         given: What `Selector.select` was given, by name.
-        n: Samples of the batch.
-        classes: Number of classes.
-        width: Width of the embeddings so far; 0 before the first.
+        sizes: N samples of the batch, C classes, H the embeddings' width; 0 before the first.
 
     Raises:
         TypeError: If there is no view of a name.
@@ -159,8 +136,7 @@ def learner_views(
     """
     for name in given:
         if name not in _LEARNER:
-            hint = near_names(name, _LEARNER)
-            raise TypeError(f"select has no argument {name!r}; {hint}")
+            raise TypeError(f"select has no argument {name!r}; {near_names(name, _LEARNER)}")
     views = {}
     for name in asked_of(needs, "learner"):
         if given.get(name) is None:
@@ -169,30 +145,81 @@ def learner_views(
                 f"selector.select(indices, {name}=...) with the learner's on this batch"
             )
         views[name] = floats(name, given[name])
-        _check_shape(name, views[name], n, classes, width)
-        _check_values(name, views[name])
+        _check_view(name, views[name], sizes)
     return views
 
 
-def _check_shape(name: str, values: npt.NDArray[Any], n: int, classes: int, width: int) -> None:
-    sizes: dict[Any, int] = {"N": n, "C": classes, "H": width}
-    wanted = tuple(sizes[size] for size in OBSERVATIONS[name].shape)
-    shape = values.shape
-    if not wanted[-1] and values.ndim == 2:  # the first say how wide they are
-        wanted = shape
-    if shape != wanted or len(shape) == 0 or shape[0] != n:
+def _check_view(name: str, values: npt.NDArray[Any], sizes: Mapping[str, int]) -> None:
+    row, shape, n = OBSERVATIONS[name], values.shape, sizes["N"]
+    wanted = tuple(sizes[str(size)] for size in row.shape)
+    if not wanted[-1] and len(shape) == 2:  # the first say how wide they are
+        wanted = (n, shape[1])
+    if shape != wanted:
         text = str(wanted) if wanted[-1] else f"({n}, H)"
         raise ValueError(f"{name} must have {n} rows and the shape {text}, got shape {shape}")
-
-
-def _check_values(name: str, values: npt.NDArray[Any]) -> None:
-    row = OBSERVATIONS[name]  # beyond ±1 it is a bound that they are clipped to
-    low = row.low if row.low >= -1 else -math.inf
+    low = (
+        row.low if row.low >= -1 else -math.inf
+    )  # beyond ±1 it is a bound that they are clipped to
     high = row.high if row.high == 1 else math.inf
     wrong = ~np.isfinite(values) | (values < low - _ROUNDING) | (values > high + _ROUNDING)
     if wrong.any():
-        bad = values[wrong][0]
-        at = int(np.argwhere(wrong)[0][0])
+        bad, at = values[wrong][0], int(np.argwhere(wrong)[0][0])
         span = "finite" if low == -math.inf else f"finite and at least {low:g}"
         span = f"in [{low:g}, {high:g}]" if high < math.inf else span
         raise ValueError(f"{name} must be {span}, got {bad:g} at position {at} of the batch")
+
+
+def portable(value: Any, where: str = "state") -> Any:
+    """Return a deep copy with tensors in place of arrays, and Python's own numbers.
+
+    ``torch.load`` takes it with ``weights_only=True``. A tensor of a policy's own is marked, so
+    that `restored` tells it from an array.
+
+    Args:
+        value: Nested dicts, lists and tuples of arrays, tensors and JSON-able values.
+        where: What it is called, for messages.
+
+    Raises:
+        TypeError: If something else is among them; the message says where.
+    """
+    return _copied(value, where, _to_portable)
+
+
+def _to_portable(value: Any, where: str) -> Any:
+    if isinstance(value, torch.Tensor):
+        return {_TENSOR: value.detach().cpu().clone()}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return torch.from_numpy(np.array(value, order="C"))
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise TypeError(
+            f"{where} must be an array, a tensor or a JSON-able value, got {type(value).__name__}; "
+            "state_dict must return nothing else"
+        )
+    return value
+
+
+def restored(value: Any) -> Any:
+    """Return a deep copy of what `portable` returned, with arrays in place of tensors again."""
+    return _copied(value, "state", _to_restored)
+
+
+def _to_restored(value: Any, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return value[_TENSOR].detach().clone()
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().numpy().copy()
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _copied(value: Any, where: str, leaf: Callable[[Any, str], Any]) -> Any:
+    """Return nested dicts, lists and tuples with each leaf, or marked tensor, made another."""
+    if isinstance(value, Mapping) and set(value) != {_TENSOR}:
+        return {
+            _copied(key, where, leaf): _copied(inner, f"{where}/{key}", leaf)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        parts = [_copied(part, f"{where}/{i}", leaf) for i, part in enumerate(value)]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    return leaf(value, where)

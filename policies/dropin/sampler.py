@@ -6,14 +6,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from torch.utils import data
 
 from gstds.common.checks import check_integer
 from gstds.observation.spec import asked_of
 from gstds.policies.dropin.selector import Selector
 
-__all__ = ["IndexedDataset", "SelectionSampler"]
-
-Kept = list[tuple[int, float]]
+_NO_BATCH = (
+    "batches must be lists of indices, got {}; pass "
+    "torch.utils.data.BatchSampler(sampler, batch_size, drop_last)"
+)
+_OF_INDICES: tuple[type, ...] = (
+    data.RandomSampler,
+    data.SequentialSampler,
+    data.SubsetRandomSampler,
+)
+_OF_INDICES += (data.WeightedRandomSampler, data.DistributedSampler)
 
 
 class IndexedDataset:
@@ -82,7 +90,7 @@ class SelectionSampler:
         """
         self._start = check_integer("batch", batch)
 
-    def __iter__(self) -> Iterator[Kept]:
+    def __iter__(self) -> Iterator[list[tuple[int, float]]]:
         """Yield the (index, weight) pairs of each batch of which something is kept.
 
         Raises:
@@ -94,43 +102,29 @@ class SelectionSampler:
                 raise TypeError(_NO_BATCH.format(f"{drawn!r} as batch {at}"))
             indices = [int(index) for index in drawn]
             kept, weights = self.selector.select(np.asarray(indices, dtype=np.int64))
-            if at < start:
-                continue
             pairs = zip(kept.tolist(), weights.tolist(), strict=True)
-            chosen = [(indices[i], float(w)) for i, w in pairs]
+            chosen = [(indices[i], float(weight)) for i, weight in pairs]
             if not chosen and self.selector.kept_elsewhere:
                 chosen = [(indices[0], 0.0)]
-            if chosen:
+            if chosen and at >= start:
                 yield chosen
 
     def __len__(self) -> int:
         return len(self.batches)  # type: ignore[arg-type]  # a BatchSampler has a length
 
 
-_NO_BATCH = (
-    "batches must be lists of indices, got {}; pass "
-    "torch.utils.data.BatchSampler(sampler, batch_size, drop_last)"
-)
-
-
 def _refuse_what_is_known_later(selector: Selector) -> None:
-    needs, who = selector.policy.needs, f"selector: policy {selector.name!r}"
-    mend = "call selector.select inside the loop instead"
-    needed = asked_of(needs, "learner")
-    if needed:
-        raise ValueError(
-            f"{who} needs {', '.join(needed)}, which are not "
-            f"known before the images are loaded; {mend}"
-        )
-    needed = asked_of(needs, "evaluation", "gradients")
-    if needed:
-        raise ValueError(
-            f"{who} needs {', '.join(needed)}, which at a batch selected ahead of training would "
-            f"depend on the number of workers; {mend}"
-        )
+    needs = selector.policy.needs
+    ahead = "at a batch selected ahead of training would depend on the number of workers"
+    late = {"are not known before the images are loaded": asked_of(needs, "learner")}
+    late[ahead] = asked_of(needs, "evaluation", "gradients")
+    reasons = [f"needs {', '.join(names)}, which {why}" for why, names in late.items() if names]
     if selector.learns:
+        reasons.append("learns from each step, and batches are selected ahead of training")
+    if reasons:
         raise ValueError(
-            f"{who} learns from each step, and batches are selected ahead of training; {mend}"
+            f"selector: policy {selector.name!r} {reasons[0]}; call selector.select inside the "
+            "loop instead"
         )
 
 
@@ -144,17 +138,5 @@ def _check_batches(batches: Any) -> None:
             "gone through once; pass a list, or a torch.utils.data.BatchSampler"
         )
     first = batches[0] if isinstance(batches, Sequence) and len(batches) else ()
-    if np.ndim(first) == 0 or isinstance(batches, _samplers()):
+    if np.ndim(first) == 0 or isinstance(batches, _OF_INDICES):
         raise TypeError(_NO_BATCH.format(f"{type(batches).__name__} of single indices"))
-
-
-def _samplers() -> tuple[type, ...]:
-    from torch.utils import data
-
-    return (
-        data.RandomSampler,
-        data.SequentialSampler,
-        data.SubsetRandomSampler,
-        data.WeightedRandomSampler,
-        data.DistributedSampler,
-    )

@@ -4,48 +4,28 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.distributed as dist
 
-from gstds.common.checks import check_integer, check_number
+from gstds.common.checks import check_integer, check_number, require_entries, users_code
 from gstds.common.noise import STREAMS, fan_out, policy_seed
+from gstds.common.process_group import Group, ProcessGroup
 from gstds.common.state import Stateful, entries
-from gstds.observation.batch_view import batch_view, checked_weights, padded
+from gstds.observation.batch_view import batch_view, checked_weights
 from gstds.observation.gradient_noise import noise_share
 from gstds.observation.memory import SampleMemory
 from gstds.observation.spec import observation_bounds
-from gstds.policies.base import Policy, RunContext, Transition
-from gstds.policies.dropin.arguments import (
-    check_device,
-    check_needs,
-    checked_labels,
-    policy_code,
-    resolve_policy,
-)
-from gstds.policies.dropin.observed import (
-    TELL,
-    Shown,
-    checked_indices,
-    floats,
-    learner_views,
-    refusals,
-)
-from gstds.policies.dropin.processes import Ranks
-from gstds.policies.dropin.reference_signals import ReferenceView
-from gstds.policies.dropin.state import check_same_run, note_losses, portable, restored
-from gstds.selection.schedules import Schedule
+from gstds.policies.base import AnySchedule, Array, Indices, Policy, RunContext, Transition
+from gstds.policies.dropin import observed
+from gstds.policies.dropin.arguments import Samples, check_needs, resolve_policy
 from gstds.store.feature_store import FeatureStore
-
-if TYPE_CHECKING:
-    import torch
-
-__all__ = ["Selector"]
-
-Indices = npt.NDArray[np.int64]
 
 
 class Selector(Stateful):
@@ -92,8 +72,8 @@ class Selector(Stateful):
         mean_keep: Samples kept by samples drawn, so far.
     """
 
-    state: tuple[str, ...] = ("step", "_batch_size", "_begun", "_validation", "_gradient_noise")
-    state += ("_memory", "_last", "_drawn", "_kept", "_untold", "_empty", "_width", "_spent")
+    state: tuple[str, ...] = ("step", "_batch_size", "_begun", "_told", "_memory")
+    state += ("_last", "_drawn", "_kept", "_untold", "_empty", "_width", "_spent")
     state += ("_keep_ratio", "_spent_at_validation", "_reward")
 
     def __init__(
@@ -103,7 +83,7 @@ class Selector(Stateful):
         total_steps: int,
         *,
         seed: int = 0,
-        schedule: Schedule | str | None = None,
+        schedule: AnySchedule = None,
         keep: float | None = None,
         labels: Any = None,
         reference_losses: npt.ArrayLike | str | Path | None = None,
@@ -122,35 +102,28 @@ class Selector(Stateful):
         self._seed = check_integer("seed", seed)
         self._selection_seed = fan_out(self._seed, STREAMS)["selection"]
         self._needs = check_needs(self.name, self.policy)
-        self._reference = ReferenceView(self._needs, store, reference_losses, rows, self.name)
-        self._labels = checked_labels(labels)
-        sizes = self._reference.sizes(num_samples, num_classes, self._labels)
-        self._samples, self._classes = sizes
-        self._memory = SampleMemory(self._samples, self._classes)
+        self._samples = Samples(
+            self.name, self._needs, store, reference_losses, rows, labels, num_samples, num_classes
+        )
+        self._memory = SampleMemory(self._samples.count, self._samples.classes)
         self._batch_size = batch_size
         if batch_size is not None:
             self._batch_size = check_integer("batch_size", batch_size, low=1)
-        self._take_costs(sample_flops, forward_flops)
+        self._free_solves = sample_flops is None
+        sample = 3.0 if sample_flops is None else sample_flops
+        self._sample_flops = check_number("sample_flops", sample, low=0, open_low=True)
+        forward = self._sample_flops / 3 if forward_flops is None else forward_flops
+        self._forward_flops = check_number("forward_flops", forward, low=0)
         self._price = check_number("price", price, low=0)
-        self._device = check_device(device)
         self._ranks = Ranks(distributed, device)
         self.learns = type(self.policy).learn is not Policy.learn
-        self._begun, self.ahead, self._warned = False, False, False
-        self._begun_with = 1
+        self.ahead, self._begun, self._begun_with = False, False, 1
         self.step, self._spent, self._keep_ratio = 0, 0.0, 1.0
         self._drawn = self._kept = self._width = 0
         self._untold = self._empty = self.kept_elsewhere = 0
-        self._validation: tuple[float, float] | None = None
-        self._gradient_noise: float | None = None
+        self._told: dict[str, float] = {}
         self._spent_at_validation, self._reward = 0.0, 0.0
         self._last: dict[str, Any] | None = None
-
-    def _take_costs(self, sample: float | None, forward: float | None) -> None:
-        self._free_solves = sample is None
-        sample = 3.0 if sample is None else sample
-        self._sample_flops = check_number("sample_flops", sample, low=0, open_low=True)
-        forward = self._sample_flops / 3 if forward is None else forward
-        self._forward_flops = check_number("forward_flops", forward, low=0)
 
     # ------------------------------------------------------------------ what is called
 
@@ -178,27 +151,35 @@ class Selector(Stateful):
                 or if it kept nothing for a whole epoch.
             RuntimeError: If ``torch.distributed`` was initialized or left since the first batch.
         """
-        batch = checked_indices(indices, self._samples)
+        batch = self._checked(indices)
         told = {"learner_losses": learner_losses, **learner}
-        n, width = len(batch), self._width
-        views = learner_views(self.name, self._needs, told, n, self._classes, width)
+        sizes = {"N": len(batch), "C": self._samples.classes, "H": self._width}
+        views = observed.learner_views(self.name, self._needs, told, sizes)
         if "learner_embeddings" in views:
             self._width = views["learner_embeddings"].shape[1]
-        self._begin(n, self._ranks.settle())
-        self._warn_of_the_end()
+        self._begin(len(batch), self._ranks.settle().size)
+        if self.step == self.total_steps:
+            text = "batches are drawn, and more follow: schedules stay where they ended; make the "
+            text += "Selector with the number of batches of the whole run"
+            warnings.warn(f"total_steps={self.total_steps} {text}", stacklevel=2)
         observation = self._look(batch, views)
         self._teach(observation)
-        with policy_code(self.name, self.step):
+        with users_code(self._who):
             answer = self.policy.act(observation)
-        weights = checked_weights(
-            answer,
-            len(observation["valid"]),
-            self.policy.max_weight,
-            where=f"(policy {self.name!r}, step {self.step})",
-            name="weights",
-        )
-        self._remember(batch, observation, weights)
-        return self._answer(weights[:n])
+        n, highest = len(observation["valid"]), self.policy.max_weight
+        where = f"(policy {self.name!r}, step {self.step})"
+        weights = checked_weights(answer, n, highest, where=where, name="weights")
+        return self._answer(batch, observation, weights)
+
+    def _checked(self, indices: Any, *, empty: bool = False) -> Indices:
+        batch = observed.whole_numbers("indices", indices, kinds="iu", empty=empty)
+        last = self._samples.count - 1
+        if len(batch) and batch.max() > last:
+            raise ValueError(
+                f"indices must lie in [0, {last}], got {batch.min()} to {batch.max()};"
+                " the store, the labels or num_samples must cover all training samples"
+            )
+        return batch
 
     def observe_losses(self, indices: Any, losses: Any) -> None:
         """Tell the losses of the samples just trained on: what stale losses are made of.
@@ -212,20 +193,19 @@ class Selector(Stateful):
             ValueError: If the lengths differ or an index lies outside the data.
             RuntimeError: If ``torch.distributed`` was initialized or left since the first batch.
         """
-        batch = checked_indices(indices, self._samples, allow_empty=True)
-        values = np.atleast_1d(floats("losses", losses))
+        batch = self._checked(indices, empty=True)
+        values = np.atleast_1d(observed.floats("losses", losses))
         if values.shape != batch.shape:
             raise ValueError(
                 f"losses must have one number for each of the {len(batch)} indices, got shape "
                 f"{values.shape}; use reduction='none'"
             )
-        self._ranks.settle()
+        everyones = self._ranks.gather(batch, values)
         if self._last is not None:
-            note_losses(self._last, batch, values)
+            _note_losses(self._last, batch, values)
         self._untold = 0
-        batch, values = self._ranks.gather(batch, values)
-        if len(batch):
-            self._memory.remember(batch, values, max(0, self.step - 1) / self.total_steps)
+        if len(everyones[0]):
+            self._memory.remember(*everyones, max(0, self.step - 1) / self.total_steps)
 
     def observe_validation(self, loss: float, accuracy: float = 0.0) -> None:
         """Tell the loss in nats and the accuracy in [0, 1] on validation samples.
@@ -234,10 +214,11 @@ class Selector(Stateful):
         loss since the call before, minus ``price`` times the share of compute spent meanwhile.
         """
         loss = check_number("loss", loss, low=0)
-        if self._validation is not None and self._begun:
-            spent = (self._spent - self._spent_at_validation) / self._full_flops
-            self._reward += self._validation[0] - loss - self._price * spent
-        self._validation = (loss, check_number("accuracy", accuracy, low=0, high=1))
+        accuracy = check_number("accuracy", accuracy, low=0, high=1)
+        if "validation_loss" in self._told and self._begun:
+            spent = (self._spent - self._spent_at_validation) / self._context.budget_flops
+            self._reward += self._told["validation_loss"] - loss - self._price * spent
+        self._told |= {"validation_loss": loss, "validation_accuracy": accuracy}
         self._spent_at_validation = self._spent
 
     def observe_gradient_noise(self, samples: float) -> None:
@@ -248,14 +229,18 @@ class Selector(Stateful):
         """
         if samples != math.inf:
             samples = check_number("samples", samples, low=0)
-        self._gradient_noise = noise_share(samples)
+        self._told["gradient_noise"] = noise_share(samples)
+
+    @property
+    def _who(self) -> str:
+        return f"policy {self.name!r} (step {self.step})"
 
     @property
     def mean_keep(self) -> float:
         """Samples kept by samples drawn, so far."""
         return self._kept / max(1, self._drawn)
 
-    # ------------------------------------------------------------------ begin
+    # ------------------------------------------------------------------ what a step is made of
 
     def _begin(self, drawn: int, ranks: int) -> None:
         if self._begun and ranks == self._begun_with:
@@ -263,129 +248,61 @@ class Selector(Stateful):
         # A state may be taken up before the process group is made: then it outlives this.
         learned = self.policy.state_dict() if self._begun else None
         n = self._batch_size = self._batch_size or drawn
-        per_epoch = max(1, math.ceil(self._samples / (n * ranks)))
+        known = self._samples
+        per_epoch = max(1, math.ceil(known.count / (n * ranks)))
         epochs = max(1, round(self.total_steps / per_epoch))
-        self._full_flops = epochs * self._samples * self._sample_flops / ranks
         self._context = RunContext(
             batch_size=n,
-            budget_flops=self._full_flops,
+            budget_flops=epochs * known.count * self._sample_flops / ranks,
             embedding_dim=self._width,
             epochs=epochs,
-            feature_dim=self._reference.dim or 0,
+            feature_dim=known.dim,
             forward_flops=self._forward_flops,
             max_draws=self.total_steps,
-            num_classes=self._classes,
-            num_samples=self._samples,
+            num_classes=known.classes,
+            num_samples=known.count,
             sample_flops=self._sample_flops,
             setting="equal-epochs",
             steps_per_epoch=per_epoch,
             total_steps=self.total_steps,
         )
-        with policy_code(self.name, self.step):
+        with users_code(self._who):
             self.policy.reset(policy_seed(self._seed), self._context)
             if learned is not None:
                 self.policy.load_state_dict(learned)
         self._begun, self._begun_with = True, ranks
 
-    def _warn_of_the_end(self) -> None:
-        if self.step < self.total_steps or self._warned:
-            return
-        self._warned = True
-        warnings.warn(
-            f"total_steps={self.total_steps} batches are drawn, and more follow: schedules stay "
-            "where they ended; make the Selector with the number of batches of the whole run",
-            stacklevel=3,
-        )
-
-    # ------------------------------------------------------------------ what the policy sees
-
-    def _look(self, batch: Indices, views: dict[str, Any]) -> Shown:
-        raw, flops = self._reference.view(batch)
+    def _look(self, batch: Indices, views: dict[str, Any]) -> observed.Shown:
+        known = self._samples
+        raw, flops = known.view(batch)
         self._spent += 0.0 if self._free_solves else flops
         self._spent += len(batch) * self._forward_flops if views else 0.0
-        loss, accuracy = self._validation or (0.0, 0.0)
         n = max(len(batch), self._batch_size or 0)
-        sizes = (n, self._classes, self._reference.dim, self._width)
-        if self._labels is not None:
-            raw = raw | {"labels": self._labels[batch]}
         view = batch_view(
-            observation_bounds(self._needs, *sizes),
+            observation_bounds(self._needs, n, known.classes, known.dim, self._width),
             batch,
             self._memory,
             seed=self._selection_seed,
             step=self.step,
             progress=min(1.0, self.step / self.total_steps),
-            budget_left=1.0 - self._spent / self._full_flops,
+            budget_left=1.0 - self._spent / self._context.budget_flops,
             keep_ratio=self._keep_ratio,
-            gradient_noise=self._gradient_noise or 0.0,
-            validation_loss=loss,
-            validation_accuracy=accuracy,
+            **self._told,
             **raw,
             **views,
         )
         lacking = {
-            "data": self._labels is None,
+            "data": known.labels is None,
             "memory": bool(self._untold or (self.ahead and self._kept)),
-            "evaluation": self._validation is None,
-            "gradients": self._gradient_noise is None,
+            "evaluation": "validation_loss" not in self._told,
+            "gradients": "gradient_noise" not in self._told,
         }
-        shown = Shown(view)
-        shown.refused = refusals(self.name, view, lacking, ahead=self.ahead)
-        return shown
+        return observed.Shown(view, self.name, lacking, ahead=self.ahead)
 
-    # ------------------------------------------------------------------ what it answers
-
-    def _remember(self, batch: Indices, shown: Shown, weights: npt.NDArray[np.float32]) -> None:
-        kept = int((weights[: len(batch)] > 0).sum())
-        self._spent += kept * self._sample_flops
-        if not self._free_solves:
-            with policy_code(self.name, self.step):
-                self._spent += self.policy.step_flops(len(batch), kept, self._context)
-        self._keep_ratio = kept / len(batch)
-        self._drawn += len(batch)
-        self._kept += kept
-        self._untold += kept > 0
-        self.step += 1
-        if self.learns:
-            self._last = {
-                "observation": dict(shown),
-                "weights": weights,
-                "indices": batch,
-                "losses": np.zeros(len(batch), dtype=np.float32),
-                "trained": np.zeros(len(batch), dtype=np.float32),
-            }
-
-    def _answer(self, weights: npt.NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
-        import torch
-
-        kept = np.flatnonzero(weights > 0)
-        own = len(kept) if self.policy.normalizer == "kept" else len(weights)
-        divisor, together = self._ranks.totals(own, len(kept))
-        self.kept_elsewhere = together - len(kept)
-        self._empty = 0 if together else self._empty + 1
-        self._refuse_an_empty_epoch()
-        # Averaging gradients over processes divides by their count: take that back.
-        scale = self._ranks.count / max(1, divisor)
-        return (
-            torch.as_tensor(kept, dtype=torch.int64, device=self._device),
-            torch.as_tensor(weights[kept] * scale, dtype=torch.float32, device=self._device),
-        )
-
-    def _refuse_an_empty_epoch(self) -> None:
-        """Raise if nothing was kept for a whole epoch: skipping is legal, this is a mistake."""
-        steps = self._context.steps_per_epoch
-        if self._empty >= steps:
-            raise ValueError(
-                f"the policy kept nothing for a whole epoch, {steps} batches; its weights must not "
-                f"all be zero (policy {self.name!r}, step {self.step - 1})"
-            )
-
-    # ------------------------------------------------------------------ what it learns
-
-    def _teach(self, following: Shown) -> None:
+    def _teach(self, following: observed.Shown) -> None:
         """Hand the policy the step before, now that what came of it is known."""
         last = self._last
-        if self.policy.uses_reward and self._validation is None:
+        if self.policy.uses_reward and "validation_loss" not in self._told:
             raise ValueError(
                 f"reward: policy {self.name!r} learns from one; call "
                 "selector.observe_validation(loss, accuracy) before select, and again at each "
@@ -394,25 +311,52 @@ class Selector(Stateful):
         if last is None:
             return
         if self._untold:
-            raise ValueError(f"losses: policy {self.name!r} learns from them; {TELL}")
+            raise ValueError(f"losses: policy {self.name!r} learns from them; {observed.TELL}")
         self._last = None
-        n = len(last["weights"])
-        info = {
-            "losses": padded(last["losses"], n),
-            "trained": padded(last["trained"], n) > 0,
-            "indices": last["indices"],
-            "drawn": len(last["indices"]),
-            "kept": int((last["weights"] > 0).sum()),
+        info = last | {
             "step": self.step,
             "progress": min(1.0, self.step / self.total_steps),
             "keep_ratio": self._keep_ratio,
             "train_loss": self._memory.train_loss,
             "charged_flops": self._spent,
         }
+        seen, weights = info.pop("observation"), info.pop("weights")
         reward, self._reward = self._reward, 0.0
-        step = Transition(last["observation"], last["weights"], reward, following, info)
-        with policy_code(self.name, self.step):
-            self.policy.learn(step)
+        with users_code(self._who):
+            self.policy.learn(Transition(seen, weights, reward, following, info))
+
+    def _answer(
+        self, batch: Indices, shown: observed.Shown, weights: Array
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Count what was answered, remember it, and return it as the loop needs it."""
+        n, kept = len(batch), np.flatnonzero(weights[: len(batch)] > 0)
+        self._spent += len(kept) * self._sample_flops
+        if not self._free_solves:
+            with users_code(self._who):
+                self._spent += self.policy.step_flops(n, len(kept), self._context)
+        self._keep_ratio = len(kept) / n
+        self._drawn += n
+        self._kept += len(kept)
+        self._untold += len(kept) > 0
+        self.step += 1
+        if self.learns:
+            none = {"losses": np.zeros_like(weights), "trained": np.zeros(len(weights), bool)}
+            self._last = {"observation": dict(shown), "weights": weights, "indices": batch}
+            self._last |= {"drawn": n, "kept": len(kept), **none}
+        own = len(kept) if self.policy.normalizer == "kept" else n
+        divisor, together = self._ranks.totals(own, len(kept))
+        self.kept_elsewhere = together - len(kept)
+        self._empty = 0 if together else self._empty + 1
+        steps = self._context.steps_per_epoch
+        if self._empty >= steps:  # skipping is legal, this is a mistake
+            raise ValueError(
+                f"the policy kept nothing for a whole epoch, {steps} batches; its weights must not "
+                f"all be zero (policy {self.name!r}, step {self.step - 1})"
+            )
+        # Averaging gradients over processes divides by their count: take that back.
+        scaled = weights[kept] * np.float32(self._begun_with / max(1, divisor))
+        device = self._ranks.device
+        return torch.as_tensor(kept, device=device), torch.as_tensor(scaled, device=device)
 
     # ------------------------------------------------------------------ state
 
@@ -422,16 +366,16 @@ class Selector(Stateful):
         Raises:
             TypeError: If the policy's own state holds something else.
         """
-        with policy_code(self.name, self.step):
+        with users_code(self._who):
             learned = self.policy.state_dict()
-        learned = portable(learned, f"state of policy {self.name!r}")
-        return {**self._made_with(), **portable(super().state_dict()), "policy": learned}
+        learned = observed.portable(learned, f"state of policy {self.name!r}")
+        return {**self._made_with(), **observed.portable(super().state_dict()), "policy": learned}
 
     def _made_with(self) -> dict[str, Any]:
         return {
             "policy_class": type(self.policy).__qualname__,
-            "num_samples": self._samples,
-            "num_classes": self._classes,
+            "num_samples": self._samples.count,
+            "num_classes": self._samples.classes,
             "seed": self._seed,
             "total_steps": self.total_steps,
         }
@@ -445,11 +389,30 @@ class Selector(Stateful):
             TypeError: If it is no such state.
             ValueError: If an entry is missing, or is of another run; the message names it.
         """
-        check_same_run(state, (*entries(self), "policy"), self._made_with())
-        before = dict(vars(self))
-        learned = restored(self.state_dict()["policy"]) if self._begun else None
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be what state_dict returned, got {type(state).__name__}")
+        own = self._made_with()
+        require_entries(state, (*own, *entries(self), "policy"))
+        for name, value in own.items():
+            if state[name] != value:
+                raise ValueError(
+                    f"the state is of {name} {state[name]!r}, this selector of {value!r}; "
+                    "make it with the same arguments"
+                )
+        wanted = (self._samples.count,)
+        for name in ("last_losses", "last_trained", "visits"):
+            shape = tuple(np.shape(state["memory"].get(name)))
+            if shape != wanted:
+                raise ValueError(f"the state's {name} must have shape {wanted}, got {shape}")
+        before, restored_state = dict(vars(self)), observed.restored(state)
+        learned = observed.restored(self.state_dict()["policy"]) if self._begun else None
         try:
-            self._take_up(restored(state))
+            self._memory = SampleMemory(self._samples.count, self._samples.classes)
+            super().load_state_dict(restored_state)
+            begun, self._begun = self._begun, False
+            if begun:
+                self._begin(int(restored_state["batch_size"]), self._ranks.now().size)
+            self.policy.load_state_dict(restored_state["policy"])
         except Exception as error:
             vars(self).update(before)
             if learned is not None:
@@ -459,10 +422,90 @@ class Selector(Stateful):
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def _take_up(self, state: Mapping[str, Any]) -> None:
-        self._memory = SampleMemory(self._samples, self._classes)
-        super().load_state_dict(state)
-        begun, self._begun = self._begun, False
-        if begun:
-            self._begin(int(state["batch_size"]), self._ranks.count)
-        self.policy.load_state_dict(state["policy"])
+
+def _note_losses(last: Mapping[str, Any], indices: Indices, losses: Array) -> None:
+    """Write down the losses (k,) of a step's samples (k,) in the step's record."""
+    # An index may be drawn twice: of its places the kept ones are told first, each once.
+    places = defaultdict(list)
+    drawn = last["indices"]
+    for at in np.argsort(last["weights"][: len(drawn)] <= 0, kind="stable"):
+        places[int(drawn[at])].append(at)
+    for index, loss in zip(indices.tolist(), losses, strict=True):
+        if spots := places.get(index):
+            at = spots.pop(0) if len(spots) > 1 else spots[0]
+            last["losses"][at], last["trained"][at] = loss, True
+
+
+class Ranks:
+    """The processes that train one network together; one of them where nothing is distributed.
+
+    They are counted when the first batch is selected: a process group may be made after the
+    selector, as Lightning does.
+
+    Args:
+        distributed: False to look at this process alone; None to look whether
+            ``torch.distributed`` is initialized; True to insist on it.
+        device: Where tensors must be to be exchanged.
+
+    Raises:
+        TypeError: If ``distributed`` is no bool.
+        ValueError: If there is no device of that name.
+    """
+
+    def __init__(self, distributed: bool | None, device: torch.device | str) -> None:
+        if distributed is not None and not isinstance(distributed, bool):
+            raise TypeError(f"distributed must be True, False or None, got {distributed!r}")
+        self._wanted, self.device = distributed, device
+        self._settled: Group | None = None
+        try:
+            torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"device must be a torch device, such as 'cpu' or 'cuda:0', got {device!r}: "
+                f"{reason}"
+            ) from error
+
+    def now(self) -> Group:
+        """Return the processes that there are at this moment."""
+        ready = dist.is_available() and dist.is_initialized()
+        if self._wanted and not ready:
+            raise ValueError(
+                "distributed must not be True without a process group; call "
+                "torch.distributed.init_process_group first, or leave distributed out"
+            )
+        alone = self._wanted is False or not ready
+        return Group() if alone else ProcessGroup(torch.device(self.device))
+
+    def settle(self) -> Group:
+        """Return the processes that there are, from now on for good.
+
+        Raises:
+            ValueError: If ``distributed`` is True and no process group was initialized.
+            RuntimeError: If there were others at the call before.
+        """
+        now = self.now()
+        self._settled = self._settled or now
+        if now.size != self._settled.size:
+            raise RuntimeError(
+                f"torch.distributed has {now.size} processes, and had {self._settled.size} when "
+                "the selector was first used; make the process group before the first batch and "
+                "keep it, or pass distributed=False"
+            )
+        return self._settled
+
+    def totals(self, *values: int) -> tuple[int, ...]:
+        """Return the sum of each number over all processes."""
+        return tuple(self.settle().join(np.array(values, dtype=np.int64)).tolist())
+
+    def gather(self, indices: Indices, losses: Array) -> tuple[Indices, Array]:
+        """Return the samples and losses of all processes, in the order of their ranks."""
+        group = self.settle()
+        lengths = np.zeros(group.size, dtype=np.int64)
+        lengths[group.rank] = len(indices)
+        ends = group.join(lengths).cumsum()
+        # float64 holds indices up to 2^53 and every float32 loss exactly: one exchange for both.
+        both = np.zeros((2, ends[-1]), dtype=np.float64)
+        both[:, ends[group.rank] - len(indices) : ends[group.rank]] = indices, losses
+        joined = group.join(both)
+        return joined[0].astype(np.int64), joined[1].astype(np.float32)

@@ -1,4 +1,4 @@
-"""A trained agent as data: a folder with ``agent.json`` and ``agent.safetensors``, no code in it.
+"""A trained agent as data, and what it answers: ``agent.json`` and ``agent.safetensors``, no code.
 
 The JSON says what the agent sees, what its answers mean, and how it came about; the safetensors
 hold the actor network and the normalization of what it sees. The JSON is written last and holds the
@@ -7,6 +7,7 @@ tensors' checksum, so that a pair is whole or refused.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,23 +21,15 @@ from safetensors.numpy import save as save_tensors
 from gstds.common.checks import near_names
 from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import sha256, write_bytes
+from gstds.common.state import Stateful
 from gstds.observation.summary import SUMMARY_NAMES
 from gstds.policies.learned.shipped import SHIPPED, shipped_agents
 
-__all__ = [
-    "ENVIRONMENT",
-    "FORMAT_VERSION",
-    "AgentFile",
-    "AgentFileError",
-    "find_agent",
-    "load_agent",
-    "save_agent",
-]
-
-FORMAT_VERSION = 1
-ENVIRONMENT = "gstds/KeepRatio-v0"
-_ACTIVATIONS = ("tanh", "relu")
+_HEAD = {"version": 1, "environment": "gstds/KeepRatio-v0"}
+_KINDS = {"actions": dict, "activation": str, "squash": bool, "interval": int, "picker": str}
+_KINDS |= {"observe": dict, "training": dict}
 _SIZE_LIMIT = 64 * 2**20
+Floats = npt.NDArray[np.float64]
 Tensors = dict[str, npt.NDArray[np.float32]]
 
 
@@ -52,7 +45,7 @@ class AgentFile:
         actions: ``{"kind": "discrete", "ratios": [...]}`` or ``{"kind": "box"}``.
         activation: ``tanh`` or ``relu``, between the layers.
         interval: Drawn batches between decisions.
-        picker: Which samples are kept: a name of `gstds.selection.ratio_pickers.RATIO_PICKERS`.
+        picker: Which samples are kept: a name of `gstds.selection.pickers.RATIO_PICKERS`.
         observe: Further optional observations that it was trained with, name -> options.
         squash: Whether a box action is the tanh of the network's answer (SAC) or clipped (PPO).
         tensors: ``mean`` (S,), ``std`` (S,), and ``weight_0`` (H, S), ``bias_0`` (H,), and so on;
@@ -77,23 +70,11 @@ def save_agent(folder: str | Path, agent: AgentFile) -> None:
     Raises:
         OSError: If the folder cannot be written.
     """
-    folder = Path(folder)
     data = save_tensors(dict(sorted(agent.tensors.items())))
-    note = {
-        "version": FORMAT_VERSION,
-        "environment": ENVIRONMENT,
-        "observation": list(SUMMARY_NAMES),
-        "actions": dict(agent.actions),
-        "activation": agent.activation,
-        "squash": agent.squash,
-        "interval": agent.interval,
-        "picker": agent.picker,
-        "observe": {name: dict(options) for name, options in agent.observe.items()},
-        "training": dict(agent.training),
-        "sha256": sha256(data),
-    }
-    write_bytes(folder / "agent.safetensors", data)
-    write_sealed(folder / "agent.json", note)
+    said = {name: kind(getattr(agent, name)) for name, kind in _KINDS.items()}
+    note = {**_HEAD, "observation": list(SUMMARY_NAMES), **said, "sha256": sha256(data)}
+    write_bytes(Path(folder) / "agent.safetensors", data)
+    write_sealed(Path(folder) / "agent.json", note)
 
 
 def find_agent(name: str) -> Path:
@@ -122,53 +103,38 @@ def load_agent(name: str) -> AgentFile:
             observation; the message names the file and what is wrong.
     """
     folder = find_agent(name)
-    note = _note(folder / "agent.json")
-    _check_note(folder / "agent.json", note)
-    tensors = _tensors(folder / "agent.safetensors", str(note.get("sha256")))
-    agent = AgentFile(
-        actions=note["actions"],
-        activation=note["activation"],
-        interval=int(note["interval"]),
-        picker=note["picker"],
-        tensors=tensors,
-        observe=note["observe"],
-        squash=bool(note["squash"]),
-        training=note["training"],
-    )
-    _check_shapes(folder / "agent.safetensors", agent)
-    return agent
-
-
-def _note(path: Path) -> dict[str, Any]:
+    path = folder / "agent.json"
     try:
-        return read_sealed(path)
+        note = read_sealed(path)
     except ValueError as error:
         raise AgentFileError(f"{error}; export the agent again") from error
     except OSError as error:
         raise AgentFileError(f"{path} cannot be read: {error.strerror}") from error
+    _check_note(path, note)
+    path = folder / "agent.safetensors"
+    tensors = _tensors(path, str(note.get("sha256")))
+    agent = AgentFile(tensors=tensors, **{name: note[name] for name in _KINDS})
+    _check_shapes(path, agent)
+    return agent
 
 
 def _check_note(path: Path, note: Mapping[str, Any]) -> None:
-    if note.get("version") != FORMAT_VERSION:
-        raise AgentFileError(
-            f"{path}: version must be {FORMAT_VERSION}, got {note.get('version')!r}; "
-            "export the agent again with this release"
-        )
-    if note.get("environment") != ENVIRONMENT:
-        raise AgentFileError(
-            f"{path}: environment must be {ENVIRONMENT!r}, got {note.get('environment')!r}"
-        )
+    for key, value in _HEAD.items():
+        if note.get(key) != value:
+            raise AgentFileError(
+                f"{path}: {key} must be {value!r}, got {note.get(key)!r}; "
+                "export the agent again with this release"
+            )
     if note.get("observation") != list(SUMMARY_NAMES):
         raise AgentFileError(
             f"{path}: the agent sees other scalars than gstds.observation.summary.SUMMARY_NAMES; "
             "train it anew"
         )
-    if note.get("activation") not in _ACTIVATIONS:
-        raise AgentFileError(f"{path}: unknown activation {note.get('activation')!r}")
-    wanted = {"actions": dict, "interval": int, "picker": str, "observe": dict, "training": dict}
-    for key, kind in (wanted | {"squash": bool}).items():
+    for key, kind in _KINDS.items():
         if not isinstance(note.get(key), kind):
             raise AgentFileError(f"{path}: {key} must be a {kind.__name__}, got {note.get(key)!r}")
+    if note["activation"] not in ("tanh", "relu"):
+        raise AgentFileError(f"{path}: unknown activation {note['activation']!r}")
     if note["interval"] < 1:
         raise AgentFileError(f"{path}: interval must be at least 1, got {note['interval']}")
 
@@ -219,3 +185,60 @@ def _check_shapes(path: Path, agent: AgentFile) -> None:
         )
     if (tensors["std"] <= 0).any():
         raise AgentFileError(f"{path}: std must be above 0")
+
+
+class Actor(Stateful):
+    """Answers a summary with a keep ratio, always the likeliest action.
+
+    Args:
+        agent: What was stored of the agent.
+    """
+
+    state = ("_state",)
+
+    def __init__(self, agent: AgentFile) -> None:
+        self._agent = agent
+        self._tensors = {k: v.astype(np.float64) for k, v in agent.tensors.items()}
+        self._layers = sum(name.startswith("weight_") for name in agent.tensors)
+        self._recurrent = "lstm_hidden" in agent.tensors
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was seen: a run begins."""
+        size = self._tensors["lstm_hidden"].shape[1] if self._recurrent else 0
+        self._state = (np.zeros(size), np.zeros(size))
+
+    def ratio(self, summary: npt.ArrayLike) -> float:
+        """Return the keep ratio in [0, 1] for a summary (S,)."""
+        answer = self.answer(summary)
+        actions = self._agent.actions
+        if actions["kind"] == "discrete":
+            return float(actions["ratios"][int(np.argmax(answer))])
+        value = math.tanh(float(answer[0])) if self._agent.squash else float(answer[0])
+        return min(1.0, max(0.0, (1.0 + value) / 2.0))
+
+    def answer(self, summary: npt.ArrayLike) -> Floats:
+        """Return the network's last layer (A,) for a summary (S,)."""
+        tensors = self._tensors
+        x: Floats = (np.asarray(summary, dtype=np.float64) - tensors["mean"]) / tensors["std"]
+        if self._recurrent:
+            x = self._remember(x)
+        for layer in range(self._layers):
+            x = tensors[f"weight_{layer}"] @ x + tensors[f"bias_{layer}"]
+            if layer < self._layers - 1:
+                x = np.tanh(x) if self._agent.activation == "tanh" else np.maximum(x, 0.0)
+        return x
+
+    def _remember(self, x: Floats) -> Floats:
+        """Run an LSTM cell (gates in torch's order: input, forget, cell, output)."""
+        tensors, (hidden, cell) = self._tensors, self._state
+        gates = tensors["lstm_input"] @ x + tensors["lstm_hidden"] @ hidden + tensors["lstm_bias"]
+        i, f, g, o = np.split(gates, 4)
+        cell = _sigmoid(f) * cell + _sigmoid(i) * np.tanh(g)
+        hidden = _sigmoid(o) * np.tanh(cell)
+        self._state = (hidden, cell)
+        return hidden
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return 0.5 * (1.0 + np.tanh(0.5 * x))

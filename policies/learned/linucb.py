@@ -11,10 +11,8 @@ import numpy.typing as npt
 from gstds.common.checks import check_choice, check_fraction, check_number
 from gstds.common.noise import keyed_uniform
 from gstds.observation.summary import SUMMARY_NAMES
-from gstds.policies.base import RunContext, Transition
-from gstds.policies.learned.by_summary import Array, SummaryPolicy
-
-__all__ = ["LINUCB_RATIOS", "LinUCB"]
+from gstds.policies.base import Array, Observation, RunContext, Transition
+from gstds.policies.learned.agent_policy import SummaryPolicy
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,13 +28,18 @@ class LinUCB(SummaryPolicy):
     with the highest upper bound is taken. The losses are those that training made: they cost
     nothing, and are biased by what was selected.
 
+    Source: LinUCB, arXiv 1003.0146; Thompson sampling, arXiv 1209.3352
+    Cost: that of its picker, and two solves of 18 unknowns for each ratio at a decision
+    Helps: meant for when there are no runs to train an agent on; below random keep on digits
+    Hurts: short runs: it has only a few dozen decisions to learn from
+
     Args:
         ratios: Keep ratios in (0, 1] to choose from.
         exploration: Widths of the bound that are added; or of the draw, with ``thompson``.
         ridge: Ridge penalty; above 0.
         draw: ``ucb``, or ``thompson``: draw each regression from its posterior.
         interval: Drawn batches between decisions.
-        picker: A name of `gstds.selection.ratio_pickers.RATIO_PICKERS`.
+        picker: A name of `gstds.selection.pickers.RATIO_PICKERS`.
 
     Raises:
         TypeError: If an option has the wrong type.
@@ -44,10 +47,6 @@ class LinUCB(SummaryPolicy):
     """
 
     state = ("_precision", "_moment", "_context", "_arm", "_decisions", "_seed", "_before")
-    source = "LinUCB, arXiv 1003.0146; Thompson sampling, arXiv 1209.3352"
-    cost = "that of its picker, and two solves of 18 unknowns for each ratio at a decision"
-    helps = "meant for when there are no runs to train an agent on; below random keep on digits"
-    hurts = "short runs: it has only a few dozen decisions to learn from"
 
     def __init__(
         self,
@@ -69,10 +68,9 @@ class LinUCB(SummaryPolicy):
 
     def _forget(self, seed: int) -> None:
         arms = len(self._ratios)
-        self._precision: Floats = np.stack([self.ridge * np.eye(_SIZE)] * arms)
-        self._moment: Floats = np.zeros((arms, _SIZE))
+        self._precision = np.stack([self.ridge * np.eye(_SIZE)] * arms)
+        self._moment, self._context = np.zeros((arms, _SIZE)), np.zeros(_SIZE)
         self._seed, self._decisions, self._arm = seed, 0, 0
-        self._context: Floats = np.zeros(_SIZE)
         self._before: tuple[float, float] | None = None
 
     def reset(self, seed: int, context: RunContext) -> None:
@@ -107,15 +105,12 @@ class LinUCB(SummaryPolicy):
 
     def learn(self, transition: Transition) -> None:
         """Credit the ratio of an interval that has ended with what it earned."""
-        seen = transition.observation
-        if self._before is None:
-            self._before = (float(seen["mean_last_loss"][0]), float(seen["budget_left"][0]))
+        loss, left = self._before = self._before or _standing(transition.observation)
         if self.drawn % self.interval:
             return
-        after = transition.next_observation
-        loss, left = self._before
-        spent = max(1e-6, left - float(after["budget_left"][0]))
-        drop = (loss - float(after["mean_last_loss"][0])) / max(loss, 1e-6)
+        loss_after, left_after = _standing(transition.next_observation)
+        spent = max(1e-6, left - left_after)
+        drop = (loss - loss_after) / max(loss, 1e-6)
         self._before = None
         self.credit(float(np.clip(drop / (100.0 * spent), -1.0, 1.0)))
 
@@ -123,3 +118,7 @@ class LinUCB(SummaryPolicy):
         """Learn what the ratio last decided on has earned."""
         self._precision[self._arm] += np.outer(self._context, self._context)
         self._moment[self._arm] += earned * self._context
+
+
+def _standing(observation: Observation) -> tuple[float, float]:
+    return float(observation["mean_last_loss"][0]), float(observation["budget_left"][0])

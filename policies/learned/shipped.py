@@ -6,15 +6,11 @@ from pathlib import Path
 
 from gstds.common.checksummed_json import read_sealed
 
-__all__ = ["SHIPPED", "shipped_agents"]
-
 SHIPPED = Path(__file__).resolve().parent / "agents"
 
 
 def shipped_agents() -> dict[str, str]:
     """Return the agents that come with the project, with one line of description each."""
-    names = {}
-    for path in sorted(SHIPPED.glob("*/agent.json")):
-        training = read_sealed(path).get("training", {})
-        names[path.parent.name] = str(training.get("description", "no description"))
-    return names
+    notes = {path.parent.name: read_sealed(path) for path in sorted(SHIPPED.glob("*/agent.json"))}
+    none = "no description"
+    return {name: str(note["training"].get("description", none)) for name, note in notes.items()}

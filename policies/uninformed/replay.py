@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import zlib
 
 import numpy as np
 import numpy.typing as npt
 
 from gstds.policies.base import KeepRatioPolicy, Observation, RunContext
-
-__all__ = ["Replay", "decode_sequence", "encode_sequence"]
-
-Floats = npt.NDArray[np.float32]
 
 
 class Replay(KeepRatioPolicy):
@@ -23,6 +18,11 @@ class Replay(KeepRatioPolicy):
     by the share of the budget that is spent: the ratio that the other run had when it had spent as
     much.
 
+    Source: the control of Learning to Teach (RandTeach), arXiv 1805.03643
+    Cost: nothing beside training on the kept samples
+    Helps: to tell what a policy keeps from how much of it
+    Hurts: nothing: it is a control
+
     Args:
         ratios: The other run's realized keep ratios (T,), as `encode_sequence` writes them.
         progress: Share of the budget that it had spent after each step (T,), likewise; None under
@@ -31,11 +31,6 @@ class Replay(KeepRatioPolicy):
     Raises:
         ValueError: If a sequence is damaged, empty or out of range, or the two differ in length.
     """
-
-    source = "the control of Learning to Teach (RandTeach), arXiv 1805.03643"
-    cost = "nothing beside training on the kept samples"
-    helps = "to tell what a policy keeps from how much of it"
-    hurts = "nothing: it is a control"
 
     def __init__(self, ratios: str, progress: str | None = None) -> None:
         super().__init__(None, "uniform")
@@ -79,7 +74,7 @@ def encode_sequence(values: npt.ArrayLike) -> str:
     return base64.b64encode(packed).decode()
 
 
-def decode_sequence(name: str, text: str) -> Floats:
+def decode_sequence(name: str, text: str) -> npt.NDArray[np.float32]:
     """Return the shares (T,) that `encode_sequence` wrote.
 
     Raises:
@@ -88,7 +83,7 @@ def decode_sequence(name: str, text: str) -> Floats:
     try:
         raw = zlib.decompress(base64.b64decode(text, validate=True))
         values = np.frombuffer(raw, dtype="<f4").astype(np.float32)
-    except (binascii.Error, zlib.error, ValueError, TypeError) as error:
+    except (zlib.error, ValueError, TypeError) as error:
         raise ValueError(f"{name} is no sequence that encode_sequence wrote: {error}") from error
     if not len(values) or not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"{name} must hold at least one share, and all in [0, 1]")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from gstds.policies.base import KeepRatioPolicy, Observation, Policy, Weights
-from gstds.selection.schedules import Schedule
-
-__all__ = ["Full", "Random"]
+from gstds.policies.base import AnySchedule, KeepRatioPolicy, Observation, Policy, Weights
 
 
 class Random(KeepRatioPolicy):
     """A uniform random share, fresh each step (RS2, arXiv 2305.18424): the baseline to beat.
+
+    Source: RS2, arXiv 2305.18424
+    Cost: nothing beside training on the kept samples
+    Helps: as the control of every selector, at a learning rate of its own
+    Hurts: noisy labels: it keeps as many of them as there are
 
     Args:
         schedule: Keep-ratio schedule.
@@ -20,22 +22,18 @@ class Random(KeepRatioPolicy):
         ValueError: If the schedule is unknown.
     """
 
-    source = "RS2, arXiv 2305.18424"
-    cost = "nothing beside training on the kept samples"
-    helps = "as the control of every selector, at a learning rate of its own"
-    hurts = "noisy labels: it keeps as many of them as there are"
-
-    def __init__(self, schedule: Schedule | str | None = None) -> None:
+    def __init__(self, schedule: AnySchedule = None) -> None:
         super().__init__(schedule, "uniform")
 
 
 class Full(Policy):
-    """Everything: ordinary training."""
+    """Everything: ordinary training.
 
-    source = "ordinary training"
-    cost = "nothing beside training on all n samples"
-    helps = "when compute is no concern"
-    hurts = "when it is"
+    Source: ordinary training
+    Cost: nothing beside training on all n samples
+    Helps: when compute is no concern
+    Hurts: when it is
+    """
 
     def act(self, observation: Observation) -> Weights:
         """Return 1 for every sample of the batch (N,)."""

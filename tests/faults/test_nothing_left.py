@@ -81,7 +81,7 @@ def test_a_users_code_that_fails_is_told_by_name(here, capsys, monkeypatch, word
 
 def test_a_disk_without_room_is_told_before_training(tiny_npz, tmp_path, monkeypatch):
     room = SimpleNamespace(free=400_000)
-    monkeypatch.setattr("gstds.train.running.checkpoints.shutil.disk_usage", lambda folder: room)
+    monkeypatch.setattr("gstds.train.running.folder.shutil.disk_usage", lambda folder: room)
     with pytest.raises(OSError, match=r"--out .*no space on the disk, 0\.4 MB free and up to 1\."):
         execute(options(tiny_npz), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -101,7 +101,7 @@ def test_a_folder_on_a_full_disk_is_refused_and_left_as_it_was(here, capsys, tin
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("gstds.train.terminal.arguments.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("gstds.train.terminal.options.tempfile.TemporaryFile", full)
     error = refused(capsys, "run", "--no-tracking", "--dataset", tiny_npz, "--out", "a/b")
     assert "--out 'a/b' cannot be written (No space left on device); name another folder" in error
     assert not (here / "a").exists()

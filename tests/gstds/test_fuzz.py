@@ -7,13 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from gstds.selection.diverse import divbs, greedy_orthogonal, k_center
-from gstds.selection.sampling import bernoulli_by_percentile, chunked_softmax, softmax_sample
 from gstds.selection.schedules import SCHEDULES, make_schedule
 from gstds.selection.weights import (
+    bernoulli_by_percentile,
+    chunked_softmax,
+    divbs,
+    greedy_orthogonal,
     hybrid,
+    k_center,
     kept_count,
     loss_weights,
+    softmax_sample,
     top_k,
     uniform,
     weighted_sample,

@@ -22,8 +22,7 @@ from gstds.train.cli.commands import read_configuration
 from gstds.train.cli.main import build_parser
 from gstds.train.running.folder import finished_result, open_folder
 from gstds.train.running.kept import KeptRecord, read_kept
-from gstds.train.running.options import RunConfig
-from gstds.train.running.options_file import take_defaults
+from gstds.train.running.options import RunConfig, take_defaults
 from gstds.train.tracking.delivery import note_target, read_target
 from gstds.train.tracking.log import LOG_NAME, RunLog, read_log
 from tests.policies.learned.test_agent_policy import agent

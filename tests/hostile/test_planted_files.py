@@ -11,8 +11,7 @@ import pytest
 
 from gstds.train.cli.main import main
 from gstds.train.running.kept import read_kept
-from gstds.train.running.options import RunConfig, config_from
-from gstds.train.running.options_file import load_config_file
+from gstds.train.running.options import RunConfig, config_from, load_config_file
 from gstds.train.tracking.delivery import read_target
 from gstds.train.tracking.log import LOG_NAME
 from gstds.train.tracking.store import client

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -10,8 +11,14 @@ import pytest
 from gstds import policies
 from gstds.common.state import latest_state, save_state
 from gstds.policies.base import Transition
-from gstds.policies.registry import POLICIES, check_declarations, follows_schedule, policy_class
-from gstds.policies.spelling import refuse_misspelt
+from gstds.policies.cards import card
+from gstds.policies.registry import (
+    POLICIES,
+    check_declarations,
+    follows_schedule,
+    policy_class,
+    refuse_misspelt,
+)
 from gstds.selection.schedules import Constant, make_schedule
 from tests.policies.views import CONTEXT, N, full_view, permuted
 
@@ -92,8 +99,9 @@ def test_a_batch_in_another_order_gets_the_same_answer_in_that_order(name, seed)
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_every_card_is_filled(name):
-    kind = policy_class(name)
-    assert all((kind.source, kind.cost, kind.helps, kind.hurts)), name
+    kind, page = policy_class(name), card(name)
+    for part in ("Source.", "Costs per step, beside training on the kept.", "Helps.", "Hurts."):
+        assert re.search(rf"\*\*{part}\*\* \S", page), part
     if kind.paper_schedule:
         make_schedule(kind.paper_schedule[0], **kind.paper_schedule[1])
 

@@ -9,8 +9,6 @@ from gstds.common.checks import check_choice
 from gstds.options.fields import Options, from_keywords, option
 from gstds.options.world import KeepRatioOptions
 
-__all__ = ["AgentConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class AgentConfig(Options):

@@ -9,10 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.observation.summary import SUMMARY_NAMES
-from gstds.policies.learned.actor import Actor
-from gstds.policies.learned.agent_file import AgentFile, load_agent
-
-__all__ = ["RegisteredAgent", "register_agent"]
+from gstds.policies.learned.agent_file import Actor, AgentFile, load_agent
 
 
 class RegisteredAgent:

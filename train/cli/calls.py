@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gstds.options.fields import names
 from gstds.train.comparing.compare import compare as run_comparison
-from gstds.train.comparing.comparison import Comparison
+from gstds.train.comparing.comparison import comparison_from
 from gstds.train.reporting.report import write_report
 from gstds.train.running.options import config_from
 from gstds.train.running.run import execute
 from gstds.train.tracking.store import check_store
 from gstds.train.tracking.uploader import Upload
-
-__all__ = ["compare", "run"]
 
 
 def run(
@@ -77,17 +74,9 @@ def compare(
         RuntimeError: If every run failed.
     """
     _refuse_inside_a_worker()
+    rows = {"policies": tuple(map(_name, policies))}
     folder = Path(out)
-    whole = {name: options.pop(name) for name in names(Comparison) if name in options}
-    comparison = Comparison(
-        base=config_from(options),
-        policies=tuple(_name(policy) for policy in policies),
-        name=folder.name,
-        folder=folder,
-        tracking=tracking,
-        command="gstds.compare",
-        **whole,
-    )
+    comparison = comparison_from(options | rows, folder, tracking=tracking, command="gstds.compare")
     content = run_comparison(comparison)
     write_report(folder, content)
     runs = content["runs"]

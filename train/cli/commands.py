@@ -1,46 +1,26 @@
-"""What each command of the command line does."""
+"""What each command of the command line does, but for those that compare."""
 
 from __future__ import annotations
 
 import argparse
-import inspect
+import json
 import logging
+import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gstds.common.checksummed_json import read_sealed
-from gstds.common.files import write_json
-from gstds.train.launching.started_by_torchrun import launched_rank
+from gstds.common.files import cache_root, write_json
+from gstds.options.fields import names
+from gstds.options.world import KeepRatioOptions
+from gstds.train.agents.config import AgentConfig
+from gstds.train.cli.listed import TABLES, listed
+from gstds.train.launching.torchrun import follow, launched_rank, process_group
 from gstds.train.running.options import RunConfig, config_from
-from gstds.train.terminal.arguments import (
-    check_places,
-    command_line,
-    new_folder,
-    open_tracking,
-    touch_folder,
-    user_folder_on_path,
-)
-from gstds.train.terminal.console import Console, announce, out, out_now
-from gstds.train.terminal.exit_codes import (
-    EXIT_BAD_INPUT,
-    EXIT_DONE,
-    EXIT_INTERRUPTED,
-    code_of,
-)
-from gstds.train.terminal.listed import TABLES, listed
-from gstds.train.terminal.options import given
-
-__all__ = [
-    "do_data",
-    "do_doctor",
-    "do_features",
-    "do_list",
-    "do_run",
-    "do_sync",
-    "do_ui",
-    "read_configuration",
-]
+from gstds.train.terminal import options as words
+from gstds.train.terminal.console import Console, announce, out, say
 
 if TYPE_CHECKING:
     from gstds.common.process_group import Group
@@ -54,19 +34,24 @@ Arguments = argparse.Namespace
 
 def do_run(arguments: Arguments) -> int:
     """Train once under one policy."""
-    user_folder_on_path()
-    check_places(arguments)
+    words.begin(arguments)
+    asked = words.given(arguments, RunConfig)
     if arguments.resume:
-        return _resume(arguments)
-    asked = given(arguments, RunConfig)
-    config = config_from(asked)
-    what = f"policy {config.policy} on {config.dataset}, {config.epochs} epochs, seed {config.seed}"
-    announce(f"training {config.learner}: {what}", quiet=arguments.quiet)
-    _refuse_an_idle_schedule(config, asked)
-    folder = Path(arguments.out) if arguments.out else new_folder("run")
-    if launched_rank() == 0:
-        touch_folder(folder)
-    return _run(arguments, config, folder, resume=False)
+        folder = _find_run(arguments)
+        note, config = read_configuration(folder)
+        _refuse_changes(config, asked)
+        _same_record(arguments, note)
+    else:
+        config = config_from(asked)
+        run = f"policy {config.policy} on {config.dataset}, {config.epochs} epochs"
+        announce(f"training {config.learner}: {run}, seed {config.seed}", quiet=arguments.quiet)
+        _refuse_an_idle_schedule(config, asked)
+        folder = words.place_for(arguments, "run", touch=launched_rank() == 0)
+    with process_group(config, arguments.backend) as group:
+        if group.leads:
+            return _lead(arguments, config, folder, group)
+        status = follow(config, folder, group, resume=bool(arguments.resume))
+    return words.code_of([status])
 
 
 def _refuse_an_idle_schedule(config: RunConfig, asked: dict[str, Any]) -> None:
@@ -74,29 +59,12 @@ def _refuse_an_idle_schedule(config: RunConfig, asked: dict[str, Any]) -> None:
 
     In a comparison they are for those of its policies that do.
     """
-    from gstds.policies.registry import follows_schedule, policy_class
+    from gstds.policies.registry import refuse_idle_schedule
 
     usual = RunConfig()
     names = ("keep", "schedule", "schedule_params")
-    idle = [name for name in names if name in asked and asked[name] != getattr(usual, name)]
-    kind = policy_class(config.policy)
-    if idle and not follows_schedule(kind):
-        own = [name for name in inspect.signature(kind).parameters if "picker" not in name]
-        advice = (
-            f"; it is set by --policy-params {' '.join(f'{n}=...' for n in own)}" if own else ""
-        )
-        raise ValueError(
-            f"{idle[0]}: policy {config.policy!r} has a keep ratio of its own and follows no "
-            f"schedule, got {asked[idle[0]]!r}; leave it out{advice}"
-        )
-
-
-def _resume(arguments: Arguments) -> int:
-    folder = _find_run(arguments.resume, arguments)
-    note, config = read_configuration(folder)
-    _refuse_changes(arguments, config)
-    _same_record(arguments, note)
-    return _run(arguments, config, folder, resume=True)
+    idle = {n: asked[n] for n in names if n in asked and asked[n] != getattr(usual, n)}
+    refuse_idle_schedule(config.policy, idle, lambda own: f"--policy-params {' '.join(own)}")
 
 
 def read_configuration(folder: Path) -> tuple[dict[str, Any], RunConfig]:
@@ -114,16 +82,14 @@ def read_configuration(folder: Path) -> tuple[dict[str, Any], RunConfig]:
         ) from error
 
 
-def _refuse_changes(arguments: Arguments, config: RunConfig) -> None:
+def _refuse_changes(config: RunConfig, asked: dict[str, Any]) -> None:
     """Refuse options that differ from those that the run was started with."""
-    asked = given(arguments, RunConfig)
-    changed = [name for name, value in asked.items() if getattr(config, name) != value]
-    if changed:
-        name = changed[0]
-        raise ValueError(
-            f"--resume goes on with {name} = {getattr(config, name)!r}, which the run was started "
-            f"with, got {asked[name]!r}; leave the option out, or start a new run"
-        )
+    for name, value in asked.items():
+        if getattr(config, name) != value:
+            raise ValueError(
+                f"--resume goes on with {name} = {getattr(config, name)!r}, which the run was "
+                f"started with, got {value!r}; leave the option out, or start a new run"
+            )
 
 
 def _same_record(arguments: Arguments, note: dict[str, Any]) -> None:
@@ -134,113 +100,152 @@ def _same_record(arguments: Arguments, note: dict[str, Any]) -> None:
     if tracking is None:
         arguments.no_tracking = True
         return
-    try:
-        arguments.tracking_uri = _text(tracking["uri"], or_none=True)
-        arguments.experiment = _text(tracking["experiment"])
-    except (KeyError, TypeError) as error:
+    known = tracking if isinstance(tracking, dict) else {}
+    uri, experiment = known.get("uri", 0), known.get("experiment")
+    if not isinstance(uri, str | None) or not isinstance(experiment, str):
         raise ValueError(
             f"--resume {arguments.resume!r}: config.json there names no record ({tracking!r})"
-        ) from error
+        )
+    arguments.tracking_uri, arguments.experiment = uri, experiment
 
 
-def _text(value: Any, *, or_none: bool = False) -> Any:
-    if not isinstance(value, str) and not (or_none and value is None):
-        raise TypeError(f"must be a text, got {value!r}")
-    return value
-
-
-def _find_run(name: str, arguments: Arguments) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
+def _find_run(arguments: Arguments) -> Path:
+    if Path(arguments.resume).is_dir():
+        return Path(arguments.resume)
+    from gstds.train.tracking.delivery import folder_of
     from gstds.train.tracking.store import tracking_uri
-    from gstds.train.tracking.views import folder_of
 
     try:
-        return folder_of(name, tracking_uri(arguments.tracking_uri))
+        return folder_of(arguments.resume, tracking_uri(arguments.tracking_uri))
     except Exception as error:
         raise ValueError(
-            f"--resume {name!r} is neither a folder nor the id of a run in the tracking store"
+            f"--resume {arguments.resume!r} is neither a folder nor the id of a run in the "
+            "tracking store"
         ) from error
 
 
-def _run(arguments: Arguments, config: RunConfig, folder: Path, *, resume: bool) -> int:
-    from gstds.train.launching.torchrun import follow, process_group
-
-    with process_group(config, arguments.backend) as group:
-        if group.leads:
-            return _lead(arguments, config, folder, group, resume=resume)
-        status = follow(config, folder, group, resume=resume)
-    return code_of([status])
-
-
-def _lead(
-    arguments: Arguments, config: RunConfig, folder: Path, group: Group, *, resume: bool
-) -> int:
-    from gstds.train.running.run import RunFailedError, StopFlag, execute, finished_result
+def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -> int:
+    from gstds.train.figures.tables import metric_table
+    from gstds.train.running.ending import RunFailedError, StopFlag
+    from gstds.train.running.folder import finished_result
+    from gstds.train.running.run import execute
     from gstds.train.running.setup import make_run_policy
+    from gstds.train.tracking.delivery import read_target
     from gstds.train.tracking.uploader import Upload
 
     make_run_policy(config)
-    upload = None
-    if not (resume and finished_result(folder)):
-        uri = open_tracking(arguments)
-        upload = Upload(uri, arguments.experiment) if uri else None
+    uri = None
+    if not (arguments.resume and finished_result(folder)):
+        uri = words.open_tracking(arguments)
     try:
         with Console(quiet=arguments.quiet) as console:
             result = execute(
                 config,
                 folder,
-                upload=upload,
+                upload=Upload(uri, arguments.experiment) if uri else None,
                 stop=StopFlag(),
-                resume=resume,
+                resume=bool(arguments.resume),
                 checkpoint_every=arguments.checkpoint_every,
                 progress=console,
-                command=command_line(),
+                command=words.command_line(),
                 group=group,
             )
     except RunFailedError as failure:
-        _write_failed(arguments, failure.result)
+        try:
+            _write_json(arguments, failure.result)
+        except OSError as error:  # what the run died of is the message
+            _log.warning("--json %r was not written: %s", arguments.json, error)
         raise
-    return _show_run(arguments, result, folder)
-
-
-def _write_failed(arguments: Arguments, result: dict[str, Any]) -> None:
-    if not arguments.json:
-        return
-    try:
-        write_json(arguments.json, _run_json(result))
-    except OSError as error:  # what the run died of is the message
-        _log.warning("--json %r was not written: %s", arguments.json, error)
-
-
-def _show_run(arguments: Arguments, result: dict[str, Any], folder: Path) -> int:
-    from gstds.train.figures.tables import metric_table
-    from gstds.train.tracking.delivery import read_target
-
-    if arguments.json:
-        write_json(arguments.json, _run_json(result))
+    _write_json(arguments, result)
     out(metric_table("runs", [result]).text())
     out(f"\nresult: {folder / 'result.json'}")
     if result["status"] == "interrupted":
         out(f"go on with: gstds run --resume {folder}")
-        return EXIT_INTERRUPTED
-    if read_target(folder):
+    elif read_target(folder):
         out("open the UI: gstds ui")
-    return code_of([result["status"]])
+    return words.code_of([result["status"]])
 
 
-def _run_json(result: dict[str, Any]) -> dict[str, Any]:
+def _write_json(arguments: Arguments, result: dict[str, Any]) -> None:
     from gstds.train.figures.statistics import summarize
 
-    name = result["policy"]
-    return {
-        "version": 1,
-        "baseline": name,
-        "runs": [result],
-        "summary": summarize([result], name),
-        "controls": [],
-        "controls_summary": [],
-    }
+    if arguments.json:
+        name = result["policy"]
+        content = {"version": 1, "baseline": name, "runs": [result]}
+        content |= {"summary": summarize([result], name), "controls": [], "controls_summary": []}
+        write_json(arguments.json, content)
+
+
+# ---------------------------------------------------------------------------------- learn
+
+
+def do_learn(arguments: Arguments) -> int:
+    """Teach an agent."""
+    from gstds.train.agents.learn import learn, load_agent_config
+    from gstds.train.running.ending import StopFlag, interruptible
+    from gstds.train.tracking.uploader import Upload
+
+    words.begin(arguments)
+    if arguments.resume:
+        folder, config = Path(arguments.resume), load_agent_config(Path(arguments.resume))
+    else:
+        config = AgentConfig(**_agent_options(arguments))
+        folder = words.place_for(arguments, "learn")
+    uri = words.open_tracking(arguments)
+    if arguments.register and not uri:
+        raise ValueError("--register needs the MLflow store that --no-tracking leaves out")
+    stop = StopFlag()
+    with interruptible(stop), Console(quiet=arguments.quiet) as console:
+        result = learn(
+            config,
+            folder,
+            upload=Upload(uri, arguments.experiment) if uri else None,
+            stop=stop,
+            resume=bool(arguments.resume),
+            command=words.command_line(),
+            progress=console,
+            note=None if arguments.quiet else say,
+        )
+    if arguments.json:
+        write_json(arguments.json, result)
+    cost, best = result["cost"], result["best"]
+    out(
+        f"{result['status']}: {cost['episodes']} episodes, {cost['decisions']} decisions, "
+        f"{cost['charged_flops']:.3g} FLOP, {cost['seconds']:.0f} s"
+    )
+    if best:
+        out(
+            f"best on held-out instances: accuracy {100 * best['accuracy']:.2f}%, mean keep "
+            f"{best['mean_keep']:.3f}, after {best['steps']} decisions"
+        )
+    if result["status"] == "interrupted":
+        out(f"go on with: gstds learn --resume {folder}")
+    else:
+        out(f"use it: gstds run --policy learned:{folder / 'best'} --setting equal-budget")
+    if result["status"] != "finished":
+        return words.Exit.INTERRUPTED
+    if arguments.register and uri:
+        from gstds.train.agents.registry import register_agent
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that no example of an input goes with it
+            out(f"registered: {register_agent(folder / 'best', arguments.register, uri)}")
+    return words.Exit.DONE
+
+
+def _agent_options(arguments: Arguments) -> dict[str, Any]:
+    options = words.given(arguments, AgentConfig)
+    for name in ("instances", "held_out"):
+        text = str(options.get(name, ""))
+        if text.startswith("["):
+            try:
+                options[name] = list(json.loads(text))
+            except ValueError as error:
+                raise ValueError(
+                    f"{name} must be a set's name or a JSON list, got {text!r}"
+                ) from error
+    env = words.given(arguments, KeepRatioOptions)
+    return options | {"env": {k: v for k, v in env.items() if k not in names(AgentConfig)}}
 
 
 # ---------------------------------------------------------------------------------- the others
@@ -248,8 +253,8 @@ def _run_json(result: dict[str, Any]) -> dict[str, Any]:
 
 def do_ui(arguments: Arguments) -> int:
     """Serve the MLflow UI on the tracking store."""
-    from gstds.train.tracking.server import open_ui
     from gstds.train.tracking.store import mask_secrets, store_exists, tracking_uri
+    from gstds.train.tracking.ui import open_ui
     from gstds.train.tracking.uploader import deliver_waiting
 
     uri = tracking_uri(arguments.tracking_uri)
@@ -265,7 +270,7 @@ def do_ui(arguments: Arguments) -> int:
         host=arguments.host,
         experiment=arguments.experiment,
         comparison=arguments.comparison,
-        echo=out_now,
+        echo=out,
     )
 
 
@@ -275,20 +280,20 @@ def do_sync(arguments: Arguments) -> int:
 
     counts = sync(arguments.folder, arguments.tracking_uri)
     out(f"{sum(counts.values())} records of {len(counts)} runs delivered")
-    return EXIT_DONE
+    return words.Exit.DONE
 
 
 def do_list(arguments: Arguments) -> int:
     """List names with descriptions."""
     for kind in TABLES if arguments.kind is None else (arguments.kind,):
-        names = listed(kind)
+        found = listed(kind)
         if arguments.kind is None:
             out(f"{kind}:")
-        width = max((len(name) for name in names), default=0)
-        for name, text in names.items():
+        width = max((len(name) for name in found), default=0)
+        for name, text in found.items():
             plain = arguments.kind is not None and not sys.stdout.isatty()
             out(f"{name}\t{text}" if plain else f"  {name:<{width}}  {text}")
-    return EXIT_DONE
+    return words.Exit.DONE
 
 
 def do_data(arguments: Arguments) -> int:
@@ -297,35 +302,49 @@ def do_data(arguments: Arguments) -> int:
 
     path = fetch_data(arguments.name)
     out(f"{arguments.name}: {path if path else 'needs no download'}")
-    return EXIT_DONE
+    return words.Exit.DONE
 
 
 def do_features(arguments: Arguments) -> int:
-    """Compute the reference's features and losses, or check them."""
-    user_folder_on_path()
-    from gstds.train.cli.reference_features import prepare_features
+    """Compute the reference's features and losses, unless they are cached, or check them."""
+    words.begin(arguments)
+    from gstds.envs.task.options import EnvOptions
+    from gstds.envs.task.task import load_task
 
-    config = config_from(given(arguments, RunConfig))
+    config = config_from(words.given(arguments, RunConfig))
     with Console(quiet=arguments.quiet) as console:
-        lines = prepare_features(
-            config,
-            verify=arguments.verify,
-            rebuild=arguments.rebuild,
-            ray=arguments.ray,
-            progress=console,
-        )
-    for line in lines:
-        out(line)
-    return EXIT_DONE
+        if arguments.rebuild:
+            _forget_features(config)
+        if arguments.ray is not None:
+            from gstds.train.launching.ray_tasks import build_on_ray
+
+            build_on_ray(config, arguments.ray, console)
+        options = EnvOptions(**config.env_options(), observe=("reference_losses",))
+        reference = load_task(options, console).reference
+        assert reference is not None  # noqa: S101  (the observation above asks for it)
+        store = reference.store
+        if arguments.verify:
+            store.verify()
+    verified = " verified" * arguments.verify
+    out(f"store: {store.path} ({store.rows} rows of {store.dim}){verified}")
+    out(
+        f"probe: {100 * reference.accuracy:.2f}% on samples it was not fitted to, "
+        f"mean loss {float(reference.losses.mean()):.4f} nats"
+    )
+    costs = f"{reference.features_flops:.3g} FLOP features, {reference.probe_flops:.3g} probe"
+    out(f"cost: {costs}")
+    return words.Exit.DONE
 
 
-def do_doctor(arguments: Arguments) -> int:
-    """Say what is installed, and what can be had."""
-    from gstds.train.terminal.doctor import diagnose
+def _forget_features(config: RunConfig) -> None:
+    """Delete the features and what the probe made of them."""
+    from gstds.envs.task.features import make_extractor, reference_store_path
+    from gstds.envs.task.options import EnvOptions
+    from gstds.envs.task.task import load_task, probe_fingerprint
 
-    checks = diagnose()
-    width = max(len(check.name) for check in checks)
-    for check in checks:
-        mend = f"  → {check.mend}" if check.mend else ""
-        out(f"{check.status:<4}  {check.name:<{width}}  {check.detail}{mend}")
-    return EXIT_BAD_INPUT if any(c.status == "fail" for c in checks) else EXIT_DONE
+    data = load_task(EnvOptions(**config.env_options(), observe=())).data
+    reference = make_extractor(data, config.reference, config.compress)
+    shutil.rmtree(reference_store_path(data, reference)[0], ignore_errors=True)
+    for kind in ("losses", "logits"):
+        name = f"{probe_fingerprint(data, reference)}.safetensors"
+        (cache_root() / kind / name).unlink(missing_ok=True)

@@ -3,136 +3,225 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gstds.common.checksummed_json import read_sealed
-from gstds.common.files import write_json
-from gstds.train.cli.comparison_arguments import comparison_from, exit_code, ui_line, with_tracking
-from gstds.train.cli.sweep import do_sweep
-from gstds.train.comparing.comparison import CompareOptions, Comparison
-from gstds.train.terminal.arguments import check_places, user_folder_on_path
+from gstds.common.files import write_json, write_text
+from gstds.options.fields import names
+from gstds.train.comparing.comparison import (
+    PRESETS,
+    CompareOptions,
+    Comparison,
+    comparison_from,
+    split_name,
+)
+from gstds.train.figures.tables import comparison_table, metric_table
+from gstds.train.running.options import LogOptions, RunConfig
+from gstds.train.terminal import options as words
 from gstds.train.terminal.console import out, print_table
-from gstds.train.terminal.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
-from gstds.train.terminal.options import given
-
-__all__ = ["do_compare", "do_report"]
+from gstds.train.tracking.store import mask_secrets, tracking_uri
 
 Arguments = argparse.Namespace
+_FRESH_SEEDS = 5
 
 
 def do_compare(arguments: Arguments) -> int:
-    """Train under several policies and seeds, and compare."""
-    user_folder_on_path()
-    check_places(arguments)
-    asked = CompareOptions(**given(arguments, CompareOptions))
-    if asked.datasets and (asked.sweep or hasattr(arguments, "dataset")):
+    """Train under several policies and seeds, and compare; or sweep, and rank."""
+    from gstds.train.comparing.compare import plan
+
+    words.begin(arguments)
+    asked = CompareOptions(**words.given(arguments, CompareOptions))
+    sweeping = asked.sweep is not None or asked.sweep_optuna is not None
+    if asked.datasets and (sweeping or hasattr(arguments, "dataset")):
         raise ValueError("--datasets goes without --dataset and without --sweep")
-    if asked.sweep or asked.sweep_optuna:
-        return do_sweep(arguments)
-    from gstds.train.comparing.compare import compare, plan
-    from gstds.train.launching.ray_runs import ray_cluster
+    if asked.preset and sweeping:
+        raise ValueError("--preset goes without --sweep")
+    if sweeping and not asked.sweep:
+        raise ValueError("--sweep-optuna needs --sweep KEY=LOW..HIGH ...: what is searched")
+    preset = PRESETS.get(asked.preset or "", {})
+    options = {"policies": ("gstds",)} if sweeping else dict(preset.get("options", {}))
+    usual = None if hasattr(arguments, "dataset") else options.get("datasets")
+    options |= {**words.given(arguments, RunConfig), **words.given(arguments, Comparison)}
+    options.pop("datasets", None)
+    comparison = comparison_from(
+        options | {"policies": tuple(options.get("policies", asked.policies))},
+        words.place_for(arguments, "sweep" if sweeping else "compare"),
+        command=words.command_line(),
+        question=preset.get("question", ""),
+        optional=tuple(preset.get("optional", ())),
+    )
+    if not sweeping:
+        plan(comparison)
+    comparison = replace(comparison, tracking=words.open_tracking(arguments))
+    if sweeping:
+        return _sweep(arguments, comparison, asked)
+    return _compare(arguments, comparison, asked.datasets or usual)
+
+
+def _watched(arguments: Arguments, comparison: Comparison, work: Callable[..., Any]) -> Any:
+    """Return what ``work(watch=, stop=)`` returns; and whether it was stopped."""
+    from gstds.train.launching.ray_tasks import ray_cluster
     from gstds.train.running.ending import StopFlag, interruptible
     from gstds.train.terminal.live_table import Board
 
-    comparison = comparison_from(arguments, "compare")
-    plan(comparison)
-    comparison = with_tracking(arguments, comparison)
-    if asked.datasets:
-        return _compare_datasets(arguments, comparison, asked.datasets)
     stop = StopFlag()
     with ray_cluster(comparison.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):
-        content = compare(comparison, progress=board, stop=stop, watch=board)
-    return _show_comparison(arguments, content, comparison.folder, comparison.tracking)
+        return work(watch=board, stop=stop), stop.is_set
 
 
-def _compare_datasets(arguments: Arguments, comparison: Comparison, datasets: Sequence[str]) -> int:
-    """Compare on one data set after the other; write ``overview.json`` and ``overview.md``.
+def _compare(arguments: Arguments, comparison: Comparison, datasets: Sequence[str] | None) -> int:
+    """Compare on the one data set, or on one after the other; return the worst exit code."""
+    from gstds.train.comparing.compare import compare, on_datasets, write_overview
 
-    Args:
-        arguments: The command line.
-        comparison: Policies, options, seeds and folder.
-        datasets: Names of data sets.
-
-    Raises:
-        ValueError: If a data set is named twice, or an option is unknown or out of range.
-        OSError: If a file cannot be read or written.
-    """
-    from gstds.train.comparing.compare import compare
-    from gstds.train.comparing.experiments import check_data, on_dataset, write_overview
-    from gstds.train.launching.ray_runs import ray_cluster
-    from gstds.train.running.ending import StopFlag, interruptible
-    from gstds.train.terminal.live_table import Board
-
-    every = [on_dataset(comparison, dataset) for dataset in datasets]
-    _check_once(datasets, [one.folder for one in every])
-    check_data(every)
-    stop = StopFlag()
-    contents, codes = {}, []
-    for dataset, one in zip(datasets, every, strict=True):
-        if stop.is_set:
-            codes.append(EXIT_INTERRUPTED)
+    every = on_datasets(comparison, datasets) if datasets else [comparison]
+    contents: dict[str, Any] = {}
+    codes, table = [], None
+    for one in every:
+        dataset = one.base.dataset
+        result, stopped = _watched(arguments, one, partial(compare, one))
+        contents[dataset] = result
+        if datasets:
+            out(f"\n{dataset}:\n")
+            result, table = write_overview(comparison, contents)
+        if arguments.json:
+            write_json(arguments.json, result)
+        codes.append(_show(arguments, one, contents[dataset]))
+        if stopped and len(contents) < len(every):
+            codes.append(words.Exit.INTERRUPTED)
             break
-        with ray_cluster(one.ray), Board(quiet=arguments.quiet) as board, interruptible(stop):
-            contents[dataset] = compare(one, progress=board, stop=stop, watch=board)
-        out(f"\n{dataset}:\n")
-        quiet = argparse.Namespace(**{**vars(arguments), "json": None})
-        codes.append(_show_comparison(quiet, contents[dataset], one.folder, one.tracking))
-    overview, table = write_overview(comparison, contents)
-    if arguments.json:
-        write_json(arguments.json, overview)
-    out("\noverview:\n")
-    print_table(table)
-    out(f"\n{table.caption}\noverview: {comparison.folder / 'overview.md'}")
-    worst = (EXIT_INTERRUPTED, EXIT_FAILED)
-    return next((code for code in worst if code in codes), EXIT_DONE)
+    if table:
+        out("\noverview:\n")
+        print_table(table)
+        out(f"\n{table.caption}\noverview: {comparison.folder / 'overview.md'}")
+    worst = (words.Exit.INTERRUPTED, words.Exit.FAILED)
+    return next((code for code in worst if code in codes), words.Exit.DONE)
 
 
-def _check_once(datasets: Sequence[str], folders: Sequence[Path]) -> None:
-    twice = {d for d, f in zip(datasets, folders, strict=True) if folders.count(f) > 1}
-    if twice:
-        raise ValueError(f"datasets must be named once each, got {sorted(twice)} more than once")
-
-
-def _show_comparison(
-    arguments: Arguments, content: dict[str, Any], folder: Path, uri: str | None
-) -> int:
+def _show(arguments: Arguments, comparison: Comparison, content: dict[str, Any]) -> int:
     """Write a comparison's report, print it and put it into MLflow; return the exit code."""
     from gstds.train.reporting.report import write_report
 
-    if arguments.json:
-        write_json(arguments.json, content)
-    paths = write_report(folder, content)
+    paths = write_report(comparison.folder, content)
     _print_tables(content)
+    for row, why in content.get("left_out", {}).items():
+        out(f"left out: {row}: {why}")
     out(f"\nreport: {paths['html']}")
     if "accuracy" in paths:
         out(f"plot (accuracy): {paths['accuracy']}")
-    if uri:
+    if comparison.tracking:
         from gstds.train.reporting.mlflow_summary import publish
         from gstds.train.tracking.uploader import Upload
 
-        publish(Upload(uri, arguments.experiment), content, paths)
-        out(ui_line(arguments))
+        publish(Upload(comparison.tracking, arguments.experiment), content, paths)
+        _print_link(arguments)
     statuses = [run["status"] for run in (*content["runs"], *content["controls"])]
-    return exit_code(statuses, whole=_all_there(content))
+    planned, controls = content["planned"], content["controls_planned"]
+    whole = len(content["runs"]) == planned and len(content["controls"]) == controls
+    return _exit_code(statuses, whole=whole)
 
 
-def _all_there(content: dict[str, Any]) -> bool:
-    planned = content["controls_planned"]
-    whole = len(content["runs"]) == content["planned"]
-    return whole and planned is not None and len(content["controls"]) == planned
+def _exit_code(statuses: list[str], *, whole: bool, done: Collection[str] = ()) -> int:
+    """Return the exit code of many runs, and say how to go on where some are missing."""
+    code = words.code_of(statuses, whole=whole, done=done)
+    if code == words.Exit.INTERRUPTED:
+        out("stopped early; the same command with the same --out goes on")
+    return code
 
 
-def do_report(arguments: argparse.Namespace) -> int:
+def _print_link(arguments: Arguments) -> None:
+    """Say how to open the runs."""
+    extra = f" --experiment {arguments.experiment}" if arguments.experiment != "gstds" else ""
+    if arguments.tracking_uri:
+        extra += f" --tracking-uri {mask_secrets(arguments.tracking_uri)}"
+    out(f"open the runs: gstds ui{extra}")
+
+
+def _print_tables(content: dict[str, Any]) -> None:
+    """Print the comparison, and below it the controls."""
+    if content["summary"]:
+        print_table(comparison_table(content["summary"], setting=content["setting"]))
+    if content.get("controls_summary"):
+        out("\ncontrols, beside the same baseline:\n")
+        print_table(replace(comparison_table(content["controls_summary"]), caption=""))
+
+
+# ---------------------------------------------------------------------------------- sweep
+
+
+def _sweep(arguments: Arguments, comparison: Comparison, asked: CompareOptions) -> int:
+    """Run a sweep, rank its points, write ``sweep.json`` and ``sweep.md``."""
+    from gstds.train.comparing.sweep import parse_axes, rank, run_sweep
+
+    axes = parse_axes(asked.sweep or ())
+    work = partial(run_sweep, comparison, axes, asked.sweep_optuna)
+    (runs, planned), _ = _watched(arguments, comparison, work)
+    ranking = rank(runs)
+    best = judging_command(comparison, ranking[0]["policy"]) if ranking else ""
+    content = {
+        "version": 1,
+        "name": comparison.name,
+        "command": comparison.command,
+        "config": comparison.base.as_dict(),
+        "planned": planned,
+        "runs": runs,
+        "ranking": ranking,
+        "judge_the_best": best,
+    }
+    write_json(comparison.folder / "sweep.json", content)
+    if arguments.json:
+        write_json(arguments.json, content)
+    table = metric_table(
+        "ranking",
+        ranking,
+        "Ranked by accuracy on selection-validation, final, mean ± 95% t interval over seeds. "
+        "The best of many looks better than it is; the test part was not evaluated.",
+    )
+    parts = ["# Sweep", f"```\n{comparison.command}\n```", table.markdown(), table.caption]
+    parts += ["Judge the best on fresh seeds:", f"```\n{best}\n```"]
+    write_text(comparison.folder / "sweep.md", "\n\n".join(parts) + "\n")
+    print_table(table)
+    out(f"\n{table.caption}\nresult: {comparison.folder / 'sweep.json'}")
+    if comparison.tracking:
+        _print_link(arguments)
+    statuses = [run["status"] for run in runs]
+    code = _exit_code(statuses, whole=len(runs) >= planned, done=("diverged",))
+    if code != words.Exit.INTERRUPTED:
+        out(f"judge the best on fresh seeds and the test part:\n  {best}")
+    return code
+
+
+def judging_command(comparison: Comparison, row: str) -> str:
+    """Return the command that runs a point against its policy, random and full on fresh seeds.
+
+    Args:
+        comparison: The sweep's.
+        row: The point's name.
+    """
+    fresh = comparison.with_options(
+        policies=tuple(dict.fromkeys([row, split_name(row)[0], "random", "full"])),
+        baseline="random",
+        seeds=max(_FRESH_SEEDS, comparison.seeds),
+        first_seed=comparison.first_seed + comparison.seeds,
+        controls=True,
+    )
+    rows = words.option_words(fresh, skip=names(LogOptions))
+    options = words.option_words(comparison.base, skip=("policy", "seed", "test"))
+    return shlex.join(["gstds", "compare", *rows, *options])
+
+
+# ---------------------------------------------------------------------------------- report
+
+
+def do_report(arguments: Arguments) -> int:
     """Write the report of a comparison, by its folder or by its name in the tracking store."""
     from gstds.train.reporting.report import write_report
 
-    here = str(Path.cwd())
-    if here not in sys.path:  # the data set may be a user's module:function
-        sys.path.append(here)
+    words.begin(arguments)  # the data set may be a user's module:function
     folder = _find_comparison(arguments)
     try:
         content = read_sealed(folder / "comparison.json")
@@ -149,27 +238,15 @@ def do_report(arguments: argparse.Namespace) -> int:
             f"({type(error).__name__}: {error})"
         ) from error
     out(f"\nreport: {paths['html']}")
-    return EXIT_DONE
+    return words.Exit.DONE
 
 
-def _find_comparison(arguments: argparse.Namespace) -> Path:
+def _find_comparison(arguments: Arguments) -> Path:
     folder = Path(arguments.comparison)
     if folder.exists():
         return folder
     from gstds.train.reporting.mlflow_summary import fetch_comparison
-    from gstds.train.tracking.store import tracking_uri
 
     uri = tracking_uri(arguments.tracking_uri)
     place = Path("runs") / f"report-{folder.name}"
     return fetch_comparison(uri, arguments.experiment, arguments.comparison, place)
-
-
-def _print_tables(content: dict[str, Any]) -> None:
-    """Print the comparison, and below it the controls."""
-    from gstds.train.figures.tables import comparison_table
-
-    if content["summary"]:
-        print_table(comparison_table(content["summary"], setting=content["setting"]))
-    if content.get("controls_summary"):
-        out("\ncontrols, beside the same baseline:\n")
-        print_table(replace(comparison_table(content["controls_summary"]), caption=""))

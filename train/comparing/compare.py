@@ -1,28 +1,61 @@
-"""Many runs side by side: policies × seeds, one after the other or in worker processes."""
+"""Many runs side by side: policies × seeds, on one data set or on several."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gstds.common.checksummed_json import write_sealed
-from gstds.train.comparing.comparison import Comparison
+from gstds.common.files import write_json, write_text
+from gstds.train.comparing.comparison import Comparison, split_name, variant_config
 from gstds.train.comparing.controls import SHORT_FULL, Controls, plan_controls
-from gstds.train.comparing.fan_out import Report, check_place, prepare, run_all
-from gstds.train.comparing.variants import split_name, variant_config
 from gstds.train.figures.statistics import paired_rows, summarize, summarize_controls
-from gstds.train.launching.jobs import Job, Progress, Watch, run_job
-from gstds.train.launching.workers import warm_up
-from gstds.train.running.options import identity, run_folder
-from gstds.train.running.run import StopFlag, finished_result
-from gstds.train.running.setup import make_run_policy, with_paper_defaults
+from gstds.train.figures.tables import Table, judged_on, lay_out, points
+from gstds.train.launching.jobs import Job, Logs, Watch, run_in_processes, run_job, warm_up
+from gstds.train.running.ending import StopFlag
+from gstds.train.running.folder import finished_result
+from gstds.train.running.options import dataset_folder, identity, run_folder
+from gstds.train.running.setup import make_env, make_run_policy, with_paper_defaults
 
-__all__ = ["Comparison", "Job", "compare", "hardware", "plan", "plan_run", "run_job", "versions"]
+Results = dict[Path, dict[str, Any]]
+
+
+def compare(
+    comparison: Comparison, *, watch: Watch | None = None, stop: StopFlag | None = None
+) -> dict[str, Any]:
+    """Run a comparison; runs that its folder holds already are not repeated.
+
+    Args:
+        comparison: What to compare.
+        watch: Is told how it goes on.
+        stop: Looked at between steps.
+
+    Returns:
+        The content of the JSON file: ``runs``, ``summary``, ``controls``, and how they were made;
+        of a preset also its ``question`` and, in ``left_out``, rows that could not be run, and why.
+
+    Raises:
+        ValueError: If an option is unknown or out of range.
+        OSError: If a file cannot be read or written.
+    """
+    watch, stop = watch or Watch(), stop or StopFlag()
+    jobs = plan(comparison)
+    missing = _missing(comparison, jobs, watch)
+    jobs = [job for job in jobs if job.label not in missing]
+    results = carry_out(jobs, comparison, watch, stop)
+    controls = None if comparison.controls else Controls()
+    if comparison.controls and not stop.is_set:
+        controls = plan_controls(jobs, results, str(comparison.baseline))
+        _prepare(controls.jobs, watch)
+        results |= _run(controls.jobs, comparison, watch, stop)
+    done = [results[job.folder] for job in jobs if job.folder in results]
+    return finish(comparison, done, len(jobs), controls, results, missing)
 
 
 def plan(comparison: Comparison) -> list[Job]:
@@ -31,30 +64,23 @@ def plan(comparison: Comparison) -> list[Job]:
     Raises:
         ValueError: If there are no policies or seeds, one is named twice, or one is unknown.
     """
-    if not comparison.policies:
+    policies, baseline = comparison.policies, comparison.baseline
+    if not policies:
         raise ValueError("policies must name at least one policy")
-    twice = {p for p in comparison.policies if comparison.policies.count(p) > 1}
-    if twice:
-        raise ValueError(f"policies must be named once each, got {sorted(twice)} more than once")
-    if SHORT_FULL in comparison.policies:
+    _refuse_twice("policies", policies, policies)
+    if SHORT_FULL in policies:
         raise ValueError(
             f"policies: {SHORT_FULL!r} is a control and comes by itself unless controls are off; "
             "drop it, or name full with fewer epochs: full@epochs=8"
         )
-    if comparison.baseline not in comparison.policies:
+    if baseline not in policies:
         raise ValueError(
-            f"baseline must be one of the compared policies "
-            f"({', '.join(comparison.policies)}), got {comparison.baseline!r}"
+            f"baseline must be one of the compared policies ({', '.join(policies)}), "
+            f"got {baseline!r}"
         )
     if comparison.ray and comparison.workers > 1:
         raise ValueError("workers are processes of this machine; Ray decides by itself: drop one")
-    seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
-    jobs = [plan_run(comparison, policy, seed) for seed in seeds for policy in comparison.policies]
-    _refuse_one_run_under_two_names(jobs)
-    return jobs
-
-
-def _refuse_one_run_under_two_names(jobs: list[Job]) -> None:
+    jobs = [plan_run(comparison, row, seed) for seed in comparison.every_seed for row in policies]
     rows: dict[str, str] = {}
     for job in jobs:
         other = rows.setdefault(identity(job.config), job.label)
@@ -63,6 +89,13 @@ def _refuse_one_run_under_two_names(jobs: list[Job]) -> None:
                 f"policies {other!r} and {job.label!r} are the same run with all options spelled "
                 "out; drop one"
             )
+    return jobs
+
+
+def _refuse_twice(what: str, words: Sequence[str], keys: Sequence[Any]) -> None:
+    twice = {word for word, key in zip(words, keys, strict=True) if keys.count(key) > 1}
+    if twice:
+        raise ValueError(f"{what} must be named once each, got {sorted(twice)} more than once")
 
 
 def plan_run(comparison: Comparison, row: str, seed: int) -> Job:
@@ -102,47 +135,85 @@ def _threads(comparison: Comparison) -> int:
     return 1 if comparison.ray else max(1, (cores or 1) // comparison.workers)
 
 
-def compare(
-    comparison: Comparison,
-    *,
-    progress: Progress | None = None,
-    report: Report | None = None,
-    stop: StopFlag | None = None,
-    watch: Watch | None = None,
-) -> dict[str, Any]:
-    """Run a comparison; runs that its folder holds already are not repeated.
+def _missing(comparison: Comparison, jobs: Sequence[Job], watch: Watch) -> dict[str, str]:
+    """Return the optional rows that cannot be prepared, and why."""
+    missing = {}
+    for row in comparison.optional:
+        try:
+            _prepare([job for job in jobs if job.label == row], watch)
+        except (ValueError, OSError, ImportError) as error:
+            missing[row] = " ".join(str(error).split())
+    return missing
+
+
+def carry_out(jobs: Sequence[Job], comparison: Comparison, watch: Watch, stop: StopFlag) -> Results:
+    """Do the runs that are not done yet, and return the results of all by folder.
+
+    What they need is looked at and prepared first: the Ray cluster, data and reference, the store.
 
     Args:
-        comparison: What to compare.
-        progress: Called with a phase, what is done, and the total.
-        report: Called with each result and whether it was there before.
+        jobs: The runs.
+        comparison: Says how many processes, or which Ray cluster.
+        watch: Is told what happens.
         stop: Looked at between steps.
-        watch: Is told how the runs go on; None for ``progress`` alone.
-
-    Returns:
-        The content of the JSON file: ``runs``, ``summary``, ``controls``, and how they were made.
 
     Raises:
-        ValueError: If an option is unknown or out of range.
+        ImportError: If Ray is not installed.
+        ValueError: If data, reference or an option of the environment is unusable, a run wants a
+            GPU and the cluster has none, or a node does not see the files.
+        ConnectionError: If no cluster answers, or the tracking store does not.
         OSError: If a file cannot be read or written.
     """
-    stop = stop or StopFlag()
-    jobs = plan(comparison)
-    check_place(comparison, jobs)
-    todo = [job for job in jobs if finished_result(job.folder) is None]
-    if comparison.workers > 1 and todo and not comparison.ray:
+    if comparison.ray:
+        from gstds.train.launching.ray_tasks import check_cluster
+
+        check_cluster(comparison.ray, jobs)
+    elif comparison.workers > 1 and any(finished_result(job.folder) is None for job in jobs):
         warm_up(_threads(comparison))
-    prepare(jobs, progress)
+    _prepare(jobs, watch)
     comparison.check_store()
-    report = report or (lambda result, old: None)
-    results = run_all(jobs, comparison, progress, report, stop, watch)
-    controls = None if comparison.controls else Controls()
-    if comparison.controls and not stop.is_set:
-        controls = plan_controls(jobs, results, str(comparison.baseline))
-        prepare(controls.jobs, progress)
-        results |= run_all(controls.jobs, comparison, progress, report, stop, watch)
-    done = [results[job.folder] for job in jobs if job.folder in results]
-    return finish(comparison, done, len(jobs), controls, results)
+    return _run(jobs, comparison, watch, stop)
+
+
+def _prepare(jobs: Sequence[Job], watch: Watch) -> None:
+    """Load data and reference once, for each kind of need, before the first run starts."""
+    seen = set()
+    for job in jobs:
+        if job.label not in seen and finished_result(job.folder) is None:
+            seen.add(job.label)
+            config = job.config.with_options(device="auto") if job.elsewhere else job.config
+            make_env(config, make_run_policy(config), watch).close()
+
+
+def _run(jobs: Sequence[Job], comparison: Comparison, watch: Watch, stop: StopFlag) -> Results:
+    results: Results = {}
+
+    def ended(job: Job, result: dict[str, Any], old: bool = False) -> None:
+        results[job.folder] = {**result, "policy": job.label}
+        watch.ended(job, results[job.folder], old)
+
+    watch.expect(jobs)
+    for job in jobs:
+        if before := finished_result(job.folder):
+            ended(job, before, True)
+    todo = [job for job in jobs if job.folder not in results]
+    if comparison.ray and todo:
+        from gstds.train.launching.ray_tasks import run_on_ray
+
+        run_on_ray(todo, comparison.ray, ended, watch, stop)
+    elif comparison.workers > 1 and todo:
+        run_in_processes(todo, comparison.workers, ended, watch, stop)
+    else:
+        logs = Logs(watch)
+        for job in todo:
+
+            def moved(phase: str, done: int, total: int, job: Job = job) -> None:
+                logs.look([job])
+                watch.moved(job, phase, done, total)
+
+            if not stop.is_set:
+                ended(job, run_job(job, moved, stop))
+    return {job.folder: results[job.folder] for job in jobs if job.folder in results}
 
 
 def finish(
@@ -151,6 +222,7 @@ def finish(
     planned: int,
     controls: Controls | None = None,
     results: Mapping[Path, dict[str, Any]] | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Summarize runs and controls, and write ``comparison.json``.
 
@@ -160,13 +232,15 @@ def finish(
         planned: How many were planned.
         controls: Its controls; None if it did not come to planning them.
         results: The results of the controls by folder; those of others are passed over.
+        left_out: Rows that could not be run, and why.
     """
     baseline = str(comparison.baseline)
     complete = any(run["policy"] == baseline for run in runs)
     count = None if controls is None else len(controls.jobs)
     controls, results = controls or Controls(), results or {}
     beside = [results[job.folder] for job in controls.jobs if job.folder in results]
-    everything = [*runs, *beside]
+    pairs = controls.compared(comparison.base.setting)
+    preset = {"question": comparison.question, "left_out": dict(left_out or {})}
     content = {
         "version": 1,
         "name": comparison.name,
@@ -180,9 +254,10 @@ def finish(
         "controls": beside,
         "controls_summary": summarize_controls(runs, beside, baseline) if complete else [],
         "controls_planned": count,
-        "against_controls": paired_rows(everything, controls.compared(comparison.base.setting)),
+        "against_controls": paired_rows([*runs, *beside], pairs),
         "versions": versions(),
         "hardware": hardware(),
+        **{name: value for name, value in preset.items() if value},
     }
     write_sealed(comparison.folder / "comparison.json", content)
     return content
@@ -190,15 +265,12 @@ def finish(
 
 def versions() -> dict[str, str]:
     """Return the versions of what a result depends on."""
-    names = ("gstds", "torch", "torchvision", "numpy", "scipy", "gymnasium", "mlflow")
-    return {"python": platform.python_version()} | {name: _version(name) for name in names}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # a checkout that was put on the path, not installed
-        return "not installed"
+    found = {"python": platform.python_version()}
+    for name in ("gstds", "torch", "torchvision", "numpy", "scipy", "gymnasium", "mlflow"):
+        found[name] = "not installed"  # a checkout that was put on the path
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def hardware() -> dict[str, Any]:
@@ -211,3 +283,64 @@ def hardware() -> dict[str, Any]:
         name = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     return {"processor": name, "cores": os.cpu_count(), "gpu": gpu}
+
+
+def on_datasets(comparison: Comparison, datasets: Sequence[str]) -> list[Comparison]:
+    """Return a comparison on each of several data sets, which are loaded, in a folder of its own.
+
+    Raises:
+        ValueError: If a data set is named twice, unknown or unusable.
+        OSError: If a file cannot be read.
+    """
+    every = [
+        replace(
+            comparison,
+            base=comparison.base.with_options(dataset=dataset),
+            name=f"{comparison.name}-{dataset}",
+            folder=dataset_folder(comparison.folder, dataset),
+        )
+        for dataset in datasets
+    ]
+    _refuse_twice("datasets", datasets, [one.folder for one in every])
+    for one in every:  # a wrong name is found before the first run
+        _prepare([plan_run(one, "full", one.first_seed)], Watch())
+    return every
+
+
+def write_overview(
+    comparison: Comparison, contents: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Any], Table]:
+    """Write ``overview.json`` and ``overview.md``; return what they hold.
+
+    Args:
+        comparison: Policies, options, seeds and folder.
+        contents: The content of each data set's comparison.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    rows = [{**row, "dataset": d} for d, content in contents.items() for row in content["summary"]]
+    overview = {
+        "version": 1,
+        "name": comparison.name,
+        "baseline": comparison.baseline,
+        "command": comparison.command,
+        "datasets": list(contents),
+        "runs": [run for content in contents.values() for run in content["runs"]],
+        "summary": rows,
+    }
+    write_json(comparison.folder / "overview.json", overview)
+    lines: dict[str, dict[str, str]] = {}
+    for row in rows:
+        line = lines.setdefault(row["policy"], {"policy": row["policy"]})
+        line[f"on {row['dataset']}"] = points(row, "mean", ".1f", "ci95")
+    table = lay_out(
+        list(lines.values()),
+        [("policy", "policy", "text"), *((f"on {d}", d, "text") for d in contents)],
+        f"Final {judged_on(rows)} accuracy in %, mean ± 95% t interval over seeds; each data set "
+        "has a table, tests and a report of its own.",
+    )
+    parts = ["# Overview", comparison.question, f"```\n{comparison.command}\n```"]
+    parts += [table.markdown(), table.caption]
+    write_text(comparison.folder / "overview.md", "\n\n".join(filter(None, parts)) + "\n")
+    return overview, table

@@ -1,14 +1,30 @@
-"""What is compared: the options of a comparison."""
+"""What is compared: the options of a comparison, its presets, and the rows that have options.
+
+A row is a policy, or a policy with some options changed: ``gstds@schedule=linear,keep=.5`` is the
+policy ``gstds`` on another schedule. A key is an option of the command line, ``schedule.NAME`` a
+parameter of the schedule, and ``policy.NAME`` or any other name a parameter of the policy. The
+whole text is the row's name, in tables and in MLflow.
+"""
 
 from __future__ import annotations
 
+import inspect
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from gstds.options.fields import Options, option
-from gstds.train.running.options import LogOptions, RunConfig
+from gstds.common.checks import near_names
+from gstds.options.fields import Options, names, option
+from gstds.train.running.options import LogOptions, RunConfig, config_from
 
-__all__ = ["CompareOptions", "Comparison", "ExperimentOptions", "FanOutOptions", "SweepOptions"]
+PRESETS: dict[str, dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("presets.toml").read_text(encoding="utf-8")
+)
+"""The paper's open checks (GSTDS, arXiv 2507.04269): a question, and the options that answer it."""
+
+_NOT_IN_ROWS = ("policy", "seed", "policy_params", "schedule_params")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,21 +88,18 @@ class SweepOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(SweepOptions, FanOutOptions, RowOptions):
-    """Data sets."""
+    """Data sets and presets."""
 
     datasets: tuple[str, ...] | None = option(
         None, "compare on each of these, with an overview", metavar="NAME"
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExperimentOptions(FanOutOptions):
-    """Experiment."""
-
-    dataset: tuple[str, ...] = option(
-        ("cifar10", "oxford-iiit-pet", "flowers102"), "data sets", metavar="NAME"
+    preset: str | None = option(
+        None,
+        "rows, baseline and options of one of the paper's open checks, a name of `gstds list "
+        f"presets` ({', '.join(PRESETS)}); other options win over it",
+        tuple(PRESETS),
+        metavar="NAME",
     )
-    seeds: int = option(5, "number of seeds", "[1, inf)", metavar="COUNT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +112,8 @@ class Comparison(LogOptions, FanOutOptions, RowOptions):
         folder: Where everything goes.
         tracking: URI of the tracking store, None for no tracking.
         command: The command that asked for it.
+        question: What a preset asks.
+        optional: Rows that are left out, with a note, where what they need cannot be had.
     """
 
     base: RunConfig
@@ -106,6 +121,8 @@ class Comparison(LogOptions, FanOutOptions, RowOptions):
     folder: Path
     tracking: str | None = None
     command: str = ""
+    question: str = ""
+    optional: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Take random, or else the first policy, for the baseline if none is named."""
@@ -113,6 +130,11 @@ class Comparison(LogOptions, FanOutOptions, RowOptions):
         if self.baseline is None and self.policies:
             first = "random" if "random" in self.policies else self.policies[0]
             object.__setattr__(self, "baseline", first)
+
+    @property
+    def every_seed(self) -> range:
+        """The seeds of each row."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     def check_store(self) -> None:
         """Make sure, before the first run, that the tracking store can be used.
@@ -128,3 +150,120 @@ class Comparison(LogOptions, FanOutOptions, RowOptions):
             except ConnectionError:
                 if not self.offline:
                     raise
+
+
+def comparison_from(options: Mapping[str, Any], folder: Path, **more: Any) -> Comparison:
+    """Return a comparison from its options and those of its runs, by name.
+
+    Args:
+        options: The options.
+        folder: Its folder, which gives it its name.
+        **more: Its other attributes.
+
+    Raises:
+        ValueError: If an option is unknown or out of range.
+    """
+    whole = {name: options[name] for name in names(Comparison) if name in options}
+    base = config_from({name: value for name, value in options.items() if name not in whole})
+    return Comparison(base=base, name=folder.name, folder=folder, **whole, **more)
+
+
+def split_name(name: str) -> tuple[str, dict[str, Any]]:
+    """Return a row's policy and the values of its keys.
+
+    Raises:
+        TypeError: If the name is no text.
+        ValueError: If a key has no value, or stands twice.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"policy must be a text, got {name!r}")
+    policy, mark, rest = name.rpartition("@")
+    if not mark or "=" not in rest:
+        return name, {}
+    values: dict[str, Any] = {}
+    for part in rest.split(","):
+        key, _, text = part.partition("=")
+        key = key.strip().replace("-", "_")
+        if not key or not text:
+            raise ValueError(f"policy {name!r}: write POLICY@KEY=VALUE,KEY=VALUE, got {part!r}")
+        if key in values:
+            raise ValueError(f"policy {name!r}: {key} stands there twice")
+        values[key] = option_value(text)
+    return policy, values
+
+
+def variant_name(policy: str, values: Mapping[str, Any]) -> str:
+    """Return the name of the row of a policy with these keys; `split_name` takes it apart."""
+    if not values:
+        return policy
+    texts = {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in values.items()}
+    return f"{policy}@{','.join(map('='.join, texts.items()))}"
+
+
+def option_value(text: str) -> Any:
+    """Return what a text on the command line stands for: a number, true, false, null, or itself."""
+    import yaml
+
+    from gstds.train.running.options import read_yaml
+
+    try:
+        return read_yaml(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{text!r} has no readable value") from error
+
+
+def variant_config(base: RunConfig, name: str) -> RunConfig:
+    """Return the configuration of a row: the comparison's, with the row's policy and options.
+
+    Raises:
+        ValueError: If the policy or a key is unknown, or a value is out of range.
+        TypeError: If a value has the wrong type.
+    """
+    policy, values = split_name(name)
+    return base.with_options(policy=policy, **options_of(base, policy, values))
+
+
+def options_of(base: RunConfig, policy: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a row's keys change, parameters merged into the comparison's.
+
+    Raises:
+        ValueError: If a key is neither an option nor a parameter of the policy.
+    """
+    changes = {key: value for key, value in values.items() if key in _options_in_rows()}
+    for_policy, for_schedule = dict(base.policy_params), dict(base.schedule_params)
+    if changes.get("schedule", base.schedule) != base.schedule:
+        for_schedule = {}  # another schedule has other parameters
+    for key, value in values.items():
+        place, _, parameter = key.rpartition(".")
+        if place == "schedule":
+            for_schedule[parameter] = value
+        elif key not in changes:
+            name, known = key.removeprefix("policy."), _parameters(policy)
+            if name not in known and ("**" not in known or "." in name):
+                near = near_names(name, {*known, *_options_in_rows()} - {"**"})
+                raise ValueError(
+                    f"policy {policy!r} has no parameter {name!r}, and no option has; {near}"
+                )
+            for_policy[name] = value
+    return {**changes, "policy_params": for_policy, "schedule_params": for_schedule}
+
+
+def takes(policy: str, key: str) -> bool:
+    """Say whether a policy has a parameter of this name, or a run an option."""
+    try:
+        options_of(RunConfig(), policy, {key: None})
+    except ValueError:
+        return False
+    return True
+
+
+def _options_in_rows() -> list[str]:
+    return [name for name in names(RunConfig) if name not in _NOT_IN_ROWS]
+
+
+def _parameters(policy: str) -> list[str]:
+    """Return the names of a policy's parameters, and ``**`` if it takes any."""
+    from gstds.policies.registry import policy_class
+
+    signature = inspect.signature(policy_class(policy)).parameters
+    return ["**" if one.kind is one.VAR_KEYWORD else name for name, one in signature.items()]

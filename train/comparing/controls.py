@@ -22,7 +22,7 @@ from gstds.policies.registry import REPLAY
 from gstds.policies.uninformed.replay import encode_sequence
 from gstds.selection.schedules import Schedule
 from gstds.selection.weights import kept_count
-from gstds.train.comparing.variants import split_name
+from gstds.train.comparing.comparison import split_name
 from gstds.train.running.kept import Kept, read_kept
 from gstds.train.running.options import RunConfig, run_folder
 from gstds.train.running.setup import make_run_schedule
@@ -30,7 +30,6 @@ from gstds.train.running.setup import make_run_schedule
 if TYPE_CHECKING:
     from gstds.train.launching.jobs import Job
 
-__all__ = ["SHORT_FULL", "Controls", "follows", "plan_controls", "replayed"]
 
 _log = logging.getLogger(__name__)
 
@@ -76,16 +75,12 @@ class _Finished:
     on_schedule: bool
 
     @property
-    def seed(self) -> int:
-        return self.job.config.seed
-
-    @property
     def sequence(self) -> tuple[Any, ...]:
         """What tells the run's keep sequence from others."""
         progress = b""
         if self.job.config.setting == "equal-budget" and self.kept.progress is not None:
             progress = self.kept.progress.tobytes()
-        return (self.seed, self.kept.counts.tobytes(), progress)
+        return (self.job.config.seed, self.kept.counts.tobytes(), progress)
 
 
 def plan_controls(jobs: Sequence[Job], results: Results, baseline: str) -> Controls:
@@ -102,25 +97,36 @@ def plan_controls(jobs: Sequence[Job], results: Results, baseline: str) -> Contr
         baseline: The row whose compute short full training gets.
     """
     names = {job.label: job.config.policy for job in jobs}
-    done = _finished(jobs, results)
-    runs = {name: [run for run in done if run.job.label == name] for name in names}
-    asking = {name: runs[name] for name in names if runs[name] and names[name] not in _NEED_NONE}
+    runs: dict[str, list[_Finished]] = {name: [] for name in names}
+    for run in _finished(jobs, results):
+        runs[run.job.label].append(run)
     randoms = _random_rows(jobs)
-    scheduled = {
-        name: group
-        for name, group in asking.items()
-        if _schedule_and_training(group[0].job) in randoms and all(r.on_schedule for r in group)
-    }
-    others = {n: group for n, group in asking.items() if n not in scheduled}
-    planned, pairs = _replays(others)
-    pairs |= {name: randoms[_schedule_and_training(g[0].job)] for name, g in scheduled.items()}
+    pairs: dict[str, str] = {}
+    alike: dict[Any, list[str]] = {}
+    for name, group in runs.items():
+        if group and names[name] not in _NEED_NONE:
+            random = randoms.get(_schedule_and_training(group[0].job))
+            if random and all(run.on_schedule for run in group):
+                pairs[name] = random
+            else:
+                same = (_training(group[0].job), *(run.sequence for run in group))
+                alike.setdefault(same, []).append(name)
+    planned = []
     if "random" not in names and "random" in pairs.values():
-        planned = [*_randoms(scheduled), *planned]
+        by_seed = {run.job.config.seed: run.job for name in pairs for run in runs[name]}
+        for job in by_seed.values():
+            config = _with_policy(job.config, "random")
+            planned.append(_control(job, config, "random", ", ".join(pairs)))
+    for same_names in alike.values():
+        row = REPLAY + same_names[0]
+        pairs |= dict.fromkeys(same_names, row)
+        for run in runs[same_names[0]]:
+            config = replayed(run.job.config, run.kept)
+            planned.append(_control(run.job, config, row, ", ".join(same_names)))
     if SHORT_FULL not in names:
         planned += _short_fulls(runs, baseline)
     planned.sort(key=lambda job: job.config.seed)
-    pairs = {name: pairs[name] for name in names if name in pairs}
-    return Controls(planned, pairs, tuple(names))
+    return Controls(planned, {name: pairs[name] for name in names if name in pairs}, tuple(names))
 
 
 def follows(kept: Kept, schedule: Schedule, setting: str) -> bool:
@@ -196,46 +202,17 @@ def _random_rows(jobs: Sequence[Job]) -> dict[tuple[str, str], str]:
     return rows or (dict.fromkeys(every, "random") if len(every) == 1 else {})
 
 
-def _replays(others: Mapping[str, list[_Finished]]) -> tuple[list[Job], dict[str, str]]:
-    """Return a run of random samples for each realized sequence, and whose control it is."""
-    groups: dict[Any, list[str]] = {}
-    for name, runs in others.items():
-        same = (_training(runs[0].job), *(run.sequence for run in runs))
-        groups.setdefault(same, []).append(name)
-    planned: list[Job] = []
-    pairs: dict[str, str] = {}
-    for names in groups.values():
-        for run in others[names[0]]:
-            config, row = replayed(run.job.config, run.kept), REPLAY + run.job.label
-            planned.append(_control(run.job, config, row, ", ".join(names)))
-            pairs |= dict.fromkeys(names, row)
-    return planned, pairs
-
-
-def _randoms(scheduled: Mapping[str, list[_Finished]]) -> list[Job]:
-    by_seed = {run.seed: run for runs in scheduled.values() for run in runs}
-    of = ", ".join(scheduled)
-    return [
-        _control(run.job, _with_policy(run.job.config, "random"), "random", of)
-        for run in by_seed.values()
-    ]
-
-
 def _short_fulls(runs: Mapping[str, list[_Finished]], baseline: str) -> list[Job]:
     """Return full training at the compute of the baseline, or of the cheapest if that is full."""
     selective = [name for name in runs if split_name(name)[0] != "full"]
     names = [baseline] if baseline in selective else selective
-    by_seed: dict[int, list[_Finished]] = {}
-    for name in names:
-        for run in runs.get(name, []):
-            by_seed.setdefault(run.seed, []).append(run)
-    cheapest = [min(group, key=_charged) for group in by_seed.values()]
-    planned = [(run, _short(run, listed="full" in runs)) for run in cheapest]
-    return [_control(run.job, c, SHORT_FULL, run.job.label) for run, c in planned if c is not None]
-
-
-def _charged(run: _Finished) -> float:
-    return float(run.result["charged_flops"])
+    cheapest: dict[int, _Finished] = {}
+    for run in (run for name in names for run in runs[name]):
+        other = cheapest.setdefault(run.job.config.seed, run)
+        if run.result["charged_flops"] < other.result["charged_flops"]:
+            cheapest[run.job.config.seed] = run
+    planned = [(run.job, _short(run, listed="full" in runs)) for run in cheapest.values()]
+    return [_control(job, c, SHORT_FULL, job.label) for job, c in planned if c is not None]
 
 
 def _short(run: _Finished, *, listed: bool) -> RunConfig | None:
@@ -249,7 +226,7 @@ def _short(run: _Finished, *, listed: bool) -> RunConfig | None:
     base = _with_policy(config, SHORT_FULL)
     if config.setting == "equal-budget":
         return None if listed else base.with_options(charge_reference=config.charge_reference)
-    share = _charged(run) / float(run.result["full_flops"])
+    share = float(run.result["charged_flops"]) / float(run.result["full_flops"])
     batches = share * config.epochs * len(run.kept.visits) / config.batch_size
     if share >= 1.0 or batches < 1.0:
         return None

@@ -10,23 +10,25 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from gstds.train.comparing.compare import plan_run
-from gstds.train.comparing.comparison import Comparison
-from gstds.train.comparing.fan_out import check_place, prepare, run_all
-from gstds.train.comparing.variants import option_value, split_name, takes, variant_name
+from gstds.train.comparing.compare import carry_out, plan_run
+from gstds.train.comparing.comparison import (
+    Comparison,
+    option_value,
+    options_of,
+    split_name,
+    takes,
+    variant_name,
+)
 from gstds.train.figures.statistics import by_policy, confidence_half_width, finished, mean, numbers
-from gstds.train.launching.jobs import Job, Progress, Watch
+from gstds.train.launching.jobs import Job, Watch
 from gstds.train.running.ending import StopFlag
-
-__all__ = ["Axis", "Sweep", "grid", "parse_axes", "rank", "swept_keys"]
 
 _RANGE = re.compile(r"(?P<low>[^,]+?)\.\.(?P<high>[^,:]+)(?::(?P<scale>\w+))?")
 _MOST_POINTS = 10_000
 _STARTUP = 5  # random points first, whatever their number, so that more points go on from fewer
-Values = dict[str, Any]
 Results = list[dict[str, Any]]
 
 
@@ -64,33 +66,27 @@ def parse_axes(words: Sequence[str]) -> list[Axis]:
 
 
 def _parse_axis(word: str) -> Axis:
-    key, equals, text = word.partition("=")
+    key, _, text = word.partition("=")
     key = key.strip().replace("-", "_")
-    if not equals or not key or not text:
+    if not key or not text:
         raise ValueError(f"--sweep: write KEY=V1,V2,... or KEY=LOW..HIGH, got {word!r}")
     if key in ("policy", "seed", "test"):
         raise ValueError(f"--sweep: {key} cannot be swept; see --policies and --seeds")
     found = _RANGE.fullmatch(text)
-    if found:
-        return _parse_range(word, key, found)
-    values = tuple(option_value(part) for part in text.split(",") if part)
-    if len(set(map(repr, values))) < len(values):
-        raise ValueError(f"--sweep: {word!r} names a value twice")
-    return Axis(key, values)
-
-
-def _parse_range(word: str, key: str, found: re.Match[str]) -> Axis:
-    low, high = option_value(found["low"]), option_value(found["high"])
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (low, high))
-    if not numbers or not low < high:
+    if found is None:
+        values = tuple(option_value(part) for part in text.split(",") if part)
+        if len(set(map(repr, values))) < len(values):
+            raise ValueError(f"--sweep: {word!r} names a value twice")
+        return Axis(key, values)
+    low, high, scale = option_value(found["low"]), option_value(found["high"]), found["scale"]
+    if not all(type(end) in (int, float) for end in (low, high)) or not low < high:
         raise ValueError(f"--sweep: {word!r} must run from a lower to a higher number")
-    log = found["scale"] == "log"
-    if found["scale"] not in (None, "log") or (log and low <= 0):
+    if scale not in (None, "log") or (scale and low <= 0):
         raise ValueError(f"--sweep: {word!r} ends in :log, above 0, or in nothing")
-    return Axis(key, (), low, high, log)
+    return Axis(key, (), low, high, scale == "log")
 
 
-def grid(axes: Sequence[Axis]) -> list[Values]:
+def grid(axes: Sequence[Axis]) -> list[dict[str, Any]]:
     """Return every combination of the axes' values, the last axis fastest.
 
     Raises:
@@ -106,113 +102,6 @@ def grid(axes: Sequence[Axis]) -> list[Values]:
     return [dict(zip(keys, point, strict=True)) for point in points]
 
 
-@dataclass
-class Sweep:
-    """Runs points under every seed; finished runs of the comparison's folder are not repeated.
-
-    Args:
-        comparison: Options, seeds and folder; each of its policies is swept, over those keys that
-            it takes if another takes the rest.
-        progress: Called with a phase, what is done, and the total.
-        stop: Looked at between steps.
-        watch: Is told how the runs go on.
-    """
-
-    comparison: Comparison
-    progress: Progress | None = None
-    stop: StopFlag = field(default_factory=StopFlag)
-    watch: Watch | None = None
-
-    def __post_init__(self) -> None:
-        """Leave the test part alone."""
-        base = self.comparison.base.with_options(test=False)
-        self.comparison = replace(self.comparison, base=base)
-
-    def grid(self, axes: Sequence[Axis]) -> tuple[Results, int]:
-        """Run every point of a grid.
-
-        Args:
-            axes: What is varied.
-
-        Returns:
-            The runs' results, and how many runs were planned.
-
-        Raises:
-            ValueError: If a key or a value is unknown or out of range.
-            OSError: If a file cannot be read or written.
-        """
-        keys = swept_keys(self.comparison.policies, [axis.key for axis in axes])
-        rows = [
-            variant_name(policy, {key: point[key] for key in taken})
-            for point in grid(axes)
-            for policy, taken in keys.items()
-        ]
-        plans = [self._plan(row) for row in dict.fromkeys(rows)]
-        # Seed by seed, so that all points can be compared early.
-        jobs = [job for group in zip(*plans, strict=True) for job in group]
-        return self._run(jobs), len(jobs)
-
-    def search(self, axes: Sequence[Axis], trials: int) -> tuple[Results, int]:
-        """Run points that Optuna chooses (TPE), by the mean accuracy on selection-validation.
-
-        The sampler's seed is the first seed, and runs are repeatable: the same command chooses the
-        same points again, finds the finished ones in its folder, and goes on.
-
-        Args:
-            axes: Values or ranges of each key; the comparison must name one policy.
-            trials: Number of points.
-
-        Returns:
-            The runs' results, and how many runs were planned.
-
-        Raises:
-            ImportError: If Optuna is not installed.
-            ValueError: If a key or a value is unknown or out of range.
-            OSError: If a file cannot be read or written.
-        """
-        study, failed = _study(self.comparison)
-        (policy,) = self.comparison.policies
-        found: dict[tuple[str, int], dict[str, Any]] = {}
-        at_once = max(1, math.ceil(self.comparison.workers / self.comparison.seeds))
-        for start in range(0, trials, at_once):
-            asked = [study.ask() for _ in range(min(at_once, trials - start))]
-            points = [{axis.key: _suggest(trial, axis) for axis in axes} for trial in asked]
-            rows = [variant_name(policy, point) for point in points]
-            results = self._run([job for row in dict.fromkeys(rows) for job in self._try_plan(row)])
-            found |= {(str(result["policy"]), int(result["seed"])): result for result in results}
-            if self.stop.is_set:
-                break
-            for trial, row in zip(asked, rows, strict=True):
-                value = mean((r for r in results if r["policy"] == row), "val_accuracy")
-                study.tell(trial, value, state=failed if value is None else None)
-        return list(found.values()), len(found) + bool(self.stop.is_set)
-
-    def _plan(self, row: str) -> list[Job]:
-        comparison = self.comparison
-        seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
-        jobs = [plan_run(comparison, row, seed) for seed in seeds]
-        return [replace(job, tags={**job.tags, "sweep": comparison.name}) for job in jobs]
-
-    def _try_plan(self, row: str) -> list[Job]:
-        """Return a point's runs; none, with a note, if its values do not go together."""
-        try:
-            return self._plan(row)
-        except ValueError as error:
-            if self.watch:
-                self.watch.note(f"{row} is left out: {error}")
-            return []
-
-    def _run(self, jobs: Sequence[Job]) -> Results:
-        check_place(self.comparison, jobs)
-        prepare(jobs, self.progress)
-        self.comparison.check_store()
-        found = run_all(
-            jobs, self.comparison, self.progress, lambda *_: None, self.stop, self.watch
-        )
-        folders = dict.fromkeys(job.folder for job in jobs)
-        return [found[folder] for folder in folders if folder in found]
-
-
 def swept_keys(policies: Sequence[str], keys: Sequence[str]) -> dict[str, list[str]]:
     """Return the keys that each policy is swept over; one that none takes stays, to be refused."""
     names = {policy: split_name(policy)[0] for policy in policies}
@@ -221,6 +110,78 @@ def swept_keys(policies: Sequence[str], keys: Sequence[str]) -> dict[str, list[s
         policy: [key for key in keys if key not in known or takes(name, key)]
         for policy, name in names.items()
     }
+
+
+def run_sweep(
+    comparison: Comparison, axes: Sequence[Axis], trials: int | None, watch: Watch, stop: StopFlag
+) -> tuple[Results, int]:
+    """Run points under every seed; finished runs of the comparison's folder are not repeated.
+
+    Args:
+        comparison: Options, seeds and folder; each of its policies is swept, over those keys that
+            it takes if another takes the rest. The test part is left alone.
+        axes: What is varied.
+        trials: How many points Optuna chooses (TPE, by the mean accuracy on selection-validation),
+            for the one policy; None for every point of a grid. The sampler's seed is the first
+            seed, and runs are repeatable: the same command chooses the same points again, finds
+            the finished ones in its folder, and goes on.
+        watch: Is told how the runs go on.
+        stop: Looked at between steps.
+
+    Returns:
+        The runs' results, and how many runs were planned.
+
+    Raises:
+        ImportError: If Optuna is wanted and not installed.
+        ValueError: If a key or a value is unknown or out of range.
+        OSError: If a file cannot be read or written.
+    """
+    comparison = replace(comparison, base=comparison.base.with_options(test=False))
+    if trials is not None:
+        return _search(comparison, axes, trials, watch, stop)
+    keys = swept_keys(comparison.policies, [axis.key for axis in axes])
+    rows = [
+        variant_name(policy, {key: point[key] for key in taken})
+        for point in grid(axes)
+        for policy, taken in keys.items()
+    ]
+    plans = [_plan(comparison, row) for row in dict.fromkeys(rows)]
+    # Seed by seed, so that all points can be compared early.
+    jobs = [job for group in zip(*plans, strict=True) for job in group]
+    return list(carry_out(jobs, comparison, watch, stop).values()), len(jobs)
+
+
+def _search(
+    comparison: Comparison, axes: Sequence[Axis], trials: int, watch: Watch, stop: StopFlag
+) -> tuple[Results, int]:
+    study, failed = _study(comparison)
+    (policy,) = comparison.policies
+    # Before a range is searched for hours: no policy knows a wrong key.
+    options_of(comparison.base, split_name(policy)[0], dict.fromkeys(a.key for a in axes))
+    found: dict[Any, dict[str, Any]] = {}
+    at_once = max(1, math.ceil(comparison.workers / comparison.seeds))
+    for start in range(0, trials, at_once):
+        asked = [study.ask() for _ in range(min(at_once, trials - start))]
+        points = [{axis.key: _suggest(trial, axis) for axis in axes} for trial in asked]
+        rows = [variant_name(policy, point) for point in points]
+        jobs: list[Job] = []
+        for row in dict.fromkeys(rows):
+            try:
+                jobs += _plan(comparison, row)
+            except ValueError as error:  # its values do not go together
+                watch.note(f"{row} is left out: {error}")
+        found |= carry_out(jobs, comparison, watch, stop)
+        if stop.is_set:
+            break
+        for trial, row in zip(asked, rows, strict=True):
+            value = mean((r for r in found.values() if r["policy"] == row), "val_accuracy")
+            study.tell(trial, value, state=failed if value is None else None)
+    return list(found.values()), len(found) + bool(stop.is_set)
+
+
+def _plan(comparison: Comparison, row: str) -> list[Job]:
+    jobs = [plan_run(comparison, row, seed) for seed in comparison.every_seed]
+    return [replace(job, tags={**job.tags, "sweep": comparison.name}) for job in jobs]
 
 
 def _study(comparison: Comparison) -> tuple[Any, Any]:

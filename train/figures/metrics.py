@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Metric", "as_logged", "metrics"]
-
 
 @dataclass(frozen=True)
 class Metric:

@@ -8,36 +8,44 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gstds.train.figures.curves import FEWEST_FOR_A_BAND, Band, Curve, curves, mean_band
+from gstds.train.figures import statistics
 from gstds.train.figures.frame import (
     as_png,
     draw_legend,
     draw_mean,
     height_with_legend,
     new_figure,
+    phase_color,
+    policy_color,
     save_figure,
 )
-from gstds.train.figures.palette import phase_color, policy_color
-from gstds.train.figures.statistics import by_policy, finished
+from gstds.train.figures.statistics import Band, Curve, by_policy, curves, finished, mean_band
 from gstds.train.figures.tables import flop_unit, judged_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_accuracy_against_compute", "plot_accuracy_against_seconds", "plot_kept_over_time"]
-__all__ += ["plot_run", "plot_seconds"]
 
 Run = Mapping[str, Any]
+Rows = Sequence[Mapping[str, Any]]
+Points = Sequence[tuple[float, float]]
 
-_BAND = f"mean over seeds, band: 95% CI ({FEWEST_FOR_A_BAND} seeds or more), dashed: did not finish"
+_MANY = f"{statistics.FEWEST_FOR_A_BAND} seeds or more"
+_BAND = f"mean over seeds, band: 95% CI ({_MANY}), dashed: did not finish"
+_SECONDS = "seconds of selecting and training"
 _APART = ("monitor", "checkpoint", "features", "probe")
 _DASH = 4.0  # in line widths
 _SAME = 0.01
+# Where a name may stand beside its point: right, up, in points of type.
+_PLACES = [
+    (side * right, up, "left" if side > 0 else "right")
+    for right in (9, 14, 22)
+    for up in (0, 9, -9, 18, -18, 27, -27)
+    for side in (1, -1)
+]
 
 
-def plot_accuracy_against_compute(
-    runs: Sequence[Run], summary: Sequence[Mapping[str, Any]], path: str | Path
-) -> None:
+def plot_accuracy_against_compute(runs: Sequence[Run], summary: Rows, path: str | Path) -> None:
     """Draw validation accuracy against charged compute, and the final test accuracies.
 
     Lines are means over the finished seeds of the validation accuracy, bands their 95% interval,
@@ -52,15 +60,12 @@ def plot_accuracy_against_compute(
     height = max(4.6, 1.2 + 0.3 * len(summary))
     figure, (axes, finals) = new_figure(10.5, height, columns=2, width_ratios=(1.9, 1))
     _draw_curves(axes, runs, [str(row["policy"]) for row in summary], "charged_flops", size)
-    for row in summary:
-        if row.get("mean") is not None and row.get("charged_flops") is not None:
-            axes.plot(
-                [row["charged_flops"] / size], [100 * row["mean"]], "o", markersize=8, zorder=5,
-                color=policy_color(str(row["policy"])), markeredgecolor="white",
-            )  # fmt: skip
+    for row, point in _points(summary, "charged_flops", size):
+        color = policy_color(str(row["policy"]))
+        axes.plot(*point, "o", markersize=8, zorder=5, color=color, markeredgecolor="white")
     axes.set_xlabel(f"charged compute ({unit})")
     axes.set_title(f"line: validation ({_BAND}); point: {judged_on(summary)}", fontsize=7.5)
-    _draw_finals(finals, summary)
+    _draw_finals(finals, sorted(summary, key=lambda row: row.get("mean") or 0.0))
     save_figure(figure, path)
 
 
@@ -69,7 +74,7 @@ def plot_accuracy_against_seconds(runs: Sequence[Run], path: str | Path) -> None
     names = list(by_policy(runs))
     figure, axes = new_figure(8.2, height_with_legend(4.4, len(names)))
     _draw_curves(axes, runs, names, "seconds", 1.0)
-    axes.set_xlabel("seconds of selecting and training")
+    axes.set_xlabel(_SECONDS)
     axes.set_title(_BAND, fontsize=8)
     _explain(axes, names)
     save_figure(figure, path)
@@ -82,15 +87,13 @@ def plot_kept_over_time(runs: Sequence[Run], path: str | Path) -> None:
     keeps = {name: mean_band(_interval_keeps(group)) for name, group in groups.items()}
     dashes = _interleaved(keeps)
     for name, group in groups.items():
-        _draw_band(left, keeps[name], policy_color(name), dashes[name])
         covered = mean_band(curves(group, "progress", "class_coverage"))
+        _draw_band(left, keeps[name], policy_color(name), dashes[name])
         _draw_band(right, covered, policy_color(name))
-    left.set_ylabel("keep ratio, mean since the last evaluation")
-    right.set_ylabel("class coverage of the kept, likewise")
-    for axes in (left, right):
-        axes.set(xlabel="progress (share of the run)", xlim=(0, 1))
-    left.set_ylim(0, 1.03)
     _explain(right, groups)
+    about = {"xlabel": "progress (share of the run)", "xlim": (0, 1)}
+    left.set(**about, ylabel="keep ratio, mean since the last evaluation", ylim=(0, 1.03))
+    right.set(**about, ylabel="class coverage of the kept, likewise")
     right.set_ylim(top=1.01)
     save_figure(figure, path)
 
@@ -106,10 +109,8 @@ def plot_seconds(runs: Sequence[Run], path: str | Path) -> None:
         if largest[phase] >= 0.002 * whole:
             width = np.array([table.get(phase, 0.0) for table in tables.values()])
             label, hatch = (f"{phase} (not counted)", "///") if phase in _APART else (phase, None)
-            axes.barh(
-                list(tables), width, left=left, color=phase_color(phase), label=label, hatch=hatch,
-                edgecolor="white", linewidth=0.4,
-            )  # fmt: skip
+            look = {"color": phase_color(phase), "edgecolor": "white", "linewidth": 0.4}
+            axes.barh(list(tables), width, left=left, label=label, hatch=hatch, **look)
             left += width
     axes.set(ylim=(len(tables) - 0.4, -0.6), xlabel="seconds, mean over seeds")
     axes.grid(visible=False, axis="y")
@@ -117,7 +118,7 @@ def plot_seconds(runs: Sequence[Run], path: str | Path) -> None:
     save_figure(figure, path)
 
 
-def plot_run(history: Sequence[Mapping[str, Any]], keep: Sequence[float]) -> bytes:
+def plot_run(history: Rows, keep: Sequence[float]) -> bytes:
     """Draw one run: accuracy against charged compute, and the keep ratio of each step.
 
     Args:
@@ -129,18 +130,52 @@ def plot_run(history: Sequence[Mapping[str, Any]], keep: Sequence[float]) -> byt
     """
     figure, (left, right) = new_figure(9.0, 3.6, columns=2)
     size, unit = flop_unit([row.get("charged_flops") for row in history])
-    for x, y in _accuracies([{"history": history}], "charged_flops", size):
-        left.plot(x, y, "o-", color=policy_color("gstds"), markersize=3)
+    for curve in _accuracies([{"history": history}], "charged_flops", size):
+        left.plot(*curve, "o-", color=policy_color("gstds"), markersize=3)
     left.set(xlabel=f"charged compute ({unit})", ylabel="validation accuracy (%)")
     right.plot(np.arange(1, len(keep) + 1), keep, ".", color=policy_color("best"), markersize=2)
     right.set(xlabel="step", ylabel="keep ratio (share retained)", ylim=(0, 1.03))
     return as_png(figure)
 
 
+def plot_rows(summary: Rows, path: str | Path) -> None:
+    """Draw each row's final accuracy with its interval, and its compute and seconds over full's."""
+    rows = summary[::-1]  # the first on top
+    figure, (left, right) = new_figure(10.5, 1.5 + 0.42 * len(rows), columns=2)
+    _draw_finals(left, rows)
+    for key, marker, size in (("relative_seconds", "D", 9), ("relative_compute", "o", 5)):
+        for place, row in enumerate(rows):
+            if row.get(key) is not None:
+                color = policy_color(str(row["policy"]))
+                fill = "white" if marker == "D" else color
+                right.plot(row[key], place, marker, ms=size, color=color, mfc=fill)
+    timed = any(row.get("relative_seconds") is not None for row in rows)
+    also = " and seconds (diamonds)" if timed else ""
+    right.set(xlabel=f"share of full training's compute (dots){also}", ylim=left.get_ylim())
+    right.set_yticks(range(len(rows)), [""] * len(rows))
+    right.set_xlim(left=0)
+    save_figure(figure, path)
+
+
 def _explain(axes: Axes, names: Iterable[str]) -> None:
     for name in names:
         axes.plot([], [], "-", color=policy_color(name), label=name, linewidth=3)
     draw_legend(axes)
+
+
+def _write(axes: Axes, text: str, point: Any, beside: tuple[int, int], **look: Any) -> Any:
+    """Write beside a point, so many points of type to the right and up."""
+    look |= {"textcoords": "offset points", "fontsize": 8}
+    return axes.annotate(text, point, beside, **look)
+
+
+def _points(summary: Rows, cost: str, size: float) -> list[tuple[Any, tuple[float, float]]]:
+    """Return the rows that have both, with their cost in units and their accuracy in percent."""
+    there = [row for row in summary if None not in (row.get("mean"), row.get(cost))]
+    return [(row, (row[cost] / size, 100 * row["mean"])) for row in there]
+
+
+# ------------------------------------------------------------------------------ curves over a run
 
 
 def _draw_curves(
@@ -151,16 +186,29 @@ def _draw_curves(
     for name in names:
         group, color = groups.get(name, []), policy_color(name)
         _draw_band(axes, mean_band(_accuracies(finished(group), x, size)), color)
-        broken = (run for run in group if not finished([run]))
-        for curve in _accuracies(broken, x, size):
+        for curve in _accuracies((run for run in group if not finished([run])), x, size):
             axes.plot(*curve, "--", color=color, linewidth=1)
     axes.set_ylabel("accuracy (%)")
     axes.set_xlim(left=0)
-    _limit_to_top(axes, _accuracies(finished(runs), x, size))
+    # The steep climb is left out: the differences that matter are near the top.
+    whole = [y for _, y in _accuracies(finished(runs), x, size)]
+    if whole:
+        values, ends = np.concatenate(whole), np.array([y[-1] for y in whole])
+        bottom = max(values.min() - 1, ends.min() - max(12.0, np.ptp(ends)))
+        axes.set_ylim(bottom, min(101.0, values.max() + 0.1 * (values.max() - bottom)))
 
 
 def _accuracies(runs: Iterable[Run], x: str, size: float) -> list[Curve]:
     return [(a / size, 100 * b) for a, b in curves(runs, x, "val_accuracy")]
+
+
+def _draw_band(axes: Axes, band: Band | None, color: str, style: Any = "-") -> None:
+    if band is None:
+        return
+    axes.plot(band.x, band.mean, color=color, linewidth=1.8, linestyle=style)
+    if band.half_width is not None:
+        low, high = band.mean - band.half_width, band.mean + band.half_width
+        axes.fill_between(band.x, low, high, color=color, alpha=0.12, linewidth=0)
 
 
 def _interval_keeps(runs: Iterable[Run]) -> list[Curve]:
@@ -169,11 +217,10 @@ def _interval_keeps(runs: Iterable[Run]) -> list[Curve]:
     for run in runs:
         rows = [r for r in run.get("history", ()) if r.get("progress") is not None]
         if rows and all(r.get("mean_keep") is not None for r in rows):
-            steps = np.array([0.0, *(r["step"] for r in rows)])
-            kept = np.array([0.0, *(r["step"] * r["mean_keep"] for r in rows)])
-            done = np.array([r["progress"] for r in rows], dtype=np.float64)
-            middle = (done + np.concatenate([[0.0], done[:-1]])) / 2
+            points = [(r["progress"], r["step"], r["step"] * r["mean_keep"]) for r in rows]
+            done, steps, kept = np.array([(0.0, 0.0, 0.0), *points]).T
             taken = np.diff(steps) > 0
+            middle = (done[1:] + done[:-1]) / 2
             found.append((middle[taken], np.diff(kept)[taken] / np.diff(steps)[taken]))
         else:
             found += curves([run], "progress", "keep_ratio")
@@ -205,42 +252,90 @@ def _coincide(one: Band | None, other: Band | None) -> bool:
     return bool(np.abs(np.interp(one.x, other.x, other.mean) - one.mean).max() < _SAME)
 
 
-def _draw_band(axes: Axes, band: Band | None, color: str, style: Any = "-") -> None:
-    if band is None:
-        return
-    axes.plot(band.x, band.mean, color=color, linewidth=1.8, linestyle=style)
-    if band.half_width is not None:
-        low, high = band.mean - band.half_width, band.mean + band.half_width
-        axes.fill_between(band.x, low, high, color=color, alpha=0.12, linewidth=0)
-
-
-def _draw_finals(axes: Axes, summary: Sequence[Mapping[str, Any]]) -> None:
-    """Draw each policy's mean test accuracy with its interval, one line each, best on top."""
-    rows = sorted(summary, key=lambda row: -1.0 if row.get("mean") is None else row["mean"])
-    for i, row in enumerate(rows):
-        if row.get("mean") is not None:
-            draw_mean(axes, row, y=i, capsize=4)
-            axes.annotate(
-                f"{100 * row['mean']:.1f}", (100 * row["mean"], i), xytext=(0, 6),
-                textcoords="offset points", ha="center", fontsize=8,
-            )  # fmt: skip
-    axes.set_yticks(range(len(rows)), [str(row["policy"]) for row in rows])
-    for label in axes.get_yticklabels():
-        label.set(color=policy_color(label.get_text()), fontweight="bold")
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(f"{judged_on(summary)} accuracy (%), mean ± 95% CI")
-
-
-def _limit_to_top(axes: Axes, several: Sequence[Curve]) -> None:
-    """Leave out the steep climb: the differences that matter are near the top."""
-    if several:
-        ends = [float(y[-1]) for _, y in several]
-        lowest, highest = (float(f(np.concatenate([y for _, y in several]))) for f in (min, max))
-        bottom = max(lowest - 1, min(ends) - max(12.0, max(ends) - min(ends)))
-        axes.set_ylim(bottom, min(101.0, highest + 0.1 * (highest - bottom)))
-
-
 def _mean_phases(runs: Sequence[Run]) -> dict[str, float]:
     tables = [run["seconds_by_phase"] for run in runs if run.get("seconds_by_phase")]
     phases = dict.fromkeys(phase for table in tables for phase in table)
     return {p: sum(float(t.get(p, 0.0)) for t in tables) / len(tables) for p in phases}
+
+
+# ------------------------------------------------------------------------------ rows of a summary
+
+
+def _draw_finals(axes: Axes, rows: Rows) -> None:
+    """Draw each row's mean accuracy with its interval, one line each, the last on top."""
+    for i, row in enumerate(rows):
+        if row.get("mean") is not None:
+            draw_mean(axes, row, y=i, capsize=4)
+            mean = 100 * row["mean"]
+            _write(axes, f"{mean:.1f}", (mean, i), (0, 6), ha="center")
+    axes.set_yticks(range(len(rows)), [str(row["policy"]) for row in rows])
+    for label in axes.get_yticklabels():
+        label.set(color=policy_color(label.get_text()), fontweight="bold")
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel(f"{judged_on(rows)} accuracy (%), mean ± 95% CI")
+
+
+def plot_pareto(summary: Rows, path: str | Path) -> None:
+    """Draw test accuracy against charged compute and against seconds, the Pareto front marked.
+
+    Args:
+        summary: As `gstds.train.figures.statistics.summarize` returns it, of policies and controls.
+        path: The PNG to write.
+    """
+    figure, (left, right) = new_figure(11.0, 4.8, columns=2)
+    size, unit = flop_unit([row.get("charged_flops") for row in summary])
+    _draw_front(left, summary, "charged_flops", size)
+    _draw_front(right, summary, "seconds", 1.0)
+    ylabel = f"{judged_on(summary)} accuracy (%), mean ± 95% CI"
+    left.set(xlabel=f"charged compute ({unit})", ylabel=ylabel)
+    right.set_xlabel(_SECONDS)
+    figure.suptitle("ringed and joined: no other is both cheaper and more accurate", fontsize=9)
+    save_figure(figure, path)
+
+
+def _draw_front(axes: Axes, summary: Rows, cost: str, size: float) -> None:
+    there = _points(summary, cost, size)
+    points = [point for _, point in there]
+    front = np.array([points[i] for i in statistics.pareto_front(points)]).reshape(-1, 2).T
+    axes.plot(*front, "-", color="#bbbbbb", zorder=1)
+    axes.plot(*front, "o", ms=13, mfc="none", mec="#666666", zorder=2)
+    for row, (x, _) in there:
+        draw_mean(axes, row, x, capsize=3, markersize=6)
+    axes.set_xlim(left=0, right=1.15 * max((x for x, _ in points), default=1.0))
+    if points:  # every point and its interval, but no interval wider than the points' own spread
+        values = np.array([y for _, y in points])
+        most = max(6.0, np.ptp(values))
+        halves = np.array([min(most, 100 * (row.get("ci95") or 0.0)) for row, _ in there])
+        low, high = (values - halves).min(), (values + halves).max()
+        more = 0.08 * (high - low) + 0.2
+        axes.set_ylim(max(0.0, low - more), min(101, high + more))
+    _label_points(axes, [str(row["policy"]) for row, _ in there], points)
+
+
+def _label_points(axes: Axes, names: Sequence[str], points: Points) -> None:
+    """Write each name beside its point, where it covers no other name or point."""
+    from matplotlib.transforms import Bbox
+
+    figure: Any = axes.figure
+    figure.draw_without_rendering()
+    centers = axes.transData.transform(points) if points else ()
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in centers]
+    for name, point in zip(names, points, strict=True):
+        color = policy_color(name)
+        note = _write(axes, name, point, (0, 0), va="center", color=color, fontweight="bold")
+        found = []
+        for i, (right, up, side) in enumerate(_PLACES):
+            note.set(position=(right, up), ha=side)
+            box = note.get_window_extent()
+            found.append((_crowding(box, taken, axes.bbox), i, box))
+        _, best, box = min(found, key=lambda one: one[:2])
+        note.set(position=_PLACES[best][:2], ha=_PLACES[best][2])
+        taken.append(box)
+
+
+def _crowding(box: Any, taken: Sequence[Any], frame: Any) -> float:
+    """Return what a name covers of others, and how far it sticks out of the axes."""
+    shared = [box.intersection(box, other) for other in taken]
+    out = (frame.x0 - box.x0, box.x1 - frame.x1, frame.y0 - box.y0, box.y1 - frame.y1)
+    covered = sum(part.width * part.height for part in shared if part is not None)
+    return float(covered + 1000 * sum(max(0.0, gap) for gap in out))

@@ -14,31 +14,38 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gstds.train.figures.metrics import metrics
 
-__all__ = ["by_policy", "cohens_d", "confidence_half_width", "finished", "holm", "mean", "numbers"]
-__all__ += ["paired_rows", "paired_t", "sign_flip_p", "summarize", "summarize_controls"]
-__all__ += ["with_holm"]
-
 Run = Mapping[str, Any]
+Floats = npt.NDArray[np.float64]
+Curve = tuple[Floats, Floats]
 
+FEWEST_FOR_A_BAND = 3
 _MOST_FLIPS = 40
 _SHARED = "charged_flops_with_shared_reference"
 _REASONS = ("failed", "diverged", "interrupted")
+_RELATIVE = {
+    "relative_compute": ("charged_flops", "charged_flops"),
+    "relative_compute_with_shared_reference": (_SHARED, "charged_flops"),
+    "relative_compute_with_reference": ("charged_flops_with_reference", "charged_flops"),
+    "relative_seconds": ("seconds", "seconds"),
+    "relative_system_seconds": ("reference_system_seconds", "reference_system_seconds"),
+}
 
 
 def summarize(
-    runs: Sequence[Run],
-    baseline: str,
-    *,
-    full: str = "full",
-    reference_shared_by: int | None = None,
+    runs: Sequence[Run], baseline: str, *, reference_shared_by: int | None = None
 ) -> list[dict[str, Any]]:
     """Summarize runs by policy, in the order in which the policies first appear.
+
+    The unit of the relative columns is the policy ``full``; without it compute is by formula, and
+    seconds have none.
 
     Means are over finished runs; ``n`` counts these, and the others are counted beside them.
     Nothing is NaN: what cannot be computed is None, such as an interval from one seed, or a t test
@@ -48,7 +55,6 @@ def summarize(
         runs: Results of runs, as in the JSON file. Accuracies are those of the test part; where no
             run has met it (``--no-test``), those of selection-validation.
         baseline: The policy that the others are tested against.
-        full: The policy whose compute and seconds are the unit of the relative columns.
         reference_shared_by: How many runs share one reference; default all that use it. References
             of one cost and one accuracy are one.
 
@@ -66,10 +72,8 @@ def summarize(
         )
     users = Counter(map(_reference, runs))
     shared_by = dict.fromkeys(users, reference_shared_by) if reference_shared_by else users
-    # The unit is full training; without it compute is by formula, and seconds have none.
-    unit = {key: mean(groups.get(full, ()), key) for _, key in _RELATIVE.values()}
-    if unit["charged_flops"] is None:
-        unit["charged_flops"] = mean(runs, "full_flops")
+    unit = {key: mean(groups.get("full", ()), key) for _, key in _RELATIVE.values()}
+    unit["charged_flops"] = unit["charged_flops"] or mean(runs, "full_flops")
     part, key = _judged_on(runs)
     rows = []
     for name, group in groups.items():
@@ -78,15 +82,6 @@ def summarize(
         row |= _against(group, () if name == baseline else groups[baseline], key)
         rows.append(row | {"judged_on": part, "baseline": baseline})
     return with_holm(rows)
-
-
-_RELATIVE = {
-    "relative_compute": ("charged_flops", "charged_flops"),
-    "relative_compute_with_shared_reference": (_SHARED, "charged_flops"),
-    "relative_compute_with_reference": ("charged_flops_with_reference", "charged_flops"),
-    "relative_seconds": ("seconds", "seconds"),
-    "relative_system_seconds": ("reference_system_seconds", "reference_system_seconds"),
-}
 
 
 def summarize_controls(
@@ -131,14 +126,23 @@ def paired_rows(runs: Sequence[Run], pairs: Iterable[tuple[str, str, str]]) -> l
     return rows
 
 
-def confidence_half_width(values: Sequence[float]) -> float | None:
-    """Return the half-width of the 95% t interval of the mean; None for fewer than two values."""
-    if len(values) < 2:
+def confidence_half_width(values: Sequence[float] | Floats) -> Any:
+    """Return the half-width of the 95% t interval of the mean over the first axis.
+
+    Args:
+        values: One value, or one curve, per seed (n, ...).
+
+    Returns:
+        A number, or an array (...); None for fewer than two values.
+    """
+    count = len(values)
+    if count < 2:
         return None
     from scipy import stats
 
-    quantile = float(stats.t.ppf(0.975, len(values) - 1))
-    return quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    quantile = float(stats.t.ppf(0.975, count - 1))
+    half = quantile * np.std(values, axis=0, ddof=1) / math.sqrt(count)
+    return half if np.ndim(half) else float(half)
 
 
 def paired_t(differences: Sequence[float]) -> float | None:
@@ -321,3 +325,81 @@ def _against(group: Iterable[Run], baseline: Iterable[Run], key: str) -> dict[st
         "p_value": paired_t(differences),
         "sign_flip_p": sign_flip_p(differences),
     }
+
+
+# ---------------------------------------------------------------------------- curves over seeds
+
+
+@dataclass(frozen=True)
+class Band:
+    """The mean of curves where all have values.
+
+    Attributes:
+        x: Common abscissa (G,).
+        mean: Mean ordinate (G,).
+        half_width: Half the 95% t interval of the mean (G,); None for fewer than three curves,
+            whose intervals would fill the page.
+    """
+
+    x: Floats
+    mean: Floats
+    half_width: Floats | None
+
+
+def curves(runs: Iterable[Run], x: str, y: str) -> list[Curve]:
+    """Return (x, y) of each run whose history has both somewhere, in order of x."""
+    found = []
+    for run in runs:
+        pairs = [(row.get(x), row.get(y)) for row in run.get("history", ())]
+        rows = sorted(pair for pair in pairs if None not in pair and np.isfinite(pair).all())
+        if rows:
+            points = np.array(rows, dtype=np.float64)
+            found.append((points[:, 0], points[:, 1]))
+    return found
+
+
+def mean_band(several: Sequence[Curve]) -> Band | None:
+    """Return the mean of curves on the points of all, and its interval; None without curves."""
+    if not several:
+        return None
+    low, high = max(x[0] for x, _ in several), min(x[-1] for x, _ in several)
+    every = np.unique(np.concatenate([x for x, _ in several]))
+    grid = every[(every >= low) & (every <= high)]
+    values = np.stack([np.interp(grid, x, y) for x, y in several])
+    half = confidence_half_width(values) if len(several) >= FEWEST_FOR_A_BAND else None
+    return Band(grid, values.mean(axis=0), half)
+
+
+def cost_to_accuracy(curve: Curve, target: float) -> float | None:
+    """Return the cost at which accuracy first reaches a target, None if it never does.
+
+    Between two evaluations the crossing is interpolated; what lies before the first is not known,
+    so the first evaluation's cost stands for it.
+
+    Args:
+        curve: Cost and accuracy at each evaluation (E,), by rising cost.
+        target: The accuracy.
+    """
+    cost, accuracy = curve
+    above = np.flatnonzero(accuracy >= target)
+    if not len(above):
+        return None
+    near = slice(max(0, above[0] - 1), above[0] + 1)
+    return float(np.interp(target, accuracy[near], cost[near]))
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the positions of the points that no other beats, by rising cost.
+
+    A point is beaten by one that costs no more and is no less accurate, and better in one of both.
+
+    Args:
+        points: (cost, accuracy) of each.
+    """
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    front: list[int] = []
+    for i in order:
+        last = points[front[-1]] if front else None
+        if last is None or points[i][1] > last[1] or points[i] == last:
+            front.append(i)
+    return front

@@ -14,8 +14,6 @@ from gstds.train.figures.metrics import metrics
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
-__all__ = ["FEWEST_RUNS", "Table", "caption", "comparison_table", "flop_unit", "format_flops"]
-__all__ += ["judged_on", "lay_out", "metric_table", "p_value", "points", "three_digits"]
 
 Row = Mapping[str, Any]
 Summary = Sequence[Row]
@@ -74,17 +72,11 @@ class Table:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
         """Let `rich.console.Console.print` draw the table, split to the terminal's width."""
-        from rich import box
-        from rich.table import Table as RichTable
         from rich.text import Text
 
         for part in self.split(options.max_width):
-            table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), pad_edge=False)
-            for i, name in enumerate(part.header):
-                table.add_column(Text(name), justify="right" if i else "left", no_wrap=True)
-            for row in part.rows:
-                table.add_row(*map(Text, row))
-            yield table
+            head, _, rest = part.text().partition("\n")
+            yield from (Text(head, style="bold"), Text(rest + "\n"))
         if self.caption:
             yield Text(self.caption, style="dim")
 
@@ -120,8 +112,7 @@ def lay_out(
         columns: Key, head and form of each. A form is one of `str.format`, or a word: ``text``,
             ``digits`` (about three), ``points SPEC HALF_WIDTH`` (a share in percent), ``flops``
             (with its own unit), ``scaled`` (in the table's unit), ``p``, ``effect SPEC`` (a hyphen
-            for so few pairs that it would say nothing), ``lost`` (lost runs behind a count) or
-            ``digest``.
+            for so few pairs that it would say nothing), or ``lost`` (lost runs behind a count).
         caption: What the columns mean.
     """
     scaled = [row.get(key) for key, _, form in columns if form == "scaled" for row in rows]
@@ -155,8 +146,7 @@ _FORMS: dict[str, Any] = {
     "flops": lambda value, **_: format_flops(value),
     "p": lambda value, **_: p_value(value),
     "effect": lambda value, spec, **_: format(value, spec),
-    "lost": lambda value, row, **_: _with_lost(value, row),
-    "digest": lambda value, **_: value[:12],
+    "lost": lambda value, row, **_: f"{value} (+{_lost(row)})" if _lost(row) else value,
 }
 
 
@@ -196,27 +186,22 @@ def judged_on(summary: Iterable[Row]) -> str:
     return next((str(row["judged_on"]) for row in summary if row.get("judged_on")), "test")
 
 
-def _with_lost(count: int, row: Row) -> str:
-    """Return the number of finished runs, with the others behind it, such as ``4 (+1 failed)``."""
-    lost = ", ".join(f"{number} {reason}" for reason, number in _lost(row).items())
-    return f"{count} (+{lost})" if lost else str(count)
-
-
-def _lost(row: Row) -> dict[str, int]:
-    reasons = ("diverged", "failed", "interrupted")
-    lost = {reason: row.get(f"n_{reason}") for reason in reasons} | {"lost": row.get("lost")}
-    return {reason: number for reason, number in lost.items() if number}
+def _lost(row: Row) -> str:
+    """Return the runs that are not behind the means, such as ``1 failed``."""
+    numbers = [(reason, row.get(f"n_{reason}")) for reason in ("diverged", "failed", "interrupted")]
+    every = [*numbers, ("lost", row.get("lost"))]
+    return ", ".join(f"{number} {reason}" for reason, number in every if number)
 
 
 def caption(summary: Summary, *, setting: str | None = None) -> str:
     """Say what a comparison's table shows: the setting, the seeds, the tests."""
-    sentences = [_SETTINGS.get(setting or "", "")]
     seeds = sorted({int(row["n"]) for row in summary})
     span = " to ".join(str(n) for n in dict.fromkeys([*seeds[:1], *seeds[-1:]]))
+    sentences = [_SETTINGS.get(setting or "", "")]
     sentences.append(f"Seeds per policy: {span}; ± is the 95% t interval over seeds.")
     baseline = next((row.get("baseline") for row in summary), None)
     if baseline and len(summary) > 1:
-        sentences.append(_test_sentence(str(baseline), max(seeds, default=0)))
+        sentences.append(_test_sentence(str(baseline), max(seeds)))
     if judged_on(summary) != "test":
         sentences.append(f"Accuracies are of {judged_on(summary)}: the test part was left alone.")
     if any(row.get("reference_flops") for row in summary):
@@ -228,18 +213,14 @@ def caption(summary: Summary, *, setting: str | None = None) -> str:
         )
     if any(map(_lost, summary)):
         sentences.append("Means are over finished runs; the others are counted beside them.")
-    return " ".join(sentence for sentence in sentences if sentence)
+    return " ".join(filter(None, sentences))
 
 
 _SETTINGS = {
-    "equal-epochs": (
-        "Equal epochs: all policies see the same number of drawn batches; "
-        "the charged compute differs."
-    ),
-    "equal-budget": (
-        "Equal budget: all policies stop at the same charged compute; full is short full, "
-        "a fully decayed schedule over fewer epochs, not full training."
-    ),
+    "equal-epochs": "Equal epochs: all policies see the same number of drawn batches; "
+    "the charged compute differs.",
+    "equal-budget": "Equal budget: all policies stop at the same charged compute; full is short "
+    "full, a fully decayed schedule over fewer epochs, not full training.",
 }
 
 
@@ -247,9 +228,9 @@ def _test_sentence(baseline: str, seeds: int) -> str:
     if seeds < 2:
         return f"One seed: no interval and no test against {baseline}."
     size = "d: mean difference over its standard deviation"
-    few = f"{seeds} runs are too few to claim a difference, or for an effect size d"
+    if seeds < FEWEST_RUNS:
+        size = f"{seeds} runs are too few to claim a difference, or for an effect size d"
     return (
-        f"{size if seeds >= FEWEST_RUNS else few}; p Holm: two-sided paired t test against "
-        f"{baseline}, adjusted over the policies (Holm); "
-        f"p flip: exact sign-flip test, not below {2 / 2**seeds:.3g} with {seeds} seeds."
+        f"{size}; p Holm: two-sided paired t test against {baseline}, adjusted over the policies "
+        f"(Holm); p flip: exact sign-flip test, not below {2 / 2**seeds:.3g} with {seeds} seeds."
     )

@@ -1,11 +1,27 @@
-"""One run of many: what it is, doing it in this process, and who watches meanwhile."""
+"""Runs of a comparison: what one is, doing it here or in worker processes, and who watches.
+
+A worker that is killed costs its run the way back to a checkpoint. The standard library's pool
+breaks as a whole when one of its processes dies, so this one is its own: a pipe to each worker for
+runs and results, and whoever dies is replaced, its run tried again. How a run goes on stands in its
+log; what it does before there is one comes through the pipe.
+
+On Linux the processes are forked from a server that has imported what they need, so that they begin
+at once. Where there is a GPU they are spawned: what was forked after a look at the driver cannot
+use it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import sys
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from multiprocessing import forkserver, get_context, parent_process
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +33,15 @@ from gstds.train.running.run import execute
 from gstds.train.tracking.log import LOG_NAME, read_log
 from gstds.train.tracking.uploader import Upload
 
-__all__ = ["Ended", "Job", "Logs", "Progress", "Watch", "failed_result", "run_job", "run_name"]
-
-Progress = Callable[[str, int, int], None]
 Ended = Callable[["Job", dict[str, Any]], None]
+
+RETRIES = 2
+"""How often a run whose process died is tried again, from its last checkpoint."""
 
 _SECONDS_BETWEEN_TRIES = 0.2
 _SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_TO_END = 10.0
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -54,9 +72,14 @@ class Job:
     threads: int
     elsewhere: bool = False
 
+    @property
+    def name(self) -> str:
+        """What the run is called while it goes on."""
+        return f"{self.label} seed {self.config.seed}"
+
 
 def run_job(
-    job: Job, progress: Progress | None = None, stop: StopFlag | None = None
+    job: Job, progress: Callable[[str, int, int], None] | None = None, stop: StopFlag | None = None
 ) -> dict[str, Any]:
     """Do one run, or go on with it; a failed run is a result too.
 
@@ -116,20 +139,11 @@ def failed_result(config: RunConfig, error: str, status: str = "failed") -> dict
     }
 
 
-def run_name(job: Job) -> str:
-    """Return what a run is called while it goes on."""
-    return f"{job.label} seed {job.config.seed}"
-
-
 class Watch:
-    """Is told what happens to the runs of a comparison; this one hands on their progress.
+    """Is told what happens to the runs of a comparison; this one does not care."""
 
-    Args:
-        progress: Called with a run and its phase, what is done, and the total; None for nobody.
-    """
-
-    def __init__(self, progress: Progress | None = None) -> None:
-        self._progress = progress or (lambda phase, done, total: None)
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """What comes before the runs has done ``done`` of ``total`` of a phase."""
 
     def expect(self, jobs: Sequence[Job]) -> None:
         """Take note of all runs that there will be."""
@@ -138,7 +152,6 @@ class Watch:
         self, job: Job, phase: str, done: int, total: int, accuracy: float | None = None
     ) -> None:
         """A run has done ``done`` of ``total`` of a phase, and may have been evaluated."""
-        self._progress(f"{run_name(job)} {phase}", done, total)
 
     def ended(self, job: Job, result: Mapping[str, Any], old: bool = False) -> None:
         """A run has ended, well or not, now or before (``old``)."""
@@ -147,6 +160,7 @@ class Watch:
         """Something happened that a person should know."""
 
 
+@dataclass
 class Logs:
     """Reads the logs of runs that go on, whoever does them, and tells a watch.
 
@@ -154,10 +168,9 @@ class Logs:
         watch: Is told how far each run is, and its accuracy on selection-validation.
     """
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-        self._read: dict[Path, tuple[int, int]] = {}
-        self._next = 0.0
+    watch: Watch
+    _read: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    _next: float = 0.0
 
     def look(self, jobs: Iterable[Job]) -> list[Job]:
         """Read what is new, twice a second at most; return the runs that were evaluated."""
@@ -177,5 +190,204 @@ class Logs:
                 accuracy = line.get("values", {}).get("val/accuracy", accuracy)
         self._read[job.folder] = offset, total
         if step is not None:
-            self._watch.moved(job, "training", step, total, accuracy)
+            self.watch.moved(job, "training", step, total, accuracy)
         return accuracy is not None
+
+
+# ------------------------------------------------------------------ worker processes
+
+
+def warm_up(threads: int) -> None:
+    """Begin to import what workers need, while this process does something else.
+
+    Args:
+        threads: What the libraries may use, in every worker; they read it when they are loaded.
+    """
+    if start_method() == "forkserver":
+        with _environment(threads, PYTHONSAFEPATH="1"):  # no module of the working folder's
+            get_context("forkserver").set_forkserver_preload(
+                ["gstds.train.launching.worker_imports"]
+            )
+            forkserver.ensure_running()
+
+
+def start_method() -> str:
+    """Return how worker processes begin here: from a server, or each anew."""
+    import torch
+
+    return "forkserver" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
+
+
+@contextlib.contextmanager
+def _environment(threads: int, **more: str) -> Iterator[None]:
+    """Set variables for children: libraries read the number of threads when they are loaded."""
+    before = dict(os.environ)
+    os.environ.update(dict.fromkeys(_THREADS, str(threads)) | more)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def run_in_processes(
+    todo: Sequence[Job], workers: int, ended: Ended, watch: Watch, stop: StopFlag
+) -> None:
+    """Do runs in processes of their own, side by side.
+
+    A run whose process dies is tried again from its last checkpoint, `RETRIES` times. When ``stop``
+    is set, every process saves a checkpoint and ends.
+
+    Args:
+        todo: The runs, in the order in which they begin.
+        workers: Number of processes.
+        ended: Called with each run and its result.
+        watch: Is told what happens.
+        stop: Looked at twice a second.
+    """
+    crew = _Crew(todo, ended, watch, stop)
+    try:
+        crew.work(min(workers, len(todo)))
+    finally:
+        crew.dismiss()
+
+
+class _Worker:
+    """One process, the parent's end of its pipe, and the run it does."""
+
+    def __init__(self, threads: int) -> None:
+        context = get_context(start_method())
+        self.pipe, theirs = context.Pipe()
+        self.job: Job | None = None
+        warm_up(threads)
+        with _environment(threads):
+            # A server has the environment in which it began, which may be another by now.
+            words = (theirs, str(Path.cwd()), dict(os.environ))
+            self.process = context.Process(target=_work, args=words, name="gstds")  # type: ignore[attr-defined]
+            self.process.start()
+        theirs.close()
+
+    def send(self, job: Job | None) -> bool:
+        """Hand over a run, or None for the end; return whether the process took it."""
+        with contextlib.suppress(OSError):
+            self.pipe.send(job)
+            self.job = job
+            return True
+        return False
+
+    def end(self) -> None:
+        """Let the process end, after what it does now; kill it if it does not."""
+        self.send(None)
+        self.process.join(_SECONDS_TO_END)
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+    def cause_of_death(self) -> str:
+        """Say how the process ended."""
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            return f"ended with exit code {code}"
+        hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+        return f"was killed by {signal.Signals(-code).name}{hint}"
+
+
+class _Crew:
+    """Workers, the runs that wait for one, and how often each run was tried."""
+
+    def __init__(self, todo: Sequence[Job], ended: Ended, watch: Watch, stop: StopFlag) -> None:
+        self._queue, self._lost = deque(todo), Counter[Path]()
+        self._ended, self._watch, self._stop = ended, watch, stop
+        self._crew: list[_Worker] = []
+
+    def work(self, workers: int) -> None:
+        """Return when all runs have ended, or all workers have stopped."""
+        logs, stopping = Logs(self._watch), False
+        while self._queue or self._busy():
+            if self._stop.is_set and not stopping:  # runs that did not begin are left
+                stopping = True
+                self._queue.clear()
+                for worker in self._busy():
+                    worker.process.terminate()  # SIGTERM: a checkpoint, then the end
+            while self._queue and len(self._busy()) < workers:
+                self._hand_out()
+            ready = wait([worker.pipe for worker in self._crew], timeout=0.5)
+            for worker in [worker for worker in self._crew if worker.pipe in ready]:
+                self._listen(worker)
+            logs.look([worker.job for worker in self._busy() if worker.job])
+
+    def dismiss(self) -> None:
+        """End every process; one that still has a run, and was not asked to stop, is killed."""
+        for worker in self._busy():
+            worker.process.kill()
+        for worker in self._crew:
+            worker.end()
+
+    def _busy(self) -> list[_Worker]:
+        return [worker for worker in self._crew if worker.job is not None]
+
+    def _hand_out(self) -> None:
+        """Give the next run to a worker; one that does not take it is gone."""
+        job = self._queue[0]
+        idle = [worker for worker in self._crew if worker.job is None]
+        if not idle:
+            self._crew += (idle := [_Worker(job.threads)])
+        if idle[0].send(job):
+            self._watch.moved(self._queue.popleft(), "starting", 0, 0)
+        else:
+            self._remove(idle[0])
+
+    def _listen(self, worker: _Worker) -> None:
+        """Take a run's news or result; replace a process that is gone."""
+        job, message = worker.job, None
+        try:
+            message = worker.pipe.recv()
+        except (EOFError, OSError):
+            self._remove(worker)
+        if job is None:
+            return
+        if isinstance(message, tuple):
+            self._watch.moved(job, *message)
+            return
+        worker.job = None
+        if message and (message["status"] != "interrupted" or self._stop.is_set):
+            self._ended(job, message)
+            return
+        reason = "was told to stop from outside" if message else worker.cause_of_death()
+        self._lost[job.folder] += 1
+        lost = self._lost[job.folder]
+        if self._stop.is_set or lost > RETRIES:
+            error = f"its worker process {reason}, {lost} times"
+            self._ended(job, {**(message or failed_result(job.config, "")), "error": error})
+            return
+        self._watch.note(
+            f"{job.name}: its worker process {reason}; "
+            f"going on from the last checkpoint (try {lost + 1} of {RETRIES + 1})"
+        )
+        self._queue.appendleft(job)
+
+    def _remove(self, worker: _Worker) -> None:
+        self._crew.remove(worker)
+        worker.end()
+
+
+def _work(pipe: Connection, here: str, environment: dict[str, str]) -> None:
+    """In the worker: do runs that come through the pipe until it says None, or nobody is left."""
+    os.environ.clear()
+    os.environ.update(environment)
+    parent = parent_process()
+    stop = StopFlag(lambda: parent is not None and not parent.is_alive())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop.set)
+    if here not in sys.path:
+        sys.path.append(here)
+
+    def tell(phase: str, done: int, total: int) -> None:
+        if phase != "training":  # that stands in the log
+            with contextlib.suppress(OSError):
+                pipe.send((phase, done, total))
+
+    with contextlib.suppress(EOFError, OSError):
+        while not stop.is_set and (job := pipe.recv()) is not None:
+            pipe.send(run_job(job, tell, stop))

@@ -1,4 +1,7 @@
-"""One run by several processes that torchrun has started: the first leads, the others follow."""
+"""One run by several processes that torchrun has started: the first leads, the others follow.
+
+Whether it has started this one is known before torch is imported.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,53 @@ import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from gstds.common.process_group import Group, ProcessGroup, check_size
-from gstds.envs.learner.learner import resolve_device
-from gstds.train.launching.started_by_torchrun import launched_size
-from gstds.train.running.ending import StopFlag, interruptible
-from gstds.train.running.folder import finished_result
-from gstds.train.running.options import RunConfig
-from gstds.train.running.run import Runner
-from gstds.train.running.setup import make_run_policy, reproducible
+    from gstds.common.process_group import Group
+    from gstds.train.running.options import RunConfig
 
-__all__ = ["follow", "process_group"]
 
 BACKENDS = ("auto", "gloo", "nccl")
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # The first process may compute features for hours while the others wait. One that dies is noticed
 # at once all the same: its connections close, and torchrun ends the others.
 _PATIENCE = timedelta(days=2)
+
+
+def launched_rank() -> int:
+    """Return this process's number among those that a launcher has started; 0 without one.
+
+    Raises:
+        ValueError: If the launcher's variables are no whole numbers.
+    """
+    return _number("RANK") if _launched_size() > 1 else 0
+
+
+def refuse_launcher(command: str) -> None:
+    """Refuse a command that several processes would do over each other.
+
+    Raises:
+        ValueError: If a launcher has started more than one process.
+    """
+    if _launched_size() > 1:
+        raise ValueError(
+            f"torchrun starts {_launched_size()} processes of gstds {command}, which is for one; "
+            "train by gstds run, or start it without torchrun (--workers and --ray do many runs)"
+        )
+
+
+def _launched_size() -> int:
+    return max(1, _number("WORLD_SIZE")) if all(map(os.environ.get, _VARIABLES)) else 1
+
+
+def _number(name: str) -> int:
+    text = os.environ[name]
+    if not text.isdigit():
+        raise ValueError(f"environment variable {name} must be a whole number, got {text!r}")
+    return int(text)
 
 
 @contextlib.contextmanager
@@ -39,12 +71,15 @@ def process_group(config: RunConfig, backend: str = "auto") -> Iterator[Group]:
         ValueError: If the backend or the device is not there, or there are more processes than a
             drawn batch has samples.
     """
-    size = launched_size()
+    from gstds.common.process_group import Group, ProcessGroup, check_size
+
+    size = _launched_size()
     if backend not in BACKENDS:
         raise ValueError(f"--backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if size == 1:
         yield Group()
         return
+    import torch
     import torch.distributed as dist
 
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -61,6 +96,10 @@ def process_group(config: RunConfig, backend: str = "auto") -> Iterator[Group]:
 
 def _own_device(name: str, local_rank: int) -> torch.device:
     """Return this process's device, and make it torch's own: one GPU for each process."""
+    import torch
+
+    from gstds.envs.learner.learner import resolve_device
+
     device = resolve_device(name)
     if device.type != "cuda":
         return device
@@ -82,8 +121,7 @@ def _checked_backend(backend: str, device: torch.device) -> str:
     name = ("nccl" if device.type == "cuda" else "gloo") if backend == "auto" else backend
     if not dist.is_available() or not dist.is_backend_available(name):
         raise ValueError(
-            f"--backend {name!r} is not in this torch ({torch.__version__}); use gloo, or install "
-            "a torch that has it"
+            f"--backend {name!r} is not in this torch; use gloo, or install a torch that has it"
         )
     if name == "nccl" and device.type != "cuda":
         raise ValueError(f"--backend 'nccl' is for GPUs, device is {str(device)!r}; use gloo")
@@ -106,15 +144,8 @@ def follow(config: RunConfig, folder: Path, group: Group, *, resume: bool) -> st
         OSError: If a file cannot be read.
         RunFailedError: If the policy or the environment raised.
     """
-    done = finished_result(folder) if resume else None
-    if done:
-        return str(done["status"])
-    make_run_policy(config)
-    stop = StopFlag()
-    with reproducible(config.deterministic):
-        with group.in_turn():
-            runner = Runner(config, folder, checkpoint_every=0, group=group)
-        with interruptible(stop):
-            result = runner.run(stop, resume=resume)
-    runner.raise_failure(result)
+    from gstds.train.running.ending import StopFlag
+    from gstds.train.running.run import execute
+
+    result = execute(config, folder, group=group, stop=StopFlag(), resume=resume)
     return str(result["status"])

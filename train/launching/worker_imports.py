@@ -2,7 +2,7 @@
 
 Torch takes longer to import than a short run takes. Nothing here may compute: a process
 whose libraries have started threads cannot be forked. Only the fork server of
-`gstds.train.launching.workers` imports this module.
+`gstds.train.launching.jobs` imports this module.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import os
 import signal
 import sys
 
-__all__ = ["MODULES"]
-
 MODULES = (
     "gstds.train.cli.main",
-    "gstds.train.comparing.fan_out",
+    "gstds.train.comparing.compare",
     "gstds.train.tracking.uploader",
     "gstds.train.reporting.kept",
     "matplotlib.backends.backend_agg",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.train.figures.frame import blank_figure, policy_color, save_figure
 from gstds.train.figures.statistics import finished
 from gstds.train.running.kept import Kept, read_kept
 from gstds.train.running.options import policy_path
@@ -18,11 +19,13 @@ from gstds.train.running.options import policy_path
 if TYPE_CHECKING:
     from gstds.envs.data.datasets import Data
 
-__all__ = ["KeptView", "class_balance", "kept_path", "most_and_least", "view_of_kept"]
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 BINS = 20
+_PER_ROW = 4
+_MOST_CLASSES_NAMED = 20
+_OCTAVES = 1.5
 
 
 @dataclass(frozen=True)
@@ -93,17 +96,17 @@ def _count(record: Kept, data: Data) -> tuple[Indices, Indices]:
     draws = Draws(len(labels), batch, record.order_seed)
     done = record.progress if record.progress is not None else np.arange(1, steps + 1) / steps
     stretch = np.minimum(BINS - 1, (np.concatenate([[0.0], done[:-1]]) * BINS).astype(np.int64))
-    counts, by_class = np.zeros((2, len(labels)), np.int64), np.zeros((2, BINS * classes), np.int64)
+    counts, by_class = np.zeros((2, len(labels)), np.int64), np.zeros((2, BINS, classes), np.int64)
+    there = np.arange(batch) < record.sizes[:, None]  # the rest of a row is padding
     for first in range(0, steps, draws.steps_per_epoch):
         rows = slice(first, first + draws.steps_per_epoch)
-        there = np.arange(batch) < record.sizes[rows][:, None]  # the rest of a row is padding
-        mask = record.masks[rows][there]
+        mask = record.masks[rows][there[rows]]
         order = draws.order(draws.epoch(first))[: len(mask)]
-        cells = np.repeat(stretch[rows], record.sizes[rows]) * classes + labels[order]
+        stretches = np.repeat(stretch[rows], record.sizes[rows])
         for i, which in enumerate((mask, np.ones_like(mask))):
             counts[i, order] += which
-            by_class[i] += np.bincount(cells[which], minlength=BINS * classes)
-    return counts, by_class.reshape(2, BINS, classes)
+            np.add.at(by_class[i], (stretches[which], labels[order][which]), 1)
+    return counts, by_class
 
 
 def class_balance(kept: npt.ArrayLike, drawn: npt.ArrayLike) -> Floats:
@@ -133,3 +136,75 @@ def most_and_least(share: Floats, count: int) -> tuple[Indices, Indices]:
     rising = known[np.argsort(share[known], kind="stable")]
     count = min(count, len(rising) // 2)
     return rising[::-1][:count].astype(np.int64), rising[:count].astype(np.int64)
+
+
+def plot_balance(views: Sequence[KeptView], class_names: Sequence[str], path: str | Path) -> None:
+    """Draw, for each policy, each class's share among the kept over its share among the drawn.
+
+    Args:
+        views: One for each policy; at least one.
+        class_names: Names (C,).
+        path: The PNG to write.
+    """
+    columns, classes = min(_PER_ROW, len(views)), len(class_names)
+    rows = -(-len(views) // columns)
+    height = 1.1 + 0.16 * min(classes, _MOST_CLASSES_NAMED)
+    figure = blank_figure(2.3 + 2.2 * columns, 0.5 + rows * height)
+    every = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for first in every[:, 0]:
+        if classes <= _MOST_CLASSES_NAMED:
+            first.set_yticks(range(classes), [_short(n, 14) for n in class_names], fontsize=8)
+        else:
+            first.set_ylabel(f"{classes} classes")
+    look = {"cmap": "RdBu_r", "vmin": -_OCTAVES, "vmax": _OCTAVES, "interpolation": "nearest"}
+    look |= {"aspect": "auto", "extent": (0, 1, classes - 0.5, -0.5)}
+    for view, axes in zip(views, every.flat, strict=False):
+        with np.errstate(divide="ignore"):
+            octaves = np.log2(view.balance.T)
+        image = axes.imshow(np.clip(octaves, -_OCTAVES, _OCTAVES), **look)
+        axes.set_title(view.policy, color=policy_color(view.policy), fontweight="bold", fontsize=9)
+        axes.tick_params(axis="y", length=0)
+        axes.set(xticks=[0, 0.5, 1], facecolor="#dddddd")
+    for axes in every.flat[len(views) :]:
+        axes.set_axis_off()
+    bar = figure.colorbar(image, ax=every, shrink=0.9, ticks=[-1, 0, 1], pad=0.01)
+    bar.ax.set_yticklabels(["half as\noften", "as drawn", "twice as\noften"], fontsize=8)
+    figure.supxlabel("progress (share of the run)", fontsize=9)
+    save_figure(figure, path)
+
+
+def plot_extremes(views: Sequence[KeptView], data: Data, path: str | Path) -> None:
+    """Draw the images that each policy kept most and least, with class and kept share.
+
+    Args:
+        views: One for each policy.
+        data: What they trained on.
+        path: The PNG to write.
+    """
+    shown = max(len(view.most) for view in views)
+    figure = blank_figure(0.9 + 1.15 * shown, 0.35 + 0.88 * len(views))
+    halves: Any = figure.subfigures(1, 2, wspace=0.03)
+    for half, end in zip(halves, ("most", "least"), strict=True):
+        half.suptitle(f"kept {end}", fontsize=10)
+        for row, view in zip(half.subplots(len(views), shown, squeeze=False), views, strict=True):
+            _draw_images(row, getattr(view, end), view, data)
+            if end == "most":
+                look = {"rotation": 0, "ha": "right", "va": "center", "fontweight": "bold"}
+                look |= {"color": policy_color(view.policy), "fontsize": 9}
+                row[0].set_ylabel(_short(view.policy, 18), **look)
+    save_figure(figure, path)
+
+
+def _draw_images(row: Any, samples: Indices, view: KeptView, data: Data) -> None:
+    images = data.train.gather(samples).numpy()
+    for axes in row:
+        axes.set(xticks=[], yticks=[], frame_on=False)
+    for axes, sample, image in zip(row, samples, images, strict=False):
+        pixels = image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, -1)
+        axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        label = _short(data.class_names[int(data.train.labels[sample])], 9)
+        axes.set_xlabel(f"{label}\n{view.share[sample]:.0%}", fontsize=6.5, labelpad=1)
+
+
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,14 @@ from gstds.train.figures.tables import caption, comparison_table, metric_table
 from gstds.train.tracking.delivery import SUPERSEDED_TAG
 from gstds.train.tracking.log import LOG_NAME, RunLog, read_log
 from gstds.train.tracking.store import client as make_client
-from gstds.train.tracking.store import mask_secrets, prepare_store, store_exists
+from gstds.train.tracking.store import equals, mask_secrets, prepare_store, store_exists
 from gstds.train.tracking.uploader import Upload, deliver_waiting
-
-__all__ = ["fetch_comparison", "publish", "summary_metrics"]
 
 _log = logging.getLogger(__name__)
 Content = Mapping[str, Any]
 
 _LONGEST_NOTE = 7800
+_PARAMETERS = ("learner.learner", "budget.epochs", "budget.batch_size", "policy.schedule")
 
 
 def publish(upload: Upload, content: Content, paths: Mapping[str, Path]) -> None:
@@ -38,61 +37,46 @@ def publish(upload: Upload, content: Content, paths: Mapping[str, Path]) -> None
         paths: The report's files.
     """
     folder = next(iter(paths.values())).parent.absolute()
-    log = RunLog(folder)
-    head = _head(content, folder)
+    log, head, path = RunLog(folder), _head(content, folder), folder / LOG_NAME
     try:
-        same = _logged_tags(folder).get("digest") == head["tags"]["digest"]
+        there = next(read_log(path), ({}, 0))[0] if path.exists() else {}
+        same = there.get("tags", {}).get("digest") == head["tags"]["digest"]
         log.begin(**head, resume=same)
     except (OSError, ValueError) as error:
         _log.warning("the comparison is not logged: %s", error)
         return
     if not same:
         log.log(summary_metrics(content), 0)
-        for path in (*paths.values(), folder / "comparison.json"):
-            if path.exists():
-                log.log_file(path)
+        for file in (*paths.values(), folder / "comparison.json"):
+            if file.exists():
+                log.log_file(file)
         runs = [*content["runs"], *content.get("controls", ())]
         log.log_view(str(content["name"]), sorted({str(run["policy"]) for run in runs}))
     log.finish("finished")
     upload.begin(folder, log.run_id)
 
 
-def _logged_tags(folder: Path) -> dict[str, str]:
-    if not (folder / LOG_NAME).exists():
-        return {}
-    head = next((line for line, _ in read_log(folder / LOG_NAME)), {})
-    return dict(head.get("tags", {}))
-
-
 def _head(content: Content, folder: Path) -> dict[str, Any]:
-    config = content["config"]
-    digest = sha256(json.dumps(content, sort_keys=True, default=str))
+    config, name = content["config"], content["name"]
+    tags = {"comparison": name, "kind": "summary", "folder": folder, "dataset": config["dataset"]}
+    tags |= {"setting": content["setting"], "baseline": content["baseline"]}
+    tags["digest"] = sha256(json.dumps(content, sort_keys=True, default=str))
     return {
-        "name": f"summary of {content['name']}",
-        "params": {key: config[key] for key in ("learner", "epochs", "batch_size", "schedule")},
-        "tags": {
-            "comparison": str(content["name"]),
-            "kind": "summary",
-            "folder": str(folder),
-            "dataset": str(config["dataset"]),
-            "setting": str(content["setting"]),
-            "baseline": str(content["baseline"]),
-            "digest": digest,
-        },
+        "name": f"summary of {name}",
+        "params": {name: config[name.partition(".")[2]] for name in _PARAMETERS},
+        "tags": {key: str(value) for key, value in tags.items()},
         "description": _note(content),
     }
 
 
 def summary_metrics(content: Content) -> dict[str, float]:
     """Return a comparison's statistics as metrics ``summary/STATISTIC/POLICY``."""
-    named = [
-        ("summary", row) for row in (*content["summary"], *content.get("controls_summary", ()))
-    ]
-    pairs = content.get("against_controls", ())
-    named += [("control", row) for row in pairs if row["same"] == "keep sequence"]
+    rows = [*content["summary"], *content.get("controls_summary", ())]
+    pairs = [r for r in content.get("against_controls", ()) if r["same"] == "keep sequence"]
     return {
         name.replace("POLICY", re.sub(r"[^\w.\- ]+", "-", str(row["policy"]))): float(value)
-        for when, row in named
+        for when, several in (("summary", rows), ("control", pairs))
+        for row in several
         for name, value in as_logged(row, when).items()
     }
 
@@ -127,13 +111,12 @@ def fetch_comparison(uri: str, experiment: str, name: str, place: Path) -> Path:
         ConnectionError: If the store does not answer.
     """
     deliver_waiting(uri)
-    quote = '"' if "'" in name else "'"
-    query = f"tags.comparison = {quote}{name}{quote} AND tags.kind = 'summary'"
+    query = f"{equals('comparison', name)} AND tags.kind = 'summary'"
     query += f" AND tags.{SUPERSEDED_TAG} IS NULL"
-    found: list[Any] = []
+    found: Sequence[Any] = ()
     if store_exists(uri):
         place_of, client = prepare_store(uri, experiment), make_client(uri)
-        found = list(client.search_runs([place_of], query, order_by=["start_time DESC"]))
+        found = client.search_runs([place_of], query, order_by=["start_time DESC"])
     if not found:
         raise ValueError(
             f"{name!r} is neither a folder with comparison.json nor a comparison in experiment "

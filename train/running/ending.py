@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from typing import Any
 
 from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS
 from gstds.train.running.options import RunConfig
-
-__all__ = ["RunFailedError", "StopFlag", "diverged", "interruptible"]
-
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -60,11 +56,6 @@ def interruptible(stop: StopFlag) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def diverged(info: Mapping[str, Any], steps_per_epoch: int) -> bool:
-    """Say whether the loss is not finite, or a whole epoch of updates was skipped for that."""
-    return info["skipped_in_a_row"] >= steps_per_epoch or not math.isfinite(info["train_loss"])
 
 
 class RunFailedError(RuntimeError):

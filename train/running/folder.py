@@ -1,4 +1,4 @@
-"""A run's folder: its configuration comes first, its result last."""
+"""A run's folder: its configuration comes first, its result last; and room for what it writes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import locked
 from gstds.train.running.options import RunConfig, identity
 
-__all__ = ["FolderInUseError", "configured", "finished_result", "held", "open_folder"]
-
 _log = logging.getLogger(__name__)
+_RESULTS = 500_000
 
 
 def open_folder(
@@ -24,10 +23,14 @@ def open_folder(
     """Write the whole configuration into a run's folder, before anything else.
 
     With ``command`` and ``tracking``, where the record is kept, a resume needs no other option.
+    What another run has left there is removed.
 
     Raises:
         OSError: If the folder cannot be written.
     """
+    for stale in ("result.json", "history.json", "traceback.txt"):
+        (folder / stale).unlink(missing_ok=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     note = {"version": 1, "config": config.as_dict(), "identity": identity(config)}
     write_sealed(folder / "config.json", note | {"command": command, "tracking": tracking})
 
@@ -56,7 +59,8 @@ def held(folder: Path) -> Iterator[list[Path]]:
     """Hold a run's folder for this process, which may have died without cleaning up.
 
     Yields:
-        The folders that had to be made for it, the innermost first.
+        The folders that had to be made for it, the innermost first. An error removes those that
+        are still listed.
 
     Raises:
         FolderInUseError: If another process holds it.
@@ -71,30 +75,42 @@ def held(folder: Path) -> Iterator[list[Path]]:
                 f"{folder} is in use: another process runs there; wait for its end, or choose "
                 "another folder by --out"
             ) from None
-        yield made
+        try:
+            yield made
+        except (Exception, SystemExit):
+            if made:
+                shutil.rmtree(made[-1], ignore_errors=True)
+            raise
 
 
-@contextlib.contextmanager
-def configured(
-    folder: Path,
-    config: RunConfig,
-    command: str,
-    tracking: dict[str, Any] | None,
-    resume: bool,
-    made: list[Path],
-) -> Iterator[None]:
-    """Write the configuration first, so that a killed run can be resumed.
+def space_needed(env: Any, *, checkpoints: bool) -> int:
+    """Return about how many bytes a run writes at most: checkpoints, result, pictures.
 
-    On error the folders that were ``made`` for the run are taken back.
+    Args:
+        env: The run's environment.
+        checkpoints: Whether the run writes any.
     """
-    if not resume:
-        for stale in ("result.json", "history.json", "traceback.txt"):
-            (folder / stale).unlink(missing_ok=True)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        open_folder(folder, config, command=command, tracking=tracking)
-    try:
-        yield
-    except (Exception, SystemExit):
-        if made:
-            shutil.rmtree(made[-1], ignore_errors=True)
-        raise
+    weights = sum(tensor.nbytes for tensor in env.learner.model.state_dict().values())
+    bits = min(env.total_steps, env.max_draws) * (env.options.batch_size // 8 + 1)
+    one = 3 * weights + 32 * len(env.data.train) + bits
+    # Two checkpoints are kept, and a third is there while it is written.
+    return int(3 * one * checkpoints + bits + _RESULTS)
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse a folder whose disk has less room than a run needs.
+
+    Args:
+        folder: Where the run writes.
+        needed: Bytes.
+
+    Raises:
+        OSError: If there is less; the message names both figures.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"--out {str(folder)!r}: no space on the disk, {free / 1e6:.1f} MB free and up to "
+            f"{needed / 1e6:.1f} MB needed; free some, name another folder, or do without "
+            "checkpoints: --checkpoint-every 0"
+        )

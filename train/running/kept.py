@@ -6,7 +6,7 @@ import io
 import math
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,6 @@ import numpy.typing as npt
 from gstds.common.files import write_bytes
 from gstds.common.npz import read_arrays
 from gstds.common.state import Stateful
-
-__all__ = [
-    "Kept",
-    "KeptRecord",
-    "coverage",
-    "read_kept",
-    "reference_system_seconds",
-]
 
 _TENTHS = 10
 _KEYS = ("kept", "progress", "visits", "batch_size", "order_seed")
@@ -42,7 +34,6 @@ def coverage(counts: npt.NDArray[np.int64]) -> float:
     return float(math.exp(-(shares * np.log(shares)).sum()) / len(counts))
 
 
-@dataclass
 class KeptRecord(Stateful):
     """One bit per drawn sample, one row per step; and the counts that the tables need.
 
@@ -53,19 +44,13 @@ class KeptRecord(Stateful):
     """
 
     state = ("bits", "drawn", "kept", "since", "progress", "seconds")
-    batch_size: int
-    labels: npt.NDArray[np.int64]
-    classes: int
-    bits: bytearray = field(default_factory=bytearray)
-    drawn: int = 0
-    kept: int = 0
-    since: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    progress: array[float] = field(default_factory=lambda: array("d"))
-    seconds: array[float] = field(default_factory=lambda: array("d"))
 
-    def __post_init__(self) -> None:
-        """Begin the class counts."""
-        self.since = np.zeros(self.classes, dtype=np.int64)
+    def __init__(self, batch_size: int, labels: npt.NDArray[np.int64], classes: int) -> None:
+        self.batch_size, self.labels = batch_size, labels
+        self.bits = bytearray()
+        self.drawn = self.kept = 0
+        self.since = np.zeros(classes, dtype=np.int64)  # kept by class, since the last look
+        self.progress, self.seconds = array("d"), array("d")  # after each step; of each step
 
     def add(self, info: Mapping[str, Any], weights: npt.NDArray[np.float32]) -> None:
         """Take up a step."""
@@ -77,16 +62,7 @@ class KeptRecord(Stateful):
         self.drawn += drawn
         self.kept += int(info["kept"])
         chosen = np.asarray(info["indices"])[mask]
-        self.since += np.bincount(self.labels[chosen], minlength=self.classes)
-
-    def clock(self, seconds: float) -> None:
-        """Take down how long the last step took: deciding, loading, training."""
-        self.seconds.append(seconds)
-
-    def reference_system_seconds(self) -> float | None:
-        """Return steps × median step time so far; see the function of that name."""
-        counts = self.keep_sequence()
-        return reference_system_seconds(np.array(self.seconds), counts) if len(counts) else None
+        self.since += np.bincount(self.labels[chosen], minlength=len(self.since))
 
     def take_coverage(self) -> float:
         """Return the class coverage since the last call."""
@@ -106,8 +82,7 @@ class KeptRecord(Stateful):
 
     def keep_sequence(self) -> npt.NDArray[np.int64]:
         """Return how many samples each step kept (steps,)."""
-        counts: npt.NDArray[np.int64] = np.unpackbits(self.masks(), axis=1).sum(1, dtype=np.int64)
-        return counts
+        return np.asarray(np.unpackbits(self.masks(), axis=1).sum(axis=1), dtype=np.int64)
 
     def save(self, path: Any, *, visits: npt.NDArray[np.int64], order_seed: int) -> None:
         """Write a compressed ``.npz``, which `read_kept` reads.
@@ -146,16 +121,14 @@ class Kept:
     @property
     def counts(self) -> npt.NDArray[np.int64]:
         """Samples that each step kept (T,)."""
-        counts: npt.NDArray[np.int64] = self.masks.sum(axis=1, dtype=np.int64)
-        return counts
+        return np.asarray(self.masks.sum(axis=1), dtype=np.int64)
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
         """Samples that each step drew (T,): N, or the rest at the end of an epoch."""
         steps, batch = self.masks.shape
         in_epoch = np.arange(steps) % -(-len(self.visits) // batch)
-        sizes: npt.NDArray[np.int64] = np.minimum(batch, len(self.visits) - in_epoch * batch)
-        return sizes
+        return np.asarray(np.minimum(batch, len(self.visits) - in_epoch * batch), dtype=np.int64)
 
 
 def read_kept(path: str | Path) -> Kept:
@@ -176,7 +149,7 @@ def read_kept(path: str | Path) -> Kept:
 
 def reference_system_seconds(
     seconds: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]
-) -> float:
+) -> float | None:
     """Return steps × median step time, the medians taken among steps of like size.
 
     The median leaves out what disturbed single steps. A schedule's steps differ in size, so one
@@ -188,8 +161,8 @@ def reference_system_seconds(
         counts: Samples that each step kept (T,).
 
     Returns:
-        Seconds of the whole run.
+        Seconds of the whole run; None without a step.
     """
     order = np.argsort(counts, kind="stable")
     groups = [g for g in np.array_split(seconds[order], _TENTHS) if len(g)]
-    return float(sum(len(group) * np.median(group) for group in groups))
+    return float(sum(len(group) * np.median(group) for group in groups)) if groups else None

@@ -5,28 +5,31 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from gstds.common.checksummed_json import sealed
 from gstds.common.files import pending_json, write_bytes, write_json, write_text
 from gstds.common.state import Stateful, state_digest
+from gstds.options.fields import by_group
 from gstds.train.figures.metrics import as_logged
-from gstds.train.running.kept import KeptRecord
+from gstds.train.figures.statistics import mean
+from gstds.train.running.kept import KeptRecord, reference_system_seconds
 from gstds.train.running.options import RunConfig, identity
 from gstds.train.tracking.delivery import read_target
-from gstds.train.tracking.log import DataInput, RunLog
-from gstds.train.tracking.sources import git_commit
+from gstds.train.tracking.log import DataInput, RunLog, own_commit
 
 if TYPE_CHECKING:
     from gstds.envs import DataSelectionEnv
-    from gstds.envs.data.datasets import Data
 
-__all__ = ["Record", "record_head"]
 
 _log = logging.getLogger(__name__)
 _MOST_LOGGED_STEPS = 1000
+_OPTIONS = ("policy", "seed", "dataset", "learner", "setting")
 
 
 class Record(Stateful):
@@ -49,8 +52,62 @@ class Record(Stateful):
         self.elapsed = 0.0
         self.total = min(env.total_steps, env.max_draws)
         self._log_every = max(1, math.ceil(self.total / _MOST_LOGGED_STEPS))
+        self.start_clock()
 
     # ------------------------------------------------------------------ while it goes on
+
+    def begin(self, more: Mapping[str, str], *, resume: bool, step: int) -> None:
+        """Begin the log, or go on with it.
+
+        Args:
+            more: Tags that whoever asked for the run gives it; they win.
+            resume: Go on, if there is something to go on with.
+            step: The step of the checkpoint with which it goes on.
+        """
+        config, data = self.config, self.env.data
+        commit, of = own_commit(), more.get("control_of")
+        tags = {name: str(getattr(config, name)) for name in _OPTIONS}
+        tags |= {"identity": identity(config), "folder": str(self.folder.absolute()), "kind": "run"}
+        tags |= {"device": self.env.learner.device.type}
+        tags |= {"git_commit": commit} if commit else {}
+        tags |= more
+        what = f"Policy `{tags['policy']}` on `{config.dataset}`, seed {config.seed}"
+        shape = (*data.image_shape[1:], data.image_shape[0])
+        shown = DataInput(
+            data.name, data.fingerprint, len(data.train), data.num_classes, shape, config.dataset
+        )
+        self.log.begin(
+            name=f"{tags['policy']}-{config.dataset}-seed{config.seed}",
+            params=by_group(config) | self._effective(tags["device"]),
+            tags=tags,
+            description=f"{what}, {config.setting}." + (f" A control of {of}." if of else ""),
+            data=shown,
+            steps=self.total,
+            resume=resume,
+            step=step,
+        )
+
+    def _effective(self, device: str) -> dict[str, Any]:
+        """Return the values that options stand for which say nothing, or leave it to the machine.
+
+        Args:
+            device: Where the learner trains.
+        """
+        config = self.config
+        return {
+            "learner.learning_rate": config.peak_rate,
+            "learner.device": device,
+            "budget.evaluations": config.evaluations or config.epochs,
+        }
+
+    def start_clock(self) -> None:
+        """Count the time from now on."""
+        self._since, self._trained = time.perf_counter(), self.training_seconds()
+
+    def stop_clock(self) -> None:
+        """Bring `elapsed` up to now."""
+        before, self._since = self._since, time.perf_counter()
+        self.elapsed += self._since - before
 
     def training_seconds(self) -> float:
         """Seconds of the run so far, without monitoring: what selecting and training took."""
@@ -58,24 +115,31 @@ class Record(Stateful):
         return float(sum(self.env.ledger.seconds.get(phase, 0.0) for phase in phases))
 
     def step(self, info: Mapping[str, Any], weights: Any, *, evaluate: bool) -> None:
-        """Take up a step, and evaluate on selection-validation if that is due here."""
+        """Take up a step, and evaluate on selection-validation if that is due here.
+
+        Raises:
+            ValueError: If nothing was kept for a whole epoch: skipping is legal, that is a mistake.
+        """
         self.kept.add(info, weights)
-        step = int(info["step"])
+        step, steps = int(info["step"]), self.env.steps_per_epoch
         if info["evaluate"] or step % self._log_every == 0:
             with self.env.ledger.timed("track"):
                 skipped = {"train/skipped": info["skipped"]} if info["skipped"] else {}
                 self.log.log(as_logged(info, "step") | skipped, step)
         if evaluate:
             self._evaluate(info)
+        before, self._trained = self._trained, self.training_seconds()
+        self.kept.seconds.append(self._trained - before)
+        if info["kept"] == 0 and step >= steps and not self.kept.masks()[-steps:].any():
+            raise ValueError(
+                f"the policy kept nothing for a whole epoch, {steps} batches; "
+                "its weights must not all be zero"
+            )
 
     def _evaluate(self, info: Mapping[str, Any]) -> None:
         ledger = self.env.ledger
         result = self.env.monitor("selection_validation")
-        row = {
-            "step": info["step"],
-            "epoch": info["epoch"],
-            "progress": info["progress"],
-            "charged_flops": info["charged_flops"],
+        row = {key: info[key] for key in ("step", "epoch", "progress", "charged_flops")} | {
             "seconds": self.training_seconds(),
             "val_accuracy": result.accuracy,
             "val_loss": _finite_or_none(result.loss),
@@ -108,14 +172,16 @@ class Record(Stateful):
         Returns:
             The result as it stands in the JSON file, and why that could not be written, if so.
         """
-        if status == "finished" and not math.isfinite(self.env.status.train_loss):
+        if status == "finished" and not math.isfinite(self.env.info()["train_loss"]):
             status = "diverged"
         ended = status in ("finished", "diverged")
         test = self.env.monitor("test") if ended and self.config.test else None
         result = self._result(status, test, processes)
         if error:
             result["error"] = f"step {result['steps']}: {error.strip().splitlines()[-1]}"
-            self._write("the traceback", lambda: self._write_traceback(error))
+            with self._no_loss("the traceback"):
+                write_text(self.folder / "traceback.txt", error)
+                self.log.log_file(self.folder / "traceback.txt")
         problem = None
         with contextlib.ExitStack() as pending:
             try:
@@ -127,25 +193,21 @@ class Record(Stateful):
                     f"space, then: gstds run --resume {self.folder}"
                 )
             if ended and problem is None:
-                self._write("plots and kept samples", lambda: self._write_artifacts(result))
-            self._log_final(result)
+                with self._no_loss("plots and kept samples"):
+                    self._write_artifacts()
+            values = dict(result)
+            if ended and problem is None:
+                values["relative_compute"] = result["charged_flops"] / result["full_flops"]
+                values["tracking_share"] = self.log.seconds / max(self.elapsed, 1e-9)
+            self.log.log(as_logged(values, "end"), result["steps"])
             self.log.finish(result["status"])
         return result, problem
 
     def _result(self, status: str, test: Any, processes: int) -> dict[str, Any]:
-        env, ledger = self.env, self.env.ledger
-        at_end = env.status
-        reference = env.task.reference
-        seconds = dict(ledger.seconds)
-        if reference:
-            seconds |= reference.seconds
-        target = read_target(self.folder)
-        return {
-            "policy": self.config.policy,
-            "seed": self.config.seed,
-            "dataset": self.config.dataset,
-            "learner": self.config.learner,
-            "setting": self.config.setting,
+        env, kept, ledger, at_end = self.env, self.kept, self.env.ledger, self.env.status
+        reference, target = env.task.reference, read_target(self.folder)
+        counts = kept.keep_sequence()
+        return {name: getattr(self.config, name) for name in _OPTIONS} | {
             "run_id": self.log.run_id,
             "mlflow_run_id": target.mlflow_run_id if target else None,
             "identity": identity(self.config),
@@ -155,7 +217,7 @@ class Record(Stateful):
             "worst_class_accuracy": min(test.class_accuracy) if test else None,
             "val_accuracy": self.history[-1]["val_accuracy"] if self.history else None,
             "train_loss": _finite_or_none(at_end.train_loss),
-            "mean_keep": self.kept.mean_keep,
+            "mean_keep": kept.mean_keep,
             "charged_flops": ledger.charged_flops,
             "reference_flops": ledger.reference_flops,
             "full_flops": env.full_flops,
@@ -163,102 +225,43 @@ class Record(Stateful):
             "flops_by_phase": dict(ledger.flops),
             "seconds": self.training_seconds(),
             "wall_seconds": self.elapsed,
-            "reference_system_seconds": self.kept.reference_system_seconds(),
-            "seconds_by_phase": seconds,
+            "reference_system_seconds": reference_system_seconds(np.array(kept.seconds), counts),
+            "seconds_by_phase": ledger.seconds | (reference.seconds if reference else {}),
             "steps": env.step_count,
             "processes": processes,
             "samples_trained": int(env.visits.sum()),
-            "samples_drawn": self.kept.drawn,
+            "samples_drawn": kept.drawn,
             "samples_closing": len(at_end.closing),
             "skipped_updates": at_end.skipped,
             "seen": float((env.visits > 0).mean()),
-            "class_coverage": self._coverage(),
+            "class_coverage": mean(self.history, "class_coverage"),
             "under_budget": at_end.truncated,
             "reference_accuracy": reference.accuracy if reference else None,
             "weights_sha256": state_digest(env.learner.model.state_dict()),
             "history": self.history,
         }
 
-    def _coverage(self) -> float | None:
-        values = [row["class_coverage"] for row in self.history]
-        return math.fsum(values) / len(values) if values else None
-
-    def _write(self, what: str, action: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def _no_loss(self, what: str) -> Iterator[None]:
         """Write something that is no loss; what cannot be written is told, not raised."""
         try:
-            action()
+            yield
         except OSError as error:
             _log.warning("%s: %s were not written: %s", self.folder, what, error)
 
-    def _write_traceback(self, error: str) -> None:
-        write_text(self.folder / "traceback.txt", error)
-        self.log.log_file(self.folder / "traceback.txt")
-
-    def _write_artifacts(self, result: dict[str, Any]) -> None:
+    def _write_artifacts(self) -> None:
         from gstds.train.figures.plots import plot_run
 
         kept = self.folder / "kept.npz"
         self.kept.save(kept, visits=self.env.visits, order_seed=self.env.draws.seed)
         ratios = self.kept.keep_sequence() / self.env.options.batch_size
         write_bytes(self.folder / "run.png", plot_run(self.history, ratios.tolist()))
-        write_json(self.folder / "history.json", result["history"])
+        write_json(self.folder / "history.json", self.history)
         for name in ("kept.npz", "run.png", "config.json"):
             if (self.folder / name).exists():
                 self.log.log_file(self.folder / name)
-
-    def _log_final(self, result: dict[str, Any]) -> None:
-        values = dict(result)
-        if result["status"] in ("finished", "diverged"):
-            values["relative_compute"] = result["charged_flops"] / result["full_flops"]
-            values["tracking_share"] = self.log.seconds / max(self.elapsed, 1e-9)
-        self.log.log(as_logged(values, "end"), result["steps"])
 
 
 def _finite_or_none(value: float) -> float | None:
     """Return a number as JSON can hold it."""
     return float(value) if math.isfinite(value) else None
-
-
-def record_head(
-    config: RunConfig, data: Data, folder: Path, more: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return the keyword arguments of `RunLog.begin`.
-
-    Args:
-        config: The run's options.
-        data: Its data set.
-        folder: Its folder.
-        more: Tags that its comparison gives it; they win.
-    """
-    tags = _tags(config, folder) | dict(more)
-    of = more.get("control_of")
-    what = f"Policy `{tags['policy']}` on `{config.dataset}`, seed {config.seed}"
-    return {
-        "name": f"{tags['policy']}-{config.dataset}-seed{config.seed}",
-        "params": {k: v for k, v in config.as_dict().items() if v is not None},
-        "tags": tags,
-        "description": f"{what}, {config.setting}." + (f" A control of {of}." if of else ""),
-        "data": DataInput(
-            name=data.name,
-            digest=data.fingerprint,
-            rows=len(data.train),
-            classes=data.num_classes,
-            shape=(*data.image_shape[1:], data.image_shape[0]),
-            source=config.dataset,
-        ),
-    }
-
-
-def _tags(config: RunConfig, folder: Path) -> dict[str, str]:
-    tags = {
-        "policy": config.policy,
-        "seed": str(config.seed),
-        "dataset": config.dataset,
-        "learner": config.learner,
-        "setting": config.setting,
-        "identity": identity(config),
-        "folder": str(folder.absolute()),
-        "kind": "run",
-    }
-    commit = git_commit()
-    return tags | ({"git_commit": commit} if commit else {})

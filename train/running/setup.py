@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,8 +20,6 @@ from gstds.train.running.options import RunConfig
 if TYPE_CHECKING:
     from gstds.common.process_group import Group
 
-__all__ = ["make_env", "make_run_policy", "make_run_schedule", "reproducible"]
-__all__ += ["with_paper_defaults"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -63,45 +62,30 @@ def make_run_policy(config: RunConfig) -> policies.Policy:
         ValueError: If the policy, the schedule or a parameter is unknown or out of range.
         TypeError: If what the name stands for is no policy.
     """
-    schedule = make_run_schedule(config)
-    kind = policy_class(config.policy)
+    schedule, kind = make_run_schedule(config), policy_class(config.policy)
     parameters: dict[str, Any] = dict(config.policy_params)
     free = not follows_schedule(kind) or not kind.__module__.startswith("gstds.policies.")
-    if config.picker is not None and (free or config.policy == "custom"):
-        parameters["picker"] = config.picker
-    _refuse_two_values(config)
-    for name in ("score", "weighting"):
-        if getattr(config, name) is not None:
-            parameters[name] = getattr(config, name)
-
-    def make() -> policies.Policy:
-        return policies.make_policy(config.policy, schedule=schedule, **parameters)
-
-    policy = make()
-    if config.picker is not None and "picker" not in parameters:
-        _refuse_another_picker(config, policy)
-    others = [make() for _ in range(1, config.shards)]
-    return Sharded([policy, *others]) if others else policy
-
-
-def _refuse_two_values(config: RunConfig) -> None:
-    """Refuse an option that a parameter of the policy contradicts."""
     for name in ("picker", "score", "weighting"):
-        option, parameter = getattr(config, name), config.policy_params.get(name)
-        if None not in (option, parameter) and option != parameter:
+        option, parameter = getattr(config, name), parameters.get(name)
+        if option is None:
+            continue
+        if parameter not in (None, option):
             raise ValueError(
                 f"{name}: --{name} says {option!r} and --policy-params {name}={parameter!r}; "
                 "leave one out"
             )
-
-
-def _refuse_another_picker(config: RunConfig, policy: policies.Policy) -> None:
-    """Let ``--picker uniform`` pass for random, which is that: both then fit one comparison."""
+        if name != "picker" or free or config.policy == "custom":
+            parameters[name] = option
+    make = partial(policies.make_policy, config.policy, schedule=schedule, **parameters)
+    policy = make()
     own = getattr(getattr(policy, "picker", None), "name", None)
-    if config.picker != own:
+    # --picker uniform passes for random, which is that: both then fit one comparison.
+    if config.picker not in (None, own, parameters.get("picker")):
         raise ValueError(
             f"picker: policy {config.policy!r} has its own way of picking, not {config.picker!r}"
         )
+    others = [make() for _ in range(1, config.shards)]
+    return Sharded([policy, *others]) if others else policy
 
 
 def make_env(

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
-
-__all__ = ["Console", "announce", "out", "out_now", "print_table", "say", "settle"]
 
 SECONDS_BETWEEN_LINES = 60.0
 
-
-_announced = ""
+_announced = False
 
 
 def say(text: str) -> None:
@@ -31,7 +26,7 @@ def announce(text: str, *, quiet: bool) -> None:
     """
     global _announced
     if sys.stderr.isatty() and not quiet:
-        _announced = text
+        _announced = True
         sys.stderr.write(text)
         sys.stderr.flush()
 
@@ -41,18 +36,13 @@ def settle(*, refused: bool = False) -> None:
     global _announced
     if _announced:
         sys.stderr.write("\r\033[K" if refused else "\n")
-        _announced = ""
+        _announced = False
 
 
 def out(text: str = "") -> None:
-    """Write a line of results to standard output."""
+    """Write a line of results to standard output, where somebody may wait for it."""
     settle()
     sys.stdout.write(text + "\n")
-
-
-def out_now(text: str) -> None:
-    """Write a line of results that somebody waits for."""
-    out(text)
     sys.stdout.flush()
 
 
@@ -72,27 +62,20 @@ class Console:
     On a terminal one bar for each phase; otherwise a phase's first line at once, then one a minute.
 
     Args:
-        label: What the work is, shown before the phase.
         quiet: Say nothing.
     """
 
-    def __init__(self, label: str = "", *, quiet: bool = False) -> None:
-        self.label, self.quiet = label, quiet
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet, self.terminal = quiet, sys.stderr.isatty()
         self._bar: Any = None
         self._tasks: dict[str, Any] = {}
         self._last: dict[str, float] = {}
-        self._terminal = sys.stderr.isatty()
 
     def __enter__(self) -> Self:
         """Begin."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave the terminal as it was."""
         if self._bar:
             self._bar.stop()
@@ -102,38 +85,18 @@ class Console:
         if self.quiet:
             return
         settle()
-        show = self._show_bar if self._terminal else self._show_line
-        show(phase, done, total)
-
-    def progress_for(self, label: str) -> Callable[[str, int, int], None]:
-        """Return a progress function whose phases carry a label."""
-        return lambda phase, done, total: self(f"{label} {phase}", done, total)
-
-    def _show_line(self, phase: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        since = now - self._last.get(phase, -1e9)
-        if since >= SECONDS_BETWEEN_LINES:
-            self._last[phase] = now
-            say(f"{self.label + ': ' if self.label else ''}{phase} {done}/{total}")
+        if self.terminal:
+            self._show_bar(phase, done, total)
+        elif time.monotonic() - self._last.get(phase, -1e9) >= SECONDS_BETWEEN_LINES:
+            self._last[phase] = time.monotonic()
+            say(f"{phase} {done}/{total}")
 
     def _show_bar(self, phase: str, done: int, total: int) -> None:
         if self._bar is None:
             from rich.console import Console as RichConsole
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
+            from rich.progress import Progress
 
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=RichConsole(stderr=True))
+            self._bar = Progress(console=RichConsole(stderr=True))
             self._bar.start()
         if phase not in self._tasks:
             self._tasks[phase] = self._bar.add_task(phase, total=total)

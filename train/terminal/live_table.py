@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from gstds.train.launching.jobs import Job, Watch, run_name
+from gstds.train.launching.jobs import Job, Watch
 from gstds.train.terminal.console import SECONDS_BETWEEN_LINES, Console, say
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Board"]
 
 _MOST_ROWS = 24
 
@@ -24,160 +21,129 @@ _MOST_ROWS = 24
 class _State:
     """How one run stands."""
 
-    policy: str
-    seed: int
+    job: Job
     status: str = "waiting"
     phase: str = ""
     share: float = 0.0
     accuracy: float | None = None
     changed: float = 0.0
 
+    @property
+    def over(self) -> bool:
+        return self.status not in ("running", "waiting")
 
-class Board(Watch):
+    def cells(self) -> tuple[str, ...]:
+        phase = f" {self.phase}" if self.status == "running" and self.phase != "training" else ""
+        accuracy = "-" if self.accuracy is None else f"{100 * self.accuracy:.2f}"
+        share, seed = f"{100 * self.share:.0f}%", str(self.job.config.seed)
+        return (self.job.label, seed, self.status + phase, share, accuracy)
+
+
+class Board(Console, Watch):
     """Shows how runs go on, on standard error.
 
     On a terminal a table: policy, seed, status, progress, validation accuracy. Otherwise a line a
-    minute at most, and one for each run that ended. It is also the progress function of the work
-    before the runs.
+    minute at most, and one for each run that ended. Of the work before the runs it shows what a
+    `Console` does.
 
     Args:
         quiet: Say nothing.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
-        self._terminal = sys.stderr.isatty()
-        self._before = Console(quiet=quiet)
+        super().__init__(quiet=quiet)
         self._states: dict[str, _State] = {}
         self._live: Any = None
         self._last_line = time.monotonic()
 
-    def __enter__(self) -> Self:
-        """Begin."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave the last table standing."""
-        self._before.__exit__(kind, error, trace)
+        super().__exit__()
         if self._live:
-            self._live.update(self.table(), refresh=True)
             self._live.stop()
             self._live = None
 
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        """Show progress of what comes before the runs."""
-        self._before(phase, done, total)
-
     def expect(self, jobs: Sequence[Job]) -> None:
         """Take note of all runs that there will be."""
-        self._before.__exit__(None, None, None)
+        super().__exit__()
         for job in jobs:
-            self._states.setdefault(str(job.folder), _State(job.label, job.config.seed))
-        if self._terminal and not self._quiet and self._live is None:
-            self._open()
+            self._states.setdefault(str(job.folder), _State(job))
+        if self.terminal and not self.quiet and self._live is None:
+            from rich.console import Console as RichConsole
+            from rich.live import Live
+
+            self._live = Live(
+                get_renderable=self.table, console=RichConsole(stderr=True), refresh_per_second=2
+            )
+            self._live.start()
 
     def moved(
         self, job: Job, phase: str, done: int, total: int, accuracy: float | None = None
     ) -> None:
         """A run has done ``done`` of ``total`` of a phase, and may have been evaluated."""
-        state = self._state(job)
-        state.status, state.phase = "running", phase
-        state.share = done / total if total else 0.0
-        state.accuracy = state.accuracy if accuracy is None else accuracy
-        self._show()
+        share = done / total if total else 0.0
+        self._change(job, accuracy, status="running", phase=phase, share=share)
 
     def ended(self, job: Job, result: Mapping[str, Any], old: bool = False) -> None:
         """A run has ended; where there is no table, say so."""
-        state = self._state(job)
-        state.status = str(result["status"])
-        state.share = 1.0 if state.status == "finished" else state.share
-        if result.get("val_accuracy") is not None:
-            state.accuracy = result["val_accuracy"]
-        if not self._live and not self._quiet:
-            say(self._ended_line(job, result, old))
-        elif result.get("error") and not self._quiet:
-            say(f"{run_name(job)}: {result['error']}")
-        self._show()
+        status = str(result["status"])
+        share = {"share": 1.0} if status == "finished" else {}
+        self._change(job, result.get("val_accuracy"), status=status, **share)
+        error = [str(result["error"])] if result.get("error") else []
+        if not self._live:
+            done = sum(state.over for state in self._states.values())
+            scores = [
+                f"{name} {100 * result[key]:.2f}%"
+                for name, key in (
+                    ("test accuracy", "test_accuracy"),
+                    ("validation", "val_accuracy"),
+                )
+                if result.get(key) is not None
+            ]
+            head = f"{job.name}: {status}{' (from before)' if old else ''}"
+            self.note(f"[{done}/{len(self._states)}] " + ", ".join([head, *scores, *error]))
+        elif error:
+            self.note(f"{job.name}: {error[0]}")
 
     def note(self, text: str) -> None:
         """Say what a person should know."""
-        if not self._quiet:
+        if not self.quiet:
             say(text)
 
     def table(self) -> Table:
         """Return the table as it stands: what runs first, then what changed last."""
         from rich.table import Table
 
-        done = sum(1 for state in self._states.values() if state.share == 1.0)
-        table = Table(caption=f"{done} of {len(self._states)} runs done", caption_justify="left")
+        states = list(self._states.values())
+        done = sum(state.share == 1.0 for state in states)
+        table = Table(caption=f"{done} of {len(states)} runs done", caption_justify="left")
         for name in ("policy", "seed", "status", "progress", "val accuracy %"):
             table.add_column(name, justify="left" if name in ("policy", "status") else "right")
-        for state in self._shown():
-            table.add_row(*_cells(state))
+        order = {"running": 0, "waiting": 2}
+        first = sorted(states, key=lambda state: (order.get(state.status, 1), -state.changed))
+        shown = set(map(id, first[:_MOST_ROWS]))
+        for state in states:
+            if id(state) in shown:
+                table.add_row(*state.cells())
         return table
 
     def line(self) -> str:
         """Return how things stand in one line."""
         states = list(self._states.values())
-        running = [s for s in states if s.status == "running"]
-        over = sum(1 for s in states if s.status not in ("running", "waiting"))
-        parts = [f"{s.policy} seed {s.seed} {s.phase} {100 * s.share:.0f}%" for s in running]
-        return "; ".join([f"{over} of {len(states)} runs done", *parts])
+        running = [
+            f"{state.job.name} {state.phase} {100 * state.share:.0f}%"
+            for state in states
+            if state.status == "running"
+        ]
+        over = sum(state.over for state in states)
+        return "; ".join([f"{over} of {len(states)} runs done", *running])
 
-    def _shown(self) -> list[_State]:
-        order = {"running": 0, "waiting": 2}
-        states = sorted(
-            self._states.values(),
-            key=lambda s: (order.get(s.status, 1), -s.changed),
-        )
-        kept = set(map(id, states[:_MOST_ROWS]))
-        return [state for state in self._states.values() if id(state) in kept]
-
-    def _state(self, job: Job) -> _State:
-        state = self._states.setdefault(str(job.folder), _State(job.label, job.config.seed))
-        state.changed = time.monotonic()
-        return state
-
-    def _open(self) -> None:
-        from rich.console import Console as RichConsole
-        from rich.live import Live
-
-        self._live = Live(
-            get_renderable=self.table, console=RichConsole(stderr=True), refresh_per_second=2
-        )
-        self._live.start()
-
-    def _show(self) -> None:
-        if self._live or self._quiet:
-            return
-        if time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+    def _change(self, job: Job, accuracy: float | None, **changes: Any) -> None:
+        """Take down how a run stands; where there is no table, a line a minute says it."""
+        state = self._states.setdefault(str(job.folder), _State(job))
+        vars(state).update(changes, changed=time.monotonic())
+        state.accuracy = state.accuracy if accuracy is None else accuracy
+        waited = time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES
+        if waited and not self._live and not self.quiet:
             self._last_line = time.monotonic()
             say(self.line())
-
-    def _ended_line(self, job: Job, result: Mapping[str, Any], old: bool) -> str:
-        done = sum(1 for s in self._states.values() if s.status not in ("running", "waiting"))
-        head = f"{run_name(job)}: {result['status']}{' (from before)' if old else ''}"
-        scores = [
-            f"{name} {100 * result[key]:.2f}%"
-            for name, key in (("test accuracy", "test_accuracy"), ("validation", "val_accuracy"))
-            if result.get(key) is not None
-        ]
-        error = [str(result["error"])] if result.get("error") else []
-        return f"[{done}/{len(self._states)}] " + ", ".join([head, *scores, *error])
-
-
-def _cells(state: _State) -> tuple[str, ...]:
-    accuracy = "-" if state.accuracy is None else f"{100 * state.accuracy:.2f}"
-    phase = "" if state.phase in ("", "training") else f" {state.phase}"
-    return (
-        state.policy,
-        str(state.seed),
-        state.status + (phase if state.status == "running" else ""),
-        f"{100 * state.share:.0f}%",
-        accuracy,
-    )

@@ -1,17 +1,53 @@
-"""Options on the command line: flags, defaults and help follow from the options' fields."""
+"""Words of a command line: flags, defaults and help from the options' fields; places, all checked.
+
+Exit codes, too: done, a run failed, bad input, interrupted.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import enum
+import importlib.util
+import shlex
+import sys
+import tempfile
+import time
+import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any
 
 from gstds.options.fields import Options, default_of, groups, kind_of, names
-
-__all__ = ["add_options", "given", "option_words"]
+from gstds.train.running.options import RecordOptions
 
 _TYPES: dict[str, Any] = {"int": int, "float": float}
+
+
+class Exit(enum.IntEnum):
+    """What a shell is answered."""
+
+    DONE = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    INTERRUPTED = 130
+
+
+def code_of(statuses: Collection[str], *, whole: bool = True, done: Collection[str] = ()) -> int:
+    """Return the exit code of runs.
+
+    Args:
+        statuses: How each ended.
+        whole: Whether all that were planned are there.
+        done: Statuses that count as done beside ``finished``.
+    """
+    if "interrupted" in statuses or not whole:
+        return Exit.INTERRUPTED
+    return Exit.DONE if set(statuses) <= {"finished", *done} else Exit.FAILED
+
+
+# ------------------------------------------------------------------ options
 
 
 def add_options(
@@ -31,7 +67,7 @@ def add_options(
         skip: Names of those to leave out.
         defaults: Let what was not given have its default; otherwise it is not there.
     """
-    wanted = [name for name in (names(kind) if only is None else only) if name not in skip]
+    wanted = set(names(kind) if only is None else only) - set(skip)
     for title, group in groups(kind).items():
         chosen = [one for one in group if one.name in wanted]
         if chosen:
@@ -56,17 +92,16 @@ def _argument(one: Field[Any]) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction, **text}
     if kind == "map":
         return {"nargs": "+", "type": _key_value, "metavar": "KEY=VALUE", **text}
-    metavar = about["metavar"] or one.name.rpartition("_")[2].upper()
+    text["metavar"] = about["metavar"] or one.name.rpartition("_")[2].upper()
     if kind == "list":
-        element = float if "float" in str(one.type) else str
-        return {"nargs": "+", "type": element, "metavar": metavar, **text}
-    return {"type": _TYPES.get(kind, str), "metavar": metavar, **text}
+        return {"nargs": "+", "type": float if "float" in str(one.type) else str, **text}
+    return {"type": _TYPES.get(kind, str), **text}
 
 
 def _key_value(text: str) -> tuple[str, Any]:
     import yaml
 
-    from gstds.train.running.options_file import read_yaml
+    from gstds.train.running.options import read_yaml
 
     key, equals, value = text.partition("=")
     if not equals or not key:
@@ -102,3 +137,90 @@ def option_words(options: Options, skip: Collection[str] = ()) -> list[str]:
         else:
             words += [flag, *(map(str, value) if isinstance(value, tuple) else [str(value)])]
     return words
+
+
+# ------------------------------------------------------------------ places
+
+
+def command_line() -> str:
+    """Return the command that runs, without its secrets."""
+    from gstds.train.tracking.store import mask_secrets
+
+    return shlex.join(["gstds", *(mask_secrets(word) for word in sys.argv[1:])])
+
+
+def begin(arguments: argparse.Namespace) -> None:
+    """Let ``module:Class`` name files of the working folder, and check options of the record.
+
+    Raises:
+        ValueError: If MLflow is only a folder of that name, or an option is out of range.
+        OSError: If the file of ``--json`` cannot be written.
+    """
+    for problem in check_mlflow():
+        raise ValueError(problem)
+    here = str(Path.cwd())
+    if here not in sys.path:  # behind the packages, which it does not shadow
+        sys.path.append(here)
+    result = RecordOptions(**given(arguments, RecordOptions)).json
+    if result and (not Path(result).absolute().parent.is_dir() or Path(result).is_dir()):
+        raise OSError(f"--json {result!r}: no file can be written there")
+
+
+def check_mlflow() -> list[str]:
+    """Say whether MLflow is only a folder of that name."""
+    spec = sys.modules.get("mlflow") or importlib.util.find_spec("mlflow")
+    if spec is None or getattr(spec, "origin", None) or getattr(spec, "__file__", None):
+        return []
+    return ["package 'mlflow' is not installed: only a folder of that name is found; install it"]
+
+
+def place_for(arguments: argparse.Namespace, kind: str, *, touch: bool = True) -> Path:
+    """Return the folder of ``--out``, or else the name of one that is not there yet, in ``runs``.
+
+    Args:
+        arguments: The command line.
+        kind: How the name of a new one begins.
+        touch: Try whether it can be made and written, and leave nothing behind.
+
+    Raises:
+        OSError: If it cannot; the message names it.
+    """
+    new = f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    folder = Path(arguments.out) if arguments.out else Path("runs") / new
+    missing = [p for p in (folder, *folder.parents) if touch and not p.exists()]
+    try:
+        if touch:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                probe.write(b"x" * 4096)
+                probe.flush()
+    except OSError as error:
+        raise OSError(
+            f"--out {str(folder)!r} cannot be written ({error.strerror}); name another folder"
+        ) from error
+    finally:
+        for made in missing:
+            with contextlib.suppress(OSError):
+                made.rmdir()
+    return folder
+
+
+def open_tracking(arguments: argparse.Namespace) -> str | None:
+    """Return the tracking store's URI; None without tracking.
+
+    A server is asked whether it is there. Nothing is made yet: the data may prove unusable.
+
+    Raises:
+        ConnectionError: If the server does not answer, unless the command line says --offline.
+    """
+    if arguments.no_tracking:
+        return None
+    from gstds.train.tracking.store import check_store, tracking_uri
+
+    uri = tracking_uri(arguments.tracking_uri)
+    try:
+        check_store(uri, arguments.experiment)
+    except ConnectionError:
+        if not getattr(arguments, "offline", False):
+            raise
+    return uri

@@ -9,26 +9,28 @@ on an error.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from gstds.common.checksummed_json import read_sealed, write_sealed
-from gstds.train.figures.palette import policy_color
-from gstds.train.tracking.log import LOG_NAME, read_log
-from gstds.train.tracking.store import client as make_client
-from gstds.train.tracking.store import mask_secrets, prepare_store
-from gstds.train.tracking.views import describe_experiment, place_view
+from gstds.common.files import locked
+from gstds.train.figures.frame import policy_color
+from gstds.train.tracking import store
+from gstds.train.tracking.log import LOG_NAME, STATUSES, read_log
+from gstds.train.tracking.ui import describe_experiment, place_view
 
 if TYPE_CHECKING:
-    from mlflow.entities import Dataset, Run
+    from mlflow.entities import DatasetInput, Run
 
-__all__ = ["ID_TAG", "SUPERSEDED_TAG", "Delivery", "Target", "note_target", "read_target"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,10 +38,7 @@ ID_TAG = "gstds.run_id"
 SUPERSEDED_TAG = "superseded"
 _NOTE_NAME = "delivery.json"
 _BATCH = 1000
-_MOST_TAGS = 100
 _LONGEST = {"params": 6000, "tags": 8000}
-_STATUS = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED"}
-_STATUS |= {"interrupted": "KILLED"}
 
 
 @dataclass(frozen=True)
@@ -60,19 +59,30 @@ class Target:
     mlflow_run_id: str | None = None
     offset: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse what is no target, whatever a file says."""
+        texts = (self.uri, self.experiment, self.run_id, self.mlflow_run_id)
+        whole = isinstance(self.offset, int) and self.offset >= 0
+        if not whole or not all(isinstance(text, str | None) for text in texts):
+            raise TypeError(f"no target of a delivery: {self}")
+
 
 def read_target(folder: Path) -> Target | None:
-    """Return where a folder's run is delivered; None if it is not, or the note is damaged."""
-    try:
-        target = Target(**read_sealed(folder / _NOTE_NAME))
-    except (OSError, ValueError, TypeError):
-        return None
-    return target if isinstance(target.offset, int) and target.offset >= 0 else None
+    """Return where a folder's run is delivered, by its note, or else by its configuration.
+
+    None if neither says it, or can be read.
+    """
+    unreadable = (OSError, ValueError, TypeError, KeyError)
+    with contextlib.suppress(*unreadable):
+        return Target(**read_sealed(folder / _NOTE_NAME))
+    with contextlib.suppress(*unreadable):
+        return Target(**read_sealed(folder / "config.json")["tracking"])
+    return None
 
 
 def note_target(folder: Path, uri: str, experiment: str, run_id: str) -> Target:
     """Note where a run is to be delivered, unless that stands there; what was delivered stays."""
-    shown = uri if mask_secrets(uri) == uri else None
+    shown = uri if store.mask_secrets(uri) == uri else None
     there = read_target(folder)
     if there and (there.uri, there.experiment, there.run_id) == (shown, experiment, run_id):
         return there
@@ -81,76 +91,116 @@ def note_target(folder: Path, uri: str, experiment: str, run_id: str) -> Target:
     return target
 
 
+def folder_of(run: str, uri: str) -> Path:
+    """Return the folder of a run, by its own id or by MLflow's; imports no MLflow here.
+
+    The folders in ``runs`` are looked through first; then a process of its own asks the store.
+
+    Raises:
+        LookupError: If neither knows the run.
+    """
+    for note in sorted(Path("runs").rglob(_NOTE_NAME)):
+        target = read_target(note.parent)
+        if target and run in (target.run_id, target.mlflow_run_id):
+            return note.parent
+    if not store.store_exists(uri):
+        raise LookupError(f"there is no {uri}, and no run {run!r} in runs")
+    with ProcessPoolExecutor(1, get_context("spawn")) as helper:
+        return Path(helper.submit(_folder_in_store, run, uri).result())
+
+
+def _folder_in_store(run: str, uri: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    client = store.client(uri)
+    every = [experiment.experiment_id for experiment in client.search_experiments()]
+    try:
+        found = client.search_runs(every, store.equals(f"`{ID_TAG}`", run), max_results=1)
+        return str((found[0] if found else client.get_run(run)).data.tags["folder"])
+    except (MlflowException, KeyError):
+        raise LookupError(f"no run {run!r} in runs or in {store.mask_secrets(uri)}") from None
+
+
 class Delivery:
     """Delivers what a folder's log holds.
 
     Args:
         folder: The run's folder.
         uri: The store.
-        experiment: The experiment, if the folder names none.
     """
 
-    def __init__(self, folder: Path, uri: str, experiment: str = "gstds") -> None:
-        self.folder, self.uri = folder, uri
-        self._client = make_client(uri)
-        head = next((line for line, _ in read_log(folder / LOG_NAME)), {})
-        if head.get("kind") != "run":
-            raise ValueError(f"{folder / LOG_NAME} does not begin with a run; it is damaged")
-        there = read_target(folder)
-        target = note_target(folder, uri, there.experiment if there else experiment, head["run_id"])
-        self.target = self._checked(target)
-        self.ended = False
-        self._log_file = (folder / LOG_NAME).stat().st_ino
-
-    def is_of_another_log(self) -> bool:
-        """Return whether another run has begun in the folder."""
-        return (self.folder / LOG_NAME).stat().st_ino != self._log_file
-
-    def _checked(self, target: Target) -> Target:
-        """Return the target, from the beginning if the store does not know the run (any more)."""
-        from mlflow.exceptions import MlflowException
-
-        if target.mlflow_run_id is None:
-            return replace(target, offset=0)
-        try:
-            run = self._client.get_run(target.mlflow_run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return replace(target, mlflow_run_id=None, offset=0)
-        if run.info.lifecycle_stage != "active":
-            raise ValueError(
-                f"run {target.mlflow_run_id} was deleted in {mask_secrets(self.uri)}; restore it "
-                f"there, or delete {self.folder / _NOTE_NAME} to deliver it anew"
-            )
-        return target
+    def __init__(self, folder: Path, uri: str) -> None:
+        self.folder, self.uri, self.log = folder, uri, folder / LOG_NAME
 
     def deliver(self, stop: Callable[[], bool] = lambda: False) -> int:
-        """Deliver what waits; return how many points that were.
+        """Deliver what waits, once nobody else delivers to the store; return how many points.
 
         Args:
             stop: Asked before each call whether to leave the rest.
 
         Raises:
-            Exception: Whatever MLflow raises; what was delivered before is noted.
-            ValueError: If the log is damaged.
+            ConnectionError: If the store does not answer, or does not take something; what was
+                delivered before is noted.
+            FileNotFoundError: If there is no log.
+            ValueError: If the log is damaged, or the run was deleted in the store.
         """
+        head = next((line for line, _ in read_log(self.log)), {})
+        if head.get("kind") != "run":
+            raise ValueError(f"{self.log} does not begin with a run; it is damaged")
+        with locked(store.uploads_folder(self.uri) / "delivery.lock", keep=False):
+            noted = read_target(self.folder)
+            experiment = noted.experiment if noted else "gstds"
+            self.target = note_target(self.folder, self.uri, experiment, head["run_id"])
+            if self.target.offset == self.log.stat().st_size:
+                return 0
+            try:
+                return self._deliver(stop)
+            except (ConnectionError, ValueError):
+                raise
+            except Exception as error:  # whatever MLflow raises
+                raise ConnectionError(
+                    f"{self.folder} could not be delivered to {store.mask_secrets(self.uri)}: "
+                    f"{store.reason_of(error)}; the rest stays in {self.log}"
+                ) from error
+
+    def _deliver(self, stop: Callable[[], bool]) -> int:
+        store.probe_store(self.uri)
+        self._client = store.client(self.uri)
+        self._find_run()
         count = 0
         for kind, content, offset in self._batches():
             if stop():
-                return count
+                break
             self._send(kind, content)
             self.target = replace(self.target, offset=offset)
             write_sealed(self.folder / _NOTE_NAME, asdict(self.target))
-            self.ended = kind == "end"
             count += len(content) if kind == "metrics" else 0
         return count
+
+    def _find_run(self) -> None:
+        """Begin from the beginning if the store does not know the run (any more)."""
+        from mlflow.exceptions import MlflowException
+
+        if self.target.mlflow_run_id is None:
+            return
+        try:
+            run = self._client.get_run(self._id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self.target = replace(self.target, mlflow_run_id=None, offset=0)
+            return
+        if run.info.lifecycle_stage != "active":
+            raise ValueError(
+                f"run {self._id} was deleted in {store.mask_secrets(self.uri)}; restore it "
+                f"there, or delete {self.folder / _NOTE_NAME} to deliver it anew"
+            )
 
     def _batches(self) -> Iterator[tuple[str, Any, int]]:
         """Yield kind, content and the offset behind it; points joined to batches."""
         points: list[tuple[str, float, int, int]] = []
         end = self.target.offset
-        for line, offset in read_log(self.folder / LOG_NAME, end):
+        for line, offset in read_log(self.log, end):
             plain = line["kind"] == "metrics"
             if points and (not plain or len(points) + len(line["values"]) > _BATCH):
                 yield "metrics", points, end
@@ -196,13 +246,13 @@ class Delivery:
         path = self.folder / line["file"]
         if path.is_symlink() or not path.resolve().is_relative_to(self.folder.resolve()):
             raise ValueError(
-                f"{self.folder / LOG_NAME} names {line['file']!r}, which is no file of this "
+                f"{self.log} names {line['file']!r}, which is no file of this "
                 "folder; it was changed: remove that line"
             )
-        if not path.is_file():
+        if path.is_file():
+            self._client.log_artifact(self._id, str(path), line["folder"] or None)
+        else:
             _log.warning("the artifact %s is gone and was not delivered", path)
-            return
-        self._client.log_artifact(self._id, str(path), line["folder"] or None)
 
     def _send_view(self, line: Mapping[str, Any]) -> None:
         experiment_id = self._client.get_run(self._id).info.experiment_id
@@ -210,34 +260,29 @@ class Delivery:
 
     def _send_end(self, line: Mapping[str, Any]) -> None:
         self._client.set_tag(self._id, "status", line["status"])
-        self._client.set_terminated(self._id, _STATUS[line["status"]], end_time=line["time"])
-
-    # ------------------------------------------------------------------ the head
+        self._client.set_terminated(self._id, STATUSES[line["status"]], end_time=line["time"])
 
     def _send_run(self, line: Mapping[str, Any]) -> None:
         """Create the run, or find what an interrupted delivery created, and describe it."""
-        experiment_id = prepare_store(self.uri, self.target.experiment)
-        found = self._search(experiment_id, [_equals(ID_TAG, line["run_id"])])
+        from mlflow.entities import Param, RunTag
+
+        experiment_id = store.prepare_store(self.uri, self.target.experiment)
+        found = self._search(experiment_id, store.equals(f"`{ID_TAG}`", line["run_id"]))
         run = found[0] if found else self._create(experiment_id, line)
         self.target = replace(self.target, mlflow_run_id=run.info.run_id)
-        run = self._client.get_run(self._id)
         notes = {"mlflow.note.content": line["description"]} if line["description"] else {}
-        self._write(
-            self._shortened("params", line["params"]),
-            self._shortened("tags", {**line["tags"], **notes}),
-        )
-        if line["data"] and not (run.inputs and run.inputs.dataset_inputs):
-            from mlflow.entities import DatasetInput, InputTag
-
-            context = InputTag("mlflow.data.context", "training")
-            inputs = [DatasetInput(_dataset(line["data"]), [context])]
-            self._client.log_inputs(self._id, datasets=inputs)
-        self._supersede(experiment_id, line["tags"])
+        params = [Param(*pair) for pair in self._shortened("params", line["params"])]
+        tags = [RunTag(*pair) for pair in self._shortened("tags", line["tags"] | notes)]
+        self._client.log_batch(self._id, params=params, tags=tags)
+        if line["data"]:
+            self._client.log_inputs(self._id, datasets=[_data_input(line["data"])])
+        if {"folder", "kind"} <= line["tags"].keys():
+            self._supersede(experiment_id, line["tags"])
         describe_experiment(self._client, experiment_id)
         place_view(self.uri, experiment_id)
 
     def _create(self, experiment_id: str, line: Mapping[str, Any]) -> Run:
-        policy = line["tags"].get("policy")
+        policy, commit = line["tags"].get("policy"), line["tags"].get("git_commit")
         tags = {
             ID_TAG: line["run_id"],
             "mlflow.user": _user(),
@@ -245,53 +290,33 @@ class Delivery:
             "mlflow.source.type": "LOCAL",
             "mlflow.runColor": policy_color(policy) if policy else "#000000",
         }
-        commit = line["tags"].get("git_commit")
         if commit:
             tags["mlflow.source.git.commit"] = commit.removesuffix("-dirty")
         return self._client.create_run(experiment_id, line["time"], tags, line["name"])
 
-    def _search(self, experiment_id: str, filters: list[str]) -> list[Run]:
+    def _search(self, experiment_id: str, *filters: str) -> list[Run]:
         return list(self._client.search_runs([experiment_id], " AND ".join(filters)))
 
     def _supersede(self, experiment_id: str, tags: Mapping[str, str]) -> None:
         """Let the views leave out the runs whose place this one has taken."""
-        if "folder" not in tags or "kind" not in tags:
-            return
-        place = [_equals(key, tags[key]) for key in ("folder", "kind")]
-        for run in self._search(experiment_id, [*place, f"tags.{SUPERSEDED_TAG} IS NULL"]):
+        place = [store.equals(key, tags[key]) for key in ("folder", "kind")]
+        for run in self._search(experiment_id, *place, f"tags.{SUPERSEDED_TAG} IS NULL"):
             if run.info.run_id != self._id:
                 self._client.set_tag(run.info.run_id, SUPERSEDED_TAG, self._id)
 
-    def _shortened(
-        self, kind: Literal["params", "tags"], values: Mapping[str, str]
-    ) -> dict[str, str]:
+    def _shortened(self, kind: str, values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         """Write values that MLflow would cut as artifacts, and refer to them."""
-        short: dict[str, str] = {}
         for key, text in values.items():
-            short[key] = text
-            if len(text) > _LONGEST[kind]:
+            if len(text) <= _LONGEST[kind]:
+                yield key, text
+            else:
                 path = f"{kind}/{key.replace('/', '_')}.txt"
                 self._client.log_text(self._id, text, path)
-                short[key] = f"see artifact {path} ({len(text)} characters)"
-        return short
-
-    def _write(self, params: dict[str, str], tags: dict[str, str]) -> None:
-        from mlflow.entities import Param, RunTag
-
-        param_list = [Param(key, value) for key, value in params.items()]
-        tag_list = [RunTag(key, value) for key, value in tags.items()]
-        for i in range(0, max(len(param_list), len(tag_list)), _MOST_TAGS):
-            part = slice(i, i + _MOST_TAGS)
-            self._client.log_batch(self._id, params=param_list[part], tags=tag_list[part])
+                yield key, f"see artifact {path} ({len(text)} characters)"
 
 
-def _equals(tag: str, value: str) -> str:
-    quote = '"' if "'" in value else "'"
-    return f"tags.`{tag}` = {quote}{value}{quote}"
-
-
-def _dataset(data: Mapping[str, Any]) -> Dataset:
-    from mlflow.entities import Dataset
+def _data_input(data: Mapping[str, Any]) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
     def tensors(dtype: str, *shape: int) -> str:
         spec = {"dtype": dtype, "shape": [-1, *shape]}
@@ -299,18 +324,18 @@ def _dataset(data: Mapping[str, Any]) -> Dataset:
 
     spec = {"features": tensors("uint8", *data["shape"]), "targets": tensors("int64")}
     profile = {"rows": data["rows"], "classes": data["classes"], "image_shape": data["shape"]}
-    return Dataset(
+    dataset = Dataset(
         name=data["name"][:500],
         digest=data["digest"][:36],
         source_type="code",
-        source=json.dumps({"source": mask_secrets(data["source"])}),
+        source=json.dumps({"source": store.mask_secrets(data["source"])}),
         schema=json.dumps({"mlflow_tensorspec": spec}),
         profile=json.dumps(profile),
     )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
 def _user() -> str:
-    try:
+    with contextlib.suppress(KeyError, OSError):
         return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
+    return "unknown"

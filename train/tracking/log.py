@@ -15,23 +15,25 @@ import logging
 import math
 import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from gstds.common.checksummed_json import check_seal, sealed
 from gstds.common.files import write_bytes
-from gstds.train.tracking.store import mask_secrets
-
-__all__ = ["LOG_NAME", "STATUSES", "DataInput", "RunLog", "read_log"]
+from gstds.train.tracking.store import mask_secrets, warner
 
 _log = logging.getLogger(__name__)
 
 LOG_NAME = "log.jsonl"
-STATUSES = ("finished", "failed", "diverged", "interrupted")
+# How a run ends, and what MLflow calls that.
+STATUSES = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED"}
+STATUSES |= {"interrupted": "KILLED"}
 _FIELDS = {
     "run": ("run_id", "name", "params", "tags", "description", "data"),
     "metrics": ("step", "values"),
@@ -41,7 +43,9 @@ _FIELDS = {
 }
 _DECISIVE = ("identity", "device")
 _MOST_IN_MEMORY = 100_000  # lines, while the disk takes none
-_NAME = re.compile(r"[\w.\- ]+(/[\w.\- ]+)*")
+_LONGEST_END = 300  # bytes of a line that ends a run
+_PART = r"(?!\.{1,2}(?:/|$))[\w.\- ]+"
+_NAME = re.compile(f"{_PART}(/{_PART})*")
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,15 @@ def read_log(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]
                 ) from error
 
 
+def has_ended(path: Path) -> bool:
+    """Return whether a log's last line is the end of its run."""
+    with contextlib.suppress(OSError), path.open("rb") as handle:
+        handle.seek(-min(path.stat().st_size, _LONGEST_END), os.SEEK_END)
+        lines = handle.read().splitlines(keepends=True)
+        return bool(lines) and lines[-1].startswith(b'{"kind": "end"') and lines[-1][-1:] == b"\n"
+    return False
+
+
 def _check_fields(line: dict[str, Any]) -> None:
     kind = line.get("kind")
     if not isinstance(kind, str):
@@ -116,8 +129,7 @@ class RunLog:
         self._size = 0
         self._waiting: list[bytes] = []
         self._last: dict[str, int] = {}
-        self._good_names: dict[str, bool] = {}
-        self._warned: set[str] = set()
+        self._warn_once = warner(_log)
 
     def begin(
         self,
@@ -156,14 +168,10 @@ class RunLog:
         """
         if self.path is None:
             return None
-        there = self._read() if resume else []
-        old = there[0] if there else {}
-        if old and all(old["tags"].get(key) == tags.get(key) for key in _DECISIVE):
-            self.run_id = str(old["run_id"])
-            self._open()
-            self._write({"kind": "resumed"})
-        else:
-            self.run_id = uuid4().hex
+        there = self._read(self.path) if resume else []
+        same = there and all(there[0]["tags"].get(key) == tags.get(key) for key in _DECISIVE)
+        self.run_id = str(there[0]["run_id"]) if same else uuid4().hex
+        if not same:
             head = {
                 "kind": "run",
                 "run_id": self.run_id,
@@ -175,10 +183,12 @@ class RunLog:
                 "steps": steps,
             }
             there = [line for line in there if line.get("step", step + 1) <= step]
-            content = b"".join([_encoded(head), *(_encoded(line) for line in there)])
-            write_bytes(self.path, content)
-            self._size = len(content)
-            self._open()
+            write_bytes(self.path, b"".join(map(_encoded, (head, *there))))
+            self._size = self.path.stat().st_size
+        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        os.ftruncate(self._descriptor, self._size)
+        if same:
+            self._write({"kind": "resumed"})
         for line in there:
             self._last |= dict.fromkeys(line.get("values", ()), line.get("step", 0))
         return self.run_id
@@ -186,13 +196,15 @@ class RunLog:
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Log values of metrics named ``section/name`` at a step."""
         with self._guarded("log"):
+            step = int(step)
             values = {
                 key: self._finite_or_none(key, value)
                 for key, value in metrics.items()
-                if self._is_good(key) and self._is_new(key, int(step))
+                if self._is_good(key) and step > self._last.get(key, step - 1)
             }
             if values:
-                self._write({"kind": "metrics", "step": int(step), "values": values})
+                self._last |= dict.fromkeys(values, step)
+                self._write({"kind": "metrics", "step": step, "values": values})
 
     def log_file(self, path: str | Path, folder: str = "") -> None:
         """Log a file of the run's folder as an artifact in ``folder``."""
@@ -224,41 +236,22 @@ class RunLog:
     def sync(self) -> None:
         """Bring all that was logged to the disk."""
         with self._guarded("sync"):
+            self._write()
             if self._descriptor is not None:
-                self._flush()
                 os.fsync(self._descriptor)
 
-    # ------------------------------------------------------------------ the file
-
-    def _read(self) -> list[dict[str, Any]]:
+    def _read(self, path: Path) -> list[dict[str, Any]]:
         """Return what is there, without the half line of a crash; nothing if no run begins it."""
-        if self.path is None or not self.path.exists():
-            return []
-        lines = []
-        for line, end in read_log(self.path):
-            lines.append(line)
-            self._size = end
-        return lines if lines and lines[0]["kind"] == "run" else []
+        lines = list(read_log(path)) if path.exists() else []
+        self._size = lines[-1][1] if lines else 0
+        return [line for line, _ in lines if lines[0][0]["kind"] == "run"]
 
-    def _open(self) -> None:
-        if self.path is None:
-            return
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._descriptor = os.open(self.path, flags, 0o644)
-        os.ftruncate(self._descriptor, self._size)
-
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, *lines: dict[str, Any]) -> None:
+        """Write lines behind those that wait for room on the disk: all of it, or nothing."""
         if self._descriptor is None:
             return
-        self._waiting.append(_encoded(line))
-        self._flush()
-
-    def _flush(self) -> None:
-        """Write what waits, whole or not at all."""
-        if self._descriptor is None or not self._waiting:
-            return
-        content = memoryview(b"".join(self._waiting))
-        done = 0
+        self._waiting += map(_encoded, lines)
+        content, done = memoryview(b"".join(self._waiting)), 0
         try:
             while done < len(content):
                 done += os.write(self._descriptor, content[done:])
@@ -267,41 +260,24 @@ class RunLog:
                 os.ftruncate(self._descriptor, self._size)
             self._warn_once(f"{self.path} cannot be written ({error.strerror}); the run goes on")
             del self._waiting[:-_MOST_IN_MEMORY]
-            return
-        self._size += done
-        self._waiting = []
-
-    # ------------------------------------------------------------------ what is logged
-
-    def _is_new(self, key: str, step: int) -> bool:
-        if step <= self._last.get(key, step - 1):
-            return False
-        self._last[key] = step
-        return True
+        else:
+            self._size += done
+            self._waiting = []
 
     def _is_good(self, key: str) -> bool:
-        known = self._good_names.get(key)
-        if known is None:
-            known = isinstance(key, str) and len(key) <= 250 and bool(_NAME.fullmatch(key))
-            known = known and not any(part in (".", "..") for part in key.split("/"))
-            self._good_names[key] = known
-            if not known:
-                self._warn_once(
-                    f"metric {key!r} is left out: names are section/name of letters, digits, "
-                    "'_', '-', '.' and spaces, at most 250 characters"
-                )
-        return known
+        good = isinstance(key, str) and len(key) <= 250 and _NAME.fullmatch(key) is not None
+        if not good:
+            self._warn_once(
+                f"metric {key!r} is left out: names are section/name of letters, digits, "
+                "'_', '-', '.' and spaces, at most 250 characters"
+            )
+        return good
 
     def _finite_or_none(self, key: str, value: float) -> float | None:
         number = float(value)
         if math.isinf(number):
             self._warn_once(f"metric {key!r} became infinite; it is logged as NaN")
         return number if math.isfinite(number) else None
-
-    def _warn_once(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
-            _log.warning("%s", mask_secrets(message))
 
     @contextlib.contextmanager
     def _guarded(self, action: str) -> Iterator[None]:
@@ -323,6 +299,31 @@ def _encoded(line: Mapping[str, Any]) -> bytes:
 
 def _as_text(value: Any) -> str:
     """Return a parameter's value as it is shown, without secrets."""
-    if isinstance(value, dict | list | tuple):
-        return mask_secrets(json.dumps(value, default=str))
-    return mask_secrets(str(value))
+    nested = isinstance(value, dict | list | tuple)
+    return mask_secrets(json.dumps(value, default=str) if nested else str(value))
+
+
+def git_commit(folder: Path = Path(__file__).parent) -> str | None:
+    """Return the commit of the sources, with ``-dirty`` behind it if they were changed.
+
+    Args:
+        folder: A folder of sources; default that of this package.
+
+    Returns:
+        40 hexadecimal digits, or None if the sources are not under git's control.
+    """
+    answer = None
+    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    for words in (["ls-files", "--", "."], describe):  # the first is silent on what git ignores
+        command = ["git", "-C", str(folder), *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        answer = done.stdout.strip() or None
+        if answer is None:
+            break
+    return answer
+
+
+own_commit = cache(git_commit)  # the commit as it was when first asked, as the code is

@@ -10,26 +10,16 @@ import socket
 import sqlite3
 import tempfile
 import urllib.parse
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gstds.common.files import locked, sha256
+from gstds.common.files import cache_root, locked, sha256
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment
     from mlflow.tracking import MlflowClient
 
-__all__ = [
-    "check_store",
-    "client",
-    "mask_secrets",
-    "prepare_environment",
-    "prepare_store",
-    "probe_store",
-    "sqlite_path",
-    "store_exists",
-    "tracking_uri",
-]
 
 PROBE_SECONDS = 3.0
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -43,11 +33,28 @@ _ENVIRONMENT = {
 }
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]+@")
 _SECRET_QUERY = re.compile(r"(?i)(?<=[?&])((?:password|passwd|token|secret|key)=)[^&\s'\"]+")
+_ELSEWHERE = "by --tracking-uri or MLFLOW_TRACKING_URI"
 
 
 def mask_secrets(text: str) -> str:
     """Replace ``user:password@`` in URIs, and secrets in their queries, by ``***``."""
     return _SECRET_QUERY.sub(r"\1***", _CREDENTIALS.sub("***@", text))
+
+
+def reason_of(error: BaseException | str) -> str:
+    """Return the first line of what an error says, without secrets."""
+    return mask_secrets((str(error) or type(error).__name__).splitlines()[0])[:500]
+
+
+def warner(logger: logging.Logger) -> Callable[[str], None]:
+    """Return what logs a warning without its secrets, each one once."""
+    return cache(lambda text: logger.warning("%s", mask_secrets(text)))
+
+
+def equals(tag: str, value: str) -> str:
+    """Return the search for the runs that have a tag of this value."""
+    quote = '"' if "'" in value else "'"
+    return f"tags.{tag} = {quote}{value}{quote}"
 
 
 def prepare_environment() -> None:
@@ -75,6 +82,20 @@ def tracking_uri(option: str | None = None) -> str:
     return uri if path is None else f"sqlite:///{path}"
 
 
+def sqlite_path(uri: str) -> Path | None:
+    """Return the absolute path of a sqlite store's file; None for a store of another kind."""
+    name = uri.removeprefix("sqlite:///")
+    return None if name == uri else Path(os.path.abspath(os.path.expanduser(name)))
+
+
+def uploads_folder(uri: str) -> Path:
+    """Return where it stands what waits for a store: beside its file, or in the cache."""
+    path = sqlite_path(uri)
+    if path is not None:
+        return path.with_name(f".{path.name}.uploads")
+    return cache_root() / "uploads" / sha256(uri)[:16]
+
+
 def client(uri: str) -> MlflowClient:
     """Return an MLflow client of the store at ``uri``; MLflow is imported here."""
     prepare_environment()
@@ -83,6 +104,12 @@ def client(uri: str) -> MlflowClient:
     # MLflow sets up its logger while it is imported.
     prepare_environment()
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def store_exists(uri: str) -> bool:
+    """Say whether there is a store, which for a server only asking it can tell; makes none."""
+    path = sqlite_path(uri)
+    return path is None or (path.is_file() and path.stat().st_size > 0)
 
 
 def probe_store(uri: str) -> str:
@@ -96,22 +123,83 @@ def probe_store(uri: str) -> str:
         PermissionError: If the folder of a sqlite store cannot be written.
         ValueError: If the URI is of a kind that cannot be used.
     """
-    kind = _check_kind(uri)
-    if kind == "http":
+    scheme, path = urllib.parse.urlsplit(uri).scheme.split("+")[0], sqlite_path(uri)
+    if path is not None:
+        _check_sqlite(uri, path)
+        return "sqlite"
+    if scheme in ("http", "https"):
         _probe_http(uri)
-    elif kind == "sql":
-        _probe_socket(uri)
-    return kind
+        return "http"
+    if scheme in _DEFAULT_PORTS:
+        _probe_socket(uri, _DEFAULT_PORTS[scheme])
+        return "sql"
+    if scheme.startswith("databricks") or uri == "databricks":
+        return "other"
+    raise ValueError(
+        f"tracking URI {mask_secrets(uri)!r} is of no kind that MLflow can write to; give "
+        "sqlite:///PATH.db, http://HOST:PORT or postgresql://USER@HOST/DB"
+    )
 
 
-def store_exists(uri: str) -> bool:
-    """Say whether there is a store, which for a server only asking it can tell; makes none."""
-    path = sqlite_path(uri)
-    return path is None or (path.is_file() and path.stat().st_size > 0)
+def _check_sqlite(uri: str, path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"tracking URI {uri!r} names a folder; name a file, as {uri}/mlflow.db")
+    try:
+        with tempfile.TemporaryFile(dir=next(p for p in path.parents if p.exists())):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"tracking URI {uri!r}: cannot write to {path.parent} ({error.strerror}); "
+            f"name another place {_ELSEWHERE}"
+        ) from error
 
 
-def check_store(uri: str, experiment: str) -> None:
+def _probe_http(uri: str) -> None:
+    prepare_environment()
+    import requests
+
+    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
+    verify = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure
+    try:
+        reply = requests.get(uri.rstrip("/") + "/health", timeout=PROBE_SECONDS, verify=verify)
+    except ValueError as error:  # an address that is none, such as a port that is no number
+        raise ValueError(f"tracking URI {mask_secrets(uri)!r} is no address: {error}") from None
+    except requests.RequestException as error:
+        raise _unreachable(uri, type(error).__name__) from None
+    if reply.status_code >= 500:
+        raise _unreachable(uri, f"it answers with status {reply.status_code}")
+
+
+def _probe_socket(uri: str, default_port: int) -> None:
+    parts = urllib.parse.urlsplit(uri)
+    address = (parts.hostname or "localhost", parts.port or default_port)
+    try:
+        socket.create_connection(address, PROBE_SECONDS).close()
+    except OSError as error:
+        raise _unreachable(uri, error) from None
+
+
+def _unreachable(uri: str, error: BaseException | str) -> ConnectionError:
+    reason = reason_of(error)
+    if sqlite_path(uri) is None:
+        return ConnectionError(
+            f"no MLflow store answers at {mask_secrets(uri)} ({reason}); start the server, give "
+            f"another address {_ELSEWHERE} (sqlite:///mlflow.db needs no server), or begin without "
+            "it by --offline"
+        )
+    mend = f"name another place {_ELSEWHERE}"
+    if "disk" in reason:  # "disk is full", or "disk I/O error" at a quota
+        mend = f"free some space, or {mend}"
+    elif "already exists" in reason:
+        mend = f"its making was cut short: delete that file, or {mend}"
+    return ConnectionError(f"the MLflow store {uri} cannot be used ({reason}); {mend}")
+
+
+def check_store(uri: str, experiment: str) -> str:
     """Refuse a store that cannot be used, before any work; makes nothing and imports no MLflow.
+
+    Returns:
+        The kind of store, as `probe_store` does.
 
     Raises:
         ConnectionError: If nobody answers at ``uri``.
@@ -121,16 +209,18 @@ def check_store(uri: str, experiment: str) -> None:
     """
     if not experiment.strip():
         raise ValueError(f"experiment must be a name, got {experiment!r}")
-    probe_store(uri)
-    path = sqlite_path(uri)
-    if path is not None and store_exists(uri):
+    kind, path = probe_store(uri), sqlite_path(uri)
+    if path is not None:
         query = "select experiment_id, lifecycle_stage from experiments where name = ?"
-        # What is wrong with the file, or another schema, is the uploader's to tell.
-        with contextlib.suppress(sqlite3.Error):
-            address = f"file:{urllib.parse.quote(str(path))}?mode=ro"
-            with contextlib.closing(sqlite3.connect(address, timeout=1, uri=True)) as database:
-                for number, stage in database.execute(query, (experiment,)).fetchall():
-                    _refuse_deleted(uri, experiment, number, stage)
+        address = f"file:{urllib.parse.quote(str(path))}?mode=ro"
+        # What is wrong with the file, or that there is none, is the uploader's to tell.
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(sqlite3.connect(address, timeout=1, uri=True)) as database,
+        ):
+            for number, stage in database.execute(query, (experiment,)):
+                _refuse_deleted(uri, experiment, number, stage)
+    return kind
 
 
 def _refuse_deleted(uri: str, experiment: str, number: object, stage: str) -> None:
@@ -161,80 +251,37 @@ def prepare_store(uri: str, experiment: str = "gstds") -> str:
         ValueError: If the URI is of a kind that cannot be used, or the experiment has no name or
             was deleted.
     """
-    if not experiment.strip():
-        raise ValueError(f"experiment must be a name, got {experiment!r}")
-    kind = probe_store(uri)
-    with locked(_lock_path(uri)) if kind in ("sqlite", "sql") else contextlib.nullcontext():
+    is_database = check_store(uri, experiment) in ("sqlite", "sql")
+    path = sqlite_path(uri)
+    lock = path.with_name(f".{path.name}.lock") if path else uploads_folder(uri) / "schema.lock"
+    with locked(lock) if is_database else contextlib.nullcontext():
         try:
-            _make_schema(uri)
-            return _experiment_id(uri, experiment)
+            if path is not None and not store_exists(uri):
+                _make_schema(path)
+            return _experiment_id(uri, experiment, path)
         except (ConnectionError, ValueError, PermissionError):
             raise
         except Exception as error:
-            raise ConnectionError(_unreachable(uri, error)) from error
+            raise _unreachable(uri, error) from error
 
 
-def sqlite_path(uri: str) -> Path | None:
-    """Return the absolute path of a sqlite store's file; None for a store of another kind."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    name = uri.removeprefix("sqlite:///")
-    return Path(os.path.abspath(os.path.expanduser(name)))
-
-
-def _check_kind(uri: str) -> str:
-    scheme = urllib.parse.urlsplit(uri).scheme.split("+")[0]
-    if scheme in ("http", "https"):
-        return "http"
-    if scheme in _DEFAULT_PORTS:
-        return "sql"
-    if scheme.startswith("databricks") or uri == "databricks":
-        return "other"
-    path = sqlite_path(uri)
-    if path is None:
-        raise ValueError(
-            f"tracking URI {mask_secrets(uri)!r} is of no kind that MLflow can write to; give "
-            "sqlite:///PATH.db, http://HOST:PORT or postgresql://USER@HOST/DB"
-        )
-    _check_sqlite(uri, path)
-    return "sqlite"
-
-
-def _check_sqlite(uri: str, path: Path) -> None:
-    if path.is_dir():
-        raise ValueError(f"tracking URI {uri!r} names a folder; name a file, as {uri}/mlflow.db")
-    there = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise PermissionError(
-            f"tracking URI {uri!r}: cannot write to {path.parent} ({error.strerror}); "
-            "name another place by --tracking-uri or MLFLOW_TRACKING_URI"
-        ) from error
-
-
-def _lock_path(uri: str) -> Path:
-    path = sqlite_path(uri)
-    if path is not None:
-        return path.with_name(f".{path.name}.lock")
-    digest = sha256(uri)[:16]
-    return Path(tempfile.gettempdir()) / f"gstds-store-{digest}.lock"
-
-
-def _make_schema(uri: str) -> None:
+def _make_schema(path: Path) -> None:
     """Make a sqlite store that is not there yet, whole or not at all; the caller holds its lock.
 
     MLflow cannot mend a schema whose making was cut short, by a kill or a full disk, so it is made
-    in a file beside the store and renamed.
+    in a file beside the store and renamed: from a copy of what its migrations make, which take
+    seconds, or by them if the copy is of another release.
     """
-    path = sqlite_path(uri)
-    if path is None or (path.exists() and path.stat().st_size):
-        return
+    from importlib.metadata import version
+
     new = path.with_name(f".{path.name}.new")
+    schema = Path(__file__).with_name("mlflow_schema.sql").read_text()
     _remove_database(new)
     try:
-        if not _fill_from_template(new):
+        if schema.startswith(f"-- mlflow {version('mlflow')}\n"):
+            with contextlib.closing(sqlite3.connect(new)) as database:
+                database.executescript(schema)
+        else:
             mlflow_client = client(f"sqlite:///{new}")
             mlflow_client.search_experiments(max_results=1)
             with contextlib.suppress(AttributeError):  # a private name; the file may stay open too
@@ -244,94 +291,23 @@ def _make_schema(uri: str) -> None:
         _remove_database(new)
 
 
-def _fill_from_template(path: Path) -> bool:
-    """Make MLflow's tables from a copy of what its migrations make, which take seconds.
-
-    Returns:
-        Whether the copy is of the release that is installed.
-    """
-    schema = Path(__file__).with_name("mlflow_schema.sql").read_text()
-    from importlib.metadata import version
-
-    if schema.splitlines()[0] != f"-- mlflow {version('mlflow')}":
-        return False
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        database.executescript(schema)
-    return True
-
-
 def _remove_database(path: Path) -> None:
     for suffix in ("", "-journal", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _unreachable(uri: str, error: BaseException | str) -> str:
-    if sqlite_path(uri):
-        return _unusable(uri, str(error).splitlines()[0][:300])
-    return mask_secrets(
-        f"no MLflow store answers at {uri} ({str(error).splitlines()[0][:300]}); start the server, "
-        "give another address by --tracking-uri or MLFLOW_TRACKING_URI (sqlite:///mlflow.db needs "
-        "no server), or begin without it by --offline"
-    )
+def _experiment_id(uri: str, experiment: str, path: Path | None) -> str:
+    from mlflow.exceptions import MlflowException
 
-
-def _unusable(uri: str, reason: str) -> str:
-    mend = "name another place by --tracking-uri or MLFLOW_TRACKING_URI"
-    if "disk" in reason:  # "disk is full", or "disk I/O error" at a quota
-        mend = f"free some space, or {mend}"
-    elif "already exists" in reason:
-        mend = f"its making was cut short: delete that file, or {mend}"
-    return f"the MLflow store {uri} cannot be used ({reason}); {mend}"
-
-
-def _probe_http(uri: str) -> None:
-    prepare_environment()
-    import requests
-
-    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
-    verify = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure
-    try:
-        reply = requests.get(uri.rstrip("/") + "/health", timeout=PROBE_SECONDS, verify=verify)
-    except ValueError as error:  # an address that is none, such as a port that is no number
-        raise ValueError(f"tracking URI {mask_secrets(uri)!r} is no address: {error}") from None
-    except requests.RequestException as error:
-        raise ConnectionError(_unreachable(uri, type(error).__name__)) from None
-    if reply.status_code >= 500:
-        raise ConnectionError(_unreachable(uri, f"it answers with status {reply.status_code}"))
-
-
-def _probe_socket(uri: str) -> None:
-    parts = urllib.parse.urlsplit(uri)
-    port = parts.port or _DEFAULT_PORTS[parts.scheme.split("+")[0]]
-    try:
-        socket.create_connection((parts.hostname or "localhost", port), PROBE_SECONDS).close()
-    except OSError as error:
-        raise ConnectionError(_unreachable(uri, error)) from None
-
-
-def _experiment_id(uri: str, experiment: str) -> str:
     mlflow_client = client(uri)
     found = mlflow_client.get_experiment_by_name(experiment)
     if found is None:
-        found = _create_experiment(mlflow_client, uri, experiment)
+        folder = urllib.parse.quote(experiment, safe="")
+        artifacts = (path.parent / "mlruns" / folder).as_uri() if path else None
+        with contextlib.suppress(MlflowException):  # somebody else may have created it just now
+            mlflow_client.create_experiment(experiment, artifact_location=artifacts)
+        found = mlflow_client.get_experiment_by_name(experiment)
+    if found is None:
+        raise _unreachable(uri, f"experiment {experiment!r} cannot be created")
     _refuse_deleted(uri, experiment, found.experiment_id, found.lifecycle_stage)
     return str(found.experiment_id)
-
-
-def _create_experiment(mlflow_client: MlflowClient, uri: str, experiment: str) -> Experiment:
-    from mlflow.exceptions import MlflowException
-
-    path = sqlite_path(uri)
-    location = None
-    if path is not None:
-        folder = urllib.parse.quote(experiment, safe="")
-        location = (path.parent / "mlruns" / folder).as_uri()
-    # Somebody else may have created it since we looked.
-    with contextlib.suppress(MlflowException):
-        return mlflow_client.get_experiment(
-            mlflow_client.create_experiment(experiment, artifact_location=location)
-        )
-    found = mlflow_client.get_experiment_by_name(experiment)
-    if found is None:
-        raise ConnectionError(_unreachable(uri, f"experiment {experiment!r} cannot be created"))
-    return found

@@ -20,35 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.checksummed_json import read_sealed, write_sealed
-from gstds.common.files import cache_root, is_locked, locked, sha256
+from gstds.common.files import is_locked, locked
+from gstds.train.tracking import store
 from gstds.train.tracking.delivery import Delivery, note_target, read_target
-from gstds.train.tracking.log import LOG_NAME, read_log
-from gstds.train.tracking.store import (
-    mask_secrets,
-    probe_store,
-    sqlite_path,
-    store_exists,
-    tracking_uri,
-)
-
-__all__ = ["Upload", "Uploader", "deliver_waiting", "sync", "undelivered"]
+from gstds.train.tracking.log import LOG_NAME, has_ended
 
 _log = logging.getLogger(__name__)
 
 _OFF, _URI = "GSTDS_UPLOADER", "GSTDS_UPLOADER_URI"
-_ASKED = "sync-"  # begins the entries of those who wait
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_WITHOUT_NEWS = 600.0
 _SECONDS_BETWEEN_REQUESTS = 30.0
 _LONGEST_PAUSE = 30.0
+_NOBODY = "nobody delivers to MLflow ({}); gstds sync does afterwards"
 _started: list[subprocess.Popen[bytes]] = []  # one that is forgotten warns of itself
-
-
-def _place(uri: str) -> Path:
-    path = sqlite_path(uri)
-    if path is not None:
-        return path.with_name(f".{path.name}.uploads")
-    return cache_root() / "uploads" / sha256(uri)[:16]
 
 
 class Upload:
@@ -63,15 +48,13 @@ class Upload:
     def __init__(
         self, uri: str | None = None, experiment: str = "gstds", *, elsewhere: bool = False
     ) -> None:
-        self.uri, self.experiment = tracking_uri(uri), experiment
-        self._elsewhere = elsewhere
-        self._last = 0.0
-        self._entry: Path | None = None
-        self._told = False
+        self.uri, self.experiment = store.tracking_uri(uri), experiment
+        self._elsewhere, self._asked, self._last = elsewhere, False, 0.0
+        self._warn = store.warner(_log)
 
     def address(self) -> dict[str, str | None]:
         """Return the store's URI, None if it holds a secret, and the experiment's name."""
-        known = mask_secrets(self.uri) == self.uri
+        known = store.mask_secrets(self.uri) == self.uri
         return {"uri": self.uri if known else None, "experiment": self.experiment}
 
     def begin(self, folder: Path, run_id: str | None) -> None:
@@ -80,13 +63,12 @@ class Upload:
             return
         try:
             note_target(folder, self.uri, self.experiment, run_id)
-            if self._elsewhere:
-                return
-            self._entry = _place(self.uri) / f"{run_id}.json"
-            entry = {"folder": str(folder.absolute()), "pid": os.getpid()}
-            write_sealed(self._entry, entry | {"experiment": self.experiment})
+            if not self._elsewhere:
+                self._asked = True
+                entry = {"folder": str(folder.absolute()), "pid": os.getpid()}
+                write_sealed(store.uploads_folder(self.uri) / f"{run_id}.json", entry)
         except OSError as error:
-            self._warn(error)
+            self._warn(_NOBODY.format(error))
         self.remind()
 
     def follow(self, folder: Path) -> None:
@@ -101,39 +83,27 @@ class Upload:
         Args:
             at_once: Also if that was seen to a moment ago.
         """
-        if self._entry is None or os.environ.get(_OFF) == "0":
+        pause = 0.0 if at_once else _SECONDS_BETWEEN_REQUESTS
+        recent = time.monotonic() - self._last < pause
+        if recent or not self._asked or os.environ.get(_OFF) == "0":
             return
-        if at_once or time.monotonic() - self._last > _SECONDS_BETWEEN_REQUESTS:
-            self._last = time.monotonic()
-            try:
-                _start(self.uri)
-            except OSError as error:
-                self._warn(error)
-
-    def _warn(self, error: OSError) -> None:
-        if not self._told:
-            self._told = True
-            _log.warning("nobody delivers to MLflow (%s); gstds sync does afterwards", error)
-
-
-def _start(uri: str) -> None:
-    """Start an uploader, unless there is one."""
-    place = _place(uri)
-    if is_locked(place / "lock"):
-        return
-    with (place / "log.txt").open("ab") as output:
-        _started.append(
-            subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=place,
-                env=os.environ | {_URI: uri},  # not among the words: it may hold a secret
-                start_new_session=True,
-            )
-        )
-    _started[:] = [process for process in _started if process.poll() is None]
+        self._last = time.monotonic()
+        place = store.uploads_folder(self.uri)
+        command = [sys.executable, "-P", "-m", __name__]
+        environment = os.environ | {_URI: self.uri}  # not among the words: it may hold a secret
+        aside: dict[str, Any] = {"stdin": subprocess.DEVNULL, "start_new_session": True}
+        try:
+            if is_locked(place / "lock"):
+                return
+            with (place / "log.txt").open("ab") as said:
+                _started.append(
+                    subprocess.Popen(
+                        command, env=environment, cwd=place, stdout=said, stderr=said, **aside
+                    )
+                )
+        except OSError as error:
+            self._warn(_NOBODY.format(error))
+        _started[:] = [process for process in _started if process.poll() is None]
 
 
 class Uploader:
@@ -144,10 +114,7 @@ class Uploader:
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self.place = _place(uri)
-        self._open: dict[Path, Delivery] = {}
-        self._told: set[str] = set()
+        self.uri, self._warn = uri, store.warner(_log)
 
     def work(self) -> set[Path]:
         """Deliver until nothing is left, or there was no news for ten minutes.
@@ -165,82 +132,52 @@ class Uploader:
             pause = min(2 * pause, _LONGEST_PAUSE) if failed else _SECONDS_BETWEEN_LOOKS
             time.sleep(pause)
 
-    def look(self) -> tuple[set[Path], bool, bool]:
+    def look(self, *, going_on: bool = True) -> tuple[set[Path], bool, bool]:
         """Deliver once what waits.
+
+        Args:
+            going_on: Also of runs that have not ended yet.
 
         Returns:
             The entries that are left, whether anything was delivered, and whether the store failed.
         """
         left, moved, failed = set[Path](), False, False
-        for path in sorted(self.place.glob("*.json")):
+        for path in sorted(store.uploads_folder(self.uri).glob("*.json")):
+            done = True
             try:
                 entry = read_sealed(path)
-                done, news = self._deliver(Path(entry["folder"]), entry)
-            except (ValueError, KeyError, TypeError) as error:  # no entry, or no log to deliver
-                self._tell(path, error)
-                done, news = True, False
-            except Exception as error:  # whatever MLflow raises: the store does not answer
-                self._tell(path, error)
-                done, news, failed = False, False, True
-            if done or path.name.startswith(_ASKED):  # who asked waits for one look, not for days
+                over = _is_over(entry)
+                if over or going_on:
+                    moved |= Delivery(Path(entry["folder"]), self.uri).deliver() > 0
+                done = over and _is_over(read_sealed(path))  # it may have been resumed meanwhile
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                if path.exists():  # else `gstds ui` was quicker
+                    self._warn(f"{path.stem}: {store.reason_of(error)}")
+                if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                    done, failed = False, True  # else it is no entry, or has no log to deliver
+            if done:
                 path.unlink(missing_ok=True)
             else:
                 left.add(path)
-            moved = moved or news
         return left, moved, failed
 
-    def _deliver(self, folder: Path, entry: dict[str, Any]) -> tuple[bool, bool]:
-        """Deliver what a folder's log holds; return whether that was all, and whether it was any.
 
-        A run is over when it says so, or when its process is gone.
-        """
-        going_on = _is_alive(int(entry["pid"]))
-        log = folder / LOG_NAME
-        if not log.exists():
-            return not going_on, False
-        delivery = self._open.get(folder)
-        if delivery is None or delivery.is_of_another_log():
-            probe_store(self.uri)
-            delivery = self._open[folder] = Delivery(folder, self.uri, entry["experiment"])
-        before = delivery.target.offset
+def _is_over(entry: dict[str, Any]) -> bool:
+    """Return whether a run says that it has ended, or its process is gone."""
+    pid = int(entry["pid"])
+    alive = pid > 0
+    if alive and os.name != "nt":  # there, asking would end it
         try:
-            delivery.deliver()
-        except Exception:
-            del self._open[folder]  # with a new look at what the store has
-            raise
-        done = delivery.ended or not going_on
-        if done:
-            del self._open[folder]
-        return done, delivery.target.offset > before
-
-    def _tell(self, path: Path, error: Exception) -> None:
-        text = mask_secrets(f"{path.stem}: {str(error) or type(error).__name__}").splitlines()[0]
-        if text not in self._told:
-            self._told.add(text)
-            _log.warning("%s", text[:500])
-
-
-def _is_alive(pid: int) -> bool:
-    if pid <= 0 or os.name == "nt":  # there, asking would end it
-        return pid > 0
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+            os.kill(pid, 0)
+        except (OSError, OverflowError) as error:
+            alive = isinstance(error, PermissionError)
+    return not alive or has_ended(Path(entry["folder"]) / LOG_NAME)
 
 
 def undelivered(place: Path) -> list[Path]:
     """Return the folders in ``place`` whose log was not delivered to its end."""
-    folders = [log.parent for log in sorted(place.rglob(LOG_NAME))]
-    return [folder for folder in folders if _waits(folder)]
-
-
-def _waits(folder: Path) -> bool:
-    target = read_target(folder)
-    return target is None or target.offset < (folder / LOG_NAME).stat().st_size
+    known = [(log, read_target(log.parent)) for log in sorted(place.rglob(LOG_NAME))]
+    return [log.parent for log, to in known if to is None or to.offset < log.stat().st_size]
 
 
 def sync(place: str | Path, uri: str | None = None) -> dict[str, int]:
@@ -263,119 +200,29 @@ def sync(place: str | Path, uri: str | None = None) -> dict[str, int]:
     folder = Path(place)
     if not folder.exists():
         raise FileNotFoundError(f"no runs at {folder}; give the folder of a run, or of several")
-    _refuse_older(folder)
-    counts: dict[str, int] = {}
-    for one in undelivered(folder):
-        noted = _noted(one, "uri")
-        if uri or noted or read_target(one):
-            address = tracking_uri(uri or noted)
-            _check_store(one, address, noted)
-            count = _sync_one(one, address)
-            counts |= {} if count is None else {str(one): count}
-    return counts
-
-
-def _check_store(folder: Path, address: str, noted: str | None) -> None:
-    """Refuse to make a store that the folder's run was not started with, or was in already."""
-    probe_store(address)
-    target = read_target(folder)
-    known = target is not None and target.mlflow_run_id is not None
-    if not store_exists(address) and (known or noted != address):
-        raise ConnectionError(
-            f"there is no MLflow store {address}; name the runs' store by --tracking-uri"
-        )
-
-
-def deliver_waiting(uri: str) -> None:
-    """Deliver the runs that have ended and wait for a store; warn of those that cannot be."""
-    for path in sorted(_place(uri).glob("*.json")):
-        try:
-            entry = read_sealed(path)
-            folder = Path(entry["folder"])
-            if _is_alive(int(entry["pid"])) and not _has_ended(folder):
-                continue
-            _sync_one(folder, uri)
-        except ConnectionError as error:
-            _log.warning("%s", mask_secrets(str(error)))
-            continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("%s", mask_secrets(str(error)))
-        path.unlink(missing_ok=True)
-
-
-def _sync_one(folder: Path, uri: str) -> int | None:
-    """Deliver a folder's log here, or wait for the uploader that is at work.
-
-    Returns:
-        How many points were delivered; None if the run is still going on.
-    """
-    if is_locked(folder / "run.lock"):
-        return None
-    before = _waiting_points(folder)
-    place = _place(uri)
-    try:
-        with locked(place / "lock", wait=0):
-            Delivery(folder, uri, _noted(folder, "experiment") or "gstds").deliver()
-    except BlockingIOError:
-        _hand_over(folder, uri)
-    except (ConnectionError, ValueError):
-        raise
-    except Exception as error:  # whatever MLflow raises
-        reason = mask_secrets(str(error) or type(error).__name__).splitlines()[0][:300]
-        raise ConnectionError(
-            f"{folder} could not be delivered to {mask_secrets(uri)}: {reason}; "
-            f"the rest stays in {folder / LOG_NAME}"
-        ) from error
-    return before - _waiting_points(folder)
-
-
-def _hand_over(folder: Path, uri: str) -> None:
-    """Ask the uploader that holds the lock, and wait until it has looked."""
-    entry = _place(uri) / f"{_ASKED}{sha256(str(folder.absolute()))}.json"
-    experiment = _noted(folder, "experiment") or "gstds"
-    write_sealed(entry, {"folder": str(folder.absolute()), "pid": 0, "experiment": experiment})
-    while entry.exists() and is_locked(entry.parent / "lock"):
-        time.sleep(_SECONDS_BETWEEN_LOOKS / 5)
-    if entry.exists():
-        entry.unlink(missing_ok=True)
-        Delivery(folder, uri, experiment).deliver()
-    elif _waits(folder):
-        raise ConnectionError(
-            f"{folder} could not be delivered to {mask_secrets(uri)}; {entry.parent / 'log.txt'} "
-            "says why"
-        )
-
-
-def _has_ended(folder: Path) -> bool:
-    kind = None
-    with contextlib.suppress(OSError, ValueError):
-        for line, _ in read_log(folder / LOG_NAME):
-            kind = line["kind"]
-    return kind == "end"
-
-
-def _waiting_points(folder: Path) -> int:
-    target = read_target(folder)
-    lines = read_log(folder / LOG_NAME, target.offset if target else 0)
-    return sum(len(line["values"]) for line, _ in lines if line["kind"] == "metrics")
-
-
-def _noted(folder: Path, name: str) -> str | None:
-    """Return what a folder notes of its store: ``uri`` or ``experiment``; None if nothing."""
-    target = read_target(folder)
-    if target is not None:
-        return str(getattr(target, name) or "") or None
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(read_sealed(folder / "config.json")["tracking"][name] or "") or None
-    return None
-
-
-def _refuse_older(place: Path) -> None:
-    for old in place.rglob("spool/*.jsonl"):
+    for old in folder.rglob("spool/*.jsonl"):
         raise ValueError(
             f"{old} is what release 0.1 could not deliver; deliver it with that release: "
             "pip install 'gstds<0.2'"
         )
+    counts: dict[str, int] = {}
+    for one in undelivered(folder):
+        noted = read_target(one)
+        if (noted is None and uri is None) or is_locked(one / "run.lock"):
+            continue
+        address = store.tracking_uri(uri or (noted.uri if noted else None))
+        new = noted and noted.uri == address and noted.mlflow_run_id is None
+        if not store.store_exists(address) and not new:  # it is not made by a typing error
+            raise ConnectionError(
+                f"there is no MLflow store {address}; name the runs' store by --tracking-uri"
+            )
+        counts[str(one)] = Delivery(one, address).deliver()
+    return counts
+
+
+def deliver_waiting(uri: str) -> None:
+    """Deliver the runs that have ended and wait for a store; warn of those that cannot be."""
+    Uploader(uri).look(going_on=False)
 
 
 def main() -> None:
@@ -385,15 +232,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     uri = os.environ.pop(_URI)
-    place, left, first = _place(uri), set[Path](), True
+    place = store.uploads_folder(uri)
+    left: set[Path] | None = None
     # Who asked behind the last look saw the lock held: what came meanwhile is ours.
-    while first or set(place.glob("*.json")) - left:
-        first = False
-        try:
+    with contextlib.suppress(BlockingIOError, KeyboardInterrupt):
+        while left is None or set(place.glob("*.json")) - left:
             with locked(place / "lock", wait=2):
                 left = Uploader(uri).work()
-        except (BlockingIOError, KeyboardInterrupt):
-            return
 
 
 if __name__ == "__main__":

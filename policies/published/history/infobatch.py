@@ -8,8 +8,6 @@ from gstds.common.checks import check_fraction
 from gstds.common.noise import derived_uniform
 from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
 
-__all__ = ["InfoBatch"]
-
 
 class InfoBatch(Policy):
     """InfoBatch: of the samples whose last loss is below the mean, a share is dropped.
@@ -22,6 +20,11 @@ class InfoBatch(Policy):
     Deviates from the authors' release: here each sample is dropped by a coin at each step, there
     an exact share at the beginning of each epoch, whose updates are then fewer and of full size.
 
+    Source: InfoBatch, arXiv 2303.04947
+    Cost: nothing beside training on the kept samples
+    Helps: long runs on clean data, by its authors' results; no reference is needed
+    Hurts: short runs: the first epoch and the last eighth are full, so little is saved
+
     Args:
         rate: Probability that a sample below the mean is dropped, in [0, 1).
         delta: Progress from which on everything is kept.
@@ -31,10 +34,6 @@ class InfoBatch(Policy):
     """
 
     state = ("_steps", "_mean")
-    source = "InfoBatch, arXiv 2303.04947"
-    cost = "nothing beside training on the kept samples"
-    helps = "long runs on clean data, by its authors' results; no reference is needed"
-    hurts = "short runs: the first epoch and the last eighth are full, so little is saved"
     normalizer = "drawn"
 
     def __init__(self, rate: float = 0.5, delta: float = 0.875) -> None:

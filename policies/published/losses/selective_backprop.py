@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import derived_uniform
-from gstds.policies.base import KeepRatioPolicy, Observation, RunContext, Transition, Weights
-from gstds.selection.sampling import keep_probabilities, percentiles
-from gstds.selection.schedules import Schedule
-
-__all__ = ["SelectiveBackprop", "StaleSelectiveBackprop"]
+from gstds.policies.base import (
+    AnySchedule,
+    KeepRatioPolicy,
+    Observation,
+    RunContext,
+    Transition,
+    Weights,
+)
+from gstds.selection.weights import keep_probabilities, percentiles
 
 
 class SelectiveBackprop(KeepRatioPolicy):
@@ -22,6 +25,11 @@ class SelectiveBackprop(KeepRatioPolicy):
     With ``beta`` given that is the paper's rule: β 1 keeps about half, 2 a third, fewer while
     losses fall. Without it the exponent is solved at each step, so that the expected number kept
     is the schedule's. Kept samples weigh 1, as in the paper: the gradient leans to high losses.
+
+    Source: Selective-Backprop, arXiv 1910.00762
+    Cost: n·f for the learner's forward
+    Helps: meant for clean data on which most samples are learned early; milder than big-loss
+    Hurts: noisy labels; high keep ratios, where the forward costs more than it saves
 
     Args:
         schedule: Keep-ratio schedule; without effect if ``beta`` is given.
@@ -33,29 +41,18 @@ class SelectiveBackprop(KeepRatioPolicy):
     """
 
     state = ("_past",)
-    source = "Selective-Backprop, arXiv 1910.00762"
-    cost = "n·f for the learner's forward"
-    helps = "meant for clean data on which most samples are learned early; milder than big-loss"
-    hurts = "noisy labels; high keep ratios, where the forward costs more than it saves"
     paper_schedule = ("constant", {"keep": 0.5})
     paper_parameters = {"beta": 1.0}  # noqa: RUF012  (a constant of the class)
+    _own_needs = {"learner_losses": {}}  # noqa: RUF012
     _losses = "learner_losses"
 
     def __init__(
-        self,
-        schedule: Schedule | str | None = None,
-        beta: float | None = None,
-        history: int = 1024,
+        self, schedule: AnySchedule = None, beta: float | None = None, history: int = 1024
     ) -> None:
         super().__init__(schedule, "uniform")
         self.beta = None if beta is None else check_number("beta", beta, low=0, high=1e3)
         self.history = check_integer("history", history, low=1)
         self._past = np.empty(0, dtype=np.float64)
-
-    @property
-    def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
-        """The learner's losses, unless the last ones serve."""
-        return {} if self._losses == "last_losses" else {self._losses: {}}
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run with no history."""
@@ -67,12 +64,10 @@ class SelectiveBackprop(KeepRatioPolicy):
         rows, losses = self._batch_losses(observation)
         ratio = self.checked_ratio(observation)
         weights = np.zeros(len(observation["valid"]), dtype=np.float32)
-        if ratio == 0.0 and self.beta is None:
-            return weights
-        shares = percentiles(losses, self._newest(losses))
-        chance = keep_probabilities(shares, ratio, self.beta)
-        coins = derived_uniform(np.asarray(observation["noise"])[rows], 0)
-        weights[rows[coins < chance]] = 1.0
+        if ratio > 0.0 or self.beta is not None:
+            shares = percentiles(losses, self._newest(losses))
+            coins = derived_uniform(np.asarray(observation["noise"])[rows], 0)
+            weights[rows[coins < keep_probabilities(shares, ratio, self.beta)]] = 1.0
         return weights
 
     def learn(self, transition: Transition) -> None:
@@ -97,6 +92,11 @@ class StaleSelectiveBackprop(SelectiveBackprop):
     loss is as old as the sample's last training. Compare it with `best` at twice the learning rate,
     which is what the weight of 2 of `best` is.
 
+    Source: after StaleSB of Selective-Backprop, arXiv 1910.00762, and not the same
+    Cost: nothing beside training on the kept samples
+    Helps: as selective-backprop, and whenever a forward is dear
+    Hurts: noisy labels; low keep ratios, where last losses are old
+
     Args:
         schedule: Keep-ratio schedule; without effect if ``beta`` is given.
         beta: Exponent, None to solve it.
@@ -106,8 +106,5 @@ class StaleSelectiveBackprop(SelectiveBackprop):
         ValueError: If an option is unknown or out of range.
     """
 
-    source = "after StaleSB of Selective-Backprop, arXiv 1910.00762, and not the same"
-    cost = "nothing beside training on the kept samples"
-    helps = "as selective-backprop, and whenever a forward is dear"
-    hurts = "noisy labels; low keep ratios, where last losses are old"
+    _own_needs = {}  # noqa: RUF012
     _losses = "last_losses"

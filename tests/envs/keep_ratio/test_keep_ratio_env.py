@@ -10,10 +10,10 @@ from gymnasium.utils.env_checker import check_env
 
 from gstds.common.state import latest_state, save_state, state_digest
 from gstds.envs import DataSelectionEnv, KeepRatioEnv
-from gstds.envs.keep_ratio.actions import RatioActions
+from gstds.envs.keep_ratio.env import RatioActions
 from gstds.observation.summary import SUMMARY_NAMES
 from gstds.policies import KeepRatioPolicy, RunContext
-from gstds.selection.ratio_pickers import RATIO_PICKERS
+from gstds.selection.pickers import RATIO_PICKERS
 
 ID = "gstds.envs:gstds/KeepRatio-v0"
 SMALL = {"batch_size": 16, "epochs": 6, "picker": "uniform", "interval": 2, "learner": "mlp"}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from gstds.envs import DataSelectionEnv
-from gstds.envs.learner.predictions import embedding_width
+from gstds.envs.learner.learner import embedding_width
 
 NAMES = (
     "learner_losses",

@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gstds.envs.learner import threads
-from gstds.envs.learner.learner import Learner
-from gstds.envs.learner.threads import FLOPS_OF_A_THREAD, limited_threads, threads_for
+from gstds.envs.learner import learner as threads
+from gstds.envs.learner.learner import (
+    FLOPS_OF_A_THREAD,
+    Learner,
+    limited_threads,
+    threads_for,
+)
 from gstds.options.world import LearnerOptions
 
 CPU = torch.device("cpu")

@@ -1,10 +1,9 @@
-"""Tests of gstds.envs.selection.last_samples."""
+"""The end of an equal budget: its last remainder, too small to pay for another batch."""
 
 import numpy as np
 import pytest
 
 from gstds import envs
-from gstds.envs.selection.last_samples import spend_remainder
 
 OPTIONS = {"dataset": "digits", "epochs": 1, "batch_size": 64, "reward": "none", "observe": ()}
 
@@ -18,15 +17,7 @@ def env():
 
 def spend(env, samples, *, step=0, seed=7, carried=()):
     env.trainer.carried = list(carried)
-    return spend_remainder(
-        samples * env.sample_flops,
-        env.sample_flops,
-        env.draws,
-        env.trainer,
-        step=step,
-        seed=seed,
-        least=env.learner.min_batch,
-    )
+    return env.trainer.spend(samples * env.sample_flops, step=step, seed=seed)
 
 
 @pytest.mark.parametrize("samples", [0.999, 1, 63.5, 64, 130])

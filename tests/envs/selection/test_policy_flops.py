@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gstds.envs import DataSelectionEnv
-from gstds.selection.diverse import k_center_flops
+from gstds.selection.weights import k_center_flops
 from gstds.train.running.options import config_from
 from gstds.train.running.run import RunFailedError, execute
 from gstds.train.running.setup import make_env, make_run_policy

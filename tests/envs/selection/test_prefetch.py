@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gstds.envs import DataSelectionEnv
-from gstds.envs.selection.prefetch import Ahead
+from gstds.envs.selection.scorer import Ahead
 
 
 def episode(ahead, **options):

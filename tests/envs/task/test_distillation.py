@@ -10,7 +10,7 @@ import torch
 
 from gstds.envs import DataSelectionEnv
 from gstds.envs.task import task
-from gstds.envs.task.distillation import Teacher
+from gstds.envs.task.task import Teacher
 from gstds.train.cli.main import main
 from gstds.train.running.options import config_from, identity
 from gstds.train.running.run import execute

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gstds.selection.diverse import divbs, greedy_orthogonal, k_center, last_layer_kernel
+from gstds.selection.weights import divbs, greedy_orthogonal, k_center, last_layer_kernel
 
 
 def factors(seed, n=12, classes=3, width=4):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gstds.selection.label_noise import least_loss, wrong_label_chances, wrong_label_share
+from gstds.selection.control import least_loss, wrong_label_chances, wrong_label_share
 
 
 def noisy_losses(share, n=20_000, classes=10):

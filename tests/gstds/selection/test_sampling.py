@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gstds.common.noise import keyed_uniform
-from gstds.selection.sampling import (
+from gstds.selection.weights import (
     bernoulli_by_percentile,
     chunked_softmax,
     keep_probabilities,

@@ -349,7 +349,7 @@ def test_input_is_left_alone_and_may_be_read_only():
 
 
 def test_negative_features_are_shifted_and_it_is_said_once(caplog, monkeypatch):
-    monkeypatch.setattr(_spectral_rows.shift_notice, "given", False)
+    _spectral_rows.notice_shift.cache_clear()
     features = signed(np.random.default_rng(12), 20, 5)
     with caplog.at_level(logging.INFO, logger="gstds.spectral"):
         automatic = fiedler_vector(features)

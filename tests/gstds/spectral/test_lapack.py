@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 import scipy.linalg.blas
 
-from gstds.spectral.lapack import gram_lower, lowest_eigenpairs
+from gstds.spectral.solvers import gram_lower, lowest_eigenpairs
 
 
 def symmetric(n: int) -> np.ndarray:

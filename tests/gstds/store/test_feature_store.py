@@ -457,7 +457,7 @@ def open_files(folder):
     """Paths of the files in a folder that this process holds open."""
     found = [file for file in gc.get_objects() if issubclass(type(file), io.BufferedReader)]
     names = [str(file.name) for file in found if not file.closed]
-    return [name for name in names if name.startswith(str(folder))]
+    return sorted(name for name in names if name.startswith(str(folder)))
 
 
 def test_a_forgotten_store_leaves_no_file_open_and_a_closed_one_says_so(tmp_path):

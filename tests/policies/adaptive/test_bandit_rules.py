@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gstds.policies.adaptive.bandit_rules import DiscountedUCB, Exp3S, RewardScale, make_bandit
+from gstds.policies.adaptive.bandit import DiscountedUCB, Exp3S, RewardScale, make_bandit
 
 
 def test_exp3s_is_its_formula():

@@ -10,8 +10,7 @@ import pytest
 
 from gstds.policies import Selector, make_policy
 from gstds.policies.sharded import Sharded
-from gstds.selection.pickers import PICKERS, make_picker
-from gstds.selection.ratio_pickers import RATIO_PICKERS
+from gstds.selection.pickers import PICKERS, RATIO_PICKERS, make_picker
 from gstds.selection.scores import SCORES, make_score
 from gstds.store.feature_store import build_store
 from tests.policies.settings import CONTEXT, SETTINGS, make, observation

@@ -10,7 +10,7 @@ import torch
 from test_selector import CLASSES, N, run, selector
 
 from gstds.policies import Policy, make_policy
-from gstds.policies.dropin.state import portable, restored
+from gstds.policies.dropin.observed import portable, restored
 
 ADAPTIVE = ["bandit", "linucb", "budget", "plateau"]
 NAMES = ["random", "infobatch", "stale-selective-backprop", "best", *ADAPTIVE]

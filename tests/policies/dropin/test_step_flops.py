@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gstds.policies import Policy, RunContext, Selector, make_policy
-from gstds.selection.diverse import divbs_flops, k_center_flops
 from gstds.selection.pickers import PICKERS, make_picker
 from gstds.selection.schedules import make_schedule
+from gstds.selection.weights import divbs_flops, k_center_flops
 from tests.policies.settings import CONTEXT, SETTINGS, make
 from tests.policies.views import full_view
 

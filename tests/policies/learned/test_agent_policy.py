@@ -15,8 +15,8 @@ from gstds.common.state import state_digest
 from gstds.envs import DataSelectionEnv, KeepRatioEnv
 from gstds.observation.summary import SUMMARY_HIGH, SUMMARY_LOW, SUMMARY_NAMES
 from gstds.policies import RunContext, Transition
-from gstds.policies.learned.actor import Actor
 from gstds.policies.learned.agent_file import (
+    Actor,
     AgentFile,
     AgentFileError,
     load_agent,

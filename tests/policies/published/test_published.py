@@ -10,9 +10,9 @@ from gstds.common.noise import keyed_uniform
 from gstds.policies.published.losses.selective_backprop import SelectiveBackprop
 from gstds.policies.registry import POLICIES, UNLISTED
 from gstds.selection.pickers import PICKERS, make_picker, picker_names
-from gstds.selection.sampling import percentiles
 from gstds.selection.schedules import make_schedule
 from gstds.selection.scores import SCORES, make_score, score_names
+from gstds.selection.weights import percentiles
 from tests.policies.views import CONTEXT, N, full_view
 
 QUARTER = make_schedule("constant", keep=0.25)

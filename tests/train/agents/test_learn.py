@@ -8,13 +8,12 @@ import pytest
 
 pytest.importorskip("stable_baselines3")
 
-from gstds.policies.learned.actor import Actor
-from gstds.policies.learned.agent_file import load_agent
+from gstds.policies.learned.agent_file import Actor, load_agent
 from gstds.train.agents.config import AgentConfig
 from gstds.train.agents.learn import Teacher, learn
+from gstds.train.cli.listed import listed
 from gstds.train.cli.main import main
 from gstds.train.running.run import StopFlag
-from gstds.train.terminal.listed import listed
 
 SMALL = {"batch_size": 16, "epochs": 4, "picker": "uniform", "learner": "mlp", "interval": 2}
 FEW = {"ppo": {"n_steps": 16, "batch_size": 8, "n_epochs": 2}, "a2c": {"n_steps": 16}}

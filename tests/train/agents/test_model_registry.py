@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 from gstds.observation.summary import SUMMARY_NAMES
-from gstds.policies.learned.actor import Actor
-from gstds.policies.learned.agent_file import AgentFile, AgentFileError, load_agent, save_agent
+from gstds.policies.learned.agent_file import (
+    Actor,
+    AgentFile,
+    AgentFileError,
+    load_agent,
+    save_agent,
+)
 from gstds.train.agents.registry import register_agent
 
 S = len(SUMMARY_NAMES)

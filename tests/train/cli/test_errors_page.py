@@ -77,6 +77,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--seeds": ["0"],
         "--baseline": ["jest"],
         "--datasets": ["digit"],
+        "--preset": ["sanitty"],
         "--first-seed": ["-1"],
         "--workers": ["0"],
         "--threads": ["0"],
@@ -98,7 +99,6 @@ COMMANDS = [
     ["list", "polices"],
     ["data", "fetch", "digit"],
     ["learn", "--agent", "pppo"],
-    ["experiment", "sanitty"],
     ["run", "--epoch", "3"],
 ]
 

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from gstds.train.cli.listed import TABLES, listed
 from gstds.train.cli.main import main
-from gstds.train.terminal.listed import TABLES, listed
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from gstds.selection.schedules import make_schedule
 from gstds.train.comparing.compare import Comparison, compare
 from gstds.train.comparing.controls import follows
+from gstds.train.launching.jobs import Watch
 from gstds.train.running.kept import read_kept
 from gstds.train.running.options import RunConfig
 
@@ -41,8 +42,10 @@ def run_comparison(tmp_path, tiny_npz, monkeypatch):
             name="test", folder=tmp_path / "c", tracking=None, experiment="gstds",
             controls=controls,
         )  # fmt: skip
-        report = None if told is None else lambda result, old: told.append(old)
-        return compare(comparison, report=report)
+        watch = Watch()
+        if told is not None:
+            watch.ended = lambda job, result, old: told.append(old)
+        return compare(comparison, watch=watch)
 
     return run
 

@@ -10,7 +10,7 @@ import pytest
 from gstds.common.files import locked
 from gstds.train.cli.main import main
 from gstds.train.comparing.compare import Comparison, compare, plan
-from gstds.train.launching import workers
+from gstds.train.launching import jobs as workers
 from gstds.train.launching.jobs import Logs, Watch, run_job
 from gstds.train.running.ending import StopFlag
 from gstds.train.running.options import RunConfig

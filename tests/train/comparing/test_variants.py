@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gstds.train.comparing.compare import Comparison, compare, plan
-from gstds.train.comparing.variants import split_name, variant_config, variant_name
+from gstds.train.comparing.comparison import split_name, variant_config, variant_name
 from gstds.train.running.options import RunConfig
 from tests.stores import stored
 
@@ -98,5 +98,5 @@ def test_a_comparison_of_variants_is_told_apart_everywhere(tmp_path, tiny_npz, s
     assert [r["run_id"] for r in again["runs"]] == [r["run_id"] for r in content["runs"]]
     run = stored(store_uri, tmp_path, content["runs"][1])
     assert run.data.tags["policy"] == rows[1]
-    assert run.data.params["policy"] == "random"
-    assert json.loads(run.data.params["schedule_params"]) == {}
+    assert run.data.params["policy.policy"] == "random"
+    assert json.loads(run.data.params["policy.schedule_params"]) == {}

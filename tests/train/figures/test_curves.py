@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gstds.train.figures.curves import cost_to_accuracy, curves, mean_band, pareto_front
+from gstds.train.figures.statistics import cost_to_accuracy, curves, mean_band, pareto_front
 from gstds.train.running.kept import reference_system_seconds
 
 CURVE = (np.array([1.0, 2.0, 4.0]), np.array([0.5, 0.7, 0.6]))

@@ -171,6 +171,7 @@ def test_a_stopped_driver_goes_on_where_it_was(cluster, data, tmp_path, stop):
     finish(start(tmp_path, command), 0)
     assert all(path.read_bytes() == content for path, content in first.items())
     assert len(weights(tmp_path, "cut")) == 4
+    assert not list((tmp_path / "cut").rglob(".seen-*")), "what a killed driver left is taken away"
 
 
 def test_what_the_cluster_cannot_give_is_said_at_once(cluster, data, tmp_path):
@@ -184,10 +185,9 @@ def test_a_node_says_which_files_it_does_not_see(cluster, data, tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from gstds.train.launching import ray_runs\n"
-        "from gstds.train.launching.ray_tasks import see_files\n"
+        "from gstds.train.launching.ray_tasks import ray_cluster, see_files\n"
         "import ray\n"
-        "with ray_runs.ray_cluster(sys.argv[1]):\n"
+        "with ray_cluster(sys.argv[1]):\n"
         "    look = ray.remote(num_cpus=0)(see_files)\n"
         "    print(ray.get(look.remote(['/', '/not/there'])))\n"
     )

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gstds.train.comparing.compare import Comparison, compare
-from gstds.train.launching import workers
+from gstds.train.launching import jobs as workers
+from gstds.train.launching.jobs import Watch
 from gstds.train.running.options import RunConfig
 from gstds.train.tracking.store import client
 from gstds.train.tracking.uploader import sync
@@ -262,3 +264,28 @@ def test_workers_have_the_environment_and_the_folder_of_now(
     told = {path.name: path.read_text() for path in tmp_path.glob("worker-*")}
     assert set(told.values()) == {method}
     assert f"worker-{os.getpid()}" not in told
+
+
+def test_a_worker_tells_what_it_does_before_its_run_has_a_log(tmp_path, tiny_npz, monkeypatch):
+    (tmp_path / "rows_of.py").write_text(
+        "def images():\n    return lambda images: images.float().mean(3).flatten(1)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("GSTDS_CACHE", str(tmp_path / "cache"))
+    # What is prepared beforehand is not done by a worker.
+    prepared = SimpleNamespace(close=lambda: None)
+    monkeypatch.setattr("gstds.train.comparing.compare.make_env", lambda *words: prepared)
+    told, watch = [], Watch()
+    watch.moved = lambda job, phase, *more: told.append(phase)
+    base = RunConfig(dataset=tiny_npz, batch_size=32, epochs=1, reference="rows_of:images")
+    content = compare(
+        Comparison(
+            base=base, policies=("gstds",), seeds=1, workers=2, name="c", folder=tmp_path / "c",
+            controls=False,
+        ),
+        watch=watch,
+    )  # fmt: skip
+    assert [run["status"] for run in content["runs"]] == ["finished"]
+    assert told[0] == "starting"
+    assert "reference features" in told

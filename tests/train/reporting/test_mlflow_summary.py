@@ -110,7 +110,7 @@ def test_the_summary_run_says_what_the_json_says(compared, store_uri):
     kept = {f.path for f in client(store_uri).list_artifacts(run.info.run_id)}
     assert {"report.html", "report.md", "comparison.json", "accuracy.png", "pareto.png"} <= kept
     # The view's filter shows the runs and the controls, and not the summary.
-    from gstds.train.tracking.views import run_filter
+    from gstds.train.tracking.ui import run_filter
 
     experiment = prepare_store(store_uri, "gstds")
     shown = client(store_uri).search_runs([experiment], run_filter("small"))

@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gstds.train.figures.palette import policy_color
-from gstds.train.figures.pareto import plot_pareto
+from gstds.train.figures.frame import policy_color
 from gstds.train.figures.plots import (
     plot_accuracy_against_compute,
     plot_accuracy_against_seconds,
     plot_kept_over_time,
+    plot_pareto,
     plot_run,
     plot_seconds,
 )
 from gstds.train.figures.statistics import summarize
 from gstds.train.figures.tables import comparison_table, format_flops
-from gstds.train.reporting.report import write_report
-from gstds.train.reporting.tables import findings
+from gstds.train.reporting.report import findings, write_report
 
 PNG = b"\x89PNG"
 

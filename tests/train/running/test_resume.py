@@ -12,6 +12,7 @@ from gstds.common.state import latest_state, save_state
 from gstds.train.cli.main import main
 from gstds.train.running.options import config_from
 from gstds.train.running.run import StopFlag, execute
+from gstds.train.tracking.delivery import read_target
 from gstds.train.tracking.store import client
 from tests.stops import StopAfter
 from tests.stores import delivered
@@ -87,6 +88,15 @@ def test_a_secret_is_not_written_into_the_folder(tiny_npz, tmp_path):
     execute(config_from(options), tmp_path / "r", upload=upload)
     for path in (tmp_path / "r").rglob("*"):
         assert path.is_dir() or b"hunter2" not in path.read_bytes()
+
+
+def test_a_run_is_resumed_by_its_id(here, tiny_npz, store_uri, capsys):
+    words = ["--dataset", tiny_npz, "--policy", "random", "--batch-size", "32", "--quiet"]
+    words += ["--tracking-uri", store_uri]
+    assert main(["run", *words, "--epochs", "1", "--out", "runs/r"]) == 0
+    run_id = read_target(here / "runs" / "r").run_id
+    assert main(["run", "--resume", run_id, "--quiet", "--json", "again.json"]) == 0
+    assert json.loads((here / "again.json").read_text())["runs"][0]["run_id"] == run_id
 
 
 def test_looking_for_a_run_makes_no_store(here, capsys):

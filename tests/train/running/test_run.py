@@ -9,10 +9,13 @@ import pytest
 
 from gstds.common.state import latest_state
 from gstds.envs import EnvOptions
+from gstds.options.fields import names
 from gstds.train.comparing.compare import Comparison, compare
+from gstds.train.launching.jobs import Watch
 from gstds.train.running.kept import coverage
 from gstds.train.running.options import RunConfig, config_from, identity
 from gstds.train.running.run import RunFailedError, execute
+from gstds.train.tracking.log import LOG_NAME, read_log
 from tests.stops import StopAfter
 
 
@@ -143,8 +146,9 @@ def test_a_comparison_repeats_nothing_and_pairs_its_seeds(tiny_npz, tmp_path):
         tracking=None,
         experiment="gstds",
     )
-    told = []
-    content = compare(comparison, report=lambda result, old: told.append(old))
+    told, watch = [], Watch()
+    watch.ended = lambda job, result, old: told.append(old)
+    content = compare(comparison, watch=watch)
     assert told == [False] * 6  # and short full training, once for each seed
     rows = {row["policy"]: row for row in content["summary"]}
     assert rows["full"]["relative_compute"] == pytest.approx(1)
@@ -155,6 +159,20 @@ def test_a_comparison_repeats_nothing_and_pairs_its_seeds(tiny_npz, tmp_path):
         (p, s) for p in ("random", "full") for s in (0, 1)
     }
     told.clear()
-    again = compare(comparison, report=lambda result, old: told.append(old))
+    again = compare(comparison, watch=watch)
     assert told == [True] * 6
     assert again["summary"] == content["summary"]
+
+
+def test_the_record_has_every_option_at_its_effective_value_by_its_group(tiny_npz, tmp_path):
+    config = config_from({"dataset": tiny_npz, "policy": "random", "batch_size": 32, "epochs": 2})
+    execute(config, tmp_path)
+    params = next(read_log(tmp_path / LOG_NAME))[0]["params"]
+    assert {name.partition(".")[2] for name in params} == set(names(RunConfig))
+    groups = {"data", "learner", "budget", "reference", "policy", "run"}
+    assert {name.partition(".")[0] for name in params} == groups
+    assert params["policy.policy"] == "random"
+    assert params["policy.keep"] == "None"
+    assert params["learner.learning_rate"] == "0.1"
+    assert params["learner.device"] == "cpu"
+    assert params["budget.evaluations"] == "2"

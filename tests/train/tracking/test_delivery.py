@@ -8,6 +8,8 @@ import math
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -157,7 +159,7 @@ def test_a_damaged_note_delivers_again_to_the_same_run(store_uri, tmp_path):
 
 
 def test_a_new_run_in_the_same_folder_takes_the_place_of_the_old_one(store_uri, tmp_path):
-    from gstds.train.tracking.views import run_filter
+    from gstds.train.tracking.ui import run_filter
 
     runs = []
     tags = {"folder": str(tmp_path / "r"), "kind": "run", "policy": "random", "comparison": "c"}
@@ -287,6 +289,16 @@ def test_what_an_older_release_left_is_refused_in_words(tmp_path):
         sync(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [{"uri": 3}, {"uri": "a", "experiment": ["b"]}, {"uri": None, "experiment": "b", "offset": -1}],
+)
+def test_a_note_that_is_none_is_not_read(tmp_path, content):
+    for name, note in (("delivery.json", content), ("config.json", {"tracking": content})):
+        (tmp_path / name).write_text(json.dumps(note))
+        assert read_target(tmp_path) is None
+
+
 def test_a_secret_is_in_no_note(tmp_path):
     note_target(tmp_path, "http://me:secret@h", "gstds", "0" * 32)
     assert read_target(tmp_path).uri is None
@@ -312,3 +324,28 @@ def test_a_log_that_begins_with_no_run_is_refused(tmp_path, store_uri):
     (tmp_path / "r" / LOG_NAME).write_text('{"kind": "end", "status": "failed", "time": 1}\n')
     with pytest.raises(ValueError, match="does not begin with a run"):
         sync(tmp_path, store_uri)
+
+
+FIND = """
+import sys
+from gstds.train.tracking.delivery import folder_of
+if __name__ == "__main__":
+    print(folder_of(*sys.argv[1:]), "mlflow" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("place", ["runs", "elsewhere"])
+def test_a_run_is_found_by_either_id_and_no_mlflow_imported_for_it(store_uri, tmp_path, place):
+    folder = tmp_path / place / "r"
+    log = begun(folder, store_uri, tags={"folder": str(folder)})
+    log.finish("finished")
+    ids = (log.run_id, delivered(store_uri, folder).info.run_id)
+    (tmp_path / "find.py").write_text(FIND)
+    for run in (*ids, "0" * 32):
+        command = [sys.executable, "find.py", run, store_uri]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        if run in ids:
+            found, imported = done.stdout.split()
+            assert (tmp_path / found, imported) == (folder, "False")
+        else:
+            assert f"LookupError: no run {run!r}" in done.stderr

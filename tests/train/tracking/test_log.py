@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstds.train.tracking.log import LOG_NAME, DataInput, RunLog, read_log
+from gstds.train.tracking.log import LOG_NAME, DataInput, RunLog, git_commit, read_log
 
 HEAD = {"name": "test", "params": {}, "tags": {}}
 
@@ -217,3 +217,23 @@ def test_a_log_is_plain_json(tmp_path):
     log.finish("failed")
     kinds = [json.loads(line)["kind"] for line in (tmp_path / LOG_NAME).read_text().splitlines()]
     assert kinds == ["run", "end"]
+
+
+def test_git_commit(tmp_path):
+    assert git_commit(tmp_path) is None
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull}
+
+    def git(*words):
+        own = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        command = ["git", "-C", str(tmp_path), *own, *words]
+        subprocess.run(command, check=True, env=environment, capture_output=True)
+
+    git("init")
+    (tmp_path / "a.py").write_text("1\n")
+    assert git_commit(tmp_path) is None
+    git("add", "a.py")
+    git("commit", "-m", "first")
+    clean = git_commit(tmp_path)
+    assert len(clean) == 40
+    (tmp_path / "a.py").write_text("2\n")
+    assert git_commit(tmp_path) == f"{clean}-dirty"

@@ -137,7 +137,7 @@ def test_environment_is_the_users(monkeypatch):
 
 
 def test_importing_the_tracker_does_not_import_mlflow():
-    rooms = ("tracking.uploader", "terminal.doctor", "reporting.report")
+    rooms = ("tracking.uploader", "cli.doctor", "reporting.report")
     names = ", ".join(f"gstds.train.{name}" for name in rooms)
     code = f"import sys, {names}; print('mlflow' in sys.modules)"
     done = subprocess.run(

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,13 +23,13 @@ from gstds.common.files import is_locked
 from gstds.train.cli.main import main
 from gstds.train.running.options import config_from
 from gstds.train.running.run import execute
-from gstds.train.tracking.delivery import read_target
+from gstds.train.tracking.delivery import Delivery, read_target
 from gstds.train.tracking.store import client
 from gstds.train.tracking.uploader import Upload, Uploader, deliver_waiting, sync, undelivered
 from tests.stops import StopAfter
 from tests.stores import delivered, history
 from tests.train.tracking.test_delivery import all_runs, begun, log_steps
-from tests.train.tracking.test_server import Server
+from tests.train.tracking.test_ui import Server
 
 
 @pytest.fixture
@@ -189,6 +190,38 @@ def test_what_waits_for_a_store_is_delivered_before_the_store_is_looked_at(
     assert undelivered(tmp_path) == [tmp_path / "on"]
     assert [p.stem for p in place_of(store_uri).glob("*.json")] == [going_on.run_id]
     assert "gone" in caplog.text
+
+
+def test_those_who_deliver_at_once_deliver_everything_once(store_uri, tmp_path):
+    log = begun(tmp_path / "r", store_uri)
+    log_steps(log, 3000)
+    log.finish("finished")
+    with ThreadPoolExecutor(3) as pool:
+        counts = list(pool.map(sync, [tmp_path] * 3))
+    assert sum(sum(count.values()) for count in counts) == 3000
+    assert history(store_uri, tmp_path / "r") == [(i, float(i)) for i in range(3000)]
+    assert len(all_runs(store_uri)) == 1
+
+
+def test_a_run_that_is_resumed_while_its_end_is_delivered_is_not_forgotten(
+    store_uri, tmp_path, monkeypatch
+):
+    first = begun(tmp_path / "r", store_uri)
+    first.finish("interrupted")
+    real, again = Delivery.deliver, []
+
+    def resumed_meanwhile(delivery: Delivery) -> int:
+        count = real(delivery)
+        again.append(begun(tmp_path / "r", store_uri, resume=True))
+        return count
+
+    monkeypatch.setattr(Delivery, "deliver", resumed_meanwhile)
+    left, _, _ = Uploader(store_uri).look()
+    monkeypatch.undo()
+    assert [path.stem for path in left] == [first.run_id]
+    again[0].finish("finished")
+    assert Uploader(store_uri).look() == (set(), False, False)
+    assert {run.info.status for run in all_runs(store_uri)} == {"FINISHED"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,298 @@
+"""From files and arrays to checked content: ``npz:PATH``, ``folder:PATH``, ``module:function``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstds.common.checks import import_attribute, users_code
+from gstds.common.files import sha256
+from gstds.common.npz import NpzError, array_names, read_arrays
+from gstds.envs.data.images import ArrayImages, FileImages, ImageSource, SequenceImages, open_image
+
+_KEYS = ("X", "y", "X_test", "y_test", "class_names")
+_LAYOUTS = (
+    _KEYS[:4],
+    ("x_train", "y_train", "x_test", "y_test"),  # Keras
+    ("train_images", "train_labels", "test_images", "test_labels"),  # MedMNIST
+    ("images", "labels", "test_images", "test_labels"),
+    ("x", "y", "x_test", "y_test"),
+)
+"""How files name the images, their labels, and those of the test part."""
+
+_KINDS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_DEFAULT_SIDE = 64
+_LARGEST_NATIVE_SIDE = 256
+
+
+@dataclass(frozen=True)
+class Content:
+    """A data set as it was read, before any split.
+
+    Attributes:
+        source: The images.
+        labels: Class (N,) of each, in 0..C-1.
+        class_names: Names (C,).
+        test: The images of the data's own test part and their classes (M,), if there is one.
+        pad: Padding of the random crop that suits the data.
+        flip: Whether a mirrored image means the same.
+    """
+
+    source: ImageSource
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    test: tuple[ImageSource, NDArray[np.int64]] | None
+    pad: int
+    flip: bool
+
+
+def make_content(
+    where: str,
+    train: tuple[ImageSource, Any],
+    test: tuple[ImageSource, Any] | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    pad: int | None = None,
+    flip: bool = False,
+) -> Content:
+    """Check labels and shapes and put the content together.
+
+    Args:
+        where: What messages call the data set.
+        train: The images, and whole numbers (N,) in 0..C-1, every class present.
+        test: The images of the test part and their classes (M,), or None.
+        class_names: Names (C,); the numbers themselves by default.
+        pad: Padding of the crop; by default an eighth of the shorter side, at least one pixel.
+        flip: Whether a mirrored image means the same.
+
+    Raises:
+        TypeError: If labels are not whole numbers.
+        ValueError: If labels, names or shapes do not fit together.
+    """
+    source, labels = train[0], _labels(f"{where}: y", train[1], len(train[0]))
+    names = _names(where, labels, class_names)
+    if test is not None:
+        test = test[0], _labels(f"{where}: y_test", test[1], len(test[0]))
+        if test[0].shape != source.shape:
+            raise ValueError(
+                f"{where}: X_test has images of shape (C, H, W) = {test[0].shape}, X of "
+                f"{source.shape}; give both one shape"
+            )
+        last = int(test[1].max())
+        if last >= len(names):
+            raise ValueError(f"{where}: y_test holds class {last}, but y ends at {len(names) - 1}")
+    padding = max(1, min(source.shape[1:]) // 8) if pad is None else pad
+    return Content(source, labels, names, test, padding, flip)
+
+
+def _labels(name: str, labels: Any, length: int) -> NDArray[np.int64]:
+    """Return labels as int64 (N,) if there is one whole number of at least 0 for each image."""
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold whole numbers, got dtype {array.dtype}")
+    if array.shape == (length, 1):  # a column, as MedMNIST and Keras' CIFAR have it
+        array = array[:, 0]
+    if array.shape != (length,):
+        raise ValueError(
+            f"{name} must have shape ({length},), one label for each image, got {array.shape}"
+        )
+    if length == 0:
+        raise ValueError(f"{name} is empty: give at least two samples of two classes")
+    if int(array.min()) < 0:
+        raise ValueError(f"{name} must be in 0..C-1, got {int(array.min())}: number classes from 0")
+    return array.astype(np.int64)
+
+
+def _names(
+    where: str, labels: NDArray[np.int64], class_names: Sequence[str] | None
+) -> tuple[str, ...]:
+    present = np.unique(labels)
+    given: Iterable[Any] = range(len(present)) if class_names is None else class_names
+    names = tuple(str(name) for name in given)
+    if len(present) < 2:
+        raise ValueError(f"{where}: y holds one class, {present[0]}; at least two are needed")
+    if present[-1] >= len(names) and class_names is not None:
+        raise ValueError(f"{where}: y holds class {present[-1]}, class_names only {len(names)}")
+    missing = np.setdiff1d(np.arange(len(names)), present)
+    if len(missing):
+        raise ValueError(
+            f"{where}: y has no sample of class {missing[0]}; number the classes 0..C-1 without "
+            "gaps"
+        )
+    return names
+
+
+def read_npz(path: str | Path) -> Content:
+    """Read arrays ``X``, ``y`` and, if they are there, ``X_test``, ``y_test``, ``class_names``.
+
+    The first four may have the names of Keras' files (``x_train`` and so on), of MedMNIST's
+    (``train_images``, ``train_labels`` and so on), or ``images`` and ``labels``.
+
+    Args:
+        path: A file of `numpy.savez` or `numpy.savez_compressed`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TypeError: If ``X`` is not uint8 or ``y`` not whole numbers.
+        ValueError: If the file is damaged, a key is missing or shapes do not fit together.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"npz:{path}: there is no such file; give the path of an .npz file")
+    try:
+        there = array_names(file)
+        layout = next((names for names in _LAYOUTS if set(names[:2]) <= set(there)), None)
+        # Without the two, the names alone are enough to say what is missing.
+        arrays: dict[str, Any] = dict.fromkeys(there)
+        if layout is not None:
+            ours = dict(zip((*layout, _KEYS[4]), _KEYS, strict=True))
+            arrays = {ours[name]: array for name, array in read_arrays(file, ours).items()}
+    except (NpzError, OSError) as error:
+        raise ValueError(
+            f"npz:{error}; write it with numpy.savez(path, X=images, y=labels), no object arrays"
+        ) from error
+    return _from_mapping(f"npz:{path}", arrays)
+
+
+def read_function(name: str) -> Content:
+    """Call a user's ``module:function`` and read the mapping that it returns.
+
+    Args:
+        name: For example ``my_data:load``; the module may lie in the current folder. The mapping
+            has the keys of `read_npz`; ``X`` and ``X_test`` may be lazily indexed sequences, of
+            which nothing but the first image of ``X`` is read; ``fingerprint`` (a key, or an
+            attribute of ``X``) then says which content it is.
+
+    Raises:
+        TypeError: If the function returns no mapping, or arrays of a wrong type.
+        ValueError: If the module or function is not there, or shapes do not fit together.
+    """
+    if os.getcwd() not in sys.path:  # for good: what the module imports later is found as well
+        sys.path.append(os.getcwd())
+    function = import_attribute(f"dataset {name!r}", name)
+    with users_code(f"dataset {name!r}"):
+        answer = function()
+    if not isinstance(answer, Mapping):
+        raise TypeError(
+            f"{name} must return a mapping with the keys 'X' and 'y', got {type(answer).__name__}"
+        )
+    return _from_mapping(name, answer)
+
+
+def _from_mapping(where: str, arrays: Mapping[str, Any]) -> Content:
+    missing = [key for key in ("X", "y") if key not in arrays]
+    if missing:
+        found = ", ".join(sorted(map(str, arrays))) or "nothing"
+        raise ValueError(f"{where}: {' and '.join(missing)} missing; found {found}")
+    if ("X_test" in arrays) != ("y_test" in arrays):
+        alone, other = ("X_test", "y_test") if "X_test" in arrays else ("y_test", "X_test")
+        raise ValueError(f"{where}: {alone} stands without {other}; give both or neither")
+    first = _source(where, arrays, "X")
+    pairs = [(first, arrays["y"])]
+    if "X_test" in arrays:
+        pairs += [(_source(where, arrays, "X_test", first.shape), arrays["y_test"])]
+    return make_content(where, *pairs, class_names=arrays.get("class_names"))
+
+
+def _source(
+    where: str, arrays: Mapping[str, Any], key: str, shape: tuple[int, int, int] | None = None
+) -> ImageSource:
+    images, label_key = arrays[key], key.replace("X", "y")
+    try:
+        if isinstance(images, np.ndarray):
+            return ArrayImages(images, name=key)
+        if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+            raise TypeError(
+                f"{key} must be a uint8 array or a sequence with __len__ and __getitem__, "
+                f"got {type(images).__name__}"
+            )
+        labels = _labels(label_key, arrays[label_key], len(images))  # before any item is read
+        given = arrays.get("fingerprint", getattr(images, "fingerprint", ""))
+        digest = sha256(f"{key}|{len(images)}|{given}|", labels.tobytes())
+        return SequenceImages(images, digest, shape, key)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
+def read_folder(path: str | Path, image_size: int | None = None) -> Content:
+    """Find the images of a folder and read their headers; pixels are decoded when asked for.
+
+    Args:
+        path: Holds one folder for each class, or ``train`` and ``test`` that each do. Images may
+            lie deeper; other files and hidden ones are passed over.
+        image_size: Side of the images that are handed out; by default their own size, if all have
+            one size of at most 256 pixels, and 64 otherwise.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        OSError: If an image's header cannot be read; the message names the file.
+        ValueError: If there are fewer than two classes, or a class is empty.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"folder:{path}: there is no such folder")
+    split = (root / "train").is_dir() and (root / "test").is_dir()
+    parts = [root / "train", root / "test"] if split else [root]
+    names = _class_names(parts[0])
+    found = [_images(part, names) for part in parts]
+    size = _size([file for files, _ in found for file in files], image_size)
+    pairs = [
+        (FileImages(files, size, part), np.array(labels, dtype=np.int64))
+        for (files, labels), part in zip(found, parts, strict=True)
+    ]
+    return make_content(f"folder:{path}", *pairs, class_names=names)
+
+
+def _class_names(root: Path) -> list[str]:
+    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(names) < 2:
+        raise ValueError(
+            f"folder:{root} needs one sub-folder of images for each of at least two classes, "
+            f"got {', '.join(names) or 'none'}"
+        )
+    return names
+
+
+def _images(root: Path, names: Sequence[str]) -> tuple[list[Path], list[int]]:
+    """Return the files of a part of a folder, class by class, and the class of each."""
+    strange = [name for name in _class_names(root) if name not in names]
+    if strange:
+        raise ValueError(f"folder:{root}: class {strange[0]!r} is not among the classes of train")
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        mine = sorted(
+            file
+            for file in (root / name).rglob("*")
+            if file.suffix.lower() in _KINDS and not file.name.startswith(".") and file.is_file()
+        )
+        if not mine and root.name != "test":
+            raise ValueError(f"folder:{root / name} has no image; known kinds: {', '.join(_KINDS)}")
+        files += mine
+        labels += [label] * len(mine)
+    return files, labels
+
+
+def _size(files: Sequence[Path], image_size: int | None) -> tuple[int, int]:
+    sizes = {_header(file) for file in files}
+    if image_size is None and len(sizes) == 1:
+        size = sizes.pop()
+        if max(size) <= _LARGEST_NATIVE_SIDE:
+            return size
+    side = image_size or _DEFAULT_SIDE
+    return side, side
+
+
+def _header(file: Path) -> tuple[int, int]:
+    try:
+        with open_image(file) as image:
+            return image.height, image.width
+    except Exception as error:  # Pillow raises more than its own errors
+        raise OSError(f"{file}: not a readable image ({error}); replace it or remove it") from error

@@ -1,0 +1,125 @@
+"""The paper's open checks: `gstds compare --preset NAME`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from gstds.train.cli.main import main
+from gstds.train.comparing import comparison as room
+from gstds.train.comparing.compare import plan
+from gstds.train.comparing.comparison import PRESETS, comparison_from
+
+
+def planned(name, folder):
+    options = {**PRESETS[name]["options"]}
+    del options["datasets"]
+    return plan(comparison_from(options | {"seeds": 1, "policies": tuple(rows(name))}, folder))
+
+
+def rows(name):
+    return PRESETS[name]["options"]["policies"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_row_of_a_preset_is_a_run(name, tmp_path):
+    jobs = planned(name, tmp_path)
+    assert [job.label for job in jobs] == rows(name)
+    configs = [job.config for job in jobs]
+    assert all(a != b for i, a in enumerate(configs) for b in configs[:i])
+    assert set(PRESETS[name].get("optional", ())) <= set(rows(name))
+    assert {"random", "full"} <= set(rows(name))
+
+
+def test_schedules_are_compared_at_one_mean_keep(tmp_path):
+    from gstds.train.running.setup import make_run_schedule
+
+    jobs = planned("schedules", tmp_path)
+    means = [make_run_schedule(job.config).mean_keep() for job in jobs if job.label != "full"]
+    assert means == pytest.approx([0.53] * len(means), abs=1e-6)
+
+
+@pytest.fixture
+def here(tmp_path, tiny_npz, monkeypatch):
+    """A folder with two data sets, ``tiny.npz`` and ``dim.npz``."""
+    monkeypatch.chdir(tmp_path)
+    with np.load(tmp_path / "tiny.npz") as tiny:
+        np.savez(tmp_path / "dim.npz", X=tiny["X"] // 2, y=tiny["y"])
+    return tmp_path
+
+
+def words(preset, *more):
+    options = ["--preset", preset, "--batch-size", "32", "--learner", "mlp", "--no-tracking"]
+    return ["compare", *options, "--quiet", "--out", "e", "--json", "e.json", *more]
+
+
+def answer(folder):
+    return json.loads((folder / "e.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_preset_leaves_a_report_with_table_plots_and_command(here, capsys):
+    more = ["--dataset", "npz:tiny.npz", "--epochs", "1", "--reference", "untrained"]
+    assert main(words("sanity", *more, "--seeds", "2")) == 0
+    content = answer(here)
+    assert content["baseline"] == "full"
+    assert len(content["runs"]) == 6
+    assert content["controls"] == []
+    assert "does GSTDS reach what ordinary training reaches" in content["question"]
+    page = (here / "e" / "report.md").read_text()
+    assert content["command"] in page
+    assert "| full |" in page
+    assert (here / "e" / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert content["runs"][0]["steps"] == 5, "one epoch: the command line wins over the preset"
+
+
+def test_a_preset_on_several_data_sets_has_an_overview_with_its_question(here):
+    more = ["--datasets", "npz:tiny.npz", "npz:dim.npz", "--epochs", "1", "--seeds", "1"]
+    assert main(words("sanity", *more, "--reference", "untrained")) == 0
+    assert answer(here)["datasets"] == ["npz:tiny.npz", "npz:dim.npz"]
+    assert answer(here)["baseline"] == "full"
+    page = (here / "e" / "overview.md").read_text()
+    assert "does GSTDS reach what ordinary training reaches" in page
+    assert "| policy | npz:tiny.npz | npz:dim.npz |" in page
+
+
+def test_without_data_sets_they_are_those_of_the_paper(here, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "gstds.train.comparing.compare.on_datasets",
+        lambda comparison, datasets: asked.append((comparison, datasets)) or [],
+    )
+    assert main(words("schedules")) == 0
+    ((comparison, datasets),) = asked
+    assert list(datasets) == ["cifar10", "oxford-iiit-pet", "flowers102"]
+    assert (comparison.seeds, comparison.controls) == (5, False)
+
+
+def test_a_row_that_cannot_be_had_is_left_out_with_its_reason(here, monkeypatch, capsys):
+    missing = "easy-reference@reference=checkpoint:none.pt"
+    options = {"policies": ["random", missing], "baseline": "random", "controls": False}
+    monkeypatch.setitem(
+        room.PRESETS, "sanity", {"question": "why?", "optional": [missing], "options": options}
+    )
+    assert main(words("sanity", "--dataset", "npz:tiny.npz", "--epochs", "1", "--seeds", "1")) == 0
+    content = answer(here)
+    assert [run["policy"] for run in content["runs"]] == ["random"]
+    assert "none.pt" in content["left_out"][missing]
+    assert f"left out: {missing}: " in capsys.readouterr().out
+    assert missing in (here / "e" / "report.md").read_text()
+
+
+def test_bad_presets_are_refused(here, capsys):
+    assert main(words("sanitty")) == 2
+    assert "did you mean 'sanity'" in capsys.readouterr().err
+    assert main(words("sanity", "--sweep", "keep=.3")) == 2
+    assert "without --sweep" in capsys.readouterr().err
+
+
+def test_presets_are_listed_with_their_questions(capsys):
+    assert main(["list", "presets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t") for line in lines] == [
+        [name, preset["question"]] for name, preset in PRESETS.items()
+    ]
