@@ -16,24 +16,24 @@ import inspect
 import random
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gstds.common.checks import place, place_of
 from gstds.common.noise import policy_seed
 from gstds.common.state import fingerprints, latest_state, save_state, undeclared_changes
 from gstds.observation.batch_view import checked_weights
-from gstds.observation.made_up import Noted, made_up_batch
-from gstds.observation.spec import OPTIONAL_OBSERVATIONS, check_observe
+from gstds.observation.shown import Noted, made_up_batch
+from gstds.observation.spec import check_observe
 from gstds.policies.base import Policy, RunContext, Transition
 from gstds.policies.registry import check_declarations, make_policy
+from gstds.policies.rehearsal import CLASSES, line_to_add, made_up_context, undeclared
 
-_N, _CLASSES = 32, 10
+_N = 32
 _OPTIONS = {
     "dataset": "digits",
     "limit": 300,  # the last batch of an epoch is short
@@ -119,7 +119,7 @@ def examine(policy: str | type[Policy] | Callable[[], Policy], **parameters: Any
     try:
         subject = _Subject(make)
     except (Exception, SystemExit) as error:
-        report.findings.append(Finding("making", str(error), "see above", _line_of(error)))
+        report.findings.append(Finding("making", str(error), "see above", place_of(error)))
         return report
     for check in _CHECKS:
         found = subject.attempt(check)
@@ -167,7 +167,7 @@ class _Subject:
         except _FaultError as fault:
             if not self.first_told(str(fault)):
                 return found or None
-            where = _line_of(fault.error) or self.line("act")
+            where = place_of(fault.error) or self.line("act")
             found.append(Finding(_name(check), str(fault), "mend it", where))
         return found
 
@@ -202,14 +202,14 @@ class _Subject:
             kind,
         ):
             with contextlib.suppress(TypeError, OSError):
-                return _place(inspect.getsourcefile(what), inspect.getsourcelines(what)[1])
+                return place(str(inspect.getsourcefile(what)), inspect.getsourcelines(what)[1])
         return ""
 
     def fresh(self) -> Policy:
         """Return a policy that a made-up run begins with."""
         policy = self.make()
         with _told("reset"):
-            policy.reset(0, _made_up_context())
+            policy.reset(0, made_up_context())
         return policy
 
     def answer(self, policy: Policy, view: Mapping[str, Any]) -> npt.NDArray[np.float32]:
@@ -280,17 +280,12 @@ class _NotedTransition(Transition):
 
 def _declared_is_read(subject: _Subject) -> _Found:
     """What is read is declared, all at once; what is declared, and charged, is read."""
-    shown = made_up_batch(_N, _CLASSES, observe=subject.needs)
-    hidden = {k: v for k, v in made_up_batch(_N, _CLASSES).items() if k not in shown}
-    view = Noted(shown, hidden=hidden)
-    subject.answer(subject.fresh(), view)
-    missing = {n: {} for n in OPTIONAL_OBSERVATIONS if n in view.read and n not in subject.needs}
+    with _told("act"):
+        missing = undeclared(subject.fresh())
     if missing:
-        subject.needs = missing | subject.needs
-        told = inspect.getattr_static(subject.policy, "needs")
-        line = f"needs = {missing | (dict(told) if isinstance(told, Mapping) else {})}"
+        subject.needs = {name: {} for name in missing} | subject.needs
         what = f"act reads {', '.join(missing)}, which needs does not declare"
-        yield what, f"add to the class: {line}", "act"
+        yield what, f"add to the class: {line_to_add(subject.policy, missing)}", "act"
     unread = sorted(set(subject.needs) - subject.whole.read)
     if unread:
         what = f"needs declares {', '.join(unread)}, and a whole run never reads it"
@@ -302,7 +297,7 @@ def _declared_is_read(subject: _Subject) -> _Found:
 
 def _odd_batches(subject: _Subject) -> _Found:
     """Short batches, equal values, largest values, samples never seen: each has an answer."""
-    batch = made_up_batch(_N, _CLASSES, observe=subject.needs)
+    batch = made_up_batch(_N, CLASSES, observe=subject.needs)
     rows = {n: v for n, v in batch.items() if v.shape[0] == _N and n not in ("valid", "noise")}
     odd: dict[str, dict[str, Any]] = {
         "every value 0": {name: np.zeros_like(v) for name, v in rows.items()},
@@ -331,7 +326,7 @@ def _odd_batches(subject: _Subject) -> _Found:
 
 def _order_of_a_batch(subject: _Subject) -> _Found:
     """A batch in another order is answered in that order."""
-    view = made_up_batch(_N, _CLASSES, observe=subject.needs)
+    view = made_up_batch(_N, CLASSES, observe=subject.needs)
     order = np.random.default_rng(1).permutation(_N)
     moved = {k: v[order] if len(v) == _N else v for k, v in view.items()}
     one, other = (subject.answer(subject.fresh(), v) for v in (view, moved))
@@ -408,7 +403,7 @@ def _reward(subject: _Subject) -> _Found:
 
 def _speed(subject: _Subject) -> _Found:
     """How long an answer takes: a figure."""
-    view = made_up_batch(128, _CLASSES, observe=subject.needs)
+    view = made_up_batch(128, CLASSES, observe=subject.needs)
     policy, seconds = subject.fresh(), []
     for _ in range(_TIMED):
         start = time.perf_counter()
@@ -446,23 +441,6 @@ def _name(check: _Check) -> str:
     return check.__name__.strip("_").replace("_", " ")
 
 
-def _place(path: str | None, line: int | None) -> str:
-    file = Path(path or "")
-    here = Path.cwd()
-    return f"{file.relative_to(here) if file.is_relative_to(here) else file}:{line}"
-
-
-def _line_of(error: BaseException) -> str:
-    """Return ``file:line`` of the last frame that is the user's, "" if there is none."""
-    where = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        path = frame.f_code.co_filename
-        ours = frame.f_globals.get("__name__", "").startswith("gstds.")
-        if not ours and not path.startswith("<") and "site-packages" not in path:
-            where = _place(path, line)
-    return where
-
-
 def _equal(one: list[npt.NDArray[np.float32]], other: list[npt.NDArray[np.float32]]) -> bool:
     return len(one) == len(other) and all(map(np.array_equal, one, other))
 
@@ -476,21 +454,3 @@ def _generators() -> dict[str, Any]:
         "random": random.getstate(),
         "torch": torch.get_rng_state().numpy().tobytes(),
     }
-
-
-def _made_up_context() -> RunContext:
-    return RunContext(
-        batch_size=_N,
-        budget_flops=3.0 * 10 * _N * 10,
-        epochs=10,
-        forward_flops=1.0,
-        max_draws=100,
-        num_classes=_CLASSES,
-        num_samples=10 * _N,
-        sample_flops=3.0,
-        setting="equal-epochs",
-        steps_per_epoch=10,
-        total_steps=100,
-        feature_dim=6,
-        embedding_dim=5,
-    )

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.state import Stateful
+from gstds.observation.shown import NotDeclaredError, needs_line
 from gstds.selection.pickers import NamedPicker, make_picker
 from gstds.selection.schedules import Schedule, make_schedule
 from gstds.selection.weights import weights_for_ratio
@@ -24,7 +25,10 @@ AnySchedule = Schedule | str | None
 """A schedule, its name, or none."""
 
 
-@dataclass(frozen=True)
+_WIDTHS = {"feature_dim": "features", "embedding_dim": "learner_embeddings"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class RunContext:
     """The facts of a run that a policy may want when it begins.
 
@@ -33,9 +37,9 @@ class RunContext:
         budget_flops: What the run may spend; under equal epochs, what full training costs.
         shards: Parts that each drawn batch is divided into, each with a policy of its own; then
             ``batch_size`` is a part's, and all else is of the whole run.
-        embedding_dim: H, the width of the learner's embeddings; 0 if they are not observed.
+        embedding_dim: H, the width of the learner's embeddings; to be read if they are observed.
         epochs: Passes over the data, in the unit of full training.
-        feature_dim: D, the width of the reference's features; 0 without a reference.
+        feature_dim: D, the width of the reference's features; to be read if there is a reference.
         forward_flops: Operations of a forward of one sample.
         max_draws: Drawn batches after which the run is cut off.
         num_classes: Number of classes.
@@ -61,6 +65,23 @@ class RunContext:
     embedding_dim: int = 0
     shards: int = 1
 
+    def __getattribute__(self, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        if name in _WIDTHS and not value:
+            raise NotDeclaredError(
+                f"context.{name}: the policy does not declare what it is the width of; add to the "
+                f"class: {needs_line([_WIDTHS[name]])}"
+            )
+        return value
+
+    def __repr__(self) -> str:
+        return f"RunContext({vars(self)})"
+
+    def of_shard(self, count: int) -> RunContext:
+        """Return the facts for a policy of one of ``count`` shards."""
+        own = {"batch_size": -(-self.batch_size // count), "shards": count}
+        return RunContext(**vars(self) | own)
+
 
 @dataclass(frozen=True)
 class Transition:
@@ -79,6 +100,23 @@ class Transition:
     reward: float
     next_observation: Observation
     info: Mapping[str, Any]
+
+
+class _WithoutReward(Transition):
+    """A step whose reward nobody asked for."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "reward":
+            raise NotDeclaredError(
+                "transition.reward: the policy does not declare that it reads it; add to the "
+                "class: uses_reward = True (the evaluations for it are then charged)"
+            )
+        return super().__getattribute__(name)
+
+
+def transition_of(policy: Policy, *step: Any) -> Transition:
+    """Return a step, its fields in order, as a policy is shown it: with what it declared."""
+    return (Transition if policy.uses_reward else _WithoutReward)(*step)
 
 
 class Policy(Stateful):
@@ -183,6 +221,18 @@ class KeepRatioPolicy(Policy):
     def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
         """Optional observations: those of the picker, and the class's own."""
         return {**self.picker.needs, **self._own_needs}
+
+    @needs.setter
+    def needs(self, more: Mapping[str, Mapping[str, Any]]) -> None:
+        self._own_needs = {**self._own_needs, **more}
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """What a class declares in ``needs`` comes to what its picker reads."""
+        super().__init_subclass__(**keywords)
+        own = vars(cls).get("needs")
+        if isinstance(own, Mapping):
+            cls._own_needs = {**cls._own_needs, **own}
+            del cls.needs
 
     @functools.cached_property
     def picker(self) -> NamedPicker:

@@ -16,6 +16,7 @@ from typing import Any
 from gstds.common import checks
 from gstds.common.checks import near_names, users_code
 from gstds.policies.base import KeepRatioPolicy, Policy
+from gstds.selection.pickers import picker_options
 from gstds.selection.schedules import Schedule
 
 _LOSSES = "gstds.policies.published.losses"
@@ -96,6 +97,11 @@ def policy_class(name: str) -> type[Policy]:
     if not isinstance(name, str):
         raise TypeError(f"policy must be a name, got {name!r}")
     named = POLICIES | UNLISTED
+    if name in named and name in installed_policies():
+        raise ValueError(
+            f"policy {name!r}: the installed plug-in {installed_policies()[name]} takes the name "
+            "of a policy that comes with gstds; give its entry point another name"
+        )
     target = name if ":" in name else named.get(name) or installed_policies().get(name)
     for prefix, kind in _WITH_ARGUMENT.items():
         target = kind if name.startswith(prefix) else target
@@ -166,9 +172,14 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
         parameters = {"schedule": schedule, **parameters}
     known = inspect.signature(kind).parameters
     free = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    passed_on = picker_options(parameters.get("picker", "hybrid")) if free else []
+    checked = not free or kind.__module__.startswith("gstds.")  # a user's class may take anything
     for parameter in parameters:
-        if parameter not in known and not free:
-            hint = near_names(parameter, known)
+        if parameter not in known and parameter not in passed_on and checked:
+            hint = near_names(
+                parameter,
+                [*(n for n, p in known.items() if p.kind is not p.VAR_KEYWORD), *passed_on],
+            )
             raise ValueError(f"policy {name!r} has no parameter {parameter!r}; {hint}")
     for parameter, p in known.items():
         optional = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or p.default is not p.empty

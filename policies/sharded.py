@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gstds.observation.batch_view import shard_slices
-from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
+from gstds.observation.shown import Shown
+from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights, transition_of
 
 
 class Sharded(Policy):
@@ -40,17 +40,14 @@ class Sharded(Policy):
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run: each part with another seed, for batches of a shard's size."""
         for number, part in enumerate(self.parts):
-            part.reset((seed + number * 0x9E3779B9) % 2**32, self._context(context))
-
-    def _context(self, context: RunContext) -> RunContext:
-        count = len(self.parts)
-        return replace(context, batch_size=-(-context.batch_size // count), shards=count)
+            part.reset((seed + number * 0x9E3779B9) % 2**32, context.of_shard(len(self.parts)))
 
     def act(self, observation: Observation) -> Weights:
         """Return the weights (N,) that the parts give to their shards."""
         weights = np.zeros(len(observation["valid"]), dtype=np.float32)
         for part, rows in self._shards(observation):
-            answer = part.act(self._view(observation, rows, len(weights)))
+            view = self._view(observation, rows, len(weights))
+            answer = part.act(Shown(view, type(part).__name__))
             weights[rows] = answer[: rows.stop - rows.start]
         return weights
 
@@ -63,11 +60,12 @@ class Sharded(Policy):
             kept = own.pop("weights")
             own |= {"drawn": rows.stop - rows.start, "kept": int((kept > 0).sum())}
             before, after = self._view(seen, rows, n), self._view(following, later, n)
-            part.learn(Transition(before, kept, transition.reward, after, own))
+            reward = transition.reward if self.uses_reward else 0.0
+            part.learn(transition_of(part, before, kept, reward, after, own))
 
     def step_flops(self, drawn: int, kept: int, context: RunContext) -> float:
         """Return the sum of what the parts take, each for its share of the kept samples."""
-        own, count = self._context(context), len(self.parts)
+        own, count = context.of_shard(len(self.parts)), len(self.parts)
         return sum(
             part.step_flops(rows.stop - rows.start, of_it.stop - of_it.start, own)
             for part, rows, of_it in zip(

@@ -8,6 +8,7 @@ import importlib
 import math
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,26 @@ def users_code(what: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{what} raised {type(error).__name__}: {error}") from error
+        where = place_of(error)
+        told = f"{type(error).__name__}: {error}" + (f" ({where})" if where else "")
+        raise ValueError(f"{what} raised {told}") from error
+
+
+def place(path: str, line: int | None) -> str:
+    """Return ``file:line``, the file as seen from here if it lies below."""
+    file = Path(path)
+    return f"{file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}:{line}"
+
+
+def place_of(error: BaseException) -> str:
+    """Return ``file:line`` of the last frame of an error that is the user's, "" if none is."""
+    where = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        ours = frame.f_globals.get("__name__", "").partition(".")[0] == "gstds"
+        if not (ours or file.startswith("<") or "site-packages" in file):
+            where = place(file, line)
+    return where
 
 
 def require_entries(state: Mapping[str, Any], names: Iterable[str]) -> None:

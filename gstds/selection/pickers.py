@@ -140,15 +140,22 @@ def picker_names() -> dict[str, str]:
     return {name: picker.text for name, picker in PICKERS.items()}
 
 
+def picker_options(name: str) -> list[str]:
+    """Return the options of a picker, and of the score that it picks by."""
+    picker = PICKERS.get(name)
+    if picker is None:
+        return []
+    spectral = [option for option in SPECTRAL if option != "sign"]
+    return [*picker.options, *(["score", *spectral] if picker.score else [])]
+
+
 def make_picker(name: str, **options: Any) -> NamedPicker:
     """Return a picker by name.
 
     Raises:
         ValueError: If the name or an option is unknown or out of range.
     """
-    picker = PICKERS[check_choice("picker", name, PICKERS)]
-    spectral = [option for option in SPECTRAL if option != "sign"]
-    known = [*picker.options, *(["score", *spectral] if picker.score else [])]
+    picker, known = PICKERS[check_choice("picker", name, PICKERS)], picker_options(name)
     for option in options:
         if option not in known:
             raise ValueError(

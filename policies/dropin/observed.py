@@ -29,8 +29,10 @@ _TENSOR = "__tensor__"
 _ROUNDING = 0.01  # half precision may say 1.004 where it means 1
 
 
-class Shown(dict[str, npt.NDArray[np.float32]]):
-    """An observation that says what to do about what it cannot show.
+def refusals(
+    view: Mapping[str, Any], policy: str, lacking: Mapping[str, bool], *, ahead: bool
+) -> dict[str, str]:
+    """Return what cannot be shown, with what to do about it.
 
     Args:
         view: What there is.
@@ -38,36 +40,13 @@ class Shown(dict[str, npt.NDArray[np.float32]]):
         lacking: Whether the values of a source, such as ``memory``, are not known.
         ahead: Whether batches are selected ahead of training.
     """
-
-    def __init__(
-        self, view: Mapping[str, Any], policy: str, lacking: Mapping[str, bool], *, ahead: bool
-    ) -> None:
-        super().__init__(view)
-        mends = _MENDS | ({"memory": _AHEAD} if ahead else {})
-        sources = {name: OBSERVATIONS[name].source for name in view}
-        self._refused = {
-            name: f"{name}: policy {policy!r} reads {mends[source]}"
-            for name, source in sources.items()
-            if lacking.get(source)
-        }
-
-    def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
-        if name in self._refused:
-            raise ValueError(self._refused[name])
-        if name not in self:
-            hint = near_names(name, self)
-            raise KeyError(
-                f"{name!r} is not shown: a policy declares what it reads in `needs`; {hint}"
-            )
-        return super().__getitem__(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return an observation, or the default where a policy did not ask for it.
-
-        Raises:
-            ValueError: If the loop did not tell it.
-        """
-        return self[name] if name in self or name in self._refused else default
+    mends = _MENDS | ({"memory": _AHEAD} if ahead else {})
+    sources = {name: OBSERVATIONS[name].source for name in view}
+    return {
+        name: f"{name}: policy {policy!r} reads {mends[source]}"
+        for name, source in sources.items()
+        if lacking.get(source)
+    }
 
 
 def numbers(values: Any) -> npt.NDArray[Any]:

@@ -21,8 +21,9 @@ from gstds.common.state import Stateful, entries
 from gstds.observation.batch_view import batch_view, checked_weights
 from gstds.observation.gradient_noise import noise_share
 from gstds.observation.memory import SampleMemory
+from gstds.observation.shown import Shown
 from gstds.observation.spec import observation_bounds
-from gstds.policies.base import AnySchedule, Array, Indices, Policy, RunContext, Transition
+from gstds.policies.base import AnySchedule, Array, Indices, Policy, RunContext, transition_of
 from gstds.policies.dropin import observed
 from gstds.policies.dropin.arguments import Samples, check_needs, resolve_policy
 from gstds.store.feature_store import FeatureStore
@@ -272,7 +273,7 @@ class Selector(Stateful):
                 self.policy.load_state_dict(learned)
         self._begun, self._begun_with = True, ranks
 
-    def _look(self, batch: Indices, views: dict[str, Any]) -> observed.Shown:
+    def _look(self, batch: Indices, views: dict[str, Any]) -> Shown:
         known = self._samples
         raw, flops = known.view(batch)
         self._spent += 0.0 if self._free_solves else flops
@@ -297,9 +298,10 @@ class Selector(Stateful):
             "evaluation": "validation_loss" not in self._told,
             "gradients": "gradient_noise" not in self._told,
         }
-        return observed.Shown(view, self.name, lacking, ahead=self.ahead)
+        refused = observed.refusals(view, self.name, lacking, ahead=self.ahead)
+        return Shown(view, self.name, refused)
 
-    def _teach(self, following: observed.Shown) -> None:
+    def _teach(self, following: Shown) -> None:
         """Hand the policy the step before, now that what came of it is known."""
         last = self._last
         if self.policy.uses_reward and "validation_loss" not in self._told:
@@ -323,10 +325,10 @@ class Selector(Stateful):
         seen, weights = info.pop("observation"), info.pop("weights")
         reward, self._reward = self._reward, 0.0
         with users_code(self._who):
-            self.policy.learn(Transition(seen, weights, reward, following, info))
+            self.policy.learn(transition_of(self.policy, seen, weights, reward, following, info))
 
     def _answer(
-        self, batch: Indices, shown: observed.Shown, weights: Array
+        self, batch: Indices, shown: Shown, weights: Array
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Count what was answered, remember it, and return it as the loop needs it."""
         n, kept = len(batch), np.flatnonzero(weights[: len(batch)] > 0)

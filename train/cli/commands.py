@@ -8,6 +8,7 @@ import logging
 import shutil
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -294,6 +295,29 @@ def do_list(arguments: Arguments) -> int:
             plain = arguments.kind is not None and not sys.stdout.isatty()
             out(f"{name}\t{text}" if plain else f"  {name:<{width}}  {text}")
     return words.Exit.DONE
+
+
+def do_check(arguments: Arguments) -> int:
+    """Check policies; say what is wrong with each, where, and what to do about it."""
+    from gstds.testing import examine
+
+    reports = []
+    for name in arguments.policies:
+        report = examine(name)
+        reports.append(asdict(report))
+        out(f"{name}: {'something was found' if report.findings else 'nothing was found'}")
+        for check in report.passed:
+            out(f"  passed  {check}")
+        for found in report.findings:
+            out(f"  FOUND   {found.check}: {found.what}\n          {found.mend}")
+            out(f"          {found.where}" if found.where else "")
+        figures = report.figures
+        if "mean_keep" in figures:
+            speed = f", {figures['ms_per_answer']:.2f} ms to answer a batch of 128"
+            out(f"  keeps {figures['mean_keep']:.3f} of what is drawn{speed}")
+    if arguments.json:
+        write_json(arguments.json, {"version": 1, "policies": reports})
+    return words.Exit.FAILED if any(one["findings"] for one in reports) else words.Exit.DONE
 
 
 def do_data(arguments: Arguments) -> int:

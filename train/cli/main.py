@@ -26,7 +26,7 @@ from gstds.train.comparing.comparison import CompareOptions, FanOutOptions
 from gstds.train.launching.torchrun import launched_rank, refuse_launcher
 from gstds.train.running.options import RecordOptions, RunConfig
 from gstds.train.terminal.console import settle
-from gstds.train.terminal.options import Exit, add_options
+from gstds.train.terminal.options import Exit, Words, add_options
 
 
 class Parser(argparse.ArgumentParser):
@@ -147,6 +147,12 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
         "data fetch fashion-mnist",
         _word("action", "fetch", "what to do", choices=("fetch",)),
         _word("name", "NAME", "a name of `gstds list datasets`"),
+    ),
+    "check": (
+        "check policies of your own in seconds: what they declare, remember, and answer",
+        "check my_file:MyPolicy",
+        _word("policies", "POLICY", "a name, or module:Class", nargs="+", action=Words),
+        _record(only=("json",)),
     ),
     "doctor": (
         "say what is installed, which devices, data and weights can be had, and what to mend",

@@ -7,10 +7,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
-from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS
+from gstds.common.checks import place_of
 from gstds.train.running.options import RunConfig
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -65,25 +65,14 @@ class RunFailedError(RuntimeError):
         result: The run's result as far as it got, with status ``failed``.
     """
 
-    def __init__(self, config: RunConfig, result: dict[str, Any], error: BaseException) -> None:
-        step = result["steps"]
+    def __init__(
+        self, config: RunConfig, folder: Path, result: dict[str, Any], error: BaseException
+    ) -> None:
+        step, where = result["steps"], place_of(error)
         super().__init__(
             f"run failed at step {step} (policy {config.policy!r}, seed {config.seed}): "
-            f"{type(error).__name__}: {error}{_hint(error)}"
+            f"{type(error).__name__}: {error}"
+            + (f" ({where})" if where else "")
+            + f"; the traceback is the error in {folder / 'result.json'}"
         )
         self.result = result
-
-
-def _hint(error: BaseException) -> str:
-    """Say what to do about an observation that was misspelt, or read and not declared."""
-    name = error.args[0] if isinstance(error, KeyError) and error.args else None
-    if not isinstance(name, str):
-        return ""
-    known = name in OBSERVATIONS
-    near = [] if known else get_close_matches(name, sorted(OBSERVATIONS), n=1, cutoff=0.75)
-    name = near[0] if near else name
-    told = f"; did you mean {name!r}?" if near else ""
-    if name not in OPTIONAL_OBSERVATIONS:
-        return told
-    told += " A" if near else "; a"
-    return f"{told} policy declares what it reads beyond the usual: needs = {{{name!r}: {{}}}}"

@@ -13,9 +13,18 @@ from typing import Any
 
 from gstds.common.noise import fan_out
 from gstds.common.process_group import Group
-from gstds.common.state import StateError, all_finite, latest_state, save_state
+from gstds.common.state import (
+    StateError,
+    all_finite,
+    fingerprints,
+    latest_state,
+    save_state,
+    undeclared_changes,
+)
 from gstds.observation.batch_view import checked_weights
-from gstds.policies import Policy, RunContext, Transition
+from gstds.observation.shown import Shown
+from gstds.policies import Policy, RunContext
+from gstds.policies.base import transition_of
 from gstds.train.running.ending import RunFailedError, StopFlag, interruptible
 from gstds.train.running.folder import (
     check_space,
@@ -95,7 +104,7 @@ def execute(
             here.enter_context(interruptible(stop))
         result = run.train(stop or StopFlag(), tags or {}, resume)
     if run.failure is not None:
-        raise RunFailedError(config, result, run.failure) from run.failure
+        raise RunFailedError(config, folder, result, run.failure) from run.failure
     return result
 
 
@@ -131,6 +140,7 @@ class _Run:
         try:
             seed = fan_out(self.config.seed, ("policy",))["policy"] % 2**32
             self.policy.reset(seed, RunContext(**self.env.context()))
+            self._made = fingerprints(self.policy)
             observation = self._restored(state) if state else observation
             self._intact = True
             self.record.start_clock()
@@ -156,7 +166,7 @@ class _Run:
         while not done:
             with env.ledger.timed("policy"):
                 weights = checked_weights(
-                    policy.act(observation),
+                    policy.act(Shown(observation, self.config.policy)),
                     env.options.batch_size,
                     policy.max_weight,
                     where=f"(step {env.step_count})",
@@ -167,7 +177,7 @@ class _Run:
             following, reward, terminated, truncated, info = env.step(weights)
             self._intact = True
             with env.ledger.timed("policy"):
-                policy.learn(Transition(observation, weights, reward, following, info))
+                policy.learn(transition_of(policy, observation, weights, reward, following, info))
             observation, done = following, terminated or truncated
             record.step(info, weights, evaluate=info["evaluate"] and self.group.leads)
             if self.progress:
@@ -185,8 +195,13 @@ class _Run:
 
     def _save_checkpoint(self, *spared: type[BaseException]) -> None:
         """Save all that the run needs to go on; an error that is spared costs that alone."""
-        env, record = self.env, self.record
+        env, record, made = self.env, self.record, self._made
         record.stop_clock()
+        forgotten = undeclared_changes(made, self.policy) if made else []
+        if forgotten:
+            told = f"the run changes {', '.join(forgotten)} of policy {self.config.policy!r}"
+            _log.warning("%s, which a resumed run forgets; state = %s", told, tuple(forgotten))
+            made.clear()  # once is enough
         self.log.sync()  # what a resumed run does not repeat is on the disk
         try:
             parts = {"policy": self.policy.state_dict(), "processes": self.group.size}

@@ -13,6 +13,7 @@ import torch
 from gstds import policies
 from gstds.common.checks import check_number, users_code
 from gstds.policies.registry import follows_schedule, policy_class
+from gstds.policies.rehearsal import rehearse
 from gstds.policies.sharded import Sharded
 from gstds.selection.schedules import Schedule, make_schedule
 from gstds.train.running.options import RunConfig
@@ -84,6 +85,8 @@ def make_run_policy(config: RunConfig) -> policies.Policy:
         raise ValueError(
             f"picker: policy {config.policy!r} has its own way of picking, not {config.picker!r}"
         )
+    if not kind.__module__.startswith("gstds."):
+        rehearse(config.policy, make(), config.batch_size // config.shards)
     others = [make() for _ in range(1, config.shards)]
     return Sharded([policy, *others]) if others else policy
 

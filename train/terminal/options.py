@@ -94,8 +94,22 @@ def _argument(one: Field[Any]) -> dict[str, Any]:
         return {"nargs": "+", "type": _key_value, "metavar": "KEY=VALUE", **text}
     text["metavar"] = about["metavar"] or one.name.rpartition("_")[2].upper()
     if kind == "list":
-        return {"nargs": "+", "type": float if "float" in str(one.type) else str, **text}
+        numbers = {"const": float} if "float" in str(one.type) else {}
+        return {"nargs": "+", "action": Words, **numbers, **text}
     return {"type": _TYPES.get(kind, str), **text}
+
+
+class Words(argparse.Action):
+    """Words of a list, between which commas separate as spaces do, but in a path or KEY=V1,V2."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        """Set the option."""
+        parts = [[word] if set("=/") & set(word) else word.split(",") for word in values]
+        words = [word for part in parts for word in part if word]
+        try:
+            setattr(namespace, self.dest, [self.const(w) for w in words] if self.const else words)
+        except ValueError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
 
 
 def _key_value(text: str) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""A batch that nobody drew: what a policy is asked about before any data is touched."""
+"""What a policy reads: an observation that tells what it lacks; and one that nobody drew."""
 
 from __future__ import annotations
 
@@ -8,11 +8,58 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gstds.common.checks import near_names
 from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS, observation_bounds
 
 Array = npt.NDArray[np.float32]
 _LOSS = 3.0  # what stands for a large loss
 _DIM, _WIDTH = 6, 5
+
+
+class NotDeclaredError(ValueError):
+    """A policy reads what it does not declare; the message has the line to add."""
+
+
+def needs_line(missing: Iterable[str]) -> str:
+    """Return the line that declares observations, for messages."""
+    return f"needs = { ({name: {} for name in missing}) }"
+
+
+class Shown(dict[str, Array]):
+    """An observation that says what to do about what it does not hold.
+
+    Args:
+        view: What there is.
+        policy: The policy's name.
+        refused: What cannot be shown, name -> what to say about it.
+    """
+
+    def __init__(
+        self, view: Mapping[str, Array], policy: str, refused: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(view)
+        self._policy, self._refused = policy, refused or {}
+
+    def __getitem__(self, name: str) -> Array:
+        if name in self._refused:
+            raise ValueError(self._refused[name])
+        if name in self:
+            return super().__getitem__(name)
+        if name not in OBSERVATIONS:
+            raise NotDeclaredError(f"{name!r} is no observation; {near_names(name, OBSERVATIONS)}")
+        asked = OBSERVATIONS[name].beside or name
+        raise NotDeclaredError(
+            f"{name}: policy {self._policy!r} reads it and does not declare it; add to the class: "
+            f"{needs_line([asked])}"
+        )
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an observation; the default for what is none. ``in`` asks whether it is shown.
+
+        Raises:
+            ValueError: If it is not declared or cannot be shown.
+        """
+        return self[name] if name in OBSERVATIONS else default
 
 
 class Noted(dict[str, Any]):
