@@ -73,6 +73,6 @@ class RunFailedError(RuntimeError):
             f"run failed at step {step} (policy {config.policy!r}, seed {config.seed}): "
             f"{type(error).__name__}: {error}"
             + (f" ({where})" if where else "")
-            + f"; the traceback is the error in {folder / 'result.json'}"
+            + f"; {folder / 'traceback.txt'} has all of it"
         )
         self.result = result
