@@ -205,11 +205,11 @@ class _Subject:
                 return place(str(inspect.getsourcefile(what)), inspect.getsourcelines(what)[1])
         return ""
 
-    def fresh(self) -> Policy:
+    def fresh(self, n: int = _N) -> Policy:
         """Return a policy that a made-up run begins with."""
         policy = self.make()
         with _told("reset"):
-            policy.reset(0, made_up_context())
+            policy.reset(0, made_up_context(n))
         return policy
 
     def answer(self, policy: Policy, view: Mapping[str, Any]) -> npt.NDArray[np.float32]:
@@ -253,7 +253,8 @@ class _Run:
                 not np.array_equal(dict.get(view, name), value) for name, value in self.seen.items()
             )
             reward = reward if self.rewards is None else float(self.rewards.normal())
-            transition = _NotedTransition(self.seen, weights, reward, following, info)
+            after = Noted(following, self.read)
+            transition = _NotedTransition(view, weights, reward, after, info)
             with _told("learn"):
                 self.policy.learn(transition)
             self.read_reward |= transition.reward_was_read
@@ -298,7 +299,11 @@ def _declared_is_read(subject: _Subject) -> _Found:
 def _odd_batches(subject: _Subject) -> _Found:
     """Short batches, equal values, largest values, samples never seen: each has an answer."""
     batch = made_up_batch(_N, CLASSES, observe=subject.needs)
-    rows = {n: v for n, v in batch.items() if v.shape[0] == _N and n not in ("valid", "noise")}
+    rows = {
+        n: v
+        for n, v in batch.items()
+        if v.shape[0] == _N and n not in ("valid", "noise", "indices")
+    }
     odd: dict[str, dict[str, Any]] = {
         "every value 0": {name: np.zeros_like(v) for name, v in rows.items()},
         "every value 1": {name: np.ones_like(v) for name, v in rows.items()},
@@ -404,7 +409,7 @@ def _reward(subject: _Subject) -> _Found:
 def _speed(subject: _Subject) -> _Found:
     """How long an answer takes: a figure."""
     view = made_up_batch(128, CLASSES, observe=subject.needs)
-    policy, seconds = subject.fresh(), []
+    policy, seconds = subject.fresh(128), []
     for _ in range(_TIMED):
         start = time.perf_counter()
         subject.answer(policy, view)

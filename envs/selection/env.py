@@ -32,7 +32,7 @@ from gstds.envs.task.options import EnvOptions
 from gstds.envs.task.task import Progress, load_task
 from gstds.observation.batch_view import batch_view, checked_weights, padded, padded_indices
 from gstds.observation.cost import Ledger
-from gstds.observation.spec import asked_of, observation_bounds
+from gstds.observation.spec import WHOLE_NUMBERS, asked_of, observation_bounds
 from gstds.options.fields import from_keywords
 
 Array = npt.NDArray[np.float32]
@@ -157,7 +157,8 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         width = self._embedding_width = embedding_width(self.learner) if seen else 0
         self._bounds = observation_bounds(options.observe, n, classes, dim, width)
         boxes: dict[str, spaces.Space[Any]] = {
-            name: spaces.Box(low, high, shape) for name, (low, high, shape) in self._bounds.items()
+            name: spaces.Box(low, high, shape, np.int64 if name in WHOLE_NUMBERS else np.float32)
+            for name, (low, high, shape) in self._bounds.items()
         }
         # gymnasium types it so
         self.observation_space = spaces.Dict(boxes)  # type: ignore[assignment]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gstds.common.noise import keyed_bits
 from gstds.observation.memory import SampleMemory
-from gstds.observation.spec import Bounds
+from gstds.observation.spec import WHOLE_NUMBERS, Bounds
 from gstds.spectral.fiedler import degrees, fiedler_vector, spectral_flops
 
 Array = npt.NDArray[np.float32]
@@ -45,10 +45,14 @@ def batch_view(
         "noise": step_noise(seed, step, batch),
         "progress": progress,
     }
-    return {
+    view = {
         name: fitted(values.get(name, np.zeros((0, *shape[1:]))), low, high, shape[0])
         for name, (low, high, shape) in bounds.items()
+        if name not in WHOLE_NUMBERS
     }
+    for name in set(WHOLE_NUMBERS) & set(bounds):
+        view[name] = padded_indices(batch, bounds[name][2][0])  # type: ignore[assignment]
+    return view
 
 
 def padded(values: npt.ArrayLike, n: int) -> Array:

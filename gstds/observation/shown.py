@@ -9,7 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import near_names
-from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS, observation_bounds
+from gstds.observation.batch_view import padded_indices
+from gstds.observation.spec import (
+    OBSERVATIONS,
+    OPTIONAL_OBSERVATIONS,
+    WHOLE_NUMBERS,
+    observation_bounds,
+)
 
 Array = npt.NDArray[np.float32]
 _LOSS = 3.0  # what stands for a large loss
@@ -128,4 +134,9 @@ def made_up_batch(
     if "features" in values:
         values["features"] = np.abs(values["features"])
         values["features"] /= np.linalg.norm(values["features"], axis=1, keepdims=True)
-    return {name: np.asarray(value, dtype=np.float32) for name, value in values.items()}
+    if "indices" in values:
+        values["indices"] = padded_indices(rng.permutation(10 * n)[: values["valid"].sum()], n)
+    return {
+        name: np.asarray(value, dtype=np.int64 if name in WHOLE_NUMBERS else np.float32)
+        for name, value in values.items()
+    }

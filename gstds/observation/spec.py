@@ -15,6 +15,9 @@ from gstds.common.checks import check_choice, near_names
 LOSS_BOUND = 100.0
 """Losses in nats are clipped here, so that every bound is finite."""
 
+WHOLE_NUMBERS = ("indices",)
+"""These are int64, all others float32."""
+
 EMBEDDING_BOUND = 1000.0
 """The learner's embeddings are clipped here, either side of 0."""
 
@@ -67,6 +70,8 @@ _ROWS: tuple[tuple[Any, ...], ...] = (
     ("age", "memory", _N, 0, 1, "share of the run since it was last trained on; 1 if never"),
     ("labels", "data", _N, 0, None, "class, as the learner is told"),
     ("valid", "run", _N, 0, 1, "0 for the padding of a short last batch"),
+    ("indices", "run", _N, -1, 2**31 - 1,
+     "the sample's index among the training samples, int64; -1 for padding", "nothing"),
     ("noise", "run", _N, 0, 1, "uniform, a function of (seed, step, sample): for pickers"),
     ("progress", "run", _1, 0, 1, "share of the run done: draws, or budget spent"),
     ("budget_left", "run", _1, 0, 1, "share of the budget left; equal epochs: of full training's"),

@@ -312,7 +312,7 @@ def do_check(arguments: Arguments) -> int:
             out(f"  FOUND   {found.check}: {found.what}\n          {found.mend}")
             out(f"          {found.where}" if found.where else "")
         figures = report.figures
-        if "mean_keep" in figures:
+        if len(figures) == 2:
             speed = f", {figures['ms_per_answer']:.2f} ms to answer a batch of 128"
             out(f"  keeps {figures['mean_keep']:.3f} of what is drawn{speed}")
     if arguments.json:

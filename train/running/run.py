@@ -162,11 +162,12 @@ class _Run:
 
     def _loop(self, observation: dict[str, Any], stop: StopFlag) -> str:
         env, policy, record = self.env, self.policy, self.record
-        done = not env.status.running
+        done, name = not env.status.running, self.config.policy
+        seen = Shown(observation, name)
         while not done:
             with env.ledger.timed("policy"):
                 weights = checked_weights(
-                    policy.act(Shown(observation, self.config.policy)),
+                    policy.act(seen),
                     env.options.batch_size,
                     policy.max_weight,
                     where=f"(step {env.step_count})",
@@ -174,11 +175,12 @@ class _Run:
                 )
             self.group.check_same(weights, env.step_count)
             self._intact = False
-            following, reward, terminated, truncated, info = env.step(weights)
+            observation, reward, terminated, truncated, info = env.step(weights)
             self._intact = True
             with env.ledger.timed("policy"):
-                policy.learn(transition_of(policy, observation, weights, reward, following, info))
-            observation, done = following, terminated or truncated
+                following = Shown(observation, name)
+                policy.learn(transition_of(policy, seen, weights, reward, following, info))
+            seen, done = following, terminated or truncated
             record.step(info, weights, evaluate=info["evaluate"] and self.group.leads)
             if self.progress:
                 self.progress("training", info["step"], record.total)
