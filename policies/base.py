@@ -92,7 +92,9 @@ class Transition:
         weights: What it answered (N,).
         reward: What it got.
         next_observation: What it sees now.
-        info: The environment's, with ``losses`` (N,) and ``trained`` (N,).
+        info: The environment's: ``losses`` (N,) and ``trained`` (N,), ``indices`` (N,), ``drawn``,
+            ``kept``, ``step``, ``progress``, ``charged_flops``, and ``evaluate``, which says
+            whether the validation loss is new.
     """
 
     observation: Observation

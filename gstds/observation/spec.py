@@ -1,6 +1,6 @@
 """What a policy may be shown: one row for each observation.
 
-Spaces and bounds, checks of what is asked for, ``gstds list observations``, docs/observations.md
+Spaces and bounds, checks of what is asked for, ``gstds list observations``, docs/policy.md
 and what a `Selector` says of what it lacks derive from the rows. A new one is a row here, and a
 value where its source computes it.
 """
@@ -58,7 +58,9 @@ class Row(NamedTuple):
     def span(self) -> str:
         """Shape and bounds in words, such as ``(N,) in [0, 1]``."""
         shape = ", ".join(map(str, self.shape)) + "," * (len(self.shape) == 1)
-        return f"({shape}) in [{self.low:g}, {'C - 1' if self.high is None else f'{self.high:g}'}]"
+        return (
+            f"({shape}) in [{self.low:g}, {'C - 1' if self.high is None else f'{self.high:.10g}'}]"
+        )
 
 
 _N, _1, _LOSS, _FORWARD = ("N",), (1,), LOSS_BOUND, "the same forward"

@@ -1,9 +1,8 @@
-"""One table of observations: bounds, the page, hints. ``python -m`` this file writes the page."""
+"""One table of observations: bounds, sources, hints."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from gstds.policies.dropin.arguments import check_needs
 from gstds.train.cli.main import main
 from tests.policies.views import full_view
 
-PAGE = Path(__file__).parents[3] / "docs" / "observations.md"
 N, C, D, H = 6, 3, 5, 4
 ALWAYS = {
     "last_losses": (0, 100, (N,)),
@@ -54,32 +52,6 @@ ASKED = {
     "validation_accuracy": (0, 1, (1,)),
     "gradient_noise": (0, 1, (1,)),
 }
-
-
-def page():
-    """Return docs/observations.md as the rows have it."""
-    lines = [
-        "# What a policy is shown",
-        "",
-        "N samples are drawn, of C classes; features are D wide, the learner's embeddings H. All",
-        "is float32, finite, within its bounds, and the same in the environment and by `Selector`.",
-        "What is charged is shown to a policy that names it in `needs`, and by an environment that",
-        "names it in `observe`.",
-        "",
-        "| observation | shape and bounds | meaning | source | charged | options |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, row in OBSERVATIONS.items():
-        cost = row.cost or (f"with `{row.beside}`" if row.beside else "always there")
-        options = ", ".join(f"`{option}`" for option in row.options)
-        cells = [f"`{name}`", row.span, row.meaning, row.source, cost, options]
-        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
-    note = "Made from `gstds/observation/spec.py` by `python -m tests.gstds.observation.test_spec`."
-    return "\n".join([*lines, "", note, ""])
-
-
-def test_the_page_is_that_of_the_rows():
-    assert PAGE.read_text() == page()
 
 
 def test_the_bounds_are_these():
@@ -141,7 +113,3 @@ def test_they_are_listed(capsys):
     lines = dict(re.findall(r"(\w+)\t(.*)", capsys.readouterr().out))
     assert list(lines) == list(OBSERVATIONS)
     assert lines["degrees"] == "(N,) in [-1, 1]: mean similarity to the batch; charged: 4 N D"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page())

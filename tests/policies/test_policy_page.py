@@ -1,0 +1,121 @@
+"""docs/policy.md is made from the table of observations and the classes.
+
+``python -m tests.policies.test_policy_page`` writes it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gstds.observation.spec import OBSERVATIONS
+from gstds.policies import KeepRatioPolicy, Policy, RunContext, Transition, make_policy
+from gstds.policies.registry import POLICIES
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "policy.md"
+TEMPLATE = Path(__file__).with_name("policy_page.md")
+EXAMPLES = ("follow_validation", "remember_samples", "learn_from_reward")
+LIFE = ("reset", "act", "learn", "step_flops", "predict")
+
+
+def first_lines(text: str) -> str:
+    return " ".join(inspect.cleandoc(text).partition("\n\n")[0].split())
+
+
+def attributes(kind: type) -> list[str]:
+    """Return the attributes of a class's docstring as rows of a table."""
+    part = inspect.getdoc(kind).partition("Attributes:\n")[2].partition("\n\n")[0]
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", part, re.MULTILINE)
+    return [f"| `{name}` | {' '.join(text.split())} |" for name, text in found]
+
+
+def users_of(name: str) -> str:
+    asked = OBSERVATIONS[name].beside or name
+    return ", ".join(f"`{policy}`" for policy in POLICIES if asked in make_policy(policy).needs)
+
+
+def observations() -> list[str]:
+    lines = []
+    for name, row in OBSERVATIONS.items():
+        cost = row.cost or (f"with `{row.beside}`" if row.beside else "always there")
+        options = ", ".join(f"`{option}`" for option in row.options)
+        cells = [f"`{name}`", row.span, row.meaning, cost, options, users_of(name)]
+        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
+    return lines
+
+
+def life() -> list[str]:
+    lines = []
+    for name in LIFE:
+        call = ", ".join(list(inspect.signature(getattr(Policy, name)).parameters)[1:])
+        lines.append(f"| `{name}({call})` | {first_lines(getattr(Policy, name).__doc__)} |")
+    ratio = first_lines(KeepRatioPolicy.keep_ratio.__doc__)
+    return [*lines, f"| `keep_ratio(observation)` | of a `KeepRatioPolicy`: {ratio} |"]
+
+
+def examples() -> list[str]:
+    lines = []
+    for name in EXAMPLES:
+        text = (ROOT / "examples" / f"{name}.py").read_text()
+        title = text.partition("\n")[0].strip('"').partition(":")[0]
+        body = text.partition("\n\n")[2].strip()
+        lines += [f"{title} ([file](../examples/{name}.py)):", "", "```python", body, "```", ""]
+    return lines
+
+
+def page() -> str:
+    """Return docs/policy.md."""
+    parts = {
+        "life": life(),
+        "declares": attributes(Policy),
+        "observations": observations(),
+        "context": attributes(RunContext),
+        "transition": attributes(Transition),
+        "examples": examples(),
+    }
+    text = TEMPLATE.read_text()
+    for name, lines in parts.items():
+        text = text.replace(f"@{name}@", "\n".join(lines))
+    return text
+
+
+def test_the_page_is_that_of_the_classes():
+    assert PAGE.read_text() == page()
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_passes_the_check_and_runs(example, tmp_path):
+    text = (ROOT / "examples" / f"{example}.py").read_text()
+    name = re.search(r"--policy (\w+:\w+)", text).group(1)
+
+    def gstds(*words):
+        command = [sys.executable, "-m", "gstds.train.cli.main", *words]
+        done = subprocess.run(
+            command,
+            cwd=ROOT / "examples",
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert f"{name}: nothing was found" in gstds("check", name)
+    small = ("--dataset", "digits", "--limit", "256", "--learner", "mlp", "--epochs", "2")
+    reference = () if "Remember" in name else ("--picker", "uniform")
+    out = gstds(
+        "run", "--policy", name, *small, *reference, "--no-tracking", "--out", str(tmp_path / "r")
+    )
+    assert "finished" in out
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
