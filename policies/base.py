@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ AnySchedule = Schedule | str | None
 _WIDTHS = {"feature_dim": "features", "embedding_dim": "learner_embeddings"}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True)
 class RunContext:
     """The facts of a run that a policy may want when it begins.
 
@@ -68,19 +69,13 @@ class RunContext:
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
         if name in _WIDTHS and not value:
-            raise NotDeclaredError(
-                f"context.{name}: the policy does not declare what it is the width of; add to the "
-                f"class: {needs_line([_WIDTHS[name]])}"
-            )
+            reader = sys._getframe(1).f_globals.get("__name__", "").partition(".")[0]
+            if reader not in ("dataclasses", "gstds"):  # those copy it, or know
+                raise NotDeclaredError(
+                    f"context.{name}: the policy does not declare what it is the width of; add to "
+                    f"the class: {needs_line([_WIDTHS[name]])}"
+                )
         return value
-
-    def __repr__(self) -> str:
-        return f"RunContext({vars(self)})"
-
-    def of_shard(self, count: int) -> RunContext:
-        """Return the facts for a policy of one of ``count`` shards."""
-        own = {"batch_size": -(-self.batch_size // count), "shards": count}
-        return RunContext(**vars(self) | own)
 
 
 @dataclass(frozen=True)

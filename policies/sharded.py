@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,11 @@ class Sharded(Policy):
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run: each part with another seed, for batches of a shard's size."""
         for number, part in enumerate(self.parts):
-            part.reset((seed + number * 0x9E3779B9) % 2**32, context.of_shard(len(self.parts)))
+            part.reset((seed + number * 0x9E3779B9) % 2**32, self._context(context))
+
+    def _context(self, context: RunContext) -> RunContext:
+        count = len(self.parts)
+        return replace(context, batch_size=-(-context.batch_size // count), shards=count)
 
     def act(self, observation: Observation) -> Weights:
         """Return the weights (N,) that the parts give to their shards."""
@@ -65,7 +70,7 @@ class Sharded(Policy):
 
     def step_flops(self, drawn: int, kept: int, context: RunContext) -> float:
         """Return the sum of what the parts take, each for its share of the kept samples."""
-        own, count = context.of_shard(len(self.parts)), len(self.parts)
+        own, count = self._context(context), len(self.parts)
         return sum(
             part.step_flops(rows.stop - rows.start, of_it.stop - of_it.start, own)
             for part, rows, of_it in zip(
