@@ -158,8 +158,7 @@ class DataSelectionEnv(StandingEnv):
         boxes: dict[str, spaces.Space[Any]] = {
             name: spaces.Box(low, high, shape) for name, (low, high, shape) in self._bounds.items()
         }
-        # gymnasium types it so
-        self.observation_space = spaces.Dict(boxes)  # type: ignore[assignment]
+        self.observation_space = spaces.Dict(boxes)
         self.action_space = spaces.Box(0.0, options.w_max, (n,), np.float32)
 
     def _new_learner(self, seed: int) -> Learner:

@@ -124,10 +124,19 @@ class SelectionSampler:
 
     def set_epoch(self, epoch: int) -> None:
         """Tell what draws the batches which epoch comes next, where it wants to know."""
-        for one in (self.batches, getattr(self.batches, "sampler", None)):
-            if hasattr(one, "set_epoch"):
-                one.set_epoch(epoch)
-                return
+        tell = self._found("set_epoch")
+        if tell is not None:
+            tell(epoch)
+
+    def _found(self, name: str) -> Any:
+        within = getattr(self.batches, "sampler", None)
+        return getattr(self.batches, name, getattr(within, name, None))
+
+    def _order(self) -> dict[str, Any]:
+        """Return what decides in which order the next epoch is drawn: its number, a generator."""
+        generator = self._found("generator")
+        state = None if generator is None else generator.get_state()
+        return {"epoch": self._found("epoch"), "generator": state}
 
     def start_at(self, batch: int) -> None:
         """Let the next epoch begin at a drawn batch: where a stopped run had got to.
@@ -151,7 +160,7 @@ class SelectionSampler:
             TypeError: If a drawn batch is no list of indices.
             ValueError: If the epoch ends before the batch it was to start at.
         """
-        selector, order = self.selector, _order_of(self.batches)
+        selector, order = self.selector, self._order()
         again, told, self._epoch = self._epoch, order["epoch"], None
         epoch = told if again is None else again
         passed, selector.held, selector.passed = selector.passed, None, None
@@ -205,7 +214,7 @@ class SelectionSampler:
         Raises:
             ValueError: If the batches are in an order that cannot be drawn again.
         """
-        order, sampler = _order_of(self.batches), _found(self.batches, "sampler")
+        order, sampler = self._order(), self._found("sampler")
         if hasattr(sampler, "generator") and order["epoch"] is order["generator"] is None:
             raise ValueError(_NO_GENERATOR.format(type(sampler).__name__))
         between = {"selector": self.selector.state_dict(), "order": order | {"epoch": None}}
@@ -221,10 +230,10 @@ class SelectionSampler:
             ValueError: If an entry is missing, or the state is of another run.
         """
         require_entries(state, ("selector", "order", "drawn"))
-        order, generator = state["order"], _found(self.batches, "generator")
+        order, generator = state["order"], self._found("generator")
         drawn_by = order["generator"]
         if drawn_by is not None and generator is None:
-            raise ValueError(_NO_GENERATOR.format(type(_found(self.batches, "sampler")).__name__))
+            raise ValueError(_NO_GENERATOR.format(type(self._found("sampler")).__name__))
         self.start_at(state["drawn"])
         self.selector.load_state_dict(state["selector"])
         if drawn_by is not None:
@@ -238,17 +247,6 @@ def _refuse_beyond(drawn: int, start: int) -> None:
             f"batch must be in [0, {drawn}], the drawn batches of one epoch, got {start}; "
             f"after whole epochs load the selector's state and pass batch % {drawn}"
         )
-
-
-def _order_of(batches: Any) -> dict[str, Any]:
-    """Return what decides in which order the next epoch is drawn: an epoch, a generator's state."""
-    generator = _found(batches, "generator")
-    state = None if generator is None else generator.get_state()
-    return {"epoch": _found(batches, "epoch"), "generator": state}
-
-
-def _found(batches: Any, name: str) -> Any:
-    return getattr(batches, name, getattr(getattr(batches, "sampler", None), name, None))
 
 
 def _refuse_what_is_known_later(selector: Selector) -> None:
