@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.utils import data
 
 from gstds.common.checks import check_integer, require_entries
@@ -113,9 +114,13 @@ class SelectionSampler:
         self.batches.sampler = sampler
 
     @property
-    def batch_size(self) -> int:
-        """Samples of a drawn batch; fewer are yielded."""
-        return int(self.batches.batch_size)
+    def batch_size(self) -> int | None:
+        """Samples of a drawn batch; fewer are yielded.
+
+        None where several processes train: accelerate would leave out what is not of that size.
+        """
+        together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        return None if together else int(self.batches.batch_size)
 
     @property
     def drop_last(self) -> bool:

@@ -34,8 +34,9 @@ def by_epoch(data):
 ORDERS = [seeded, by_epoch]
 
 
-def made(order=seeded):
-    selector = Selector("random", None, PER_EPOCH * EPOCHS, labels=np.arange(N) % CLASSES)
+def made(order=seeded, **options):
+    labels = np.arange(N) % CLASSES
+    selector = Selector("random", None, PER_EPOCH * EPOCHS, labels=labels, **options)
     batches = BatchSampler(order(range(N)), BATCH, drop_last=False)
     return SelectionSampler(selector, batches)
 
@@ -239,6 +240,18 @@ def test_accelerate_puts_its_own_seeded_sampler_in_and_its_loader_saves():
     rest = [[told(batch) for batch in fresh] for _ in range(EPOCHS)]
     assert rest == [whole[0][4:], *whole[1:]]
     assert resumed.selector.step == PER_EPOCH * EPOCHS
+
+
+def test_accelerate_deals_the_batches_out_to_its_processes_and_loses_none(monkeypatch):
+    shard = pytest.importorskip("accelerate.data_loader").BatchSamplerShard
+    whole = whole_run()[0]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda *group: 2)
+    dealt = []
+    for rank in range(2):
+        sampler = made(distributed=False)
+        dealt.append([[index for index, _ in batch] for batch in shard(sampler, 2, rank)])
+    assert dealt == [whole[0::2], whole[1::2]]
 
 
 # ---------------------------------------------------------------------------- Lightning
