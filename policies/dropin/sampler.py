@@ -205,10 +205,9 @@ class SelectionSampler:
         which its number tells, means to skip what it has trained on.
         """
         held, self.selector.held = self.selector.held or {}, None
-        if epoch is not None:
-            beginning = {name: value for name, value in held.items() if name != "memory"}
-            self._passed = {"epoch": epoch, "beginning": beginning}
-        self.selector.passed = self._passed
+        beginning = {name: value for name, value in held.items() if name != "memory"}
+        known = None if epoch is None else {"epoch": epoch, "beginning": beginning}
+        self._passed = self.selector.passed = known
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -222,9 +221,10 @@ class SelectionSampler:
         order, sampler = self._order(), self._found("sampler")
         if hasattr(sampler, "generator") and order["epoch"] is order["generator"] is None:
             raise ValueError(_NO_GENERATOR.format(type(sampler).__name__))
-        between = {"selector": self.selector.state_dict(), "order": order | {"epoch": None}}
-        beginning = self._beginning or between
-        return {**beginning, "drawn": self._drawn}
+        if self._beginning is not None:  # made once an epoch: loaders ask at every batch
+            return {**self._beginning, "drawn": self._drawn}
+        order |= {"epoch": self._epoch}
+        return {"selector": self.selector.state_dict(), "order": order, "drawn": self._start}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned: the next epoch is the rest of the one it was in.

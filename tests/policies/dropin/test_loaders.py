@@ -148,6 +148,25 @@ def test_the_samplers_own_state_is_the_position_and_the_order(order, after):
     assert taken(loader_of(resumed), resumed, epoch) == [whole[epoch][at:], *whole[epoch + 1 :]]
 
 
+def test_a_position_that_was_taken_up_is_saved_before_it_goes_on():
+    sampler = made(by_epoch)
+    state = stopped(loader_of(sampler), sampler, PER_EPOCH + 2, sampler.state_dict)
+    resumed = made(by_epoch)
+    resumed.load_state_dict(state)
+    again = resumed.state_dict()
+    assert again["drawn"] == state["drawn"] == 2
+    assert again["order"] == state["order"] == {"epoch": 1, "generator": None}
+    assert again["selector"]["step"] == PER_EPOCH
+
+
+def test_the_state_is_copied_once_an_epoch():
+    """Loaders with workers ask at every batch, and it is as large as the data are many."""
+    sampler = made()
+    states = [sampler.state_dict() for _ in sampler]
+    assert len({id(state["selector"]) for state in states}) == 1
+    assert [state["drawn"] for state in states] == [1, 2, 3, 4, 5, 6]
+
+
 def test_an_order_that_cannot_be_drawn_again_is_not_saved():
     sampler = made(RandomSampler)
     with pytest.raises(ValueError, match=r"RandomSampler without a generator .*manual_seed\(0\)"):
