@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
 from gstds.common.checks import check_choice, check_fraction, check_number
-from gstds.common.state import Stateful
 from gstds.envs.keep_ratio.instances import find_instance, make_instances
 from gstds.envs.selection.env import DataSelectionEnv
+from gstds.envs.selection.standing import NOT_RUNNING, StandingEnv, check_render_mode
 from gstds.envs.task.options import EnvOptions, normalize_observe
 from gstds.envs.task.rewards import Curve, RewardMeter, evaluates
 from gstds.envs.task.task import Progress
@@ -33,7 +32,7 @@ _CURVE_SEEDS = (101, 102)
 _GRID = np.linspace(0.0, 1.0, 41)
 
 
-class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
+class KeepRatioEnv(StandingEnv):
     """Train a network under a budget; every few drawn batches say what share of them to keep.
 
     ## Action space
@@ -62,7 +61,7 @@ class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
     some of its own, see docs/options.md.
 
     Args:
-        render_mode: Must be None.
+        render_mode: None, or ``rgb_array`` for pictures of the drawn batches.
         progress: Called with a phase, what is done, and the total, while data are prepared.
         **options: See above.
 
@@ -79,14 +78,13 @@ class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
     """
 
     state: tuple[str, ...] = ("_np_random", "_trend", "_ratio", "_decisions", "_total_kept")
-    state += ("_total_drawn", "_running", "_meter")
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (gymnasium's own attribute)
+    state += ("_total_drawn", "running", "_meter")
     version = 0
 
     def __init__(
         self, *, render_mode: str | None = None, progress: Progress | None = None, **options: Any
     ) -> None:
-        self.render_mode = render_mode
+        self.render_mode = check_render_mode(render_mode)
         self.options = from_keywords(KeepRatioOptions, options, "KeepRatioEnv.__init__")
         self.actions = RatioActions(self.options.action, self.options.ratios)
         self.interval = self.options.interval
@@ -100,7 +98,6 @@ class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
         self.worlds = [
             self._make_world(shared | dict(one.options), progress) for one in self.instances
         ]
-        self._first, self._running = True, False
 
     def _make_world(self, options: dict[str, Any], progress: Progress | None) -> DataSelectionEnv:
         asked = normalize_observe(options.pop("observe"))
@@ -144,7 +141,7 @@ class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
 
     def _begin(self) -> None:
         """Begin to count what the world, which stands at its first or a later step, goes on to."""
-        self._first, self._running = False, True
+        self._first, self.running = False, True
         self._facts = RunFacts.from_context(self.world.context())
         self._trend: Sequence[float] | None = None
         self._ratio, self._decisions = 1.0, 0
@@ -167,8 +164,8 @@ class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
             ValueError: If the action is not one of the action space's.
             RuntimeError: If the run has ended or was not begun by `reset`.
         """
-        if not self._running:
-            raise RuntimeError("the run has ended or was not begun: call reset first")
+        if not self.running:
+            raise RuntimeError(NOT_RUNNING)
         self._ratio = self.actions.ratio(action)
         self._trend = Trend.of(self._observation)
         reward, kept, drawn = 0.0, 0, 0
@@ -181,11 +178,11 @@ class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
                 reward += self._meter.reward(*self._evaluation(), done=terminated or truncated)
             if terminated or truncated:
                 break
-        self._running = not (terminated or truncated)
+        self.running = not (terminated or truncated)
         self._decisions += 1
         self._total_kept, self._total_drawn = self._total_kept + kept, self._total_drawn + drawn
         info = self._info(kept=kept, drawn=drawn)
-        if not self._running:  # uncharged, on the split for choosing, never on test
+        if not self.running:  # uncharged, on the split for choosing, never on test
             result = self.world.monitor("selection_validation")
             info["selection_accuracy"], info["selection_loss"] = result.accuracy, result.loss
             info["under_budget"] = bool(self._last["under_budget"])
@@ -212,7 +209,14 @@ class KeepRatioEnv(Stateful, gymnasium.Env[Array, Any]):
             "mean_keep": self._total_kept / max(1, self._total_drawn),
         }
 
+    def render(self) -> Any:
+        """Return the batch drawn last as a picture, see `DataSelectionEnv.render`."""
+        return self.world.render()
+
     # ------------------------------------------------------------------ state
+
+    def _made_with(self) -> dict[str, Any]:
+        return vars(self.options) | {"render_mode": self.render_mode}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a run in progress consists of, as arrays and JSON-able values.

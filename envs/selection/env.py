@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
@@ -15,7 +14,7 @@ from gymnasium import spaces
 from gstds.common.checks import check_number, require_entries
 from gstds.common.noise import STREAMS, fan_out
 from gstds.common.process_group import Group
-from gstds.common.state import Stateful, entries
+from gstds.common.state import entries
 from gstds.envs.batches.loader import Loader
 from gstds.envs.batches.order import Draws
 from gstds.envs.learner.learner import (
@@ -27,6 +26,7 @@ from gstds.envs.learner.learner import (
 )
 from gstds.envs.selection.run_parts import Evaluator, RunParts, check_pays_a_batch, make_budget
 from gstds.envs.selection.scorer import Scorer
+from gstds.envs.selection.standing import NOT_RUNNING, StandingEnv, check_render_mode, picture
 from gstds.envs.selection.trainer import Trainer
 from gstds.envs.task.options import EnvOptions
 from gstds.envs.task.task import Progress, load_task
@@ -60,7 +60,7 @@ class RunStatus:
     closing: Indices
 
 
-class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
+class DataSelectionEnv(StandingEnv):
     """Train a network; at each step say which samples of the drawn batch are worth training on.
 
     ## Action space
@@ -114,7 +114,6 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
 
     state: tuple[str, ...] = ("learner", "ledger", "trainer", "_evaluator", "_closing")
     state += ("_np_random", "run_seed", "step_count", "running", "_truncated", "_keep_ratio")
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (gymnasium's own attribute)
 
     @with_gradients
     def __init__(
@@ -127,7 +126,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         ahead: bool = True,
         **options: Any,
     ) -> None:
-        self.render_mode, self.ahead = render_mode, ahead
+        self.render_mode, self.ahead = check_render_mode(render_mode), ahead
         self.options = from_keywords(EnvOptions, options, "DataSelectionEnv.__init__")
         self._group = group or Group()
         self.device = resolve_device(self.options.device)
@@ -143,11 +142,11 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         self.sample_flops = self.learner.train_flops
         self.full_flops, self.budget_flops, self._evaluation_flops = self._budget
         self._make_spaces()
-        self._policy_flops = policy_flops or (lambda drawn, kept, context: 0.0)
+        self._policy_flops = policy_flops
         self._context = self.context()
         choosing = self._choosing_flops(n, n)
         check_pays_a_batch(self._budget, self.options, self.learner, choosing)
-        self._first, self.running = True, False
+        self._shown = _NO_SAMPLES, np.empty(0, dtype=bool)
 
     def _make_spaces(self) -> None:
         options, reference = self.options, self.task.reference
@@ -160,8 +159,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
             name: spaces.Box(low, high, shape, np.int64 if name in WHOLE_NUMBERS else np.float32)
             for name, (low, high, shape) in self._bounds.items()
         }
-        # gymnasium types it so
-        self.observation_space = spaces.Dict(boxes)  # type: ignore[assignment]
+        self.observation_space = spaces.Dict(boxes)
         self.action_space = spaces.Box(0.0, options.w_max, (n,), np.float32)
 
     def _new_learner(self, seed: int) -> Learner:
@@ -216,7 +214,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         return observation, self.info()
 
     def _begin(self, run_seed: int) -> None:
-        self._first = False
+        self._first, self._shown = False, (_NO_SAMPLES, np.empty(0, dtype=bool))
         self.run_seed, self.step_count, self._keep_ratio = run_seed, 0, 1.0
         self.running, self._truncated, self._closing = True, False, _NO_SAMPLES
         options, data, reference = self.options, self.data, self.task.reference
@@ -301,7 +299,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
             RuntimeError: If the run has ended or was not begun by `reset`.
         """
         if not self.running:
-            raise RuntimeError("the run has ended or was not begun: call reset first")
+            raise RuntimeError(NOT_RUNNING)
         batch, options, n = self._batch, self.options, self.options.batch_size
         where, mend = f"(step {self.step_count})", "raise w_max for larger weights"
         weights = checked_weights(action, n, options.w_max, where=where, mend=mend)[: len(batch)]
@@ -314,7 +312,7 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
         losses, trained = self.trainer.train(
             batch, weights, step=self.step_count, images=self.scorer.images
         )
-        self._keep_ratio = kept / len(batch)
+        self._keep_ratio, self._shown = kept / len(batch), (batch, weights > 0)
         self.step_count += 1
         terminated = self._close_or_go_on()
         self._truncated = not terminated and self.step_count >= self.max_draws
@@ -359,8 +357,21 @@ class DataSelectionEnv(Stateful, gymnasium.Env[dict[str, Array], Array]):
 
     def _choosing_flops(self, drawn: int, kept: int) -> int:
         """Return what the policy's own arithmetic takes, in whole operations: sums stay exact."""
-        flops = self._policy_flops(drawn, kept, self._context)
+        flops = self._policy_flops(drawn, kept, self._context) if self._policy_flops else 0
         return math.ceil(check_number("step_flops", flops, low=0))
+
+    def render(self) -> Any:
+        """Return the batch drawn last as a picture (H, W, 3) in uint8, the kept images framed.
+
+        Before the first step it is the batch that waits, without a frame.
+        """
+        batch, kept = self._shown if len(self._shown[0]) else (self._batch, np.False_)
+        images = self.data.train.gather(batch).numpy()
+        return picture(images, np.broadcast_to(kept, len(batch)), self.options.batch_size)
+
+    def _made_with(self) -> dict[str, Any]:
+        own = {"policy_flops": self._policy_flops, "group": self._group, "ahead": self.ahead}
+        return vars(self.options) | own | {"render_mode": self.render_mode}
 
     def monitor(self, split: str) -> Evaluation:
         """Evaluate the learner on a split, for the record: counted, not charged.

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+import torch.distributed as dist
 from torch.utils import data
 
-from gstds.common.checks import check_integer
+from gstds.common.checks import check_integer, require_entries
 from gstds.observation.spec import asked_of
 from gstds.policies.dropin.selector import Selector
 
 _NO_BATCH = (
     "batches must be lists of indices, got {}; pass "
     "torch.utils.data.BatchSampler(sampler, batch_size, drop_last)"
+)
+_NO_GENERATOR = (
+    "batches: what a {} without a generator draws cannot be drawn again; give it "
+    "generator=torch.Generator().manual_seed(0)"
+)
+_INJECTED = (
+    "SelectionSampler got an unexpected keyword argument {!r}: it takes a selector and batches. "
+    "Lightning gives it one to put a sampler of its own into it: pass "
+    "Trainer(use_distributed_sampler=False), and batches drawn by a DistributedSampler"
 )
 _OF_INDICES: tuple[type, ...] = (
     data.RandomSampler,
@@ -61,6 +72,12 @@ class SelectionSampler:
     look neither at the learner nor at what training made of the batches before: what it saw would
     depend on the number of workers. Which batches come does not.
 
+    For the same reason the selector's own state is, while an epoch lasts, that of its beginning:
+    whoever skips the batches that were trained on (`start_at`, the state of this sampler in
+    torchdata's ``StatefulDataLoader``, accelerate's ``skip_first_batches``) has them selected
+    again, once. ``sampler``, ``batch_size``, ``drop_last`` and `set_epoch` are those of the
+    batches, where frameworks look for them.
+
     Where several processes train together and this one keeps nothing of a batch, it yields a single
     sample of weight 0: the others would wait for its gradient.
 
@@ -73,44 +90,168 @@ class SelectionSampler:
         ValueError: If the policy needs to look at the learner, or learns while training goes on.
     """
 
-    def __init__(self, selector: Selector, batches: Iterable[Sequence[int]]) -> None:
+    def __init__(self, selector: Selector, batches: Any = None, **injected: Any) -> None:
+        if injected:
+            raise TypeError(_INJECTED.format(next(iter(injected))))
         if not isinstance(selector, Selector):
             raise TypeError(f"selector must be a gstds.Selector, got {selector!r}")
         _refuse_what_is_known_later(selector)
         _check_batches(batches)
         selector.ahead = True
         self.selector, self.batches = selector, batches
-        self._start = 0
+        self._start = self._drawn = 0
+        self._epoch: int | None = None
+        self._beginning: dict[str, Any] | None = None
+        self._passed: dict[str, Any] | None = None
+
+    @property
+    def sampler(self) -> Any:
+        """What draws the single indices of the batches."""
+        return self.batches.sampler
+
+    @sampler.setter
+    def sampler(self, sampler: Any) -> None:
+        self.batches.sampler = sampler
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples of a drawn batch; fewer are yielded.
+
+        None where several processes train: accelerate would leave out what is not of that size.
+        """
+        together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        return None if together else int(self.batches.batch_size)
+
+    @property
+    def drop_last(self) -> bool:
+        """Whether a last batch that is not full is not drawn."""
+        return bool(self.batches.drop_last)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell what draws the batches which epoch comes next, where it wants to know."""
+        tell = self._found("set_epoch")
+        if tell is not None:
+            tell(epoch)
+
+    def _found(self, name: str) -> Any:
+        within = getattr(self.batches, "sampler", None)
+        return getattr(self.batches, name, getattr(within, name, None))
+
+    def _order(self) -> dict[str, Any]:
+        """Return what decides in which order the next epoch is drawn: its number, a generator."""
+        generator = self._found("generator")
+        state = None if generator is None else generator.get_state()
+        return {"epoch": self._found("epoch"), "generator": state}
 
     def start_at(self, batch: int) -> None:
         """Let the next epoch begin at a drawn batch: where a stopped run had got to.
 
         The batches before it are selected again, so that all that follows is as it would have been,
-        but they are not yielded. Load the selector's state of the epoch's beginning first.
+        but they are not yielded. Load the selector's state, which is that of the epoch's beginning,
+        and draw the same batches.
+
+        Raises:
+            ValueError: If an epoch has fewer batches.
         """
-        self._start = check_integer("batch", batch)
+        start = check_integer("batch", batch)
+        if hasattr(self.batches, "__len__"):
+            _refuse_beyond(len(self), start)
+        self._start = start
 
     def __iter__(self) -> Iterator[list[tuple[int, float]]]:
         """Yield the (index, weight) pairs of each batch of which something is kept.
 
         Raises:
             TypeError: If a drawn batch is no list of indices.
+            ValueError: If the epoch ends before the batch it was to start at.
         """
-        start, self._start = self._start, 0
-        for at, drawn in enumerate(self.batches):
+        selector, order = self.selector, self._order()
+        again, told, self._epoch = self._epoch, order["epoch"], None
+        epoch = told if again is None else again
+        passed, selector.held, selector.passed = selector.passed, None, None
+        if passed is not None and passed is not self._passed and passed["epoch"] == epoch:
+            selector.load_state_dict({**selector.state_dict(), **passed["beginning"]})
+        selector.held = held = selector.state_dict()
+        self._beginning = {"selector": held, "order": order | {"epoch": epoch}}
+        start, self._start, self._drawn = self._start, 0, 0
+        if again is not None:
+            self.set_epoch(again)
+        drawn_batches = iter(self.batches)
+        following = next(drawn_batches, None)
+        if again is not None:  # what was told meanwhile is of the epoch after
+            self.set_epoch(told or 0)
+        while following is not None:
+            drawn, following = following, next(drawn_batches, None)
             if np.ndim(drawn) == 0:
-                raise TypeError(_NO_BATCH.format(f"{drawn!r} as batch {at}"))
+                raise TypeError(_NO_BATCH.format(f"{drawn!r} as batch {self._drawn}"))
             indices = [int(index) for index in drawn]
-            kept, weights = self.selector.select(np.asarray(indices, dtype=np.int64))
+            kept, weights = selector.select(np.asarray(indices, dtype=np.int64))
             pairs = zip(kept.tolist(), weights.tolist(), strict=True)
             chosen = [(indices[i], float(weight)) for i, weight in pairs]
-            if not chosen and self.selector.kept_elsewhere:
+            if not chosen and selector.kept_elsewhere:
                 chosen = [(indices[0], 0.0)]
-            if chosen and at >= start:
+            if following is None:  # whoever knows the length does not ask for what comes after
+                self._pass(epoch)
+            self._drawn += 1
+            if chosen and self._drawn > start:
                 yield chosen
+        _refuse_beyond(self._drawn, start)
+        self._drawn, self._beginning = 0, None
+
+    def _pass(self, epoch: int | None) -> None:
+        """Let the selector's state be of after the epoch, whose last batches may be trained on yet.
+
+        So it holds the epoch's beginning too: a run that takes it up and begins that epoch again,
+        which its number tells, means to skip what it has trained on.
+        """
+        held, self.selector.held = self.selector.held or {}, None
+        beginning = {name: value for name, value in held.items() if name != "memory"}
+        known = None if epoch is None else {"epoch": epoch, "beginning": beginning}
+        self._passed = self.selector.passed = known
 
     def __len__(self) -> int:
-        return len(self.batches)  # type: ignore[arg-type]  # a BatchSampler has a length
+        return len(self.batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epoch's beginning, and how many batches were drawn since: a snapshot.
+
+        Raises:
+            ValueError: If the batches are in an order that cannot be drawn again.
+        """
+        order, sampler = self._order(), self._found("sampler")
+        if hasattr(sampler, "generator") and order["epoch"] is order["generator"] is None:
+            raise ValueError(_NO_GENERATOR.format(type(sampler).__name__))
+        if self._beginning is not None:  # made once an epoch: loaders ask at every batch
+            return {**self._beginning, "drawn": self._drawn}
+        order |= {"epoch": self._epoch}
+        return {"selector": self.selector.state_dict(), "order": order, "drawn": self._start}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned: the next epoch is the rest of the one it was in.
+
+        The selector's state is in it: what was loaded there before is replaced.
+
+        Raises:
+            ValueError: If an entry is missing, or the state is of another run.
+        """
+        require_entries(state, ("selector", "order", "drawn"))
+        order, generator = state["order"], self._found("generator")
+        drawn_by = order["generator"]
+        if drawn_by is not None and generator is None:
+            raise ValueError(_NO_GENERATOR.format(type(self._found("sampler")).__name__))
+        self.start_at(state["drawn"])
+        self.selector.load_state_dict(state["selector"])
+        if drawn_by is not None:
+            generator.set_state(torch.as_tensor(drawn_by, dtype=torch.uint8))
+        self._epoch, self._drawn, self._beginning = order["epoch"], 0, None
+
+
+def _refuse_beyond(drawn: int, start: int) -> None:
+    if start > drawn:
+        raise ValueError(
+            f"batch must be in [0, {drawn}], the drawn batches of one epoch, got {start}; "
+            f"after whole epochs load the selector's state and pass batch % {drawn}"
+        )
 
 
 def _refuse_what_is_known_later(selector: Selector) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections import defaultdict
@@ -68,6 +69,8 @@ class Selector(Stateful):
         policy: The policy.
         step: Batches drawn so far.
         ahead: True if batches are selected before the ones drawn earlier were trained on.
+        held: The state that is saved in the middle of such an epoch, None outside of one.
+        passed: The number and the beginning of the epoch before, where it has a number.
         learns: True if the policy learns from each step.
         kept_elsewhere: Samples of the last batch that other processes kept.
         mean_keep: Samples kept by samples drawn, so far.
@@ -125,6 +128,8 @@ class Selector(Stateful):
         self._told: dict[str, float] = {}
         self._spent_at_validation, self._reward = 0.0, 0.0
         self._last: dict[str, Any] | None = None
+        self.held: dict[str, Any] | None = None
+        self.passed: dict[str, Any] | None = None
 
     # ------------------------------------------------------------------ what is called
 
@@ -365,13 +370,18 @@ class Selector(Stateful):
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot of everything: tensors and JSON-able values, for any checkpoint.
 
+        While a `SelectionSampler` goes through an epoch it is of the epoch's beginning.
+
         Raises:
             TypeError: If the policy's own state holds something else.
         """
+        if self.held is not None:
+            return copy.deepcopy(self.held)
         with users_code(self._who):
             learned = self.policy.state_dict()
         learned = observed.portable(learned, f"state of policy {self.name!r}")
-        return {**self._made_with(), **observed.portable(super().state_dict()), "policy": learned}
+        own = {**self._made_with(), **observed.portable(super().state_dict()), "policy": learned}
+        return own if self.passed is None else {**own, "passed": copy.deepcopy(self.passed)}
 
     def _made_with(self) -> dict[str, Any]:
         return {
@@ -407,8 +417,9 @@ class Selector(Stateful):
             if shape != wanted:
                 raise ValueError(f"the state's {name} must have shape {wanted}, got {shape}")
         before, restored_state = dict(vars(self)), observed.restored(state)
-        learned = observed.restored(self.state_dict()["policy"]) if self._begun else None
+        learned = observed.portable(self.policy.state_dict()) if self._begun else None
         try:
+            self.held, self.passed = None, restored_state.get("passed")
             self._memory = SampleMemory(self._samples.count, self._samples.classes)
             super().load_state_dict(restored_state)
             begun, self._begun = self._begun, False
@@ -418,7 +429,7 @@ class Selector(Stateful):
         except Exception as error:
             vars(self).update(before)
             if learned is not None:
-                self.policy.load_state_dict(learned)
+                self.policy.load_state_dict(observed.restored(learned))
             raise ValueError(
                 f"the state cannot be taken up by policy {self.name!r}: "
                 f"{type(error).__name__}: {error}"
