@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import near_names
-from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS, observation_bounds
+from gstds.observation.spec import LARGEST, OBSERVATIONS, OPTIONAL_OBSERVATIONS, observation_bounds
 
 Array = npt.NDArray[np.float32]
 _LOSS = 3.0  # what stands for a large loss
@@ -115,6 +115,7 @@ def made_up_batch(
     for name, (low, high, shape) in observation_bounds(
         dict.fromkeys(observe), n, classes, _DIM, _WIDTH
     ).items():
+        low, high = (0.0, _LOSS) if high == LARGEST else (low, high)
         top = min(high, _LOSS)
         values[name] = rng.uniform(max(low, -top), top, shape)
     values["labels"] = rng.integers(0, classes, n)
