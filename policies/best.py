@@ -113,6 +113,7 @@ class Best(Policy):
     def _pick(self, batch: Mapping[str, Any], k: int, noise: Any) -> npt.NDArray[np.int64]:
         losses = np.asarray(batch["last_losses"], dtype=np.float64)
         unseen = np.asarray(batch["visited"]) < 0.5
+        error: npt.NDArray[Any]
         if self._classes > 1:
             error = 1.0 - np.exp(-np.maximum(losses, 0.0))
         else:

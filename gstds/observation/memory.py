@@ -46,7 +46,14 @@ class SampleMemory(Stateful):
         set_aside: How many losses were not finite.
     """
 
-    state = ("last_losses", "known", "last_trained", "visits", "train_loss", "train_loss_ratio")
+    state: tuple[str, ...] = (
+        "last_losses",
+        "known",
+        "last_trained",
+        "visits",
+        "train_loss",
+        "train_loss_ratio",
+    )
     state += ("set_aside", "_sum", "_count", "_first")
 
     def __init__(self, samples: int, classes: int) -> None:

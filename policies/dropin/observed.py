@@ -65,7 +65,8 @@ def eager(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def called(*arguments: Any, **options: Any) -> Any:
         if torch.compiler.is_compiling():  # what it imports takes seconds: only where it is needed
-            return torch.compiler.disable(method)(*arguments, **options)
+            disable: Callable[..., Any] = torch.compiler.disable
+            return disable(method)(*arguments, **options)
         return method(*arguments, **options)
 
     return called
