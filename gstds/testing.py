@@ -308,6 +308,7 @@ def _odd_batches(subject: _Subject) -> _Found:
         "every value 0": {name: np.zeros_like(v) for name, v in rows.items()},
         "every value 1": {name: np.ones_like(v) for name, v in rows.items()},
         "losses of a million": {n: v * 1e6 for n, v in rows.items() if n.endswith("losses")},
+        "losses below zero": {n: -rows[n] for n in ("last_losses", "learner_losses") if n in rows},
         "no sample seen before": {"visited": np.zeros(_N), "age": np.ones(_N)},
         "the begin of a run": {"progress": np.zeros(1), "budget_left": np.ones(1)},
         "the end of a run": {"progress": np.ones(1), "budget_left": np.zeros(1)},

@@ -27,6 +27,7 @@ AnySchedule = Schedule | str | None
 
 
 _WIDTHS = {"feature_dim": "features", "embedding_dim": "learner_embeddings"}
+_LENGTHS = ("budget_flops", "epochs", "max_draws", "total_steps")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,12 @@ class RunContext:
                 raise NotDeclaredError(
                     f"context.{name}: the policy does not declare what it is the width of; add to "
                     f"the class: {needs_line([_WIDTHS[name]])}"
+                )
+        if name in _LENGTHS and not value:
+            if sys._getframe(1).f_globals.get("__name__") != "dataclasses":
+                raise NotDeclaredError(
+                    f"context.{name}: the length of the run is not known; make the Selector with "
+                    "total_steps=, or take a policy that goes by the progress alone"
                 )
         return value
 
@@ -242,7 +249,7 @@ class KeepRatioPolicy(Policy):
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run; under equal epochs the progress is a whole number of steps."""
-        self._steps = context.total_steps if context.setting == "equal-epochs" else 0
+        self._steps = vars(context)["total_steps"] if context.setting == "equal-epochs" else 0
 
     def schedule_progress(self, observation: Observation) -> float:
         """Return the progress in [0, 1] at which the schedule is read.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,17 +12,19 @@ import numpy.typing as npt
 from gstds.common.checks import check_fraction, check_number
 from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
 from gstds.selection.control import RiseWatch, least_loss, wrong_label_chances, wrong_label_share
-from gstds.selection.weights import valid_batch, weighted_sample, weights_for_ratio
+from gstds.selection.weights import percentiles, valid_batch, weighted_sample, weights_for_ratio
 
-_LAST = 1e-9
+_LAST, _HALVINGS = 1e-9, 3
 
 
 class Best(Policy):
     """A constant share of each batch, drawn by the error last seen, without likely wrong labels.
 
     A sample's error is the probability that the learner gave to other classes when it last trained
-    on it: 1 - exp(-last loss), which is high for what was never trained on. Samples are drawn
-    without replacement, with odds in proportion to (floor + error) times the trust in the label.
+    on it: 1 - exp(-last loss); and that of a guess, 1 - 1/C, if it was never trained on. That is
+    for classification: elsewhere it is the share of the batch's losses that its own reaches, and 1
+    before it was trained on, so that the unseen rank first. Samples are drawn without
+    replacement, with odds in proportion to (floor + error) times the trust in the label.
     Trust falls from 1 to 0 as the label's chance to be wrong rises from 0 to ``doubt``; those
     without trust come last. How many labels are wrong is estimated from the reference losses, see
     `gstds.selection.control`, which assumes that a wrong one is drawn uniformly. Clean labels
@@ -31,8 +34,8 @@ class Best(Policy):
 
     What is kept trains at the loss weight ``weight``, by default 2, which is a doubled learning
     rate: compare with others at twice the rate. A learner without normalization may not stand it:
-    the weight is halved whenever the training loss rises as it does when steps are too large, see
-    `gstds.selection.control.RiseWatch`.
+    the weight is halved, up to three times, when the training loss rises against this run's own as
+    it does when steps are too large, see `gstds.selection.control.RiseWatch`; the first time warns.
 
     Source: this project; last losses as in InfoBatch, arXiv 2303.04947
     Cost: nothing beside training on the kept samples; the reference's losses are cached
@@ -46,7 +49,7 @@ class Best(Policy):
         floor: Odds of a sample without any error, in units of one with nothing but error, above 0.
         weight: Loss weight of what is kept: what the learning rate is multiplied by, above 0.
         doubt: Chance of a wrong label, in [0, 1], from which on a sample is not trusted; 0 trusts
-            all, and needs no reference.
+            all, and needs no reference; above 0 it serves classification alone.
 
     Raises:
         TypeError: If an option has the wrong type.
@@ -67,19 +70,36 @@ class Best(Policy):
         self.needs = {"reference_losses": {}} if self.doubt else {}
 
     def reset(self, seed: int, context: RunContext) -> None:
-        """Begin a run that has seen no batch."""
+        """Begin a run that has seen no batch.
+
+        Raises:
+            ValueError: If labels are doubted that are no classes.
+        """
+        if self.doubt and context.num_classes < 2:
+            raise ValueError(
+                f"doubt={self.doubt:g} weighs the chance of a wrong class, and num_classes is "
+                f"{context.num_classes}; pass num_classes=, or make_policy('best', doubt=0)"
+            )
         self._classes, self._batches, self._surest = context.num_classes, 0, 0.0
         self._watch = RiseWatch(context.num_classes)
 
     def act(self, observation: Observation) -> Weights:
         """Return weights (N,): the weight for the kept samples, 0 for the others."""
         kept = weights_for_ratio(observation, self.keep, self._pick)
-        return np.asarray(kept * np.float32(self.weight * 0.5**self._watch.rises))
+        return np.asarray(kept * np.float32(self.weight * 0.5 ** min(self._watch.rises, _HALVINGS)))
 
     def learn(self, transition: Transition) -> None:
         """Watch the loss; remember how sure the reference was of the batch's surest samples."""
         trained = np.asarray(transition.info["trained"]) > 0
+        rises = self._watch.rises
         self._watch.take(np.asarray(transition.info["losses"])[trained])
+        if self._watch.rises > rises == 0:
+            warnings.warn(
+                "policy 'best': the training loss rises as it does when steps are too large; the "
+                f"loss weight, {self.weight:g}, is halved, down to {self.weight / 2**_HALVINGS:g} "
+                "if it goes on; a lower learning rate or make_policy('best', weight=1) may serve",
+                stacklevel=2,
+            )
         if self.doubt:
             _, batch = valid_batch(transition.observation)
             self._surest = self._mean_surest(batch["reference_losses"])
@@ -91,7 +111,14 @@ class Best(Policy):
         return (seen * self._surest + least_loss(reference_losses)) / (seen + 1)
 
     def _pick(self, batch: Mapping[str, Any], k: int, noise: Any) -> npt.NDArray[np.int64]:
-        error = 1.0 - np.exp(-np.asarray(batch["last_losses"], dtype=np.float64))
+        losses = np.asarray(batch["last_losses"], dtype=np.float64)
+        unseen = np.asarray(batch["visited"]) < 0.5
+        error: npt.NDArray[Any]
+        if self._classes > 1:
+            error = 1.0 - np.exp(-np.maximum(losses, 0.0))
+        else:
+            error = percentiles(losses, losses)
+        error[unseen] = 1.0 - 1.0 / self._classes if self._classes > 1 else 1.0
         odds = (self.floor + error) * self._trust(batch)
         return weighted_sample(np.maximum(odds, _LAST), k, noise)
 

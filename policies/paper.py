@@ -60,7 +60,7 @@ class GSTDS(KeepRatioPolicy):
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run; the number of epochs is the grid of ``per="epoch"``."""
         super().reset(seed, context)
-        self._epochs = context.epochs
+        self._epochs = context.epochs if self.per == "epoch" else 1
 
     def schedule_progress(self, observation: Observation) -> float:
         """Return the run's progress, or that of the epoch's beginning."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from gstds.common.checks import near_names
 from gstds.observation.batch_view import padded_indices
 from gstds.observation.spec import (
+    LARGEST,
     OBSERVATIONS,
     OPTIONAL_OBSERVATIONS,
     WHOLE_NUMBERS,
@@ -121,6 +122,7 @@ def made_up_batch(
     for name, (low, high, shape) in observation_bounds(
         dict.fromkeys(observe), n, classes, _DIM, _WIDTH
     ).items():
+        low, high = (0.0, _LOSS) if high == LARGEST else (low, high)
         top = min(high, _LOSS)
         values[name] = rng.uniform(max(low, -top), top, shape)
     values["labels"] = rng.integers(0, classes, n)

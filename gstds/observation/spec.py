@@ -10,10 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gstds.common.checks import check_choice, near_names
 
+LARGEST = float(np.finfo(np.float32).max)
+"""Losses are shown as they are told, in any unit and of any sign: their bounds are float32's."""
+
 LOSS_BOUND = 100.0
-"""Losses in nats are clipped here, so that every bound is finite."""
+"""What a reward counts a loss in nats as that is larger, or not finite."""
 
 WHOLE_NUMBERS = ("indices",)
 """These are int64, all others float32."""
@@ -58,16 +63,15 @@ class Row(NamedTuple):
     def span(self) -> str:
         """Shape and bounds in words, such as ``(N,) in [0, 1]``."""
         shape = ", ".join(map(str, self.shape)) + "," * (len(self.shape) == 1)
-        return (
-            f"({shape}) in [{self.low:g}, {'C - 1' if self.high is None else f'{self.high:.10g}'}]"
-        )
+        high = "C - 1" if self.high is None else f"{self.high:.10g}"
+        return f"({shape}) " + ("finite" if self.high == LARGEST else f"in [{self.low:g}, {high}]")
 
 
-_N, _1, _LOSS, _FORWARD = ("N",), (1,), LOSS_BOUND, "the same forward"
+_N, _1, _LOSS, _FORWARD = ("N",), (1,), (-LARGEST, LARGEST), "the same forward"
 _SOLVE = ("laplacian", "sign", "affinity", "embedding", "solver")
 _BESIDE = ("", (), "spectral_scores")
 _ROWS: tuple[tuple[Any, ...], ...] = (
-    ("last_losses", "memory", _N, 0, _LOSS, "loss in nats when last trained on; log C before"),
+    ("last_losses", "memory", _N, *_LOSS, "loss when last trained on; the mean of these before"),
     ("visited", "memory", _N, 0, 1, "1 if the sample was ever trained on"),
     ("age", "memory", _N, 0, 1, "share of the run since it was last trained on; 1 if never"),
     ("labels", "data", _N, 0, None, "class, as the learner is told"),
@@ -78,15 +82,16 @@ _ROWS: tuple[tuple[Any, ...], ...] = (
     ("progress", "run", _1, 0, 1, "share of the run done: draws, or budget spent"),
     ("budget_left", "run", _1, 0, 1, "share of the budget left; equal epochs: of full training's"),
     ("keep_ratio", "run", _1, 0, 1, "share kept in the step before; 1 at the start"),
-    ("train_loss", "memory", _1, 0, _LOSS,
-     "mean loss of the samples last trained on: biased by selection"),
-    ("mean_last_loss", "memory", _1, 0, _LOSS, "mean of the last losses of all training samples"),
+    ("train_loss", "memory", _1, *_LOSS,
+     "mean loss of the samples last trained on, biased by selection; log C before, or 0"),
+    ("train_loss_ratio", "memory", _1, *_LOSS, "the same by the first of the run, whatever unit"),
+    ("mean_last_loss", "memory", _1, *_LOSS, "mean last loss of the samples trained on so far"),
     ("spectral_scores", "features", _N, -1, 1, "Fiedler vector of the batch", "the solve", _SOLVE),
     ("lambda2", "features", _1, 0, 1, "its eigenvalue, over the largest", *_BESIDE),
     ("eigengap", "features", _1, 0, 1, "gap to the next one, over the largest", *_BESIDE),
     ("effective_nodes", "features", _1, 0, 1, "share of the samples that it stands on", *_BESIDE),
-    ("reference_losses", "reference", _N, 0, _LOSS, "cross-fitted loss in nats", "the reference"),
-    ("learner_losses", "learner", _N, 0, _LOSS, "learner loss in nats now", "one forward of N"),
+    ("reference_losses", "reference", _N, *_LOSS, "cross-fitted loss", "the reference"),
+    ("learner_losses", "learner", _N, *_LOSS, "learner loss now", "one forward of N"),
     ("learner_margin", "learner", _N, 0, 1, "highest minus second highest probability", _FORWARD),
     ("learner_entropy", "learner", _N, 0, 1, "entropy of the probabilities, over log C", _FORWARD),
     ("learner_probabilities", "learner", ("N", "C"), 0, 1, "softmax of the logits", _FORWARD),
@@ -94,8 +99,8 @@ _ROWS: tuple[tuple[Any, ...], ...] = (
      "input of the last linear layer", _FORWARD),
     ("features", "features", ("N", "D"), -1, 1, "the reference's, unit rows", "the reference"),
     ("degrees", "features", _N, -1, 1, "mean similarity to the batch", "4 N D", ("affinity",)),
-    ("validation_loss", "evaluation", _1, 0, _LOSS,
-     "loss in nats at the last evaluation on reward-validation", "evaluations"),
+    ("validation_loss", "evaluation", _1, *_LOSS,
+     "loss at the last evaluation on reward-validation", "evaluations"),
     ("validation_accuracy", "evaluation", _1, 0, 1,
      "accuracy at the last evaluation on reward-validation", "the same evaluations"),
     ("gradient_noise", "gradients", _1, 0, 1, "log2(1 + noise scale in samples) / 24", "nothing"),

@@ -72,7 +72,16 @@ class RunFacts:
 
     @classmethod
     def from_context(cls, context: Mapping[str, Any]) -> RunFacts:
-        """Return the facts of a run's context, as the environment gives it."""
+        """Return the facts of a run's context, as the environment gives it.
+
+        Raises:
+            ValueError: If the run is no classification.
+        """
+        if context["num_classes"] < 2:
+            raise ValueError(
+                f"num_classes is {context['num_classes']}: an agent sees losses in units of log C, "
+                "so it serves classification alone; pass num_classes=, or take another policy"
+            )
         batch = context["sample_flops"] * context["batch_size"]
         return cls(int(context["num_classes"]), float(context["budget_flops"] / batch))
 

@@ -45,16 +45,16 @@ def between(value: float, low: float, high: float) -> float:
 def gap_ratio(
     train_loss: float, validation_loss: float, gap: float, low: float, high: float
 ) -> float:
-    """Return low + (high - low) · clip((V - T) / (gap · V), 0, 1).
+    """Return low + (high - low) · clip((V - T) / (gap · |V|), 0, 1).
 
     Args:
-        train_loss: T in nats.
-        validation_loss: V in nats.
-        gap: The share of V by which T must lie below it for ``high``.
+        train_loss: T.
+        validation_loss: V, in the same unit; without a size there is no gap.
+        gap: The share of |V| by which T must lie below it for ``high``.
         low: Keep ratio without a gap.
         high: Keep ratio at that gap.
     """
-    wanted = gap * validation_loss
+    wanted = gap * abs(validation_loss)
     if wanted <= 0.0:
         return low
     relative = (validation_loss - train_loss) / wanted
@@ -115,7 +115,7 @@ class PlateauWatch(Stateful):
         self._sums, self._seen = [0.0, 0.0], 0
 
     def stalled(self, loss: float) -> bool:
-        """Take in a step's loss in nats; at a window's end, say whether it has stopped falling."""
+        """Take in a step's loss; at a window's end, say whether it has stopped falling."""
         half = self.window // 2
         if not math.isfinite(loss):
             return False
@@ -128,29 +128,34 @@ class PlateauWatch(Stateful):
             return False
         before, now = self._sums
         self._sums, self._seen = [0.0, 0.0], 0
-        return now > (1.0 - self.threshold) * before
+        return now > before - self.threshold * abs(before)
 
 
 class RiseWatch(Stateful):
     """Counts how often a training loss has risen as it does when the steps are too large.
 
-    It has risen if a batch of at least 8 samples has a mean loss above 1.5 log C, which is what a
-    learner has that is surely wrong, not one that knows nothing. Or if the mean over samples, with
-    weights that fall by 1/32 a batch, is above 1.35 times the least it has been and above that by
-    more than log C / 10: neither small losses that fluctuate nor a few hard samples count. After
-    each rise the watch begins anew, and for 8 batches only looks on.
+    The unit is what the run's first batch told: its mean, and the mean size s of its losses. In a
+    classification the mean and s are at least log C, what a learner has that knows nothing: one
+    that begins well has small losses, which fluctuate.
+
+    A loss has risen if a batch of at least 8 samples has a mean above the first by half of s and
+    by three of its own standard errors. Or if the mean over samples, with weights that fall by 1/32
+    a batch, is above the least it has been by 35% of that and by a tenth of s: neither small losses
+    that fluctuate nor a few hard samples count. After each rise the watch begins anew, and for 8
+    batches only looks on.
 
     Args:
-        classes: C.
+        classes: C; 1 if it is no classification.
     """
 
-    state = ("rises", "_loss", "_count", "_batches", "_least")
-    RATIO, SHARE, BATCHES = 1.35, 0.1, 32
-    WRONG, SAMPLES, PAUSE = 1.5, 8, 8
+    state = ("rises", "_loss", "_count", "_batches", "_least", "_first")
+    RATIO, SHARE, BATCHES = 0.35, 0.1, 32
+    WRONG, SAMPLES, PAUSE, ERRORS = 0.5, 8, 8, 3.0
 
     def __init__(self, classes: int) -> None:
-        self._nothing = math.log(max(2, classes))
+        self._log_classes = math.log(classes) if classes > 1 else -math.inf
         self.rises = 0
+        self._first: list[float] = []  # mean and size
         self._begin()
 
     def _begin(self) -> None:
@@ -159,15 +164,19 @@ class RiseWatch(Stateful):
         self._least: float | None = None
 
     def take(self, losses: npt.ArrayLike) -> None:
-        """Take in the losses (k,) in nats of a batch's samples that were trained on; k may be 0."""
+        """Take in the losses (k,) of a batch's samples that were trained on; k may be 0."""
         values = np.asarray(losses, dtype=np.float64)
         if len(values) == 0 or not np.isfinite(values).all():
             return
+        mean, size = float(values.mean()), float(np.abs(values).mean())
+        self._first = self._first or [max(one, self._log_classes) for one in (mean, size)]
         fade = 1.0 - 1.0 / self.BATCHES
         self._loss = fade * self._loss + float(values.sum())
         self._count = fade * self._count + len(values)
         self._batches += 1
-        wrong = len(values) >= self.SAMPLES and values.mean() > self.WRONG * self._nothing
+        error = self.ERRORS * float(values.std()) / math.sqrt(len(values))
+        above = mean - self._first[0]
+        wrong = len(values) >= self.SAMPLES and above > max(self.WRONG * self._first[1], error)
         after_rise = self.rises > 0 and self._batches <= self.PAUSE
         if (wrong and not after_rise) or self._smoothly_risen():
             self.rises += 1
@@ -178,8 +187,7 @@ class RiseWatch(Stateful):
             return False
         mean = self._loss / self._count
         self._least = mean if self._least is None else min(self._least, mean)
-        margin = self.SHARE * self._nothing
-        return mean > max(self.RATIO * self._least, self._least + margin)
+        return mean - self._least > max(self.RATIO * abs(self._least), self.SHARE * self._first[1])
 
 
 def least_loss(reference_losses: npt.ArrayLike) -> float:

@@ -27,6 +27,7 @@ _DEFAULTS = {option: choices[0] for option, choices in SPECTRAL.items()}
 _NORMALIZED = {**_DEFAULTS, "laplacian": "normalized"}
 _OF_DEGREES = {"affinity": "auto"}
 _ALWAYS_SHOWN = ("last_losses", "age")
+_STALE = "last_losses"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,21 @@ class NamedScore:
             values = np.abs(values)
         if self.less:
             values = values - np.asarray(batch[self.less], dtype=np.float64)
-        return np.asarray(self.sign * values)
+        values = np.asarray(self.sign * values)
+        return _unseen_first(values, batch) if self.row == _STALE else values
+
+
+def _unseen_first(values: Floats, batch: Mapping[str, Any]) -> Floats:
+    """Return scores (n,) of stale losses, those of samples never seen above all others.
+
+    Among themselves they keep their distances: what they show is the mean of the seen.
+    """
+    unseen = np.asarray(batch["visited"]) < 0.5
+    if unseen.any() and not unseen.all():
+        values = values.copy()
+        highest = np.nextafter(values[~unseen].max(), np.inf)
+        values[unseen] += max(0.0, highest - values[unseen].min())
+    return values
 
 
 # Learnability: RHO-LOSS (arXiv 2206.07137), JEST (arXiv 2406.17711).
@@ -113,10 +128,10 @@ SCORES = {
     "oldest": NamedScore("age", "Longest not trained on, those never trained on first."),
     "stale-learnability": NamedScore(
         "last_losses",
-        "Learner loss at the last visit minus reference loss: learnability without a forward.",
+        "Learner loss at the last visit minus reference loss, without a forward; unseen first.",
         less="reference_losses",
     ),
-    "stale-loss": NamedScore("last_losses", "Learner loss at the last visit: free."),
+    "stale-loss": NamedScore("last_losses", "Learner loss at the last visit: free; unseen first."),
     "uncertainty": NamedScore(
         "learner_margin",
         "Small difference between the two highest probabilities. Takes a forward.",

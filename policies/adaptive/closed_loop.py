@@ -78,7 +78,7 @@ class Plateau(KeepRatioPolicy):
 class LossGap(KeepRatioPolicy):
     """Keeps more, the further the training loss lies below the reward-validation loss.
 
-    keep = low + (high - low) · clip((V - T) / (gap · V), 0, 1), with V the last reward-validation
+    keep = low + (high - low) · clip((V - T) / (gap · |V|), 0, 1), with V the last reward-validation
     loss and T the training loss averaged over about an epoch, as it was when V was measured. What
     is learned of the kept samples but not of others calls for others.
 
@@ -101,7 +101,8 @@ class LossGap(KeepRatioPolicy):
 
     state = ("_loss", "_weight", "_then")
     _own_needs = {"validation_loss": {}}  # noqa: RUF012  (a constant of the class)
-    _loss = _weight = _then = 0.0
+    _loss = _weight = 0.0
+    _then: float | None = None
     _decay = 0.9
 
     def __init__(
@@ -120,12 +121,12 @@ class LossGap(KeepRatioPolicy):
         """Begin a run; losses are averaged over the steps of an epoch."""
         super().reset(seed, context)
         self._decay = 1.0 - 1.0 / max(1, context.steps_per_epoch)
-        self._loss = self._weight = self._then = 0.0
+        self._loss, self._weight, self._then = 0.0, 0.0, None
 
     def keep_ratio(self, observation: Observation) -> float:
         """Return the share of the drawn batch to keep."""
         validation = float(observation["validation_loss"][0])
-        if self._then == 0.0:
+        if self._then is None:
             return self.low
         return gap_ratio(self._then, validation, self.gap, self.low, self.high)
 

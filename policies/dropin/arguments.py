@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,7 @@ class Samples:
         labels: Class (n,) of each sample, or None.
         count: Number of samples, or None.
         classes: Number of classes, or None.
+        ids: What each sample is called (n,), where that is not its position; or None.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -102,7 +105,7 @@ class Samples:
 
     Attributes:
         count: Number of samples.
-        classes: Number of classes.
+        classes: Number of classes; 1 if nothing says that there are any.
         dim: Width of the features, 0 without a store.
         labels: Class (n,) of each sample, None if they are not given.
     """
@@ -117,6 +120,7 @@ class Samples:
         labels: Any,
         count: int | None,
         classes: int | None,
+        ids: Any = None,
     ) -> None:
         self._policy, self._needs = policy, needs
         self.labels = None if labels is None else _checked_labels(labels)
@@ -142,6 +146,13 @@ class Samples:
         counts = (
             {} if count is None else {"num_samples": check_integer("num_samples", count, low=1)}
         )
+        self._ids = None if ids is None else [_plain(one) for one in ids]
+        self._positions = {one: at for at, one in enumerate(self._ids or ())}
+        if self._ids is not None:
+            counts["ids"] = len(self._ids)
+            if len(self._positions) < len(self._ids):
+                twice = next(one for at, one in enumerate(self._ids) if self._positions[one] != at)
+                raise ValueError(f"ids must differ, got {twice!r} twice")
         arrays = {"labels": self.labels, where: self._losses, "rows": self._rows}
         counts |= {name: len(array) for name, array in arrays.items() if array is not None}
         if store and self._rows is None:
@@ -179,16 +190,35 @@ class Samples:
             self._note = self._note or open_losses(own)[1]
         said = (given, highest, self._note.get("num_classes"))
         count = next((number for number in said if number is not None), None)
-        if count is None:
+        if count is None and "learner_probabilities" in self._needs:
             raise ValueError(
                 "num_classes is not known; pass num_classes=, or labels= of all samples"
             )
-        count = check_integer("num_classes", count, low=1)
+        count = check_integer("num_classes", 1 if count is None else count, low=1)
         if highest is not None and highest > count:
             raise ValueError(
                 f"num_classes must be above every label, got {count}, and a {highest - 1}"
             )
         return count
+
+    def positions(self, ids: Any) -> Any:
+        """Return the positions (n,) among the samples of those with these ids.
+
+        Raises:
+            ValueError: If there is no sample of an id.
+        """
+        if self._ids is None:
+            return ids
+        named = [_plain(one) for one in ([ids] if isinstance(ids, str) else ids)]
+        for one in named:
+            if one not in self._positions:
+                raise ValueError(f"indices: no sample has the id {one!r}; ids= must name them all")
+        return np.array([self._positions[one] for one in named], dtype=np.int64)
+
+    def ids_digest(self, count: int) -> str:
+        """Return a digest of the first ids, "" without ids: a state is of samples in an order."""
+        text = repr(self._ids[:count]) if self._ids is not None else ""
+        return hashlib.sha256(text.encode()).hexdigest() if text else ""
 
     def view(self, batch: Indices) -> tuple[dict[str, Any], float]:
         """Return the observations of a batch (n,) that are known, and the operations they take."""
@@ -201,13 +231,30 @@ class Samples:
         return raw | {n: values[batch] for n, values in known.items() if values is not None}, flops
 
 
+def _plain(one: Any) -> Any:
+    return one.item() if hasattr(one, "item") else one
+
+
 def _checked_labels(labels: Any) -> Indices:
+    """Return the class (n,) of each sample; names of classes are numbered in their order."""
     values = numbers(labels)
     mend = "; pass the class of each training sample"
-    if values.ndim == 2:
-        mend = "; pass " + ("labels.reshape(-1)" if values.shape[1] == 1 else "labels.argmax(1)")
+    if values.dtype.kind in "UO" and values.ndim == 1 and all(isinstance(v, str) for v in values):
+        values = np.unique(values.astype(str), return_inverse=True)[1]
+    if values.ndim == 2 and values.shape[1] == 1:
+        mend = "; pass labels.reshape(-1)"
+    elif values.ndim == 2 and values.dtype.kind in "fiub":
+        if values.min() >= 0 and np.allclose(values.sum(1), 1.0, atol=0.01):
+            text = f"labels of shape {values.shape} are one-hot or soft: the class of each is the "
+            warnings.warn(text + "likeliest, as labels.argmax(1)", stacklevel=5)
+            values = values.argmax(1)
+        elif np.isin(values, (0, 1)).all():
+            mend = ": several classes for a sample are no class; for a multi-label loss leave "
+            mend += "labels out and pass num_samples="
     if values.dtype.kind == "f" and np.array_equal(values, values.round()):
         values = values.astype(np.int64)
+    elif values.dtype.kind == "f":
+        mend = "; for the targets of a regression leave labels out and pass num_samples="
     return whole_numbers("labels", values, mend)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from gstds.common.checks import near_names
+from gstds.common.state import Stateful
 from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS, asked_of
 
 TELL = (
@@ -26,6 +28,7 @@ _MENDS = {
 _AHEAD = "it; it is not known ahead of training: call selector.select inside the loop"
 _LEARNER = asked_of(OPTIONAL_OBSERVATIONS, "learner")
 _TENSOR = "__tensor__"
+_FEW, _SURELY = 0.01, 5.0
 _ROUNDING = 0.01  # half precision may say 1.004 where it means 1
 
 
@@ -54,6 +57,75 @@ def numbers(values: Any) -> npt.NDArray[Any]:
     if hasattr(values, "detach"):
         values = values.detach().float().cpu() if values.is_floating_point() else values.cpu()
     return np.asarray(values)
+
+
+def eager(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a method called outside what ``torch.compile`` compiles, as a step around it may be."""
+
+    @functools.wraps(method)
+    def called(*arguments: Any, **options: Any) -> Any:
+        if torch.compiler.is_compiling():  # what it imports takes seconds: only where it is needed
+            disable: Callable[..., Any] = torch.compiler.disable
+            return disable(method)(*arguments, **options)
+        return method(*arguments, **options)
+
+    return called
+
+
+def per_sample(name: str, values: Any, n: int) -> npt.NDArray[np.float32]:
+    """Return one loss for each of n samples (n,) as float32, those not finite included.
+
+    Raises:
+        TypeError: If they are no numbers.
+        ValueError: If the shape is another; the message says how to reduce it.
+    """
+    array = np.atleast_1d(floats(name, values))
+    if array.shape == (n,):
+        return array
+    mend = "compute them with reduction='none'"
+    if array.ndim > 1 and len(array) == n:
+        mend = f"reduce each sample's: {name}.flatten(1).mean(1)"
+        mend += ", or its sum if that is what you train on" if array.shape[1:] != (1,) else ""
+    raise ValueError(
+        f"{name} must be one number for each of the {n} indices, got shape {np.shape(values)}; "
+        f"{mend}"
+    )
+
+
+class DrawnIndices(Stateful):
+    """Which samples were ever drawn, to tell of those that never will be.
+
+    Args:
+        samples: Number of training samples n.
+    """
+
+    state = ("drawn", "_since_new")
+
+    def __init__(self, samples: int) -> None:
+        self.drawn = np.zeros(samples, dtype=bool)
+        self._since_new = 0
+
+    def take(self, batch: npt.NDArray[np.int64]) -> None:
+        """Take in a drawn batch (n,)."""
+        new = np.flatnonzero(~self.drawn[batch])
+        self._since_new = (
+            len(batch) - 1 - int(new[-1]) if len(new) else self._since_new + len(batch)
+        )
+        self.drawn[batch] = True
+
+    def grow(self, samples: int) -> None:
+        """Have room for more samples, not drawn yet."""
+        self.drawn = np.concatenate([self.drawn, np.zeros(samples - len(self.drawn), bool)])
+
+    def never(self) -> int:
+        """Return how many samples will never be drawn, by all appearance; 0 if a few are late.
+
+        Draws with replacement meet a new sample now and then, an epoch that drops its last batch
+        meets it in the next: here five times as many draws as that takes have met none.
+        """
+        missing = int((~self.drawn).sum())
+        share = missing / len(self.drawn)
+        return missing if share > _FEW and share * self._since_new > _SURELY else 0
 
 
 def floats(name: str, values: Any) -> npt.NDArray[np.float32]:
@@ -123,6 +195,9 @@ def learner_views(
                 f"{name}: policy {policy!r} needs it; call "
                 f"selector.select(indices, {name}=...) with the learner's on this batch"
             )
+        if name == "learner_losses":  # what is not finite is set aside, as it is after training
+            views[name] = per_sample(name, given[name], sizes["N"])
+            continue
         views[name] = floats(name, given[name])
         _check_view(name, views[name], sizes)
     return views

@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,13 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from gstds.common.checks import check_integer, check_number, require_entries, users_code
+from gstds.common.checks import (
+    check_fraction,
+    check_integer,
+    check_number,
+    require_entries,
+    users_code,
+)
 from gstds.common.noise import STREAMS, fan_out, policy_seed
 from gstds.common.process_group import Group, ProcessGroup
 from gstds.common.state import Stateful, entries
@@ -40,22 +46,27 @@ class Selector(Stateful):
         policy: A policy's name, ``module:Class``, or a policy.
         store: Cached features with reference losses, or their folder; None for a policy that needs
             neither. `gstds.prepare_store` makes one.
-        total_steps: Drawn batches of the whole run (of this process): what schedules run on.
+        total_steps: Drawn batches of the whole run (of this process): what schedules run on; None
+            if nobody knows, then `select` is told the progress.
         seed: The run's seed.
         schedule: Keep-ratio schedule, or its name; for a policy that is named and follows one.
         keep: Wanted mean keep ratio of the schedule named.
-        labels: Class (n,) of each training sample, for a policy that reads them.
-        reference_losses: Losses (n,) in nats, or their file; None for the store's own.
+        labels: Class (n,) of each training sample, for a policy that reads them: a number or a
+            name, or soft labels (n, C), of which the likeliest counts.
+        reference_losses: Losses (n,), or their file; None for the store's own.
         rows: Row of the store (n,) for each sample, where it is not the sample's own index.
         num_samples: Number of training samples, where neither store nor labels say it.
-        num_classes: Number of classes, where neither store nor labels say it.
+        num_classes: Number of classes, where neither store nor labels say it; None for a loss that
+            is no classification's.
+        ids: What each training sample is called (n,), text for one, where `indices` are no
+            positions; it says the number of samples too.
         batch_size: Samples of a drawn batch, what an epoch's steps are counted with; None for the
             first one's. Where batch sizes differ, give their mean.
         sample_flops: Operations of a forward and backward of one sample; None counts a forward as
             one, a forward and backward as three, and nothing for spectral solves or the policy's
             own arithmetic.
         forward_flops: Operations of a forward of one sample; None for a third of the above.
-        price: What full training's compute costs, in nats of validation loss, in the reward.
+        price: What full training's compute costs, in units of the validation loss, in the reward.
         distributed: Whether to agree with the other processes on what the loss is divided by; None
             if ``torch.distributed`` is initialized when the first batch is selected.
         device: Where the tensors returned are; also where processes exchange counts.
@@ -74,17 +85,19 @@ class Selector(Stateful):
         learns: True if the policy learns from each step.
         kept_elsewhere: Samples of the last batch that other processes kept.
         mean_keep: Samples kept by samples drawn, so far.
+        set_aside: How many losses told were not finite.
     """
 
     state: tuple[str, ...] = ("step", "_batch_size", "_begun", "_told", "_memory")
     state += ("_last", "_drawn", "_kept", "_untold", "_empty", "_width", "_spent")
-    state += ("_keep_ratio", "_spent_at_validation", "_reward")
+    state += ("_keep_ratio", "_spent_at_validation", "_reward", "_progress", "set_aside")
+    state += ("_indices",)
 
     def __init__(
         self,
         policy: Policy | str,
         store: FeatureStore | str | Path | None,
-        total_steps: int,
+        total_steps: int | None,
         *,
         seed: int = 0,
         schedule: AnySchedule = None,
@@ -94,6 +107,7 @@ class Selector(Stateful):
         rows: npt.ArrayLike | None = None,
         num_samples: int | None = None,
         num_classes: int | None = None,
+        ids: Any = None,
         batch_size: int | None = None,
         sample_flops: float | None = None,
         forward_flops: float | None = None,
@@ -102,13 +116,15 @@ class Selector(Stateful):
         device: torch.device | str = "cpu",
     ) -> None:
         self.policy, self.name = resolve_policy(policy, schedule, keep)
-        self.total_steps = check_integer("total_steps", total_steps, low=1)
+        self.total_steps = total_steps
+        if total_steps is not None:
+            self.total_steps = check_integer("total_steps", total_steps, low=1)
         self._seed = check_integer("seed", seed)
         self._selection_seed = fan_out(self._seed, STREAMS)["selection"]
         self._needs = check_needs(self.name, self.policy)
-        self._samples = Samples(
-            self.name, self._needs, store, reference_losses, rows, labels, num_samples, num_classes
-        )
+        told = (store, reference_losses, rows, labels, num_samples, num_classes, ids)
+        self._samples = Samples(self.name, self._needs, *told)
+        self._indices = observed.DrawnIndices(self._samples.count)
         self._memory = SampleMemory(self._samples.count, self._samples.classes)
         self._batch_size = batch_size
         if batch_size is not None:
@@ -122,7 +138,8 @@ class Selector(Stateful):
         self._ranks = Ranks(distributed, device)
         self.learns = type(self.policy).learn is not Policy.learn
         self.ahead, self._begun, self._begun_with = False, False, 1
-        self.step, self._spent, self._keep_ratio = 0, 0.0, 1.0
+        self.step, self._spent, self._keep_ratio, self._progress = 0, 0.0, 1.0, 0.0
+        self.set_aside = 0
         self._drawn = self._kept = self._width = 0
         self._untold = self._empty = self.kept_elsewhere = 0
         self._told: dict[str, float] = {}
@@ -130,18 +147,26 @@ class Selector(Stateful):
         self._last: dict[str, Any] | None = None
         self.held: dict[str, Any] | None = None
         self.passed: dict[str, Any] | None = None
+        self._told_of_undrawn = self._told_of_strange = False
 
     # ------------------------------------------------------------------ what is called
 
+    @observed.eager
     def select(
-        self, indices: Any, learner_losses: Any = None, **learner: Any
+        self,
+        indices: Any,
+        learner_losses: Any = None,
+        *,
+        progress: float | None = None,
+        **learner: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Say which samples of a drawn batch to train on.
 
         Args:
-            indices: Index (n,) of each drawn sample among the training samples.
+            indices: Index (n,) of each drawn sample among the training samples, or its id.
             learner_losses: The learner's losses (n,) of the batch now, from a forward in
-                evaluation mode, for a policy that needs them.
+                evaluation mode, for a policy that needs them; what is not finite is set aside.
+            progress: Share of the run done, in [0, 1], where ``total_steps`` is None.
             **learner: What else of `learner_margin`, `learner_entropy`, `learner_probabilities`,
                 `learner_embeddings` the policy needs.
 
@@ -161,6 +186,9 @@ class Selector(Stateful):
         told = {"learner_losses": learner_losses, **learner}
         sizes = {"N": len(batch), "C": self._samples.classes, "H": self._width}
         views = observed.learner_views(self.name, self._needs, told, sizes)
+        if "learner_losses" in views:
+            views["learner_losses"] = self._finite(batch, views["learner_losses"])
+        self._progress = self._progress_told(progress)
         if "learner_embeddings" in views:
             self._width = views["learner_embeddings"].shape[1]
         self._begin(len(batch), self._ranks.settle().size)
@@ -177,7 +205,64 @@ class Selector(Stateful):
         weights = checked_weights(answer, n, highest, where=where, name="weights")
         return self._answer(batch, observation, weights)
 
+    @observed.eager
+    def select_together(
+        self, batches: Sequence[Any], **options: Any
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Say which samples to train on of batches whose gradients are added up for one update.
+
+        They are selected from as one drawn batch, and count as one: the weights are divided by what
+        is kept of all of them.
+
+        Args:
+            batches: Indices (n,) of each.
+            **options: As for `select`, of all the batches, one after the other.
+
+        Returns:
+            What `select` returns, for each of the batches.
+
+        Raises:
+            ValueError: If there is no batch, or as `select`.
+        """
+        if not len(batches):
+            raise ValueError("batches must hold at least one batch, got none")
+        parts = [np.atleast_1d(observed.numbers(batch)) for batch in batches]
+        kept, weights = self.select(np.concatenate(parts), **options)
+        ends = np.cumsum([len(part) for part in parts])
+        cuts = np.searchsorted(kept.cpu().numpy(), ends)
+        starts, sizes = (ends - [len(part) for part in parts]).tolist(), np.diff(cuts, prepend=0)
+        pieces = zip(kept.split(sizes.tolist()), weights.split(sizes.tolist()), starts, strict=True)
+        return [(positions - start, own) for positions, own, start in pieces]
+
+    def _progress_told(self, progress: float | None) -> float:
+        if self.total_steps is not None:
+            if progress is not None:
+                raise ValueError(
+                    f"progress must be None beside total_steps={self.total_steps}, got {progress!r}"
+                    "; make the Selector with total_steps=None to tell the progress"
+                )
+            return min(1.0, self.step / self.total_steps)
+        if progress is None:
+            raise ValueError(
+                "progress is not known, for total_steps is None; call selector.select(indices, "
+                "progress=...) with the share of the run done, in [0, 1]"
+            )
+        return check_fraction("progress", progress)
+
+    def _finite(self, batch: Indices, losses: Array) -> Array:
+        """Return losses (n,) of a batch, in place of those not finite what the samples had."""
+        wrong = ~np.isfinite(losses)
+        if wrong.any():
+            if not self.set_aside:
+                text = f"{int(wrong.sum())} of {len(losses)} losses are not finite: set aside, the "
+                text += "samples keep what they had; later ones are counted in selector.set_aside"
+                warnings.warn(f"{text} (step {self.step})", stacklevel=4)
+            self.set_aside += int(wrong.sum())
+            return np.where(wrong, self._memory.shown(batch), losses)
+        return losses
+
     def _checked(self, indices: Any, *, empty: bool = False) -> Indices:
+        indices = self._samples.positions(indices)
         batch = observed.whole_numbers("indices", indices, kinds="iu", empty=empty)
         last = self._samples.count - 1
         if len(batch) and batch.max() > last:
@@ -187,12 +272,14 @@ class Selector(Stateful):
             )
         return batch
 
+    @observed.eager
     def observe_losses(self, indices: Any, losses: Any) -> None:
         """Tell the losses of the samples just trained on: what stale losses are made of.
 
         Args:
             indices: Index (k,) of each sample, in any order.
-            losses: Its loss (k,), as training computed it, not weighted.
+            losses: Its loss (k,), as training computed it, not weighted, in any unit and of any
+                sign. What is not finite is set aside, counted and warned of once.
 
         Raises:
             TypeError: If an argument has the wrong type.
@@ -200,33 +287,40 @@ class Selector(Stateful):
             RuntimeError: If ``torch.distributed`` was initialized or left since the first batch.
         """
         batch = self._checked(indices, empty=True)
-        values = np.atleast_1d(observed.floats("losses", losses))
-        if values.shape != batch.shape:
-            raise ValueError(
-                f"losses must have one number for each of the {len(batch)} indices, got shape "
-                f"{values.shape}; use reduction='none'"
-            )
+        values = observed.per_sample("losses", losses, len(batch))
         everyones = self._ranks.gather(batch, values)
-        if self._last is not None:
-            _note_losses(self._last, batch, values)
+        strange = ~self._indices.drawn[batch]
+        if self.step and strange.any() and not self._told_of_strange:
+            self._told_of_strange = True
+            warnings.warn(
+                f"losses are told of samples that were never drawn, {batch[strange][0]} for one; "
+                "pass indices[kept], not the positions kept",
+                stacklevel=3,
+            )
         self._untold = 0
         if len(everyones[0]):
-            self._memory.remember(*everyones, max(0, self.step - 1) / self.total_steps)
+            self._memory.remember(*everyones, self._progress)
+        if self._last is not None:
+            _note_losses(self._last, batch, self._finite(batch, values))
+        else:
+            self._finite(batch, values)
 
+    @observed.eager
     def observe_validation(self, loss: float, accuracy: float = 0.0) -> None:
-        """Tell the loss in nats and the accuracy in [0, 1] on validation samples.
+        """Tell the loss, any finite number, and the accuracy in [0, 1] on validation samples.
 
         For a policy that needs `validation_loss` or learns from a reward, which is the drop of this
         loss since the call before, minus ``price`` times the share of compute spent meanwhile.
         """
-        loss = check_number("loss", loss, low=0)
+        loss = check_number("loss", loss)
         accuracy = check_number("accuracy", accuracy, low=0, high=1)
         if "validation_loss" in self._told and self._begun:
-            spent = (self._spent - self._spent_at_validation) / self._context.budget_flops
+            spent = self._share(self._spent - self._spent_at_validation)
             self._reward += self._told["validation_loss"] - loss - self._price * spent
         self._told |= {"validation_loss": loss, "validation_accuracy": accuracy}
         self._spent_at_validation = self._spent
 
+    @observed.eager
     def observe_gradient_noise(self, samples: float) -> None:
         """Tell the gradient noise scale in samples, for a policy that needs `gradient_noise`.
 
@@ -236,6 +330,12 @@ class Selector(Stateful):
         if samples != math.inf:
             samples = check_number("samples", samples, low=0)
         self._told["gradient_noise"] = noise_share(samples)
+
+    def _share(self, flops: float) -> float:
+        """Return the share of the budget that operations are; of a length unknown, by progress."""
+        if self.total_steps is None:
+            return self._progress * flops / max(self._spent, 1e-12)
+        return flops / self._context.budget_flops
 
     @property
     def _who(self) -> str:
@@ -256,7 +356,8 @@ class Selector(Stateful):
         n = self._batch_size = self._batch_size or drawn
         known = self._samples
         per_epoch = max(1, math.ceil(known.count / (n * ranks)))
-        epochs = max(1, round(self.total_steps / per_epoch))
+        steps = self.total_steps or 0  # 0 where nobody knows: the context then says so
+        epochs = max(1, round(steps / per_epoch)) if steps else 0
         self._context = RunContext(
             batch_size=n,
             budget_flops=epochs * known.count * self._sample_flops / ranks,
@@ -264,13 +365,13 @@ class Selector(Stateful):
             epochs=epochs,
             feature_dim=known.dim,
             forward_flops=self._forward_flops,
-            max_draws=self.total_steps,
+            max_draws=steps,
             num_classes=known.classes,
             num_samples=known.count,
             sample_flops=self._sample_flops,
             setting="equal-epochs",
             steps_per_epoch=per_epoch,
-            total_steps=self.total_steps,
+            total_steps=steps,
         )
         with users_code(self._who):
             self.policy.reset(policy_seed(self._seed), self._context)
@@ -290,8 +391,8 @@ class Selector(Stateful):
             self._memory,
             seed=self._selection_seed,
             step=self.step,
-            progress=min(1.0, self.step / self.total_steps),
-            budget_left=1.0 - self._spent / self._context.budget_flops,
+            progress=self._progress,
+            budget_left=1.0 - self._share(self._spent),
             keep_ratio=self._keep_ratio,
             **self._told,
             **raw,
@@ -322,7 +423,7 @@ class Selector(Stateful):
         self._last = None
         info = last | {
             "step": self.step,
-            "progress": min(1.0, self.step / self.total_steps),
+            "progress": self._progress,
             "keep_ratio": self._keep_ratio,
             "train_loss": self._memory.train_loss,
             "charged_flops": self._spent,
@@ -343,6 +444,7 @@ class Selector(Stateful):
                 self._spent += self.policy.step_flops(n, len(kept), self._context)
         self._keep_ratio = len(kept) / n
         self._drawn += n
+        self._note_drawn(batch)
         self._kept += len(kept)
         self._untold += len(kept) > 0
         self.step += 1
@@ -364,6 +466,20 @@ class Selector(Stateful):
         scaled = weights[kept] * np.float32(self._begun_with / max(1, divisor))
         device = self._ranks.device
         return torch.as_tensor(kept, device=device), torch.as_tensor(scaled, device=device)
+
+    def _note_drawn(self, batch: Indices) -> None:
+        self._indices.take(batch)
+        at_end = (self.step + 1) % self._context.steps_per_epoch == 0
+        if self._begun_with > 1 or not at_end or self._told_of_undrawn:
+            return
+        if never := self._indices.never():
+            self._told_of_undrawn = True
+            warnings.warn(
+                f"{never} of {self._samples.count} samples are never drawn, by all appearance: "
+                "epochs are counted, and the samples known, by num_samples (or labels, rows, "
+                "store); give those of the samples that you draw from, or their ids=",
+                stacklevel=5,
+            )
 
     # ------------------------------------------------------------------ state
 
@@ -388,6 +504,7 @@ class Selector(Stateful):
             "policy_class": type(self.policy).__qualname__,
             "num_samples": self._samples.count,
             "num_classes": self._samples.classes,
+            "ids": self._samples.ids_digest(self._samples.count),
             "seed": self._seed,
             "total_steps": self.total_steps,
         }
@@ -395,7 +512,9 @@ class Selector(Stateful):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned, in a selector made with the same arguments.
 
-        Arrays may stand for tensors. What is refused changes nothing.
+        There may be more samples now, behind those that there were, and more steps: that is told
+        in a warning, and schedules go on at the share of the new length that is done. Arrays may
+        stand for tensors. What is refused changes nothing.
 
         Raises:
             TypeError: If it is no such state.
@@ -405,14 +524,21 @@ class Selector(Stateful):
             raise TypeError(f"state must be what state_dict returned, got {type(state).__name__}")
         own = self._made_with()
         require_entries(state, (*own, *entries(self), "policy"))
+        grown = {}
+        for name in ("num_samples", "total_steps"):
+            more = own[name] is not None and state[name] is not None and own[name] > state[name]
+            if more:
+                grown[name] = f"{name} {state[name]} -> {own[name]}"
+                own[name] = state[name]
+        own["ids"] = self._samples.ids_digest(own["num_samples"])
         for name, value in own.items():
             if state[name] != value:
                 raise ValueError(
                     f"the state is of {name} {state[name]!r}, this selector of {value!r}; "
                     "make it with the same arguments"
                 )
-        wanted = (self._samples.count,)
-        for name in ("last_losses", "last_trained", "visits"):
+        wanted = (own["num_samples"],)
+        for name in ("last_losses", "last_trained", "visits", "known"):
             shape = tuple(np.shape(state["memory"].get(name)))
             if shape != wanted:
                 raise ValueError(f"the state's {name} must have shape {wanted}, got {shape}")
@@ -421,7 +547,10 @@ class Selector(Stateful):
         try:
             self.held, self.passed = None, restored_state.get("passed")
             self._memory = SampleMemory(self._samples.count, self._samples.classes)
+            self._indices = observed.DrawnIndices(self._samples.count)
             super().load_state_dict(restored_state)
+            self._memory.grow(self._samples.count)
+            self._indices.grow(self._samples.count)
             begun, self._begun = self._begun, False
             if begun:
                 self._begin(int(restored_state["batch_size"]), self._ranks.now().size)
@@ -434,6 +563,9 @@ class Selector(Stateful):
                 f"the state cannot be taken up by policy {self.name!r}: "
                 f"{type(error).__name__}: {error}"
             ) from error
+        if grown:
+            text = f"the state is of a shorter run or fewer samples: {', '.join(grown.values())}"
+            warnings.warn(f"{text}; what is new counts as not seen yet", stacklevel=2)
 
 
 def _note_losses(last: Mapping[str, Any], indices: Indices, losses: Array) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,8 @@ class SummaryPolicy(KeepRatioPolicy):
         """Begin a run."""
         super().reset(seed, context)
         self.drawn, self._ratio, self._trend = 0, 1.0, None
-        self._facts = RunFacts.from_context(asdict(context))
+        budget = {"budget_flops": context.budget_flops}  # of a length unknown it says so
+        self._facts = RunFacts.from_context(vars(context) | budget)
 
     def decide(self, summary: Array) -> float:
         """Return the keep ratio in [0, 1] for the next drawn batches, from the summary (S,)."""

@@ -110,7 +110,7 @@ class LinUCB(SummaryPolicy):
             return
         loss_after, left_after = _standing(transition.next_observation)
         spent = max(1e-6, left - left_after)
-        drop = (loss - loss_after) / max(loss, 1e-6)
+        drop = (loss - loss_after) / max(abs(loss), 1e-6)
         self._before = None
         self.credit(float(np.clip(drop / (100.0 * spent), -1.0, 1.0)))
 

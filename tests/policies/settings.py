@@ -47,6 +47,7 @@ ALWAYS = {
     "budget_left",
     "keep_ratio",
     "train_loss",
+    "train_loss_ratio",
     "mean_last_loss",
 }
 CONTEXT = RunContext(
@@ -86,6 +87,7 @@ def observation(policy, seed=0, valid=N, progress=0.4):
         "budget_left": [1 - progress / 2],
         "keep_ratio": [0.5],
         "train_loss": [1.0],
+        "train_loss_ratio": [0.8],
         "mean_last_loss": [1.2],
     }
     optional = {

@@ -31,6 +31,7 @@ def view(seed=0, valid=N, **changes):
         "noise": rng.integers(0, 1 << 24, N) / float(1 << 24),
         "last_losses": rng.exponential(1.0, N),
         "reference_losses": rng.exponential(0.01, N),
+        "visited": np.ones(N),
         "progress": np.array([0.5]),
     }
     return {name: np.asarray(value, np.float32) for name, value in (arrays | changes).items()}
@@ -75,11 +76,35 @@ def test_odds_follow_the_error_last_seen():
 
 
 def test_a_sample_that_was_never_trained_on_is_preferred():
-    losses = np.full(N, 0.01)
-    losses[7] = np.log(4)
-    policy = begun(keep=1 / N, floor=1e-3)
-    drawn = [policy.act(view(seed, last_losses=losses)).argmax() for seed in range(200)]
-    assert np.mean(np.array(drawn) == 7) > 0.5
+    """Whatever the unit and the sign of the losses, and whatever it shows."""
+    visited = np.arange(N) != 7
+    for classes, losses in ((4, np.full(N, 0.01)), (1, np.linspace(-900, -800, N))):
+        policy = begun(keep=1 / N, floor=1e-3, doubt=0)
+        policy.reset(7, replace_classes(classes))
+        changes = {"last_losses": losses, "visited": visited}
+        drawn = [policy.act(view(seed, **changes)).argmax() for seed in range(400)]
+        # beside 39 samples of error .01, or of a share of the batch that is 1/2 in the mean
+        odds = 0.751 / (0.751 + 39 * 0.011) if classes > 1 else 1.001 / (1.001 + 39 * 0.5)
+        assert np.mean(np.array(drawn) == 7) == pytest.approx(odds, abs=0.08)
+
+
+def replace_classes(classes):
+    return RunContext(**vars(CONTEXT) | {"num_classes": classes})
+
+
+def test_elsewhere_than_in_a_classification_the_unit_and_the_sign_change_nothing():
+    losses = np.random.default_rng(0).exponential(1.0, N)
+    kept = []
+    for told in (losses, 1e4 * losses, losses - 50):
+        policy = begun(keep=0.3, doubt=0)
+        policy.reset(7, replace_classes(1))
+        kept.append(policy.act(view(1, last_losses=told)).tolist())
+    assert kept[0] == kept[1] == kept[2]
+
+
+def test_labels_that_are_no_classes_cannot_be_doubted():
+    with pytest.raises(ValueError, match=r"doubt=0.1 .* num_classes is 1; pass num_classes=, or"):
+        Best().reset(0, replace_classes(1))
 
 
 def noisy(seed=0):
@@ -127,19 +152,40 @@ def test_a_resumed_policy_is_the_one_that_never_stopped():
     assert resumed.state_dict() == policy.state_dict()
 
 
+def teach_often(policy, times, **told):
+    for _ in range(times):
+        teach(policy, view(), **told)
+
+
 def weight(policy):
     return policy.act(view()).max()
 
 
 def test_the_weight_is_halved_each_time_that_the_loss_rises():
     policy = begun()
-    for wanted in (2.0, 1.0, 0.5):
+    for _ in range(100):
+        teach(policy, view(), loss=0.5)
+    assert weight(policy) == pytest.approx(2.0)
+    with pytest.warns(UserWarning, match="loss weight, 2, is halved, down to 0.25 if it goes on"):
+        teach_often(policy, 40, loss=1.5)
+    for wanted in (1.0, 0.5, 0.25, 0.25):  # the last is the floor
         for _ in range(100):
             teach(policy, view(), loss=0.5)
         assert weight(policy) == pytest.approx(wanted)
         for _ in range(40):
             teach(policy, view(), loss=1.5)
     assert weight(policy) == pytest.approx(0.25)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("unit", "shift"), [(1.0, 0.0), (1e4, 0.0), (1.0, -20.0)])
+def test_a_loss_of_any_unit_that_falls_halves_nothing(unit, shift):
+    policy = begun(doubt=0)
+    policy.reset(7, replace_classes(1))
+    rng = np.random.default_rng(0)
+    for step in range(300):
+        teach(policy, view(step), loss=shift + unit * np.exp(-step / 50) * rng.exponential(1.0, N))
+    assert weight(policy) == pytest.approx(2.0)
 
 
 def test_doubt_is_where_trust_ends():

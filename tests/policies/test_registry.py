@@ -46,6 +46,7 @@ ALWAYS_THERE = {
     "budget_left",
     "keep_ratio",
     "train_loss",
+    "train_loss_ratio",
     "mean_last_loss",
 }
 

@@ -20,6 +20,8 @@ CONTEXT = policies.RunContext(
     setting="equal-epochs",
     steps_per_epoch=10,
     total_steps=100,
+    feature_dim=DIM,
+    embedding_dim=WIDTH,
 )
 
 

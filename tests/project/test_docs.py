@@ -125,6 +125,27 @@ def test_the_python_of_the_readme_runs(page, text, tmp_path, monkeypatch):
         assert rows == {"gstds": 2, "random": 2, "full": 2}
 
 
+LOOPS = [
+    t for t in blocks(ROOT / "docs" / "drop-in.md", "python") if t.startswith("import torch\n")
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("text", LOOPS)
+def test_the_whole_loops_of_the_docs_train(text):
+    """Each runs as it stands, and its loss falls."""
+    assert len(LOOPS) == 4
+    seen: list[float] = []
+    names = {"seen": seen}
+    text = text.replace(
+        "    optimizer.step()\n",
+        "    optimizer.step()\n    seen.append(float(losses.mean().detach()))\n",
+    )
+    exec(compile("import torch; torch.manual_seed(0)\n" + text, "drop-in.md", "exec"), names)  # noqa: S102
+    assert np.mean(seen[-5:]) < np.mean(seen[:5])
+    assert 0 < names["selector"].mean_keep <= 1
+
+
 TOLD = [*PAGES, *(ROOT / name for name in ("SECURITY.md", "CONTRIBUTING.md"))]
 SPAN = re.compile(r"`([^`\n]+)`")
 FOLDERS = "gstds|envs|policies|train|tests|benchmarks|examples|docs|mlflow|\\.ci"

@@ -12,10 +12,11 @@ from gstds.policies.base import Observation, Policy, RunContext, Transition, Wei
 class InfoBatch(Policy):
     """InfoBatch: of the samples whose last loss is below the mean, a share is dropped.
 
-    The mean is that of the last losses at the epoch's beginning, as every sample's own last loss
-    is. Those of them that are kept weigh 1 / (1 - rate), and the loss is divided by the number
-    drawn: for given last losses the expected update is that of the whole batch. Never-visited
-    samples are always kept, so the first epoch is full; so is the end of training.
+    The mean is that of the last losses, of the samples that have one, at the epoch's beginning, as
+    every sample's own last loss is. Those of them that are kept weigh 1 / (1 - rate), and the loss
+    is divided by the number drawn: for given last losses the expected update is that of the whole
+    batch. Never-visited samples are always kept, so the first epoch is full; so is the end of
+    training.
 
     Deviates from the authors' release: here each sample is dropped by a coin at each step, there
     an exact share at the beginning of each epoch, whose updates are then fewer and of full size.

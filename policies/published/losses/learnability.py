@@ -20,7 +20,7 @@ class Jest(KeepRatioPolicy):
     Args:
         schedule: Keep-ratio schedule; the paper removes .8 and so keeps .2.
         chunks: Chunks of the draw.
-        temperature: Of the softmax, in nats.
+        temperature: Of the softmax, in the unit of the losses.
 
     Raises:
         ValueError: If an option is unknown or out of range.
@@ -39,15 +39,17 @@ class Jest(KeepRatioPolicy):
 class StaleJest(Jest):
     """JEST on each sample's loss at its last visit: no scoring forward.
 
+    Samples that were never trained on count as more learnable than all others of the batch.
+
     Source: JEST, arXiv 2406.17711; learnability: RHO-LOSS, arXiv 2206.07137
     Cost: nothing beside training on the kept samples; the reference's losses are cached
     Helps: as jest, and whenever a forward is dear: the losses come from training itself
-    Hurts: few epochs, or a low keep ratio: last losses are then old; unvisited count as log C
+    Hurts: few epochs, or a low keep ratio: last losses are then old
 
     Args:
         schedule: Keep-ratio schedule.
         chunks: Chunks of the draw.
-        temperature: Of the softmax, in nats.
+        temperature: Of the softmax, in the unit of the losses.
 
     Raises:
         ValueError: If an option is unknown or out of range.
@@ -83,6 +85,8 @@ class RhoLoss(KeepRatioPolicy):
 
 class StaleRhoLoss(RhoLoss):
     """RHO-LOSS on each sample's loss at its last visit: no scoring forward.
+
+    Samples that were never trained on come first, those of low reference loss before the others.
 
     Source: RHO-LOSS, arXiv 2206.07137
     Cost: nothing beside training on the kept samples; the reference's losses are cached

@@ -75,7 +75,7 @@ class SelectiveBackprop(KeepRatioPolicy):
         rows, losses = self._batch_losses(transition.observation)
         # In the order of the noise: a batch in another order leaves the same history.
         order = np.argsort(np.asarray(transition.observation["noise"])[rows], kind="stable")
-        self._past = self._newest(losses[order])
+        self._past = self._newest(losses[order][np.isfinite(losses[order])])
 
     def _batch_losses(self, observation: Observation) -> tuple[Any, Any]:
         rows = np.flatnonzero(np.asarray(observation["valid"]) > 0.5)
@@ -89,8 +89,9 @@ class StaleSelectiveBackprop(SelectiveBackprop):
     """Selective-Backprop on each sample's loss at its last visit: no scoring forward.
 
     Not the authors' StaleSB, which forwards a sample again after two epochs, and primes: here a
-    loss is as old as the sample's last training. Compare it with `best` at twice the learning rate,
-    which is what the weight of 2 of `best` is.
+    loss is as old as the sample's last training. Samples that were never trained on rank above
+    all others, and are no part of the history that others are ranked in. Compare it with `best` at
+    twice the learning rate, which is what the weight of 2 of `best` is.
 
     Source: after StaleSB of Selective-Backprop, arXiv 1910.00762, and not the same
     Cost: nothing beside training on the kept samples
@@ -108,3 +109,8 @@ class StaleSelectiveBackprop(SelectiveBackprop):
 
     _own_needs = {}  # noqa: RUF012
     _losses = "last_losses"
+
+    def _batch_losses(self, observation: Observation) -> tuple[Any, Any]:
+        rows, losses = super()._batch_losses(observation)
+        seen = np.asarray(observation["visited"])[rows] > 0.5
+        return rows, np.where(seen, losses, np.inf)

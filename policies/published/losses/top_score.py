@@ -30,6 +30,8 @@ class BigLoss(KeepRatioPolicy):
 class StaleBigLoss(BigLoss):
     """The samples of the highest loss at their last visit: no scoring forward.
 
+    Samples that were never trained on come first, whatever the unit and sign of the losses.
+
     Source: Online batch selection, arXiv 1511.06343; Ordered SGD, arXiv 1907.04371
     Cost: nothing beside training on the kept samples
     Helps: as big-loss, and whenever a forward is dear

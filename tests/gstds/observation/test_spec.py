@@ -22,8 +22,9 @@ from gstds.train.cli.main import main
 from tests.policies.views import full_view
 
 N, C, D, H = 6, 3, 5, 4
+LARGEST = float(np.finfo(np.float32).max)
 ALWAYS = {
-    "last_losses": (0, 100, (N,)),
+    "last_losses": (-LARGEST, LARGEST, (N,)),
     "visited": (0, 1, (N,)),
     "age": (0, 1, (N,)),
     "labels": (0, C - 1, (N,)),
@@ -32,23 +33,24 @@ ALWAYS = {
     "progress": (0, 1, (1,)),
     "budget_left": (0, 1, (1,)),
     "keep_ratio": (0, 1, (1,)),
-    "train_loss": (0, 100, (1,)),
-    "mean_last_loss": (0, 100, (1,)),
+    "train_loss": (-LARGEST, LARGEST, (1,)),
+    "train_loss_ratio": (-LARGEST, LARGEST, (1,)),
+    "mean_last_loss": (-LARGEST, LARGEST, (1,)),
 }
 ASKED = {
     "spectral_scores": (-1, 1, (N,)),
     "lambda2": (0, 1, (1,)),
     "eigengap": (0, 1, (1,)),
     "effective_nodes": (0, 1, (1,)),
-    "reference_losses": (0, 100, (N,)),
-    "learner_losses": (0, 100, (N,)),
+    "reference_losses": (-LARGEST, LARGEST, (N,)),
+    "learner_losses": (-LARGEST, LARGEST, (N,)),
     "learner_margin": (0, 1, (N,)),
     "learner_entropy": (0, 1, (N,)),
     "learner_probabilities": (0, 1, (N, C)),
     "learner_embeddings": (-1000, 1000, (N, H)),
     "features": (-1, 1, (N, D)),
     "degrees": (-1, 1, (N,)),
-    "validation_loss": (0, 100, (1,)),
+    "validation_loss": (-LARGEST, LARGEST, (1,)),
     "validation_accuracy": (0, 1, (1,)),
     "gradient_noise": (0, 1, (1,)),
 }

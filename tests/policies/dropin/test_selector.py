@@ -121,7 +121,7 @@ def test_missing_things_are_named_with_the_mend(store):
         selector().select([0.5])
     with pytest.raises(ValueError, match=r"call selector\.select\(indices, learner_losses="):
         selector(policy="big-loss").select([1, 2])
-    with pytest.raises(ValueError, match="must have 2 rows"):
+    with pytest.raises(ValueError, match="must be one number for each of the 2 indices"):
         selector(policy="big-loss").select([1, 2], [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="reduction='none'"):
         selector().observe_losses([1, 2], 0.5)

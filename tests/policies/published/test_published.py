@@ -48,7 +48,25 @@ def top(values, k=4):
 )
 def test_the_top_of_the_score_is_kept(name, wanted):
     view = full_view(3)
+    view["visited"][:] = 1
     assert kept(name, view).tolist() == top(wanted(view))
+
+
+@pytest.mark.parametrize("name", STALE)
+@pytest.mark.parametrize(("unit", "shift"), [(1.0, 0.0), (1e4, 0.0), (1.0, -50.0)])
+def test_what_was_never_trained_on_ranks_first_in_any_unit(name, unit, shift):
+    """Three of sixteen are unseen, and show the mean of the others, as the memory has it."""
+    view = full_view(3)
+    view["visited"] = (np.arange(N) > 2).astype(np.float32)
+    view["last_losses"] = (shift + unit * view["last_losses"]).astype(np.float32)
+    view["last_losses"][:3] = view["last_losses"][3:].mean()
+    counts = np.zeros(N)
+    for step in range(200):
+        drawn = view | {"noise": keyed_uniform(5, step, indices=np.arange(N)).astype(np.float32)}
+        counts[kept(name, drawn)] += 1
+    if name in ("stale-big-loss", "stale-rho-loss"):
+        assert (counts[:3] == 200).all()
+    assert counts[:3].min() > 1.5 * counts[3:].mean()
 
 
 def test_uncertainty_takes_entropy_too():
@@ -234,7 +252,7 @@ def test_every_score_goes_with_every_picker_that_takes_one(score, picker):
     assert weights.sum() == 4 or picker == "bernoulli"
 
 
-ALWAYS = ("valid", "noise", "progress", "labels", "last_losses", "age")
+ALWAYS = ("valid", "noise", "progress", "labels", "last_losses", "age", "visited")
 
 
 def test_the_score_decides_what_custom_keeps():
