@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from gstds.common.checks import check_choice, import_attribute, users_code
 from gstds.common.process_group import Group
@@ -100,6 +101,9 @@ def _user_model(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
         given["generator"] = torch.default_generator
         with users_code(f"learner {name!r}"):
             model = function(**{key: value for key, value in given.items() if key in known})
+            if isinstance(model, nn.Module) and any(map(is_lazy, model.parameters())):
+                with torch.no_grad():  # the shapes of lazy layers follow from their first input
+                    model.eval()(torch.zeros((2, *shape)))
     if not isinstance(model, nn.Module):
         raise TypeError(f"learner {name!r} must return a torch.nn.Module, got {type(model)}")
     return model
