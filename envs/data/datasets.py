@@ -190,6 +190,15 @@ def probe_data(name: str) -> str:
     return SOURCES[check_choice("dataset", name, SOURCES)].probe()
 
 
+def advise_data(name: str) -> str:
+    """Say what to do where a named data set cannot be had: the words of a run's own error.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    return SOURCES[check_choice("dataset", name, SOURCES)].advice()
+
+
 def _read(name: str, image_size: int | None) -> Content:
     kind, colon, path = name.partition(":")
     from_files = kind == "folder" or (name in SOURCES and SOURCES[name].files)
