@@ -26,6 +26,7 @@ from gstds.envs.data.images import (
     open_image,
     sixteen_bit_depth,
 )
+from gstds.reference.vision import mend_imports
 
 _KEYS = ("X", "y", "X_test", "y_test", "class_names")
 _LAYOUTS = (
@@ -200,6 +201,7 @@ def read_function(name: str) -> Content:
     """
     if os.getcwd() not in sys.path:  # for good: what the module imports later is found as well
         sys.path.append(os.getcwd())
+    mend_imports()
     function = import_attribute(f"dataset {name!r}", name)
     with users_code(f"dataset {name!r}"):
         answer = function()

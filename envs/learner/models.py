@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from gstds.common.checks import check_choice, import_attribute, users_code
 from gstds.common.process_group import Group
+from gstds.reference.vision import import_torchvision, mend_imports
 
 Shape = tuple[int, int, int]
 Builder = Callable[[Shape, int], nn.Module]
@@ -39,8 +40,6 @@ def _mlp(shape: Shape, classes: int) -> nn.Module:
 
 
 def _resnet(name: str, shape: Shape, classes: int) -> nn.Module:
-    from gstds.reference.vision import import_torchvision
-
     model: nn.Module = getattr(import_torchvision().models, name)(num_classes=classes)
     if min(shape[1:]) < _SMALL_IMAGE_SIDE:
         model.conv1 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
@@ -91,6 +90,7 @@ def build_model(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
 
 
 def _user_model(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
+    mend_imports()
     function = import_attribute(f"learner {name!r}", name)
     known = inspect.signature(function).parameters
     given = {"shape": shape, "classes": classes, "generator": None}
