@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gstds.common.checks import LEAST_SPAN
 from gstds.common.files import cache_root, sha256, write_bytes
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 Shape = tuple[int, int, int]
 _EDGE_BYTES = 4096
 _CHECKED_AT_ONCE = 64
-_EMPTY = 3
-"""Images whose values span less show nothing."""
-
 _MOST_LOOKED_AT = 64
 _log = logging.getLogger(__name__)
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -132,16 +130,17 @@ class FileImages:
                 if isinstance(found, str):
                     damaged.append(found)
                 else:
-                    flat += [self._paths[done]] * bool((found[1] - found[0] < _EMPTY).all())
+                    flat += [self._paths[done]] * bool((found[1] - found[0] < LEAST_SPAN).all())
                     low, high = min(low, int(found[0].min())), max(high, int(found[1].max()))
                 if progress and done % _CHECKED_AT_ONCE == 0:
                     progress(done, len(self))
         if damaged:
             more = f"; {len(damaged)} of {len(self)} files are damaged" if len(damaged) > 1 else ""
             raise OSError(damaged[0] + more)
-        if high - low < _EMPTY:
+        if high - low < LEAST_SPAN:
             raise OSError(
-                f"{self._paths[0]} and all other images are empty, {told_range(low, high)}; were "
+                f"{self._paths[0]} and all other images are empty, with values from {low} to "
+                f"{high} of 255; were "
                 "they of 16 bits a channel? Convert them to 8"
             )
         if flat:
@@ -259,31 +258,6 @@ def _planes(images: Any, name: str, lead: str = "") -> NDArray[np.uint8]:
         known = ", ".join(f"({lead}{axes})" for axes in ("H, W", "H, W, 1", "H, W, 3"))
         raise ValueError(f"{name} must have shape {known} or ({lead}C, H, W), got {images.shape}")
     return np.moveaxis(planes, -1, before)
-
-
-def told_range(low: int, high: int) -> str:
-    """Say which values images hold."""
-    return f"with values from {low} to {high} of 0 to 255"
-
-
-def check_not_empty(name: str, images: NDArray[np.uint8]) -> None:
-    """Refuse images that show nothing.
-
-    Args:
-        name: What messages call them.
-        images: uint8, the images first; about 64 of them are looked at.
-
-    Raises:
-        ValueError: If all their pixels are the same, or nearly: so are floats in [0, 1] after a
-            cast to uint8.
-    """
-    some = images[:: max(1, len(images) // _MOST_LOOKED_AT)]
-    low, high = (int(some.min()), int(some.max())) if some.size else (0, 255)
-    if high - low < _EMPTY:
-        raise ValueError(
-            f"{name} shows nothing, {told_range(low, high)}; images in [0, 1] become uint8 by "
-            "(X * 255).round().astype('uint8')"
-        )
 
 
 def _file_digest(path: Path) -> bytes:

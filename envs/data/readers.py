@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gstds.common.checks import import_attribute, users_code
+from gstds.common.checks import check_not_empty, import_attribute, users_code
 from gstds.common.files import sha256
 from gstds.common.npz import NpzError, array_names, read_arrays
 from gstds.envs.data.images import (
@@ -21,7 +21,6 @@ from gstds.envs.data.images import (
     FileImages,
     ImageSource,
     SequenceImages,
-    check_not_empty,
     has_sixteen_bits,
     open_image,
     sixteen_bit_depth,
