@@ -414,9 +414,7 @@ def double():
         ({"learner": f"{__name__}:no_head", "observe": ["learner_embeddings"]}, "Linear"),
     ],
 )
-def test_what_is_cheap_to_find_out_is_found_out_before_the_reference(
-    monkeypatch, options, message
-):
+def test_what_is_cheap_to_find_out_is_found_out_before_the_reference(monkeypatch, options, message):
     def dear(*_):
         raise AssertionError("features of all images would be computed first")
 
