@@ -273,9 +273,9 @@ def _source(
     images, label_key = arrays[key], key.replace("X", "y")
     try:
         if isinstance(images, np.ndarray) and not _on_disk(images):
-            source = ArrayImages(images, name=key)
+            held = ArrayImages(images, name=key)
             check_not_empty(key, images)
-            return source
+            return held
         if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
             raise TypeError(
                 f"{key} must be a uint8 array or a sequence with __len__ and __getitem__, "
@@ -288,7 +288,7 @@ def _source(
             spaced = np.unique(np.linspace(0, len(images) - 1, _SAMPLED).astype(np.int64))
             pixels = source.gather(spaced).numpy()
             check_not_empty(key, pixels)
-            given = sha256(pixels)
+            given = sha256(pixels.data)
         source.fingerprint = sha256(f"{key}|{len(images)}|{given}|", labels.tobytes())
         return source
     except (TypeError, ValueError) as error:
