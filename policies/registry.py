@@ -16,6 +16,7 @@ from typing import Any
 from gstds.common import checks
 from gstds.common.checks import near_names, users_code
 from gstds.policies.base import KeepRatioPolicy, Policy
+from gstds.reference.vision import mend_imports
 from gstds.selection.pickers import picker_options
 from gstds.selection.schedules import Schedule
 
@@ -109,6 +110,7 @@ def policy_class(name: str) -> type[Policy]:
         near = near_names(name, installed_policies() | named)
         raise ValueError(f"policy: unknown name {name!r}; {near}, or module:Class")
     what = f"policy {name!r}"
+    mend_imports()
     found = checks.import_attribute(what, target, kind="Class", meant=_is_policy)
     if not _is_policy(found):
         raise TypeError(f"{what} must be a subclass of gstds.Policy, got {found!r}")

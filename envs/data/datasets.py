@@ -30,6 +30,7 @@ _IS_THERE = {"folder": Path.is_dir, "npz": Path.is_file}
 _FORMS = ("folder:PATH", "npz:PATH", "module:function")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CHUNK = 256
+_MOST_CLASSES = 12
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Data:
         selection_validation: What hyper-parameters are chosen on.
         test: What is looked at once, at the end.
         fingerprint: Digest of content, split and options.
+        notes: What was passed over, or taken for something; sentences.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Data:
     selection_validation: Split
     test: Split
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
 
 def load_data(name: str, **options: Any) -> Data:
@@ -101,6 +104,7 @@ def load_data(name: str, **options: Any) -> Data:
         flip=flip,
         **splits,
         fingerprint=_fingerprint(splits, pad, flip, len(content.class_names)),
+        notes=content.notes,
     )
 
 
@@ -109,6 +113,28 @@ class _LoadOptions(DataOptions):
     """An environment's, but every label may be wrong."""
 
     label_noise: float = option(0.0, "share of wrong training labels", "[0, 1]")
+
+
+def class_counts(data: Data) -> dict[str, int]:
+    """Return how many training samples each class has, by name, as training sees the labels."""
+    counts = np.bincount(data.train.labels, minlength=data.num_classes)
+    return dict(zip(data.class_names, counts.tolist(), strict=True))
+
+
+def describe(data: Data) -> str:
+    """Say what was read: parts, classes with their counts, and what was passed over.
+
+    Of more than twelve classes the first and the last stand there.
+    """
+    counts = [f"{name} {count}" for name, count in class_counts(data).items()]
+    if len(counts) > _MOST_CLASSES:
+        counts = [*counts[: _MOST_CLASSES - 3], "...", *counts[-2:]]
+    sizes = [len(data.train), len(data.reward_validation) + len(data.selection_validation)]
+    told = (
+        f"data {data.name}: {sizes[0]} train, {sizes[1]} validation, {len(data.test)} test; "
+        f"{data.num_classes} classes in train: {', '.join(counts)}"
+    )
+    return "; ".join([told, *data.notes])
 
 
 def check_files(data: Data, progress: Callable[[str, int, int], None] | None = None) -> None:
@@ -162,6 +188,15 @@ def probe_data(name: str) -> str:
     if kind in _IS_THERE and path:
         return "ready" if _IS_THERE[kind](Path(path).expanduser()) else "not found"
     return SOURCES[check_choice("dataset", name, SOURCES)].probe()
+
+
+def advise_data(name: str) -> str:
+    """Say what to do where a named data set cannot be had: the words of a run's own error.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    return SOURCES[check_choice("dataset", name, SOURCES)].advice()
 
 
 def _read(name: str, image_size: int | None) -> Content:

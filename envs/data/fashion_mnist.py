@@ -67,10 +67,10 @@ def fetch_fashion() -> Path:
 
 
 def probe_fashion() -> str:
-    """Say where the data would come from, without downloading anything."""
-    if not _missing(cache_folder(), ""):
+    """Say where the data would come from, without downloading anything; what is there is read."""
+    if _attempt("", [], _read_folder, cache_folder(), ""):
         return "ready"
-    if not _missing(SYSTEM_FOLDER, ".gz"):
+    if _attempt("", [], _read_folder, SYSTEM_FOLDER, ".gz"):
         return "ready (the system's data-set folder)"
     with contextlib.suppress(OSError):
         require_answer(mirror())
@@ -81,6 +81,14 @@ def probe_fashion() -> str:
         _command("/", "apt-cache", "show", PACKAGE)
         return f"can be had from the Debian package {PACKAGE}"
     return "out of reach (no connection, and the package lists do not know it)"
+
+
+def advice() -> str:
+    """Say what to do where no place has the data."""
+    return (
+        f"any of these helps: `apt install {PACKAGE}`; a connection for torchvision's download; "
+        f"the four files {', '.join(DIGESTS)}, decompressed, in {cache_folder()}"
+    )
 
 
 def _find() -> tuple[Files, Path]:
@@ -101,10 +109,7 @@ def _find() -> tuple[Files, Path]:
                     write_bytes(here / file, bytes(content))
                 return files, here
     raise FileNotFoundError(
-        "Fashion-MNIST was not found. Tried:\n  - "
-        + "\n  - ".join(failures)
-        + f"\nAny of these helps: `apt install {PACKAGE}`; a connection for torchvision's "
-        f"download; the four files {', '.join(DIGESTS)}, decompressed, in {here}"
+        "Fashion-MNIST was not found. Tried:\n  - " + "\n  - ".join(failures) + f"\n{advice()}"
     )
 
 

@@ -7,6 +7,7 @@ loaded, decoded or copied. Each carries a digest of its content.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gstds.common.checks import LEAST_SPAN
 from gstds.common.files import cache_root, sha256, write_bytes
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 Shape = tuple[int, int, int]
 _EDGE_BYTES = 4096
 _CHECKED_AT_ONCE = 64
+_MOST_LOOKED_AT = 64
+_log = logging.getLogger(__name__)
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MOST_PIXELS = 89_000_000  # what Pillow warns at
 
@@ -34,8 +38,8 @@ class ArrayImages:
     """Images held in memory.
 
     Args:
-        images: uint8, (N, H, W) or (N, H, W, C) with C = 1 or 3. Copied only where the layout or
-            a read-only array asks for it.
+        images: uint8, (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3. Copied only where
+            the layout or a read-only array asks for it.
         fingerprint: Digest of the content, where it is known already; otherwise it is computed.
         name: What messages call the array.
 
@@ -71,17 +75,21 @@ class FileImages:
         paths: The files, one per row.
         size: Height and width of the answer.
         root: The folder that the fingerprint's paths are relative to.
+        depth: How many bits the values of 16-bit files take, see `sixteen_bit_depth`.
     """
 
-    def __init__(self, paths: Sequence[Path], size: tuple[int, int], root: Path) -> None:
-        self._paths = tuple(str(path) for path in paths)
+    def __init__(
+        self, paths: Sequence[Path], size: tuple[int, int], root: Path, depth: int = 16
+    ) -> None:
+        self._paths, self._depth = tuple(str(path) for path in paths), depth
         self.shape: Shape = (3, *size)
         names = (path.relative_to(root).as_posix() for path in paths)
         parts = (
             name.encode("utf-8", "surrogateescape") + b"\0" + _file_digest(path)
             for name, path in zip(names, paths, strict=True)
         )
-        self.fingerprint: str = sha256(repr(size), parts=parts)
+        how = f"{size!r}|{depth}" if depth != 16 else repr(size)
+        self.fingerprint: str = sha256(how, parts=parts)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -102,37 +110,56 @@ class FileImages:
     def check(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Decode every image once, so that no damaged one stops a run that has begun.
 
-        That it was done is noted in the cache, by the fingerprint.
+        That it was done is noted in the cache, by the fingerprint. Images of one flat color are
+        counted, and told.
 
         Args:
             progress: Called with what is done, and the total.
 
         Raises:
-            OSError: If files are damaged; the message names the first.
+            OSError: If files are damaged, the message names the first; or if all are empty.
         """
         note = cache_root() / "checked" / self.fingerprint
         if note.exists():
             return
         damaged: list[str] = []
+        flat: list[str] = []
+        low, high = 255, 0
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for done, problem in enumerate(pool.map(self._problem, range(len(self)))):
-                damaged += [problem] if problem else []
+            for done, found in enumerate(pool.map(self._look, range(len(self)))):
+                if isinstance(found, str):
+                    damaged.append(found)
+                else:
+                    flat += [self._paths[done]] * bool((found[1] - found[0] < LEAST_SPAN).all())
+                    low, high = min(low, int(found[0].min())), max(high, int(found[1].max()))
                 if progress and done % _CHECKED_AT_ONCE == 0:
                     progress(done, len(self))
         if damaged:
             more = f"; {len(damaged)} of {len(self)} files are damaged" if len(damaged) > 1 else ""
             raise OSError(damaged[0] + more)
+        if high - low < LEAST_SPAN:
+            raise OSError(
+                f"{self._paths[0]} and all other images are empty, with values from {low} to "
+                f"{high} of 255; were "
+                "they of 16 bits a channel? Convert them to 8"
+            )
+        if flat:
+            _log.warning(
+                "%d of %d images are one flat color, such as %s", len(flat), len(self), flat[0]
+            )
         if progress:
             progress(len(self), len(self))
         with contextlib.suppress(OSError):  # a full cache costs another look the next time
             write_bytes(note, b"")
 
-    def _problem(self, row: int) -> str:
+    def _look(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | str:
+        """Return the smallest and largest value by channel, or what is wrong with the file."""
         try:
-            self._decode(row)
+            pixels = self._decode(row)
         except OSError as error:
             return str(error)
-        return ""
+        planes = pixels.reshape(-1, 3).T
+        return planes.min(axis=1).astype(np.int64), planes.max(axis=1).astype(np.int64)
 
     def _decode(self, row: int) -> NDArray[np.uint8]:
         from PIL import Image, ImageOps
@@ -142,7 +169,7 @@ class FileImages:
             with open_image(path) as image:
                 if image.size != (width, height):
                     image.draft("RGB", (width, height))
-                pixels = _eight_bits(image).convert("RGB")
+                pixels = _eight_bits(image, self._depth).convert("RGB")
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{path}: the image is gone since the data set was read"
@@ -195,7 +222,16 @@ class SequenceImages:
         return torch.from_numpy(out)
 
     def _item(self, row: int) -> NDArray[np.uint8]:
-        return _planes(np.asarray(self._images[row]), f"{self._name}[{row}]")
+        item, name = self._images[row], f"{self._name}[{row}]"
+        if hasattr(item, "mode") and hasattr(item, "convert"):  # an image of Pillow's
+            if item.mode[0] in "IF":
+                raise TypeError(
+                    f"{name} has mode {item.mode!r}, more than 8 bits a channel: scale the images "
+                    "to 0..255 and convert them to uint8"
+                )
+            if item.mode not in ("L", "RGB"):  # of a palette the pixels are but indices
+                item = item.convert("L" if item.mode == "1" else "RGB")
+        return _planes(np.asarray(item), name)
 
 
 ImageSource = ArrayImages | FileImages | SequenceImages
@@ -207,14 +243,20 @@ def _planes(images: Any, name: str, lead: str = "") -> NDArray[np.uint8]:
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         kind = getattr(images, "dtype", type(images).__name__)
         raise TypeError(
-            f"{name} must be a uint8 array, got {kind}: scale the images to 0..255 and convert "
-            "them with .astype('uint8')"
+            f"{name} must be a uint8 array, got {kind}: scale the images to 0..255 and then "
+            "convert them; those in [0, 1] by (X * 255).round().astype('uint8')"
         )
     before = 1 if lead else 0
     planes = images[..., None] if images.ndim == 2 + before else images
+    if (
+        planes.ndim == 3 + before
+        and planes.shape[-1] not in (1, 3)
+        and planes.shape[before] in (1, 3)
+    ):
+        planes = np.moveaxis(planes, before, -1)  # channels first
     if planes.ndim != 3 + before or planes.shape[-1] not in (1, 3) or 0 in planes.shape[before:]:
-        known = ", ".join(f"({lead}H, W{colors})" for colors in ("", ", 1"))
-        raise ValueError(f"{name} must have shape {known} or ({lead}H, W, 3), got {images.shape}")
+        known = ", ".join(f"({lead}{axes})" for axes in ("H, W", "H, W, 1", "H, W, 3"))
+        raise ValueError(f"{name} must have shape {known} or ({lead}C, H, W), got {images.shape}")
     return np.moveaxis(planes, -1, before)
 
 
@@ -228,16 +270,43 @@ def _file_digest(path: Path) -> bytes:
     return bytes.fromhex(digest)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def has_sixteen_bits(image: Image.Image) -> bool:
+    """Say whether an open file is gray with 16 bits a pixel."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+
+
+def sixteen_bit_depth(files: Sequence[Path]) -> int:
+    """Return how many bits the values in 16-bit files take: 8, 10, 12, 14 or 16.
+
+    Cameras and scanners put fewer into such files; scaled as 16 bits their images would be black.
+
+    Args:
+        files: All such files of a data set, of which 64 at most are looked at.
+    """
+    top = 0
+    for file in files[:: max(1, len(files) // _MOST_LOOKED_AT)]:
+        with contextlib.suppress(OSError), open_image(file) as image:  # damaged: `check` names it
+            top = max(top, int(np.asarray(image).max()))
+    return next((bits for bits in (8, 10, 12, 14) if top < 2**bits), 16)
+
+
+def _eight_bits(image: Image.Image, depth: int) -> Image.Image:
     """Return the image with at most 8 bits a channel; Pillow would cut larger values off at 255.
 
     Raises:
-        ValueError: If its values have no known range: 32 bits, or floating point.
+        ValueError: If its values have no known range: 32 bits, or floating point; or if they have
+            more than ``depth`` bits.
     """
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    if has_sixteen_bits(image):
         from PIL import Image as Pillow
 
-        return Pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        values = np.asarray(image)
+        if int(values.max()) >= 2**depth:
+            raise ValueError(
+                f"values up to {values.max()}, where other 16-bit files hold {depth} bits; "
+                "convert all to 8 bits"
+            )
+        return Pillow.fromarray((values >> (depth - 8)).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"mode {image.mode!r}, 32 bits a pixel; convert it to 8 or 16 bits")
     return image

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import importlib.util
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from gstds.envs.data.readers import Content, make_content
 from gstds.reference.vision import import_torchvision
 
 _FILE_SIDE = 224
+_PUBLISHED_SUM = partial(hashlib.md5, usedforsecurity=False)  # what torchvision goes by
+_ABSENT = "there is no"
+_CUT_SHORT = "its unpacking was cut short"
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class NamedSource:
         fetch: Makes sure that it is on this machine; returns its folder, or None if it needs none.
         probe: Says in a few words whether it can be had, without fetching it.
         files: Not "" if its images are read from files, so that their side can be chosen.
+        advice: What to do where it cannot be had.
     """
 
     read: Callable[[int | None], Content]
@@ -40,6 +45,7 @@ class NamedSource:
     fetch: Callable[[], Path | None] = lambda: None
     probe: Callable[[], str] = lambda: "ready"
     files: str = ""
+    advice: Callable[[], str] = lambda: ""
 
 
 def digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -81,11 +87,15 @@ class _Published:
         parts: What that class takes for each part that makes up train, and last for the test part.
         files: The attribute that lists image files; "" where ``data`` holds the pixels.
         address: The attribute that says where it is downloaded from.
+        inside: The folder, in its own, that torchvision wants the files in.
+        names: The class -> those files and folders, each with its MD5, None for none.
     """
 
     name: str
     class_name: str
     description: str
+    inside: str
+    names: Callable[[Any], dict[str, str | None]]
     parts: Sequence[Mapping[str, Any]] = ({"train": True}, {"train": False})
     files: str = ""
     address: str = "url"
@@ -103,14 +113,25 @@ class _Published:
         require_answer(address if isinstance(address, str) else address[0][0])
 
     def probe(self) -> str:
-        """Say in a few words whether it can be had, without fetching it."""
-        if self._folder.is_dir() and any(path.is_dir() for path in self._folder.iterdir()):
+        """Say in a few words whether it can be had; what is there is opened, nothing fetched."""
+        parts, problem = self._look()
+        if parts:
             return "ready"
+        if not problem.startswith(_ABSENT):
+            return f"damaged ({problem})"
         try:
             self._require_answer()
         except OSError:
-            return f"out of reach (no connection; nothing in {self._folder})"
+            return f"out of reach (no connection; {problem})"
         return "can be downloaded"
+
+    def advice(self) -> str:
+        """Say what to do where it is not there."""
+        names = ", ".join(self.names(self._kind))
+        return (
+            f"connect and run `gstds data fetch {self.name}`, or copy {names} from a machine that "
+            f"has them into {self._folder / self.inside}"
+        )
 
     def fetch(self) -> Path:
         """Make sure that it is on this machine; return its folder."""
@@ -132,35 +153,68 @@ class _Published:
     def _paths(self, parts: Sequence[Any]) -> list[Path]:
         return [Path(path) for part in parts for path in getattr(part, self.files)]
 
-    def _open(self) -> list[Any]:
-        """Return torchvision's parts, fetched where they are missing."""
-        found = self._parts()
-        paths = self._paths(found) if self.files else []
+    def _look(self) -> tuple[list[Any], str]:
+        """Return torchvision's parts; or none, and what is wrong with the files."""
+        place = self._folder / self.inside
+        try:
+            parts = [self._kind(str(self._folder), **part) for part in self.parts]
+        except Exception as error:  # whatever torchvision raises at files that are not its own
+            for name, wanted in self.names(self._kind).items():
+                if not (place / name).exists():
+                    return [], f"{_ABSENT} {place / name}"
+                if wanted and _md5(place / name) != wanted:
+                    return [], f"{place / name} is damaged (its MD5 is not the published one)"
+            return [], f"{place}: {str(error).strip()}"
+        paths = self._paths(parts) if self.files else []
         missing = [path for path in paths if not path.is_file()]
         if missing:
+            told = f"{len(missing)} of {len(paths)} images are not there, such as {missing[0]}"
+            return [], f"{told}: {_CUT_SHORT}"
+        return parts, ""
+
+    def _open(self) -> list[Any]:
+        """Return torchvision's parts, fetched where they are missing."""
+        parts, problem = self._look()
+        if _CUT_SHORT in problem:
             raise FileNotFoundError(
-                f"{self.name}: {len(missing)} of {len(paths)} images are not there, such as "
-                f"{missing[0]}: its unpacking was cut short. Delete {self._folder} and run "
+                f"{self.name}: {problem}. Delete {self._folder} and run "
                 f"`gstds data fetch {self.name}`"
             )
-        return found
+        return parts or self._fetched(problem)
 
-    def _parts(self) -> list[Any]:
+    def _fetched(self, problem: str) -> list[Any]:
         folder = self._folder
-        with contextlib.suppress(RuntimeError, OSError):
-            return [self._kind(str(folder), **part) for part in self.parts]
         with locked(folder / ".lock"):
             try:
                 if not any(folder.rglob("*.t*gz")):
                     self._require_answer()
                 with quick_downloads():
-                    return [self._kind(str(folder), download=True, **part) for part in self.parts]
+                    for part in self.parts:
+                        self._kind(str(folder), download=True, **part)
+                parts, problem = self._look()
+                if problem:
+                    raise FileNotFoundError(problem)
             except (RuntimeError, OSError, EOFError, tarfile.TarError) as error:
                 raise FileNotFoundError(
-                    f"{self.name} is not in {folder} and cannot be fetched: {str(error).strip()}. "
-                    f"Either connect and run `gstds data fetch {self.name}`, or copy that folder "
-                    "from a machine that has it"
+                    f"{self.name} is not in {folder} ({problem}) and cannot be fetched: "
+                    f"{str(error).strip()}. Either {self.advice()}"
                 ) from error
+        return parts
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, _PUBLISHED_SUM).hexdigest()
+
+
+def _cifar(kind: Any) -> dict[str, str | None]:
+    parts = {str(name): str(md5) for name, md5 in (*kind.train_list, *kind.test_list)}
+    return parts | {kind.meta["filename"]: kind.meta["md5"]}
+
+
+def _flowers(kind: Any) -> dict[str, str | None]:
+    lists: list[tuple[str, str]] = [kind._file_dict[key] for key in ("label", "setid")]
+    return {"jpg": None, **dict(lists)}
 
 
 SOURCES: dict[str, NamedSource | _Published] = {
@@ -172,17 +226,28 @@ SOURCES: dict[str, NamedSource | _Published] = {
         "10 kinds of clothing, 70,000 gray images of 28x28",
         fashion.fetch_fashion,
         fashion.probe_fashion,
+        advice=fashion.advice,
     ),
     "cifar10": _Published(
-        "cifar10", "CIFAR10", "10 classes of objects, 60,000 color images of 32x32"
+        "cifar10",
+        "CIFAR10",
+        "10 classes of objects, 60,000 color images of 32x32",
+        inside="cifar-10-batches-py",
+        names=_cifar,
     ),
     "cifar100": _Published(
-        "cifar100", "CIFAR100", "100 classes of objects, 60,000 color images of 32x32"
+        "cifar100",
+        "CIFAR100",
+        "100 classes of objects, 60,000 color images of 32x32",
+        inside="cifar-100-python",
+        names=_cifar,
     ),
     "oxford-iiit-pet": _Published(
         "oxford-iiit-pet",
         "OxfordIIITPet",
         "37 breeds of cats and dogs, 7,349 photographs",
+        inside="oxford-iiit-pet",
+        names=lambda _: dict.fromkeys(["images", "annotations"]),
         parts=({"split": "trainval"}, {"split": "test"}),
         files="_images",
         address="_RESOURCES",
@@ -191,6 +256,8 @@ SOURCES: dict[str, NamedSource | _Published] = {
         "flowers102",
         "Flowers102",
         "102 kinds of flowers, 8,189 photographs; train is the published train and val parts",
+        inside="flowers-102",
+        names=_flowers,
         parts=({"split": "train"}, {"split": "val"}, {"split": "test"}),
         files="_image_files",
         address="_download_url_prefix",

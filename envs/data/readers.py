@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gstds.common.checks import import_attribute, users_code
+from gstds.common.checks import check_not_empty, import_attribute, users_code
 from gstds.common.files import sha256
 from gstds.common.npz import NpzError, array_names, read_arrays
-from gstds.envs.data.images import ArrayImages, FileImages, ImageSource, SequenceImages, open_image
+from gstds.envs.data.images import (
+    ArrayImages,
+    FileImages,
+    ImageSource,
+    SequenceImages,
+    has_sixteen_bits,
+    open_image,
+    sixteen_bit_depth,
+)
+from gstds.reference.vision import mend_imports
 
 _KEYS = ("X", "y", "X_test", "y_test", "class_names")
 _LAYOUTS = (
@@ -29,6 +39,16 @@ _LAYOUTS = (
 
 _KINDS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _DEFAULT_SIDE = 64
+_SAMPLED = 16
+"""Images that stand for a sequence which says by no fingerprint which content it is."""
+
+_PARTS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "val": ("val", "valid", "validation", "dev"),
+}
+"""How folders name the parts of a data set."""
+
 _LARGEST_NATIVE_SIDE = 256
 
 
@@ -43,6 +63,7 @@ class Content:
         test: The images of the data's own test part and their classes (M,), if there is one.
         pad: Padding of the random crop that suits the data.
         flip: Whether a mirrored image means the same.
+        notes: What was passed over, or taken for something; sentences.
     """
 
     source: ImageSource
@@ -51,6 +72,7 @@ class Content:
     test: tuple[ImageSource, NDArray[np.int64]] | None
     pad: int
     flip: bool
+    notes: tuple[str, ...] = ()
 
 
 def make_content(
@@ -61,6 +83,7 @@ def make_content(
     class_names: Sequence[str] | None = None,
     pad: int | None = None,
     flip: bool = False,
+    notes: Sequence[str] = (),
 ) -> Content:
     """Check labels and shapes and put the content together.
 
@@ -71,6 +94,7 @@ def make_content(
         class_names: Names (C,); the numbers themselves by default.
         pad: Padding of the crop; by default an eighth of the shorter side, at least one pixel.
         flip: Whether a mirrored image means the same.
+        notes: What a person should know.
 
     Raises:
         TypeError: If labels are not whole numbers.
@@ -89,7 +113,7 @@ def make_content(
         if last >= len(names):
             raise ValueError(f"{where}: y_test holds class {last}, but y ends at {len(names) - 1}")
     padding = max(1, min(source.shape[1:]) // 8) if pad is None else pad
-    return Content(source, labels, names, test, padding, flip)
+    return Content(source, labels, names, test, padding, flip, tuple(notes))
 
 
 def _labels(name: str, labels: Any, length: int) -> NDArray[np.int64]:
@@ -176,6 +200,7 @@ def read_function(name: str) -> Content:
     """
     if os.getcwd() not in sys.path:  # for good: what the module imports later is found as well
         sys.path.append(os.getcwd())
+    mend_imports()
     function = import_attribute(f"dataset {name!r}", name)
     with users_code(f"dataset {name!r}"):
         answer = function()
@@ -186,7 +211,8 @@ def read_function(name: str) -> Content:
     return _from_mapping(name, answer)
 
 
-def _from_mapping(where: str, arrays: Mapping[str, Any]) -> Content:
+def _from_mapping(where: str, given: Mapping[str, Any]) -> Content:
+    arrays = {**given, **_numbered(where, given)}
     missing = [key for key in ("X", "y") if key not in arrays]
     if missing:
         found = ", ".join(sorted(map(str, arrays))) or "nothing"
@@ -201,22 +227,70 @@ def _from_mapping(where: str, arrays: Mapping[str, Any]) -> Content:
     return make_content(where, *pairs, class_names=arrays.get("class_names"))
 
 
+def _numbered(where: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``y`` and ``y_test`` as numbers where they are names or one-hot rows; and the names.
+
+    What has no one meaning is left for `_labels` to refuse.
+    """
+    given = {key: np.asarray(arrays[key]) for key in ("y", "y_test") if key in arrays}
+    for key, labels in given.items():
+        if labels.dtype == object and all(isinstance(label, str) for label in labels.flat):
+            given[key] = labels.astype(str)
+        elif labels.ndim == 2 and labels.shape[1] > 1 and np.isin(labels, (0, 1)).all():
+            several = int((labels.sum(axis=1) != 1).sum())
+            if several:
+                raise ValueError(
+                    f"{where}: {key} has {several} rows of no class or of several; a sample has "
+                    "one class here: leave those samples out, or choose one class for each"
+                )
+            given[key] = labels.argmax(axis=1)
+        elif labels.dtype.kind == "b" or (
+            labels.dtype.kind == "f" and np.array_equal(labels, np.rint(labels))
+        ):
+            given[key] = labels.astype(np.int64)
+    named = {key: labels.reshape(-1) for key, labels in given.items() if labels.dtype.kind == "U"}
+    if "y" not in named:
+        return given
+    names = [str(name) for name in arrays.get("class_names", np.unique(named["y"]))]
+    for key, labels in named.items():
+        strange = sorted(set(labels.tolist()) - set(names))
+        if strange:
+            raise ValueError(f"{where}: {key} holds {strange[0]!r}, which is no class of {names}")
+        given[key] = np.array([names.index(name) for name in labels.tolist()], dtype=np.int64)
+    return given | {"class_names": names}
+
+
+def _on_disk(images: Any) -> bool:
+    """Say whether an array, or what it is a view of, is a file mapped into memory."""
+    while isinstance(images, np.ndarray):
+        images = images.base
+    return isinstance(images, mmap.mmap)
+
+
 def _source(
     where: str, arrays: Mapping[str, Any], key: str, shape: tuple[int, int, int] | None = None
 ) -> ImageSource:
     images, label_key = arrays[key], key.replace("X", "y")
     try:
-        if isinstance(images, np.ndarray):
-            return ArrayImages(images, name=key)
+        if isinstance(images, np.ndarray) and not _on_disk(images):
+            held = ArrayImages(images, name=key)
+            check_not_empty(key, images)
+            return held
         if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
             raise TypeError(
                 f"{key} must be a uint8 array or a sequence with __len__ and __getitem__, "
                 f"got {type(images).__name__}"
             )
         labels = _labels(label_key, arrays[label_key], len(images))  # before any item is read
-        given = arrays.get("fingerprint", getattr(images, "fingerprint", ""))
-        digest = sha256(f"{key}|{len(images)}|{given}|", labels.tobytes())
-        return SequenceImages(images, digest, shape, key)
+        given = str(arrays.get("fingerprint", getattr(images, "fingerprint", "")))
+        source = SequenceImages(images, given, shape, key)
+        if not given:
+            spaced = np.unique(np.linspace(0, len(images) - 1, _SAMPLED).astype(np.int64))
+            pixels = source.gather(spaced).numpy()
+            check_not_empty(key, pixels)
+            given = sha256(pixels.data)
+        source.fingerprint = sha256(f"{key}|{len(images)}|{given}|", labels.tobytes())
+        return source
     except (TypeError, ValueError) as error:
         raise type(error)(f"{where}: {error}") from error
 
@@ -225,74 +299,135 @@ def read_folder(path: str | Path, image_size: int | None = None) -> Content:
     """Find the images of a folder and read their headers; pixels are decoded when asked for.
 
     Args:
-        path: Holds one folder for each class, or ``train`` and ``test`` that each do. Images may
-            lie deeper; other files and hidden ones are passed over.
+        path: Holds one folder for each class, or ``train`` and ``test`` (or ``val``, ``training``
+            and so on) that each do. Images may lie deeper; other files are passed over.
         image_size: Side of the images that are handed out; by default their own size, if all have
             one size of at most 256 pixels, and 64 otherwise.
 
     Raises:
         FileNotFoundError: If there is no such folder.
         OSError: If an image's header cannot be read; the message names the file.
-        ValueError: If there are fewer than two classes, or a class is empty.
+        ValueError: If there are fewer than two classes, a class is empty, or the parts are not
+            what they should be.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"folder:{path}: there is no such folder")
-    split = (root / "train").is_dir() and (root / "test").is_dir()
-    parts = [root / "train", root / "test"] if split else [root]
+    parts, notes = _parts(root)
     names = _class_names(parts[0])
-    found = [_images(part, names) for part in parts]
-    size = _size([file for files, _ in found for file in files], image_size)
+    found = [_images(part, names, may_lack=part is not parts[0]) for part in parts]
+    skipped = [file for *_, others in found for file in others]
+    if skipped:
+        such = ", ".join(file.relative_to(root).as_posix() for file in skipped[:3])
+        files = "file" + "s" * (len(skipped) > 1)
+        notes.append(f"passed over: {len(skipped)} other {files}, such as {such}")
+    size, deep = _headers([file for files, *_ in found for file in files], image_size)
+    depth = sixteen_bit_depth(deep) if deep else 16
+    if depth != 16:
+        notes.append(
+            f"{len(deep)} files of 16 bits are read as {depth} bits, which is what they hold"
+        )
     pairs = [
-        (FileImages(files, size, part), np.array(labels, dtype=np.int64))
-        for (files, labels), part in zip(found, parts, strict=True)
+        (FileImages(files, size, part, depth), np.array(labels, dtype=np.int64))
+        for (files, labels, _), part in zip(found, parts, strict=True)
     ]
-    return make_content(f"folder:{path}", *pairs, class_names=names)
+    return make_content(f"folder:{path}", *pairs, class_names=names, notes=notes)
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _parts(root: Path) -> tuple[list[Path], list[str]]:
+    """Return the folders of train and, if there is one, of test; and what to tell of the others."""
+    found: dict[str, Path] = {}
+    for folder in (folders := _folders(root)):
+        for part, names in _PARTS.items():
+            if folder.name.lower() in names:
+                if part in found:
+                    raise ValueError(
+                        f"folder:{root} holds {found[part].name} and {folder.name}, which both "
+                        f"mean its {part} part; rename one"
+                    )
+                found[part] = folder
+    if "train" not in found or len(found) == 1:
+        if found and len(found) == len(folders):
+            raise ValueError(
+                f"folder:{root} holds {' and '.join(p.name for p in folders)} and nothing beside: "
+                "it needs train and test (or val); or give one of them alone, such as "
+                f"folder:{folders[0]}, from which a test part is then drawn"
+            )
+        return [root], []
+    parts = [found["train"], found.get("test") or found["val"]]
+    notes = [f"the test part is {parts[1].name}"] if "test" not in found else []
+    unread = [folder.name for folder in folders if folder not in parts]
+    if unread:
+        notes.append(f"{', '.join(unread)} is not read; validation is drawn from train")
+    return parts, notes
 
 
 def _class_names(root: Path) -> list[str]:
-    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(names) < 2:
+    folders = _folders(root)
+    if len(folders) < 2:
+        hint = f"; or give folder:{folders[0]}" if folders and _folders(folders[0]) else ""
         raise ValueError(
             f"folder:{root} needs one sub-folder of images for each of at least two classes, "
-            f"got {', '.join(names) or 'none'}"
+            f"got {', '.join(p.name for p in folders) or 'none'}{hint}"
         )
-    return names
+    if all(_parts_inside(folder) for folder in folders):
+        raise ValueError(
+            f"folder:{root}: each of {folders[0].name}, {folders[1].name} ... has parts of its own "
+            "(train, test); put the parts above the classes: train/CLASS and test/CLASS"
+        )
+    return [folder.name for folder in folders]
 
 
-def _images(root: Path, names: Sequence[str]) -> tuple[list[Path], list[int]]:
-    """Return the files of a part of a folder, class by class, and the class of each."""
+def _parts_inside(folder: Path) -> bool:
+    inside = {inner.name.lower() for inner in _folders(folder)}
+    return sum(bool(inside & set(names)) for names in _PARTS.values()) > 1
+
+
+def _images(
+    root: Path, names: Sequence[str], *, may_lack: bool
+) -> tuple[list[Path], list[int], list[Path]]:
+    """Return a part's images, class by class, the class of each, and the files that are none."""
     strange = [name for name in _class_names(root) if name not in names]
     if strange:
         raise ValueError(f"folder:{root}: class {strange[0]!r} is not among the classes of train")
     files: list[Path] = []
     labels: list[int] = []
+    skipped = [file for file in sorted(root.iterdir()) if file.is_file() and file.name[0] != "."]
     for label, name in enumerate(names):
-        mine = sorted(
+        mine = [
             file
-            for file in (root / name).rglob("*")
-            if file.suffix.lower() in _KINDS and not file.name.startswith(".") and file.is_file()
-        )
-        if not mine and root.name != "test":
+            for file in sorted((root / name).rglob("*"))
+            if not file.name.startswith(".") and file.is_file()
+        ]
+        images = [file for file in mine if file.suffix.lower() in _KINDS]
+        skipped += [file for file in mine if file.suffix.lower() not in _KINDS]
+        if not images and not may_lack:
             raise ValueError(f"folder:{root / name} has no image; known kinds: {', '.join(_KINDS)}")
-        files += mine
-        labels += [label] * len(mine)
-    return files, labels
+        files += images
+        labels += [label] * len(images)
+    return files, labels, skipped
 
 
-def _size(files: Sequence[Path], image_size: int | None) -> tuple[int, int]:
-    sizes = {_header(file) for file in files}
+def _headers(files: Sequence[Path], image_size: int | None) -> tuple[tuple[int, int], list[Path]]:
+    """Return the size that images are handed out in, and the files of 16 bits a pixel."""
+    found = [_header(file) for file in files]
+    deep = [file for file, (*_, sixteen) in zip(files, found, strict=True) if sixteen]
+    sizes = {(height, width) for height, width, _ in found}
     if image_size is None and len(sizes) == 1:
         size = sizes.pop()
         if max(size) <= _LARGEST_NATIVE_SIDE:
-            return size
+            return size, deep
     side = image_size or _DEFAULT_SIDE
-    return side, side
+    return (side, side), deep
 
 
-def _header(file: Path) -> tuple[int, int]:
+def _header(file: Path) -> tuple[int, int, bool]:
     try:
         with open_image(file) as image:
-            return image.height, image.width
+            return image.height, image.width, has_sixteen_bits(image)
     except Exception as error:  # Pillow raises more than its own errors
         raise OSError(f"{file}: not a readable image ({error}); replace it or remove it") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gstds.common.checks import check_choice, users_code
+from gstds.common.checks import check_choice
 from gstds.common.process_group import Group
 from gstds.common.state import Stateful
 from gstds.envs.learner.cuda_graphs import CapturedUpdates
 from gstds.envs.learner.models import build_model, normalize_globally
 from gstds.envs.learner.optimizers import GradientMeter, make_optimizer
-from gstds.observation.cost import count_flops, count_layers
+from gstds.envs.learner.trial import try_network
 from gstds.options.world import LearnerOptions
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -154,11 +153,11 @@ class Learner(Stateful):
         self._is_users = ":" in options.learner
         wanted = options.precision
         self._bfloat16 = wanted == "bfloat16" or (wanted == "auto" and has_bfloat16(device))
-        model = build_model(options.learner, shape, classes, seed)
-        self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self._is_users:
-            self._check_output(shape)
-        costs = _costs(options.learner, self.model, shape, classes)
+        model = build_model(options.learner, shape, classes, seed).to(device)
+        self._layout = _layout(model) if self._is_users else torch.channels_last
+        self.model: nn.Module = model.to(memory_format=self._layout)  # type: ignore[call-overload]
+        with self._dropout_of(seed):
+            costs = try_network(options.learner, self.model, shape, classes, self._answer)
         self.train_flops, self.forward_flops, self.min_batch = costs
         if self._group.size > 1:
             normalize_globally(self.model, self._group)
@@ -172,16 +171,6 @@ class Learner(Stateful):
             self._rate = torch.zeros((), device=device)
             self.captured = CapturedUpdates(self._plain_update, device)
 
-    def _check_output(self, shape: tuple[int, int, int]) -> None:
-        twin = copy.deepcopy(self.model).to("meta").eval()
-        with users_code(f"learner {self.options.learner!r}, on images of shape {shape},"):
-            output = twin(torch.empty((2, *shape), device="meta"))
-        if tuple(output.shape) != (2, self.classes):
-            raise ValueError(
-                f"learner {self.options.learner!r} must turn images (n, {shape}) into logits "
-                f"(n, {self.classes}), got {tuple(output.shape)}"
-            )
-
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
@@ -194,15 +183,22 @@ class Learner(Stateful):
         """Return logits (n, classes) in float32; a user's network may hold dropout."""
         # The seed of a step's dropout: another one in each process.
         seed = (self._seed + step + self._group.rank * 2**40) % 2**63
-        lower = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
-        borrowed = self._borrowed_generator(seed) if self._is_users else contextlib.nullcontext()
-        with borrowed, lower:
-            logits: torch.Tensor = self.model(images)
+        with self._dropout_of(seed):
+            logits: torch.Tensor = self._answer(self.model, images)
         return logits.float()
 
+    def _answer(self, model: nn.Module, images: torch.Tensor) -> Any:
+        if self._is_users:
+            images = images.contiguous(memory_format=self._layout)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
+            return model(images)
+
     @contextlib.contextmanager
-    def _borrowed_generator(self, seed: int) -> Iterator[None]:
-        """Seed torch's default generator of the device, and put it back as it was."""
+    def _dropout_of(self, seed: int) -> Iterator[None]:
+        """For a user's network seed torch's generator of the device; put it back as it was."""
+        if not self._is_users:
+            yield
+            return
         on_gpu = self.device.type == "cuda"
         with torch.random.fork_rng(devices=[self.device] if on_gpu else []):
             torch.default_generator.manual_seed(seed)
@@ -351,26 +347,11 @@ class Learner(Stateful):
                     slot[name] = parameter.detach().to(value.dtype, copy=True).copy_(value)
 
 
-_known_costs: dict[tuple[str, Shape, int], tuple[float, float, int]] = {}
-
-
-def _costs(name: str, model: nn.Module, shape: Shape, classes: int) -> tuple[float, float, int]:
-    """Return the operations of training on and scoring one sample, and the smallest batch.
-
-    Counting takes longer than making the network. A built-in network's count is kept; a user's
-    module may change under its name.
-    """
-    key, users = (name, shape, classes), ":" in name
-    if users or key not in _known_costs:
-        count = count_flops if users else count_layers
-        train, forward = (count(model, shape, train=trains) for trains in (True, False))
-        least = 1
-        try:
-            count(model, shape, train=True, batch=1)
-        except ValueError:  # BatchNorm refuses one value per channel
-            least = 2
-        _known_costs[key] = train, forward, least
-    return _known_costs[key]
+def _layout(model: nn.Module) -> torch.memory_format:
+    """Return how a user's network wants images: channels last if it lays its own weights so."""
+    last, plain = torch.channels_last, torch.contiguous_format
+    weights = [p for p in model.parameters() if p.dim() == 4 and not p.is_contiguous()]
+    return last if any(p.is_contiguous(memory_format=last) for p in weights) else plain
 
 
 @torch.inference_mode()

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from gstds.common.checks import check_choice, import_attribute, users_code
 from gstds.common.process_group import Group
+from gstds.reference.vision import import_torchvision, mend_imports
 
 Shape = tuple[int, int, int]
 Builder = Callable[[Shape, int], nn.Module]
@@ -38,8 +40,6 @@ def _mlp(shape: Shape, classes: int) -> nn.Module:
 
 
 def _resnet(name: str, shape: Shape, classes: int) -> nn.Module:
-    from gstds.reference.vision import import_torchvision
-
     model: nn.Module = getattr(import_torchvision().models, name)(num_classes=classes)
     if min(shape[1:]) < _SMALL_IMAGE_SIDE:
         model.conv1 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
@@ -90,6 +90,7 @@ def build_model(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
 
 
 def _user_model(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
+    mend_imports()
     function = import_attribute(f"learner {name!r}", name)
     known = inspect.signature(function).parameters
     given = {"shape": shape, "classes": classes, "generator": None}
@@ -100,6 +101,9 @@ def _user_model(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
         given["generator"] = torch.default_generator
         with users_code(f"learner {name!r}"):
             model = function(**{key: value for key, value in given.items() if key in known})
+            if isinstance(model, nn.Module) and any(map(is_lazy, model.parameters())):
+                with torch.no_grad():  # the shapes of lazy layers follow from their first input
+                    model.eval()(torch.zeros((2, *shape)))
     if not isinstance(model, nn.Module):
         raise TypeError(f"learner {name!r} must return a torch.nn.Module, got {type(model)}")
     return model

@@ -29,7 +29,7 @@ from gstds.envs.selection.scorer import Scorer
 from gstds.envs.selection.standing import NOT_RUNNING, StandingEnv, check_render_mode, picture
 from gstds.envs.selection.trainer import Trainer
 from gstds.envs.task.options import EnvOptions
-from gstds.envs.task.task import Progress, load_task
+from gstds.envs.task.task import Progress, Task, load_dataset, load_task
 from gstds.observation.batch_view import batch_view, checked_weights, padded, padded_indices
 from gstds.observation.cost import Ledger
 from gstds.observation.spec import WHOLE_NUMBERS, asked_of, observation_bounds
@@ -94,8 +94,10 @@ class DataSelectionEnv(StandingEnv):
     ## Arguments
     See docs/options.md; and ``policy_flops``, which says what a policy's own arithmetic takes:
     samples drawn, samples kept, `context()` -> operations, charged as ``policy``; ``group``: the
-    processes that train one learner together; and ``ahead=False``, which scores a batch when it is
-    asked for, not while the one before is trained on, to the same result.
+    processes that train one learner together; ``ahead=False``, which scores a batch when it is
+    asked for, not while the one before is trained on, to the same result; and
+    ``before_reference``, called with the environment when data and learner are there, before
+    anything that takes long.
 
     Attributes:
         learner: The network under training.
@@ -124,20 +126,28 @@ class DataSelectionEnv(StandingEnv):
         policy_flops: PolicyFlops | None = None,
         group: Group | None = None,
         ahead: bool = True,
+        before_reference: Callable[[DataSelectionEnv], None] | None = None,
         **options: Any,
     ) -> None:
         self.render_mode, self.ahead = check_render_mode(render_mode), ahead
         self.options = from_keywords(EnvOptions, options, "DataSelectionEnv.__init__")
         self._group = group or Group()
         self.device = resolve_device(self.options.device)
-        self.task = load_task(self.options, progress)
-        self.data, n = self.task.data, self.options.batch_size
+        # What is cheap to find out comes before the features of all images are computed.
+        self.data, n = load_dataset(self.options), self.options.batch_size
         self.ledger = Ledger()
         self.draws = Draws(len(self.data.train), n, 0)
         self.steps_per_epoch = self.draws.steps_per_epoch
         self.total_steps = self.options.epochs * self.steps_per_epoch
         self.max_draws = self.options.draws_allowed(self.total_steps)
         self.learner = self._new_learner(0)
+        seen = "learner_embeddings" in self.options.observe
+        self._embedding_width = embedding_width(self.learner) if seen else 0
+        without = make_budget(self.options, self.learner, Task(self.data, None))
+        check_pays_a_batch(without, self.options, self.learner, 0.0)
+        if before_reference:
+            before_reference(self)
+        self.task = load_task(self.options, progress)
         self._budget = make_budget(self.options, self.learner, self.task)
         self.sample_flops = self.learner.train_flops
         self.full_flops, self.budget_flops, self._evaluation_flops = self._budget
@@ -152,9 +162,7 @@ class DataSelectionEnv(StandingEnv):
         options, reference = self.options, self.task.reference
         n, classes = options.batch_size, self.data.num_classes
         dim = self._feature_dim = reference.store.dim if reference else 0
-        seen = "learner_embeddings" in options.observe
-        width = self._embedding_width = embedding_width(self.learner) if seen else 0
-        self._bounds = observation_bounds(options.observe, n, classes, dim, width)
+        self._bounds = observation_bounds(options.observe, n, classes, dim, self._embedding_width)
         boxes: dict[str, spaces.Space[Any]] = {
             name: spaces.Box(low, high, shape, np.int64 if name in WHOLE_NUMBERS else np.float32)
             for name, (low, high, shape) in self._bounds.items()

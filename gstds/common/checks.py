@@ -218,3 +218,27 @@ def check_integer(parameter: str, value: Any, *, low: int = 0, high: int | None 
         span = f"at least {low}" if high is None else f"in [{low}, {high}]"
         raise ValueError(f"{parameter} must be {span}, got {value!r}")
     return number
+
+
+LEAST_SPAN = 3
+"""Pixels in 0 to 255 whose values span less show nothing."""
+
+
+def check_not_empty(name: str, images: Any) -> None:
+    """Refuse images that show nothing.
+
+    Args:
+        name: What messages call them.
+        images: A uint8 array, the images first; about 64 of them are looked at.
+
+    Raises:
+        ValueError: If all their pixels are the same, or nearly: so are floats in [0, 1] after a
+            cast to uint8.
+    """
+    some = images[:: max(1, len(images) // 64)]
+    low, high = (int(some.min()), int(some.max())) if some.size else (0, 255)
+    if high - low < LEAST_SPAN:
+        raise ValueError(
+            f"{name} shows nothing, with values from {low} to {high} of 255; images in [0, 1] "
+            "become uint8 by (X * 255).round().astype('uint8')"
+        )

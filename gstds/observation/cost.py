@@ -72,21 +72,27 @@ class Ledger(Stateful):
 
 
 def count_flops(
-    model: torch.nn.Module, shape: tuple[int, ...], *, train: bool, batch: int = 2
+    model: torch.nn.Module,
+    shape: tuple[int, ...],
+    *,
+    train: bool,
+    batch: int = 2,
+    device: str | torch.device = "meta",
 ) -> float:
-    """Count one sample's operations with torch's counter, on the meta device.
+    """Count one sample's operations with torch's counter.
 
     Args:
         model: The network; it is copied, not touched.
         shape: One input's shape (C, H, W).
         train: Count forward and backward; otherwise forward alone.
         batch: Samples of the counted batch; the count is divided by it.
+        device: Where; the meta device computes nothing, but has no values to branch on.
 
     Returns:
         Operations for one sample. BatchNorm, element-wise operations and the optimizer count zero.
     """
-    twin = copy.deepcopy(model).to("meta").train(train)
-    images = torch.empty((batch, *shape), device="meta")
+    twin = copy.deepcopy(model).to(device).train(train)
+    images = torch.ones((batch, *shape), device=device)
     counter = FlopCounterMode(display=False)
     with counter, torch.set_grad_enabled(train):
         output = twin(images)

@@ -22,6 +22,7 @@ from gstds.common.checks import check_integer, import_attribute, near_names, use
 from gstds.common.files import sha256
 from gstds.observation.cost import count_layers
 from gstds.reference import backbones
+from gstds.reference.vision import mend_imports
 
 DEFAULT_REFERENCE = "efficientnet-lite0"
 MIN_SIZE, MAX_SIZE = 64, 224
@@ -192,6 +193,7 @@ def _shipped(name: str, size: int, device: torch.device, seed: int) -> Reference
 
 
 def _custom(name: str, side: int, device: torch.device) -> Reference:
+    mend_imports()
     function = import_attribute(f"reference {name!r}", name)
     with users_code(f"reference {name!r}"):
         model = function()

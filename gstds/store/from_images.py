@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from gstds.common.checks import check_not_empty
 from gstds.common.files import sha256
 from gstds.store.feature_store import FeatureStore, build_store, open_losses, save_losses
 from gstds.store.format import StoreError
@@ -54,7 +55,7 @@ def prepare_store(
         folder,
         rows=len(pixels),
         dim=model.feature_dim,
-        fingerprint=sha256(str(pixels.shape), pixels.tobytes()),
+        fingerprint=sha256(str(pixels.shape), np.ascontiguousarray(pixels).data),
         backbone=dict(model.identity),
         compute=lambda start, stop: model.features(torch.from_numpy(pixels[start:stop].copy())),
     )
@@ -85,6 +86,7 @@ def _checked(
         raise ValueError(
             f"images must be uint8 (n, C, H, W) with C 1 or 3, got {pixels.dtype} {pixels.shape}"
         )
+    check_not_empty("images", pixels)
     n = len(pixels)
     classes = whole_numbers("labels", labels, n)
     grouped = whole_numbers("groups", np.arange(n) if groups is None else groups, n)

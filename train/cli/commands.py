@@ -148,6 +148,7 @@ def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -
                 resume=bool(arguments.resume),
                 checkpoint_every=arguments.checkpoint_every,
                 progress=console,
+                note=console.note,
                 command=words.command_line(),
                 group=group,
             )

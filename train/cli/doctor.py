@@ -143,12 +143,12 @@ def _torchvision() -> Iterator[Check]:
 
 
 def _data() -> Iterator[Check]:
-    from gstds.envs.data.datasets import dataset_names, probe_data
+    from gstds.envs.data.datasets import advise_data, dataset_names, probe_data
 
     for name in dataset_names():
         answer = probe_data(name)
-        lost = answer.startswith(("out of reach", "not found"))
-        mend = "connect to the internet, or give folder:PATH or npz:PATH" if lost else ""
+        lost = answer.startswith(("out of reach", "damaged"))
+        mend = advise_data(name) if lost else ""
         yield Check(f"data {name}", "warn" if lost else "ok", answer, mend)
 
 

@@ -177,12 +177,20 @@ def carry_out(jobs: Sequence[Job], comparison: Comparison, watch: Watch, stop: S
 
 def _prepare(jobs: Sequence[Job], watch: Watch) -> None:
     """Load data and reference once, for each kind of need, before the first run starts."""
+    from gstds.envs.data.datasets import describe
+
     seen = set()
     for job in jobs:
         if job.label not in seen and finished_result(job.folder) is None:
             seen.add(job.label)
             config = job.config.with_options(device="auto") if job.elsewhere else job.config
-            make_env(config, make_run_policy(config), watch).close()
+            policy = make_run_policy(config)
+            make_env(
+                config,
+                policy,
+                watch,
+                before_reference=lambda env: watch.note(describe(env.data)),
+            ).close()
 
 
 def _run(jobs: Sequence[Job], comparison: Comparison, watch: Watch, stop: StopFlag) -> Results:

@@ -64,6 +64,8 @@ class Record(Stateful):
             resume: Go on, if there is something to go on with.
             step: The step of the checkpoint with which it goes on.
         """
+        from gstds.envs.data.datasets import describe
+
         config, data = self.config, self.env.data
         commit, of = own_commit(), more.get("control_of")
         tags = {name: str(getattr(config, name)) for name in _OPTIONS}
@@ -80,7 +82,9 @@ class Record(Stateful):
             name=f"{tags['policy']}-{config.dataset}-seed{config.seed}",
             params=by_group(config) | self._effective(tags["device"]),
             tags=tags,
-            description=f"{what}, {config.setting}." + (f" A control of {of}." if of else ""),
+            description=f"{what}, {config.setting}."
+            + (f" A control of {of}." if of else "")
+            + f"\n\n{describe(data)}",
             data=shown,
             steps=self.total,
             resume=resume,
@@ -204,6 +208,8 @@ class Record(Stateful):
         return result, problem
 
     def _result(self, status: str, test: Any, processes: int) -> dict[str, Any]:
+        from gstds.envs.data.datasets import class_counts
+
         env, kept, ledger, at_end = self.env, self.kept, self.env.ledger, self.env.status
         reference, target = env.task.reference, read_target(self.folder)
         counts = kept.keep_sequence()
@@ -227,6 +233,7 @@ class Record(Stateful):
             "wall_seconds": self.elapsed,
             "reference_system_seconds": reference_system_seconds(np.array(kept.seconds), counts),
             "seconds_by_phase": ledger.seconds | (reference.seconds if reference else {}),
+            "class_counts": class_counts(env.data),
             "steps": env.step_count,
             "processes": processes,
             "samples_trained": int(env.visits.sum()),

@@ -54,6 +54,7 @@ def execute(
     checkpoint_every: int = CHECKPOINT_EVERY,
     tags: dict[str, str] | None = None,
     progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
     command: str = "",
     group: Group | None = None,
 ) -> dict[str, Any]:
@@ -70,6 +71,7 @@ def execute(
         checkpoint_every: Steps between checkpoints; 0 for none.
         tags: Tags of the record.
         progress: Called with a phase, what is done, and the total.
+        note: Called with what was read, before anything is computed.
         command: The command that asked for it.
         group: The processes that train together; None for this one alone.
 
@@ -94,11 +96,19 @@ def execute(
         here.enter_context(reproducible(config.deterministic))
         if group.leads and not resume:
             open_folder(folder, config, command=command, tracking=address)
+
+        def ready(env: Any) -> None:
+            if group.leads:
+                check_space(folder, space_needed(env, checkpoints=checkpoint_every > 0))
+                if note:
+                    from gstds.envs.data.datasets import describe
+
+                    note(describe(env.data))
+
         with group.in_turn():
             every = checkpoint_every if group.leads else 0
-            run = _Run(config, folder, policy, group, upload, every, progress)
-            if group.leads:
-                check_space(folder, space_needed(run.env, checkpoints=checkpoint_every > 0))
+            env = make_env(config, policy, progress, group, ready)
+            run = _Run(config, folder, policy, group, upload, every, progress, env)
         made.clear()  # from here on it holds a run
         if stop:
             here.enter_context(interruptible(stop))
@@ -119,10 +129,10 @@ class _Run:
     upload: Upload | None
     checkpoint_every: int
     progress: Progress | None
+    env: Any
 
     def __post_init__(self) -> None:
         """Make what the run needs."""
-        self.env = make_env(self.config, self.policy, self.progress, self.group)
         self.log = RunLog(self.folder if self.group.leads else None)
         self.record = Record(self.config, self.folder, self.env, self.log)
         self.failure: BaseException | None = None

@@ -96,10 +96,12 @@ def make_env(
     policy: policies.Policy,
     progress: Progress | None = None,
     group: Group | None = None,
+    before_reference: Callable[[Any], None] | None = None,
 ) -> Any:
     """Return the environment that computes and charges what the policy needs, and no more.
 
-    With ``group`` several processes train its learner together.
+    With ``group`` several processes train its learner together; ``before_reference`` is called with
+    the environment before anything that takes long.
 
     Raises:
         ValueError: If an option is unknown or out of range, or the data or reference is unusable.
@@ -116,6 +118,7 @@ def make_env(
         reward="validation-loss" if policy.uses_reward else "none",
         progress=progress,
         group=group,
+        before_reference=before_reference,
         policy_flops=_policy_flops(config.policy, policy),
     )
 

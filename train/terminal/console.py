@@ -70,6 +70,7 @@ class Console:
         self._bar: Any = None
         self._tasks: dict[str, Any] = {}
         self._last: dict[str, float] = {}
+        self._said: set[str] = set()
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -79,6 +80,12 @@ class Console:
         """Leave the terminal as it was."""
         if self._bar:
             self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """Say what a person should know; the same words once."""
+        if not self.quiet and text not in self._said:
+            self._said.add(text)
+            say(text)
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` of a phase is done."""

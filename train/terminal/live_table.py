@@ -105,11 +105,6 @@ class Board(Console, Watch):
         elif error:
             self.note(f"{job.name}: {error[0]}")
 
-    def note(self, text: str) -> None:
-        """Say what a person should know."""
-        if not self.quiet:
-            say(text)
-
     def table(self) -> Table:
         """Return the table as it stands: what runs first, then what changed last."""
         from rich.table import Table

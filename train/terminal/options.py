@@ -176,8 +176,19 @@ def begin(arguments: argparse.Namespace) -> None:
     if here not in sys.path:  # behind the packages, which it does not shadow
         sys.path.append(here)
     result = RecordOptions(**given(arguments, RecordOptions)).json
-    if result and (not Path(result).absolute().parent.is_dir() or Path(result).is_dir()):
-        raise OSError(f"--json {result!r}: no file can be written there")
+    if result:
+        try:
+            if Path(result).is_dir():
+                raise IsADirectoryError(result)
+            _try_writing(Path(result).absolute().parent)
+        except OSError as error:
+            raise OSError(f"--json {result!r}: no file can be written there") from error
+
+
+def _try_writing(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"x" * 4096)
+        probe.flush()
 
 
 def check_mlflow() -> list[str]:
@@ -205,9 +216,7 @@ def place_for(arguments: argparse.Namespace, kind: str, *, touch: bool = True) -
     try:
         if touch:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder) as probe:
-                probe.write(b"x" * 4096)
-                probe.flush()
+            _try_writing(folder)
     except OSError as error:
         raise OSError(
             f"--out {str(folder)!r} cannot be written ({error.strerror}); name another folder"

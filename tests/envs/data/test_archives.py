@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import re
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -20,8 +21,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gstds.envs.data.datasets import check_files, fetch_data, load_data, probe_data
+from gstds.envs.data.datasets import (
+    advise_data,
+    check_files,
+    fetch_data,
+    load_data,
+    probe_data,
+)
 from gstds.reference.vision import import_torchvision
+from gstds.train.cli.doctor import diagnose
+
+NOWHERE = "http://127.0.0.1:9/"
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -158,6 +168,22 @@ def test_an_archive_of_another_checksum_is_refused(cifar, server, tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
+def test_a_damaged_file_is_ready_for_nobody(cifar, monkeypatch):
+    place = cifar("cifar10", 200, 40)
+    fetch_data("cifar10")
+    (place / "data_batch_3").write_bytes(b"damaged")
+    monkeypatch.setattr(import_torchvision().datasets.CIFAR10, "url", NOWHERE)
+    for archive in place.parent.glob("*.tar.gz"):
+        archive.unlink()
+    why = r"data_batch_3 is damaged \(its MD5"
+    assert re.search(why, probe_data("cifar10"))
+    assert probe_data("cifar10").startswith("damaged")
+    with pytest.raises(FileNotFoundError, match=why):
+        load_data("cifar10")
+    doctor = {check.name: check for check in diagnose()}["data cifar10"]
+    assert (doctor.status, doctor.mend) == ("warn", advise_data("cifar10"))
+
+
 # Photographs
 
 
@@ -231,3 +257,40 @@ def test_flowers_are_fetched_unpacked_and_read(flowers):
     for part in (data.train, data.test):
         red = part.gather(np.arange(len(part)))[:, 0, 8, 8].numpy()
         assert np.abs(red - 2.0 * (part.labels + 1)).max() < 6
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "oxford-iiit-pet", "flowers102"])
+def test_files_that_are_copied_where_the_message_says_are_read(request, monkeypatch, name):
+    kinds = {"oxford-iiit-pet": "pets", "flowers102": "flowers"}
+    made = request.getfixturevalue(kinds.get(name, "cifar"))
+    if name.startswith("cifar"):
+        made(name, 400, 100)
+    folder = fetch_data(name)
+    away = folder.with_name("another machine")
+    folder.rename(away)
+    data_sets = import_torchvision().datasets
+    for kind, attribute, value in (
+        (data_sets.CIFAR10, "url", NOWHERE),
+        (data_sets.CIFAR100, "url", NOWHERE),
+        (data_sets.OxfordIIITPet, "_RESOURCES", ((f"{NOWHERE}a.tar.gz", ""),)),
+        (data_sets.Flowers102, "_download_url_prefix", NOWHERE),
+    ):
+        monkeypatch.setattr(kind, attribute, value)
+    with pytest.raises(FileNotFoundError) as caught:
+        load_data(name)
+    assert str(caught.value).endswith(advise_data(name))
+    names, place = re.search(
+        r"or copy (.*) from a machine .* into (.*)$", str(caught.value)
+    ).groups()
+    assert str(place) in probe_data(name)
+    Path(place).mkdir(parents=True)
+    for file in names.split(", "):
+        next(away.rglob(file)).rename(Path(place) / file)
+    assert probe_data(name) == "ready"
+    assert len(load_data(name).test) > 0
+
+
+def test_photographs_that_are_missing_are_ready_for_nobody(pets):
+    fetch_data("oxford-iiit-pet")
+    next(pets.rglob("*.jpg")).unlink()
+    assert probe_data("oxford-iiit-pet").startswith("damaged (1 of 88 images are not there")

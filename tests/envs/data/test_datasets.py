@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gstds.envs.data.datasets import dataset_names, fetch_data, load_data, probe_data
+from gstds.envs.data.datasets import dataset_names, describe, fetch_data, load_data, probe_data
 from gstds.envs.data.images import ArrayImages, FileImages
 
 N, CLASSES = 120, 3
@@ -91,10 +91,10 @@ def test_statistics_are_those_of_the_train_images(tmp_path):
     np.testing.assert_allclose(data.std, pixels.std((0, 1, 2)), rtol=1e-9)
 
 
-def test_constant_images_have_a_deviation(tmp_path):
-    content = arrays()
-    content["X"][:] = 7
-    assert load_data(save(tmp_path / "a.npz", **content)).std == pytest.approx((1 / 255,))
+def test_a_constant_channel_has_a_deviation(tmp_path):
+    content = arrays(shape=(4, 4, 3))
+    content["X"][..., 2] = 7
+    assert load_data(save(tmp_path / "a.npz", **content)).std[2] == pytest.approx(1 / 255)
 
 
 def test_augmentation_that_suits_the_data(tmp_path):
@@ -260,7 +260,8 @@ def user(tmp_path, monkeypatch):
 def test_a_lazy_sequence_is_read_only_when_asked(user):
     content = arrays(shape=(8, 10, 3))
     images, test = Counting(content["X"]), Counting(content["X"][:9])
-    user({"X": images, "y": content["y"], "X_test": test, "y_test": content["y"][:9]})
+    first = {"X": images, "y": content["y"], "fingerprint": "v1"}
+    user({**first, "X_test": test, "y_test": content["y"][:9]})
     data = load_data("users_own:load", label_noise=0.2, duplicates=0.3, limit=60)
     assert len(images.loaded) <= 1
     assert test.loaded == []
@@ -274,6 +275,145 @@ def test_a_lazy_sequence_is_read_only_when_asked(user):
     two = load_data("users_own:load").fingerprint
     user({"X": images, "y": content["y"], "fingerprint": "v3"})
     assert len({one, two, load_data("users_own:load").fingerprint}) == 3
+
+
+def test_a_sequence_without_fingerprint_is_known_by_a_sample_of_its_images(user):
+    content = arrays(shape=(8, 10, 3))
+
+    def fingerprint(images):
+        user({"X": images, "y": content["y"]})
+        return load_data("users_own:load").train.source.fingerprint
+
+    images = Counting(content["X"])
+    one = fingerprint(images)
+    assert len(set(images.loaded)) == 16
+    assert fingerprint(Counting(content["X"].copy())) == one
+    assert fingerprint(Counting(255 - content["X"])) != one  # other images, equal labels
+
+
+@pytest.mark.parametrize("wrap", [lambda images: images, np.asarray, lambda images: images[:]])
+def test_a_memory_map_stays_on_disk(user, tmp_path, wrap):
+    content = arrays(400, shape=(8, 10, 3))
+    np.save(tmp_path / "X.npy", content["X"])
+    images = wrap(np.load(tmp_path / "X.npy", mmap_mode="r"))
+    user({"X": images, "y": content["y"]})
+    source = load_data("users_own:load").train.source
+    rows = np.array([7, 399, 0])
+    wanted = content["X"][rows].transpose(0, 3, 1, 2)
+    assert np.array_equal(source.gather(rows).numpy(), wanted)
+    kept = [value for value in vars(source).values() if hasattr(value, "nbytes")]
+    assert all(np.shares_memory(value, images) for value in kept)
+
+
+# what has one meaning is read, what has several or none is refused
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_may_come_first(user, channels):
+    content = arrays(shape=(8, 10, channels))
+    wanted = load_arrays(user, **content)
+    first = np.ascontiguousarray(content["X"].transpose(0, 3, 1, 2))
+    for images in (first, Counting(first), Counting([torch.from_numpy(one) for one in first])):
+        got = load_arrays(user, X=images, y=content["y"])
+        assert got.image_shape == (channels, 8, 10)
+        every = np.arange(len(got.test))
+        assert torch.equal(got.test.gather(every), wanted.test.gather(every))
+
+
+def load_arrays(user, **content):
+    user(content)
+    return load_data("users_own:load")
+
+
+NAMES = np.array(["cat", "cow", "dog"])
+LABELS = {
+    "names": NAMES[np.arange(N) % 3],
+    "objects": NAMES[np.arange(N) % 3].astype(object),
+    "list": NAMES[np.arange(N) % 3].tolist(),
+    "column": NAMES[np.arange(N) % 3][:, None],
+    "one-hot": np.eye(3, dtype=np.uint8)[np.arange(N) % 3],
+    "one-hot floats": np.eye(3)[np.arange(N) % 3],
+    "one-hot truths": np.eye(3, dtype=bool)[np.arange(N) % 3],
+    "floats": (np.arange(N) % 3).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_of_one_meaning_are_read(user, kind):
+    content = arrays()
+    wanted = load_arrays(user, **content)
+    got = load_arrays(
+        user, X=content["X"], y=LABELS[kind], X_test=content["X"], y_test=LABELS[kind]
+    )
+    named = kind in ("names", "objects", "list", "column")
+    assert got.class_names == (tuple(NAMES) if named else wanted.class_names)
+    assert np.array_equal(got.test.labels, content["y"])
+
+
+def test_names_in_an_npz_and_in_the_order_of_class_names(user, tmp_path):
+    content = arrays() | {"y": LABELS["names"]}
+    assert load_data(save(tmp_path / "a.npz", **content)).class_names == ("cat", "cow", "dog")
+    given = load_arrays(user, **content, class_names=["dog", "cow", "cat"])
+    assert given.class_names == ("dog", "cow", "cat")
+    shown = np.array(given.class_names)[given.train.labels]
+    assert np.array_equal(shown, LABELS["names"][given.train.rows])
+
+
+def test_two_truths_are_two_classes(user):
+    content = arrays()
+    got = load_arrays(user, X=content["X"], y=np.arange(N) % 2 == 1)
+    assert np.array_equal(got.train.labels, got.train.rows % 2)
+
+
+def multi_hot():
+    labels = np.eye(3, dtype=int)[np.arange(N) % 3]
+    labels[:5] = 1
+    labels[5] = 0
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"y": multi_hot()}, ValueError, "y has 6 rows of no class or of several"),
+        (
+            {"y": LABELS["names"], "class_names": ["cat", "dog"]},
+            ValueError,
+            "y holds 'cow', which is no class of",
+        ),
+        ({"y": np.array(["a", 7, None] * 40, dtype=object)}, TypeError, "whole numbers"),
+        (
+            {"y": LABELS["names"], "X_test": arrays()["X"], "y_test": arrays()["y"] + 7},
+            ValueError,
+            "y_test holds class 9",
+        ),
+        ({"X": (arrays()["X"] / 255).astype("uint8")}, ValueError, r"X shows nothing.*from 0 to 1"),
+        ({"X": arrays()["X"] * 0 + 7}, ValueError, "X shows nothing, with values from 7 to 7"),
+        (
+            {"X": Counting((arrays()["X"] / 255).astype("uint8"))},
+            ValueError,
+            r"X shows nothing.*\(X \* 255\)\.round",
+        ),
+        (
+            {"X": Counting([Image.new("I;16", (10, 8))] * N)},
+            TypeError,
+            r"X\[0\] has mode 'I;16', more than 8 bits",
+        ),
+    ],
+)
+def test_what_has_several_meanings_or_none_is_refused(user, change, error, message):
+    with pytest.raises(error, match=message):
+        load_arrays(user, **arrays() | change)
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "CMYK", "RGB"])
+def test_pictures_in_a_sequence_are_read_as_colors(user, mode):
+    random = np.random.default_rng(0)
+    colors = random.integers(0, 2, (N, 8, 10, 3), dtype=np.uint8) * 255
+    pictures = [Image.fromarray(one).convert(mode) for one in colors]
+    data = load_arrays(user, X=pictures, y=np.arange(N) % 3)
+    got = data.train.source.gather(np.arange(N)).numpy()
+    assert np.array_equal(got > 127, colors.transpose(0, 3, 1, 2) > 127)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +435,7 @@ def test_a_wrong_answer_is_a_clear_error(user, answer, error, message):
 
 def test_an_odd_image_is_named_when_it_is_read(user):
     images = [*arrays(29)["X"], np.zeros((4, 4), np.uint8)]
-    user({"X": Counting(images), "y": np.arange(30) % 3})
+    user({"X": Counting(images), "y": np.arange(30) % 3, "fingerprint": "v1"})
     data = load_data("users_own:load")
     with pytest.raises(ValueError, match=r"X\[29\] has shape"):
         data.train.source.gather(np.array([0, 29]))
@@ -359,6 +499,76 @@ def test_folder_with_train_and_test(tmp_path):
     picture(tmp_path / "test" / "cow" / "c.png")
     with pytest.raises(ValueError, match="class 'cow' is not among the classes of train"):
         load_data(f"folder:{tmp_path}")
+
+
+def parts(root, **counts):
+    for name, count in counts.items():
+        for i in range(count):
+            picture(root / name / ("cat" if i % 2 else "dog") / f"{i}.png", value=i)
+    return load_data(f"folder:{root}")
+
+
+@pytest.mark.parametrize(
+    ("names", "notes"),
+    [
+        (("train", "test"), ()),
+        (("Training", "Testing"), ()),
+        (("train", "val"), ("the test part is val",)),
+        (("training", "validation"), ("the test part is validation",)),
+    ],
+)
+def test_folders_of_parts_are_read_as_parts(tmp_path, names, notes):
+    data = parts(tmp_path, **dict(zip(names, (40, 6), strict=True)))
+    assert data.class_names == ("cat", "dog")
+    assert (len(data.train), len(data.test), data.notes) == (36, 6, notes)
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation"])
+def test_a_third_part_is_told_of_and_not_read(tmp_path, val):
+    data = parts(tmp_path, **{"train": 40, val: 4, "test": 6})
+    assert (len(data.train), len(data.test)) == (36, 6)
+    assert data.notes == (f"{val} is not read; validation is drawn from train",)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("test", "val"), r"holds test and val and nothing beside: it needs train and test"),
+        (("train",), r"holds train and nothing beside: .*folder:.*/train, from which a test part"),
+        (("train", "training", "test"), "train and training, which both mean its train part"),
+        (("data",), r"at least two classes, got data; or give folder:.*/data"),
+        (("cat/train", "cat/test", "dog/train", "dog/test"), "put the parts above the classes"),
+    ],
+)
+def test_a_layout_that_cannot_be_right_is_refused(tmp_path, names, message):
+    with pytest.raises(ValueError, match=message):
+        parts(tmp_path, **dict.fromkeys(names, 4))
+
+
+def test_classes_may_have_names_of_parts(tmp_path):
+    for name in ("valid", "invalid"):
+        for i in range(20):
+            picture(tmp_path / name / f"{i}.png", value=i)
+    assert load_data(f"folder:{tmp_path}").class_names == ("invalid", "valid")
+
+
+def test_what_is_passed_over_is_counted_and_named(folder):
+    (folder / "cat" / "notes.txt").write_text("no image")
+    (folder / "labels.csv").write_text("a,b")
+    (folder / "cat" / ".hidden").write_text("")
+    notes = load_data(f"folder:{folder}").notes
+    assert notes == ("passed over: 2 other files, such as labels.csv, cat/notes.txt",)
+
+
+def test_the_description_holds_classes_and_counts(folder, tmp_path):
+    (folder / "notes.txt").write_text("")
+    assert describe(load_data(f"folder:{folder}", limit=20)) == (
+        f"data folder:{folder}: 20 train, 4 validation, 8 test; 2 classes in train: cat 10, "
+        "dog 10; passed over: 1 other file, such as notes.txt"
+    )
+    many = describe(load_data(save(tmp_path / "a.npz", **arrays() | {"y": np.arange(N) % 30})))
+    assert "30 classes in train: 0 3, 1 3, 2 2" in many
+    assert many.endswith("8 3, ..., 28 3, 29 2")
 
 
 def test_folder_with_its_flaws(folder):

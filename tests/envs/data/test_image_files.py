@@ -40,6 +40,50 @@ def test_sixteen_bit_gray_is_scaled_and_not_cut_off(tmp_path):
         assert np.array_equal(got[0], got[2])
 
 
+def deep(root, top, n=8):
+    """Write n gray files of 16 bits in each of two classes, whose values end at ``top``."""
+    random = np.random.default_rng(0)
+    values = random.integers(0, top + 1, (2, n, 8, 8)).astype(np.uint16)
+    values[:, :, 0, 0] = top
+    for i, name in enumerate(("cat", "dog")):
+        (root / name).mkdir(parents=True)
+        for j in range(n):
+            Image.fromarray(values[i, j]).save(root / name / f"{j}.png")
+    return values.reshape(-1, 8, 8), load_data(f"folder:{root}")
+
+
+@pytest.mark.parametrize(("top", "depth"), [(255, 8), (1023, 10), (4095, 12), (40000, 16)])
+def test_sixteen_bit_files_are_scaled_by_the_bits_that_they_hold(tmp_path, top, depth):
+    values, data = deep(tmp_path / "data", top)
+    got = data.train.source.gather(np.arange(len(values))).numpy()
+    assert np.array_equal(got[:, 0], values >> (depth - 8))
+    assert got.max() >= 150
+    told = f"16 files of 16 bits are read as {depth} bits, which is what they hold"
+    assert data.notes == ((told,) if depth < 16 else ())
+
+
+def test_a_deeper_file_among_others_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("GSTDS_CACHE", str(tmp_path / "cache"))
+    _, data = deep(tmp_path / "data", 255)
+    Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / "data" / "cat" / "3.png")
+    with pytest.raises(OSError, match=r"3\.png.*values up to 4000, where other.* hold 8 bits"):
+        check_files(data)
+
+
+def test_images_that_show_nothing_are_refused(folder):
+    for path in folder.rglob("*.png"):
+        Image.new("RGB", (12, 9), (1, 1, 1)).save(path)
+    with pytest.raises(OSError, match="all other images are empty, with values from 1 to 1"):
+        check_files(load_data(f"folder:{folder}"))
+
+
+def test_images_of_one_color_are_counted(folder, caplog):
+    Image.new("RGB", (12, 9), (90, 20, 3)).save(folder / "dog" / "00.png")
+    check_files(load_data(f"folder:{folder}"))
+    assert "1 of 40 images are one flat color, such as" in caplog.text
+    assert "dog/00.png" in caplog.text
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_gray_of_32_bits_is_refused(tmp_path, dtype):
     with pytest.raises(OSError, match=r"a\.tiff: .*32 bits a pixel; convert it"):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gstds.envs.data import fashion_mnist as fashion
-from gstds.envs.data.datasets import fetch_data, load_data, probe_data
+from gstds.envs.data.datasets import advise_data, fetch_data, load_data, probe_data
 from tests.envs.data.test_datasets import picture
 
 N, CLASSES = 120, 3
@@ -62,8 +62,10 @@ def test_a_damaged_cache_is_passed_over_and_named(tmp_path, tiny_fashion, caplog
     assert len(load_data("fashion-mnist").test) == 30
     bad = folder / "t10k-labels-idx1-ubyte"
     bad.write_bytes(bad.read_bytes()[:-1] + b"\x05")
-    with pytest.raises(FileNotFoundError, match="t10k-labels-idx1-ubyte is damaged"):
+    with pytest.raises(FileNotFoundError, match="t10k-labels-idx1-ubyte is damaged") as caught:
         load_data("fashion-mnist")
+    assert str(caught.value).endswith(advise_data("fashion-mnist"))
+    assert probe_data("fashion-mnist").startswith("out of reach")
     write_system(tmp_path / "system", tiny_fashion)
     caplog.clear()
     assert len(load_data("fashion-mnist").test) == 30

@@ -399,3 +399,42 @@ def test_an_unknown_option_is_a_type_error_with_the_near_names():
 def test_bad_options_fail_at_make(options, message):
     with pytest.raises(ValueError, match=message):
         DataSelectionEnv(**({"observe": ()} | options))
+
+
+def double():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).double()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limit": 100, "batch_size": 128}, "batch_size must be at most the 100"),
+        ({"learner": f"{__name__}:double"}, r"float64 \(images are float32"),
+        ({"setting": "equal-budget", "budget": 0.001, "epochs": 1}, "less than one batch"),
+        ({"learner": f"{__name__}:no_head", "observe": ["learner_embeddings"]}, "Linear"),
+    ],
+)
+def test_what_is_cheap_to_find_out_is_found_out_before_the_reference(monkeypatch, options, message):
+    def dear(*_):
+        raise AssertionError("features of all images would be computed first")
+
+    monkeypatch.setattr("gstds.envs.selection.env.load_task", dear)
+    with pytest.raises(ValueError, match=message):
+        DataSelectionEnv(dataset="digits", **options)
+
+
+def no_head():
+    convolution = torch.nn.Conv2d(1, 10, 8)
+    return torch.nn.Sequential(convolution, torch.nn.Flatten())
+
+
+def test_whoever_makes_it_is_asked_before_the_reference(monkeypatch):
+    def dear(*_):
+        raise AssertionError("features of all images would be computed first")
+
+    def look(env):
+        raise OSError(f"no room for {len(env.data.train)}, {env.total_steps} steps")
+
+    monkeypatch.setattr("gstds.envs.selection.env.load_task", dear)
+    with pytest.raises(OSError, match="no room for 1258, 100 steps"):
+        DataSelectionEnv(dataset="digits", before_reference=look)

@@ -49,6 +49,40 @@ assert import_torchvision() is first
     assert done.returncode == 0, done.stderr
 
 
+IMPORTS = {
+    "at the top": "import torchvision\nfrom torchvision.models import resnet18\n",
+    "by another library": "import like_timm\nresnet18 = like_timm.models.resnet18\n",
+    "in the function": "def resnet18(**kw):\n    import torchvision\n"
+    "    return torchvision.models.resnet18(**kw)\n",
+}
+
+
+@pytest.mark.parametrize("how", IMPORTS)
+@pytest.mark.parametrize(
+    "before", ["", "try:\n    import torchvision\nexcept RuntimeError: pass\n"]
+)
+def test_a_users_own_import_is_mended(tmp_path, how, before):
+    (tmp_path / "like_timm.py").write_text(
+        "import torchvision.ops\nfrom torchvision import models\n"
+    )
+    (tmp_path / "net.py").write_text(
+        IMPORTS[how] + "def make(classes):\n    return resnet18(num_classes=classes)\n"
+    )
+    script = f"""
+import torch
+def refuse(path):
+    raise OSError("no CUDA runtime")
+torch.ops.load_library = refuse
+{before}
+from gstds.envs.learner.models import build_model
+assert build_model("net:make", (3, 32, 32), 4, 0).fc.out_features == 4
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_other_failures_are_not_hidden(tmp_path):
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('something else')\n")
     script = "from gstds.reference.vision import import_torchvision\nimport_torchvision()\n"

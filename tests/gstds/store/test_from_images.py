@@ -27,6 +27,7 @@ def changed(at, value):
         ({"labels": changed(slice(2), 100_000)}, "labels must be below .*, 40, got 100000; number"),
         ({"labels": LABELS[:-1]}, r"labels must be whole numbers \(40,\), got int64 \(39,\)"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "at least 2 classes, got none"),
+        ({"images": (IMAGES / 255).astype("uint8")}, "images shows nothing, .* from 0 to 1 of 255"),
         ({"groups": np.arange(N - 1)}, r"groups must be whole numbers \(40,\).*got int64 \(39,\)"),
         ({"groups": np.arange(N) / 2}, r"groups must be whole numbers .*float64"),
         ({"images": IMAGES[:4], "labels": [0, 0, 1, 1]}, "images must be at least 5, .* got 4"),

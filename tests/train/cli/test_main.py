@@ -22,7 +22,7 @@ def save(path, x, y):
     return f"npz:{path}"
 
 
-IMAGES = np.zeros((40, 8, 8), np.uint8)
+IMAGES = np.arange(40 * 64, dtype=np.uint8).reshape(40, 8, 8)
 QUICK = ["--no-tracking", "--quiet", "--policy", "random"]
 
 
@@ -160,7 +160,22 @@ def test_places_that_cannot_be_written_are_refused(here, tiny_npz, capsys):
     (here / "file").write_text("")
     words = ["run", *QUICK, "--dataset", tiny_npz, "--batch-size", "32"]
     assert "--out" in bad(capsys, *words, "--out", "file/run")
-    assert "--json" in bad(capsys, *words, "--json", "no/such/folder.json")
+    for place in ("no/such/folder.json", "/proc/result.json", "/dev"):
+        assert "--json" in bad(capsys, *words, "--json", place)
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_what_was_read_is_said_before_anything_is_computed(here, tiny_npz, capsys, command):
+    words = ["--dataset", tiny_npz, "--batch-size", "32", "--epochs", "1", "--no-tracking"]
+    few = ["--policy", "random"] if command == "run" else ["--policies", "random", "--seeds", "1"]
+    for quiet in ([], ["--quiet"]):
+        assert main([command, *words, *few, *quiet, "--out", f"r{len(quiet)}"]) == 0
+        told = capsys.readouterr().err
+        assert told.count(f"data {tiny_npz}: ") == (not quiet)
+    result = json.loads(next((here / "r0").rglob("result.json")).read_text())
+    counts = result["class_counts"]
+    assert sum(counts.values()) > 0
+    assert set(counts) == {str(number) for number in range(len(counts))}
 
 
 def test_an_mlflow_server_that_is_not_there_is_an_error_before_training(here, tiny_npz, capsys):

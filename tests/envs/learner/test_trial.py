@@ -1,0 +1,207 @@
+"""A user's network is tried before anything dear, in both modes, and what is wrong is said."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gstds.common.state import state_digest
+from gstds.envs.learner.learner import Learner
+from gstds.observation.cost import count_flops
+from gstds.options.world import LearnerOptions
+
+SHAPE, CLASSES = (3, 8, 8), 5
+
+
+class Net(nn.Module):
+    """Linear, with whatever a test puts before and behind it."""
+
+    def __init__(self, before=lambda x: x, behind=lambda y, net: y, classes=CLASSES):
+        super().__init__()
+        self.head, self._parts = nn.Linear(192, classes), (before, behind)
+
+    def forward(self, x):
+        before, behind = self._parts
+        return behind(self.head(before(x).flatten(1)), self)
+
+
+@pytest.fixture
+def learner(monkeypatch):
+    def make(function, **options):
+        module = ModuleType("users_net")
+        module.make = lambda: function()
+        monkeypatch.setitem(sys.modules, "users_net", module)
+        return Learner(
+            LearnerOptions(learner="users_net:make", **options),
+            shape=SHAPE,
+            classes=CLASSES,
+            seed=3,
+            device=torch.device("cpu"),
+        )
+
+    return make
+
+
+def frozen():
+    return Net().requires_grad_(False)
+
+
+def infinite():
+    net = Net()
+    nn.init.constant_(net.head.weight, torch.nan)
+    return net
+
+
+WRONG = {
+    "dict": (
+        lambda: Net(behind=lambda y, net: {"logits": y, "aux": y}),
+        r"must return a tensor \(n, 5\) in evaluation mode, .* got dict with 'logits', 'aux'; "
+        "return one of its entries",
+    ),
+    "tuple in training": (
+        lambda: Net(behind=lambda y, net: (y, y) if net.training else y),
+        r"in training mode, of logits, got tuple of 2; return one of its items",
+    ),
+    "list": (lambda: Net(behind=lambda y, net: [y]), "got list of 1"),
+    "None": (lambda: Net(behind=lambda y, net: None), "got NoneType"),
+    "classes": (lambda: Net(classes=7), r"\(n, 5\) in evaluation mode.* got \(4, 7\)"),
+    "one image squeezed": (
+        lambda: Net(behind=lambda y, net: y.squeeze()),
+        r"got \(5,\) of 1 images",
+    ),
+    "one image squeezed in training": (
+        lambda: Net(behind=lambda y, net: y.squeeze() if net.training else y),
+        r"in training mode.* got \(5,\) of 1 images",
+    ),
+    "frozen": (frozen, "nothing to train: all of its 2 parameters are frozen"),
+    "no parameters": (nn.Flatten, "nothing to train: all of its 0 parameters"),
+    "double": (lambda: Net().double(), r"torch\.float64 \(images are float32: .*model\.float"),
+    "half": (lambda: Net().half(), r"torch\.float16 \(images are float32"),
+    "detached": (
+        lambda: Net(behind=lambda y, net: y.detach()),
+        "does not depend on its parameters",
+    ),
+    "counted": (lambda: Net(behind=lambda y, net: (y > 0).long()), "does not depend"),
+    "NaN": (infinite, "not finite before any training, in evaluation mode"),
+    "batch size": (lambda: Net(before=lambda x: x.view(128, 192)), "shape .* is invalid"),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_trained_is_refused_in_words(learner, make, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        learner(make, precision="float32")
+    assert "users_net:make" in str(caught.value)
+
+
+def train(one, steps=2):
+    random = np.random.default_rng(0)
+    for step in range(steps):
+        images = torch.from_numpy(random.standard_normal((6, *SHAPE), dtype=np.float32))
+        labels = torch.from_numpy(random.integers(0, CLASSES, 6))
+        layout = images.to(memory_format=torch.channels_last)  # as the loader lays them
+        losses = one.update(layout, labels, torch.ones(6), 6, step=step)
+    return losses
+
+
+def test_view_of_rgb_works(learner):
+    viewed = train(learner(lambda: Net(before=lambda x: x.view(len(x), -1))))
+    assert np.array_equal(viewed, train(learner(Net)))
+
+
+def layout_of(learner, make):
+    seen = []
+
+    def look(x):
+        seen.append(x.is_contiguous(memory_format=torch.channels_last))
+        return x
+
+    train(learner(lambda: make(look)))
+    return seen[-1]
+
+
+def test_the_layout_of_images_is_the_one_of_the_networks_weights(learner):
+    last = torch.channels_last
+    assert not layout_of(learner, Net)
+    assert not layout_of(learner, _convolutional)
+    assert layout_of(learner, lambda look: _convolutional(look).to(memory_format=last))
+
+
+def _convolutional(look):
+    return nn.Sequential(_Looking(look), nn.Conv2d(3, 3, 3, padding=1), Net())
+
+
+class _Looking(nn.Module):
+    def __init__(self, look):
+        super().__init__()
+        self._look = look
+
+    def forward(self, x):
+        return self._look(x)
+
+
+def reads_a_value(x):
+    return x * 2 if x.abs().sum().item() > 0 else x
+
+
+def branches(x):
+    return x / 2 if x.mean() > 0 else x
+
+
+@pytest.mark.parametrize("before", [reads_a_value, branches])
+def test_operations_are_counted_where_values_are_read(learner, caplog, before):
+    one = learner(lambda: Net(before=before))
+    assert one.train_flops == count_flops(Net(), SHAPE, train=True) > 0
+    assert one.forward_flops == count_flops(Net(), SHAPE, train=False) == 2 * 192 * CLASSES
+    assert caplog.messages == []
+
+
+class Scales(nn.Module):
+    """Nothing that torch's counter knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(CLASSES, 192))
+
+    def forward(self, x):
+        return (x.flatten(1)[:, None] * self.scale).sum(2)
+
+
+def test_what_cannot_be_counted_is_estimated_with_a_warning(learner, caplog):
+    with caplog.at_level(logging.WARNING):
+        one = learner(Scales)
+    assert (one.forward_flops, one.train_flops) == (2 * 960, 6 * 960)
+    assert "finds no operations" in caplog.text
+
+
+def test_the_trial_leaves_no_trace(learner):
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(144, CLASSES)
+    )
+    digest, before = state_digest(net.state_dict()), torch.random.get_rng_state()
+    one = learner(lambda: net)
+    assert state_digest(one.model.state_dict()) == digest
+    assert all(p.grad is None for p in one.model.parameters())
+    assert torch.random.get_rng_state().equal(before)
+
+
+def test_the_smallest_batch_is_found(learner):
+    flat = nn.Sequential
+    assert learner(Net).min_batch == 1
+    norm = learner(lambda: flat(nn.Flatten(), nn.BatchNorm1d(192), nn.Linear(192, CLASSES)))
+    assert norm.min_batch == 2
+
+
+def test_lazy_layers_get_their_shapes_from_the_seed(learner):
+    def make():
+        return nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(CLASSES))
+
+    one, same = learner(make), learner(make)
+    assert state_digest(one.model.state_dict()) == state_digest(same.model.state_dict())
+    assert np.isfinite(train(one)).all()
