@@ -69,20 +69,20 @@ class RunContext:
 
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
-        if name in _WIDTHS and not value:
-            reader = sys._getframe(1).f_globals.get("__name__", "").partition(".")[0]
-            if reader not in ("dataclasses", "gstds"):  # those copy it, or know
-                raise NotDeclaredError(
-                    f"context.{name}: the policy does not declare what it is the width of; add to "
-                    f"the class: {needs_line([_WIDTHS[name]])}"
-                )
-        if name in _LENGTHS and not value:
-            if sys._getframe(1).f_globals.get("__name__") != "dataclasses":
-                raise NotDeclaredError(
-                    f"context.{name}: the length of the run is not known; make the Selector with "
-                    "total_steps=, or take a policy that goes by the progress alone"
-                )
-        return value
+        if value or name not in (*_WIDTHS, *_LENGTHS):
+            return value
+        reader = sys._getframe(1).f_globals.get("__name__", "")
+        if reader == "dataclasses" or (name in _WIDTHS and reader.startswith("gstds.")):
+            return value  # to copy it, or of what is known to be there
+        if name in _LENGTHS:
+            raise NotDeclaredError(
+                f"context.{name}: the length of the run is not known; make the Selector with "
+                "total_steps=, or take a policy that goes by the progress alone"
+            )
+        raise NotDeclaredError(
+            f"context.{name}: the policy does not declare what it is the width of; add to the "
+            f"class: {needs_line([_WIDTHS[name]])}"
+        )
 
 
 @dataclass(frozen=True)
