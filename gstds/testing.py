@@ -34,7 +34,7 @@ from gstds.policies.registry import check_declarations, make_policy
 from gstds.policies.rehearsal import CLASSES, line_to_add, made_up_context, undeclared
 
 _N = 32
-_OPTIONS = {
+_OPTIONS: dict[str, Any] = {
     "dataset": "digits",
     "limit": 300,  # the last batch of an epoch is short
     "learner": "mlp",
@@ -250,7 +250,8 @@ class _Run:
             weights = self.subject.answer(self.policy, view)
             following, reward, terminated, truncated, info = self.subject.env.step(weights)
             self.changed_what_it_saw |= any(
-                not np.array_equal(dict.get(view, name), value) for name, value in self.seen.items()
+                not np.array_equal(dict.__getitem__(view, name), value)
+                for name, value in self.seen.items()
             )
             reward = reward if self.rewards is None else float(self.rewards.normal())
             after = Noted(following, self.read)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +71,8 @@ class RunContext:
         value = object.__getattribute__(self, name)
         if value or name not in (*_WIDTHS, *_LENGTHS):
             return value
-        reader = sys._getframe(1).f_globals.get("__name__", "")
+        frame = inspect.currentframe()
+        reader = frame.f_back.f_globals.get("__name__", "") if frame and frame.f_back else ""
         if reader == "dataclasses" or (name in _WIDTHS and reader.startswith("gstds.")):
             return value  # to copy it, or of what is known to be there
         if name in _LENGTHS:
@@ -222,7 +223,7 @@ class KeepRatioPolicy(Policy):
         self.picker = make_picker(picker, **picker_options)
 
     @property
-    def needs(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
+    def needs(self) -> Mapping[str, Mapping[str, Any]]:
         """Optional observations: those of the picker, and the class's own."""
         return {**self.picker.needs, **self._own_needs}
 
