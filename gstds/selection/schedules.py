@@ -56,13 +56,15 @@ class Schedule:
 
     def _each(self, change: Callable[[str, float], float]) -> dict[str, Any]:
         """Return the fields that are keep ratios, each value changed."""
-        values = {name: getattr(self, name) for name in self.ratios}
-        return {
-            name: tuple(change(name, one) for one in value)
-            if isinstance(value, Iterable)
-            else change(name, value)
-            for name, value in values.items()
-        }
+        changed: dict[str, Any] = {}
+        for name in self.ratios:
+            value, several = getattr(self, name), isinstance(getattr(type(self), name), tuple)
+            if several and not isinstance(value, Iterable):
+                raise TypeError(f"{name} must be several keep ratios, got {value!r}")
+            changed[name] = (
+                tuple(change(name, v) for v in value) if several else change(name, value)
+            )
+        return changed
 
     def _affine(self, scale: float, offset: float) -> Self:
         """Return the schedule whose ratio is ``scale * ratio + offset``."""
