@@ -50,7 +50,7 @@ def undeclared(policy: Policy, n: int = 32) -> list[str]:
         ValueError: If what it answers are no weights.
     """
     observe = check_observe("needs", policy.needs)
-    shown = made_up_batch(n, CLASSES, observe=observe)
+    shown = made_up_batch(n, CLASSES, observe=observe, progress=0.0)
     hidden = {k: v for k, v in made_up_batch(n, CLASSES).items() if k not in shown}
     view = Noted(shown, hidden=hidden)
     checked_weights(policy.act(view), n, policy.max_weight, where="", name="weights")

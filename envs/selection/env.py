@@ -29,11 +29,12 @@ from gstds.envs.selection.scorer import Scorer
 from gstds.envs.selection.standing import NOT_RUNNING, StandingEnv, check_render_mode, picture
 from gstds.envs.selection.trainer import Trainer
 from gstds.envs.task.options import EnvOptions
-from gstds.envs.task.task import Progress, Task, load_dataset, load_task
+from gstds.envs.task.task import Progress, Task, load_dataset, load_task, needs_reference
 from gstds.observation.batch_view import batch_view, checked_weights, padded, padded_indices
 from gstds.observation.cost import Ledger
 from gstds.observation.spec import WHOLE_NUMBERS, asked_of, observation_bounds
 from gstds.options.fields import from_keywords
+from gstds.reference.networks import check_reference
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -134,6 +135,8 @@ class DataSelectionEnv(StandingEnv):
         self._group = group or Group()
         self.device = resolve_device(self.options.device)
         # What is cheap to find out comes before the features of all images are computed.
+        if needs_reference(self.options):
+            check_reference(self.options.reference)
         self.data, n = load_dataset(self.options), self.options.batch_size
         self.ledger = Ledger()
         self.draws = Draws(len(self.data.train), n, 0)

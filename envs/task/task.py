@@ -77,13 +77,18 @@ def load_task(options: EnvOptions, progress: Progress | None = None) -> Task:
     """
     data = load_dataset(options)
     check_files(data, progress)
-    teaches = options.distill > 0
-    if not asked_of(options.observe, "features", "reference") and not teaches:
+    if not needs_reference(options):
         return Task(data, None)
+    teaches = options.distill > 0
     name, device, compress = options.reference, options.device, options.compress
     return Task(
         data, load_reference(data, name, device, progress, with_logits=teaches, compress=compress)
     )
+
+
+def needs_reference(options: EnvOptions) -> bool:
+    """Say whether what is observed, or the loss, needs the reference."""
+    return options.distill > 0 or bool(asked_of(options.observe, "features", "reference"))
 
 
 def load_dataset(options: EnvOptions) -> Data:

@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from gstds.common.checks import check_choice, near_names
 
-LARGEST = float(np.finfo(np.float32).max)
+LARGEST = (2.0 - 2.0**-23) * 2.0**127
 """Losses are shown as they are told, in any unit and of any sign: their bounds are float32's."""
 
 LOSS_BOUND = 100.0

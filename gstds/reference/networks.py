@@ -131,17 +131,30 @@ def make_reference(
         ImportError: If a package is missing; the message says what to install.
         OSError: If a file is missing or a download fails.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"reference must be a name, got {name!r}")
+    check_reference(name)
     side = check_integer("image_side", image_side, low=1)
     size = min(MAX_SIZE, max(MIN_SIZE, side))
     target = _checked_device(device)
     if name in REFERENCES or name.startswith("checkpoint:"):
         return _shipped(name, size, target, check_integer("seed", seed))
-    if ":" in name:
-        return _custom(name, side, target)
-    known = [*REFERENCES, "checkpoint:PATH", "module:function"]
-    raise ValueError(f"reference: unknown name {name!r}; {near_names(name, known)}")
+    return _custom(name, side, target)
+
+
+def check_reference(name: str) -> None:
+    """Check that there may be a reference of a name, without loading it.
+
+    Raises:
+        TypeError: If it is no text.
+        ValueError: If the name is unknown, or its module is missing.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"reference must be a name, got {name!r}")
+    if name in REFERENCES or name.startswith("checkpoint:"):
+        return
+    if ":" not in name:
+        known = [*REFERENCES, "checkpoint:PATH", "module:function"]
+        raise ValueError(f"reference: unknown name {name!r}; {near_names(name, known)}")
+    import_attribute(f"reference {name!r}", name)
 
 
 def _checked_device(device: torch.device | str) -> torch.device:

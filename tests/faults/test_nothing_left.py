@@ -56,7 +56,7 @@ def stumbles(): return lambda images: 1 / 0
     ("words", "message"),
     [
         (["--dataset", "mine:data"], "dataset 'mine:data' raised RuntimeError: no luck"),
-        (["--learner", "mine:network"], "learner 'mine:network', on images of shape (1, 8, 8)"),
+        (["--learner", "mine:network"], "learner 'mine:network', on 4 images of shape (1, 8, 8)"),
         (["--learner", "mine:no_network"], "learner 'mine:no_network' raised KeyError: 'depth'"),
         (["--reference", "mine:reference"], "reference 'mine:reference' raised RuntimeError"),
         (["--reference", "mine:stumbles"], "reference 'mine:stumbles' raised ZeroDivisionError"),

@@ -194,7 +194,7 @@ class _Run:
             record.step(info, weights, evaluate=info["evaluate"] and self.group.leads)
             if self.progress:
                 self.progress("training", info["step"], record.total)
-            if info["skipped_in_a_row"] >= env.steps_per_epoch or not isfinite(info["train_loss"]):
+            if info["skipped_in_a_row"] >= env.steps_per_epoch or not isfinite(sum(info["losses"])):
                 return "diverged"
             stopping, every = self.group.any(stop.is_set), self.checkpoint_every
             if not done and every and (stopping or info["step"] % every == 0):

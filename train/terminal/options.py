@@ -182,7 +182,7 @@ def begin(arguments: argparse.Namespace) -> None:
                 raise IsADirectoryError(result)
             _try_writing(Path(result).absolute().parent)
         except OSError as error:
-            raise OSError(f"--json {result!r}: no file can be written there") from error
+            raise OSError(f"--json {result!r}: it cannot be written there") from error
 
 
 def _try_writing(folder: Path) -> None:

@@ -229,7 +229,7 @@ def test_an_equal_budget_is_never_exceeded_and_missed_by_less_than_two_samples(
 ):
     path = tmp_path_factory.getbasetemp() / "budget.npz"
     if not path.exists():
-        images = np.zeros((200, 8, 8), np.uint8)
+        images = np.random.default_rng(0).integers(0, 256, (200, 8, 8), dtype=np.uint8)
         np.savez(path, X=images, y=np.arange(200) % 4)
     env = DataSelectionEnv(
         dataset=f"npz:{path}",

@@ -53,6 +53,7 @@ ASKED = {
     "validation_loss": (-LARGEST, LARGEST, (1,)),
     "validation_accuracy": (0, 1, (1,)),
     "gradient_noise": (0, 1, (1,)),
+    "indices": (-1, 2**31 - 1, (N,)),
 }
 
 
@@ -105,9 +106,10 @@ def test_a_view_of_no_batch_has_its_shapes_and_what_is_known_of_the_run():
     }
     assert view["train_loss"] == pytest.approx([2.0])
     assert view["progress"] == [1.0]
-    assert sum(float(abs(view[name]).sum()) for name in ASKED) == 0.0
+    assert sum(float(abs(view[name]).sum()) for name in set(ASKED) - {"indices"}) == 0.0
+    assert (view["indices"] == -1).all()
     assert view["valid"].sum() == 0.0
-    assert all(value.dtype == np.float32 for value in view.values())
+    assert {name for name, value in view.items() if value.dtype != np.float32} == {"indices"}
 
 
 def test_they_are_listed(capsys):

@@ -45,7 +45,9 @@ def test_a_comparison_without_a_finished_run_is_an_error(tiny_npz, tmp_path, mon
     (tmp_path / "bad.py").write_text(
         "import gstds\n"
         "class Bad(gstds.KeepRatioPolicy):\n"
-        "    def keep_ratio(self, observation): raise ValueError('my bug')\n"
+        "    def keep_ratio(self, observation):\n"
+        "        if observation['progress'][0] > 0: raise ValueError('my bug')\n"
+        "        return 1.0\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     options = {"dataset": tiny_npz, "epochs": 1, "batch_size": 32, "controls": False, "seeds": 1}

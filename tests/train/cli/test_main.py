@@ -197,7 +197,8 @@ def test_a_failed_run_is_exit_code_1_with_one_line(here, tiny_npz, capsys):
         "from gstds.policies import Policy\n"
         "class Fails(Policy):\n"
         "    def act(self, observation):\n"
-        "        raise RuntimeError('on purpose')\n"
+        "        if observation['progress'][0] > 0: raise RuntimeError('on purpose')\n"
+        "        return observation['valid']\n"
     )
     words = ["run", "--policy", "fails:Fails", "--dataset", tiny_npz, "--batch-size", "32"]
     assert main([*words, "--no-tracking", "--quiet"]) == 1
