@@ -63,7 +63,7 @@ spectral_options = st.fixed_dictionaries(
         "max_iterations": st.integers(0, 40),
     },
 )
-STATUSES = {"converged", "disconnected", "degenerate", "not-converged", "trivial"}
+STATUSES = {"converged", "disconnected", "degenerate", "not-converged", "trivial", "indefinite"}
 
 
 @counts(slow=1000, soak=30_000)
