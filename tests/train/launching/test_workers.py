@@ -193,7 +193,8 @@ def test_a_run_that_kills_its_process_each_time_fails_alone(tmp_path, tiny_npz):
         "from gstds.policies import Policy\n"
         "class Deadly(Policy):\n"
         "    def act(self, observation):\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        if observation['progress'][0] > 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return observation['valid']\n"
     )
     words = command(tiny_npz, "d", "--workers", "2", "--no-tracking", "--baseline", "random")
     words[words.index("full")] = "deadly:Deadly"
