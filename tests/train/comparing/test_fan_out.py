@@ -86,7 +86,8 @@ def test_a_run_tells_how_it_goes_on(tmp_path, tiny_npz):
 
 def test_whoever_is_asked_can_stop_a_run(tmp_path, tiny_npz):
     (job,) = plan(comparison(tmp_path, tiny_npz))
-    endless = replace(job, config=job.config.with_options(epochs=10**5))
+    options = {"epochs": 10**5, "learning_rate": 1e-6}  # too little to diverge on
+    endless = replace(job, config=job.config.with_options(**options))
     result = run_job(endless, stop=StopFlag((job.folder / "log.jsonl").exists))
     assert result["status"] == "interrupted"
     assert result["steps"] > 0
