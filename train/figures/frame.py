@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import colorsys
 import functools
 import io
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gstds.common.files import sha256, write_bytes
 
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 
 _CONTROL = "random:"
+# The colors that MLflow's UI knows for runs and groups of runs.
+RUN_COLORS = (
+    "#a6630c", "#c83243", "#b45091", "#8a63bf", "#434a93", "#137dae", "#04867d", "#308613",
+    "#facb66", "#1f272d", "#445461", "#5f7281", "#8396a5", "#93320b", "#be501e", "#de7921",
+    "#f2be88", "#115026", "#277c43", "#3ba65e", "#8ddda8", "#9e102c", "#c82d4c", "#e65b77",
+    "#f792a6", "#0e538b", "#2272b4", "#4299e0", "#8acaff",
+)  # fmt: skip
+_COLORED = RUN_COLORS[:9] + RUN_COLORS[13:]  # without the greys
 
 
 def new_figure(
@@ -85,26 +93,26 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 def policy_color(name: str) -> str:
     """Return the color of a policy as ``#rrggbb``; unknown names get one from their digest.
 
-    Random samples with another policy's keep sequence have a paler shade of its color.
+    All are among `RUN_COLORS`, so that the UI can show them. Random samples with another policy's
+    keep sequence have the paler shade of its color.
     """
-    if name.startswith(_CONTROL):
-        color = bytes.fromhex(policy_color(name.removeprefix(_CONTROL))[1:])
-        return _hex(0.5 * part + 0.5 * 235 for part in color)
-    if name in _palette()["policies"]:
-        return _palette()["policies"][name]
-    digest = bytes.fromhex(sha256(name))
-    hue = int.from_bytes(digest[:2], "big") / 65536
-    rgb = colorsys.hls_to_rgb(hue, 0.35 + 0.2 * digest[2] / 255, 0.65)
-    return _hex(255 * part for part in rgb)
+    control = name.startswith(_CONTROL)
+    name = name.removeprefix(_CONTROL)
+    color = _palette()["policies"].get(name) or _COLORED[int(sha256(name), 16) % len(_COLORED)]
+    if not control:
+        return color
+    paler = 0.6 * _parts(color) + 0.4 * 255
+    others = (one for one in _COLORED if one != color)
+    return min(others, key=lambda one: float(np.abs(_parts(one) - paler).sum()))
+
+
+def _parts(color: str) -> npt.NDArray[np.float64]:
+    return np.array(list(bytes.fromhex(color[1:])), dtype=float)
 
 
 def phase_color(name: str) -> str:
     """Return the color of a phase of a run, such as ``train``, as ``#rrggbb``."""
     return _palette()["phases"].get(name) or policy_color(name)
-
-
-def _hex(parts: Iterable[float]) -> str:
-    return "#" + bytes(map(round, parts)).hex()
 
 
 @functools.cache

@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.files import sha256
-from gstds.train.figures.metrics import as_logged
+from gstds.train.figures.metrics import as_logged, drawn_name
 from gstds.train.figures.statistics import with_holm
 from gstds.train.figures.tables import caption, comparison_table, metric_table
 from gstds.train.tracking.delivery import SUPERSEDED_TAG
 from gstds.train.tracking.log import LOG_NAME, RunLog, read_log
 from gstds.train.tracking.store import client as make_client
 from gstds.train.tracking.store import equals, mask_secrets, prepare_store, store_exists
+from gstds.train.tracking.ui import row_label
 from gstds.train.tracking.uploader import Upload, deliver_waiting
 
 _log = logging.getLogger(__name__)
 Content = Mapping[str, Any]
 
 _LONGEST_NOTE = 7800
+_BEGINNING = 0.3  # share of a run whose accuracies need not be seen
 _PARAMETERS = ("learner.learner", "budget.epochs", "budget.batch_size", "policy.schedule")
 
 
@@ -50,10 +52,29 @@ def publish(upload: Upload, content: Content, paths: Mapping[str, Path]) -> None
         for file in (*paths.values(), folder / "comparison.json"):
             if file.exists():
                 log.log_file(file)
-        runs = [*content["runs"], *content.get("controls", ())]
-        log.log_view(str(content["name"]), sorted({str(run["policy"]) for run in runs}))
+        rows = {
+            row_label(str(run["policy"]), control=key == "controls")
+            for key in ("runs", "controls")
+            for run in content.get(key, ())
+        }
+        log.log_view(str(content["name"]), sorted(rows), _zoom(content))
     log.finish("finished")
     upload.begin(folder, log.run_id)
+
+
+def _zoom(content: Content) -> dict[str, list[float]]:
+    """Return where the accuracies lie that are not those of the beginning, by the metric's name."""
+    late = [
+        100 * row["val_accuracy"]
+        for run in (*content["runs"], *content.get("controls", ()))
+        for row in run.get("history", ())
+        if row["progress"] >= _BEGINNING
+    ]
+    if not late:
+        return {}
+    low, high = min(late), max(late)
+    room = max(0.5, 0.05 * (high - low))
+    return {drawn_name("val_accuracy"): [low - room, min(100.5, high + room)]}
 
 
 def _head(content: Content, folder: Path) -> dict[str, Any]:

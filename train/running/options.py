@@ -111,9 +111,19 @@ def config_from(options: Mapping[str, Any]) -> RunConfig:
 
 def identity(config: RunConfig) -> str:
     """Return the digest of a configuration and of the sources that give it meaning."""
-    plugins = (config.policy, config.learner, config.dataset, config.reference)
     options = json.dumps(config.as_dict(), sort_keys=True, default=str)
-    return sha256("\n".join([options, _sources(), *map(_plugin_source, plugins)]))[:16]
+    plugins = (sha256(path.read_bytes()) if path else "" for path in plugin_files(config))
+    return sha256("\n".join([options, _sources(), *plugins]))[:16]
+
+
+def plugin_files(config: RunConfig) -> list[Path | None]:
+    """Return the user's own files of policy, learner, data set and reference; None for ours."""
+    names = (config.policy, config.learner, config.dataset, config.reference)
+    paths = (Path(f"{name.partition(':')[0].replace('.', '/')}.py") for name in names)
+    return [
+        path if ":" in name and path.is_file() else None
+        for name, path in zip(names, paths, strict=True)
+    ]
 
 
 def policy_path(policy: str) -> str:
@@ -153,12 +163,6 @@ def _sources() -> str:
             if package != "gstds" or not name.startswith(_INSIDE):
                 contents.append(name.encode() + path.read_bytes())
     return sha256(parts=contents)
-
-
-def _plugin_source(name: str) -> str:
-    module = name.partition(":")[0].replace(".", "/")
-    path = Path(f"{module}.py")
-    return sha256(path.read_bytes()) if ":" in name and path.is_file() else ""
 
 
 # ---------------------------------------------------------------------------- a file of options

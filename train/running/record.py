@@ -19,9 +19,9 @@ from gstds.options.fields import by_group
 from gstds.train.figures.metrics import as_logged
 from gstds.train.figures.statistics import mean
 from gstds.train.running.kept import KeptRecord, reference_system_seconds
-from gstds.train.running.options import RunConfig, identity
+from gstds.train.running.options import RunConfig, identity, plugin_files
 from gstds.train.tracking.delivery import read_target
-from gstds.train.tracking.log import DataInput, RunLog, own_commit
+from gstds.train.tracking.log import DataInput, RunLog, git_commit, own_commit
 
 if TYPE_CHECKING:
     from gstds.envs import DataSelectionEnv
@@ -72,15 +72,18 @@ class Record(Stateful):
         tags |= {"identity": identity(config), "folder": str(self.folder.absolute()), "kind": "run"}
         tags |= {"device": self.env.learner.device.type}
         tags |= {"git_commit": commit} if commit else {}
+        theirs = git_commit(Path.cwd()) if any(plugin_files(config)) else None
+        tags |= {"user_commit": theirs} if theirs else {}
         tags |= more
         what = f"Policy `{tags['policy']}` on `{config.dataset}`, seed {config.seed}"
         shape = (*data.image_shape[1:], data.image_shape[0])
         shown = DataInput(
             data.name, data.fingerprint, len(data.train), data.num_classes, shape, config.dataset
         )
+        params = _flat(by_group(config)) | self._effective(tags["device"])
         self.log.begin(
             name=f"{tags['policy']}-{config.dataset}-seed{config.seed}",
-            params=by_group(config) | self._effective(tags["device"]),
+            params=params,
             tags=tags,
             description=f"{what}, {config.setting}."
             + (f" A control of {of}." if of else "")
@@ -90,6 +93,12 @@ class Record(Stateful):
             resume=resume,
             step=step,
         )
+        numbers = {k: v for k, v in params.items() if type(v) in (int, float)}
+        self.log.log({f"param/{name}": value for name, value in numbers.items()}, 0)
+        with self._no_loss("the sources of plug-ins"):
+            for path in filter(None, plugin_files(config)):
+                write_bytes(self.folder / "sources" / path.name, path.read_bytes())
+                self.log.log_file(self.folder / "sources" / path.name, "sources")
 
     def _effective(self, device: str) -> dict[str, Any]:
         """Return the values that options stand for which say nothing, or leave it to the machine.
@@ -267,6 +276,12 @@ class Record(Stateful):
         for name in ("kept.npz", "run.png", "config.json"):
             if (self.folder / name).exists():
                 self.log.log_file(self.folder / name)
+
+
+def _flat(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with each entry of a mapping as one of its own."""
+    several = {k: v if isinstance(v, dict) else {"": v} for k, v in params.items()}
+    return {f"{k}.{one}".strip("."): v for k, inner in several.items() for one, v in inner.items()}
 
 
 def _finite_or_none(value: float) -> float | None:

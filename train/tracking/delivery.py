@@ -26,7 +26,7 @@ from gstds.common.files import locked
 from gstds.train.figures.frame import policy_color
 from gstds.train.tracking import store
 from gstds.train.tracking.log import LOG_NAME, STATUSES, read_log
-from gstds.train.tracking.ui import describe_experiment, place_view
+from gstds.train.tracking.ui import describe_experiment, place_view, row_label
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
@@ -256,7 +256,7 @@ class Delivery:
 
     def _send_view(self, line: Mapping[str, Any]) -> None:
         experiment_id = self._client.get_run(self._id).info.experiment_id
-        place_view(self.uri, experiment_id, line["name"], line["policies"])
+        place_view(self.uri, experiment_id, line["name"], line["rows"], line["zoom"])
 
     def _send_end(self, line: Mapping[str, Any]) -> None:
         self._client.set_tag(self._id, "status", line["status"])
@@ -290,6 +290,8 @@ class Delivery:
             "mlflow.source.type": "LOCAL",
             "mlflow.runColor": policy_color(policy) if policy else "#000000",
         }
+        if policy:
+            tags["row"] = row_label(policy, control=line["tags"].get("kind") == "control")
         if commit:
             tags["mlflow.source.git.commit"] = commit.removesuffix("-dirty")
         return self._client.create_run(experiment_id, line["time"], tags, line["name"])

@@ -19,13 +19,15 @@ import sys
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from gstds.common.checks import check_integer
 from gstds.common.files import sha256
-from gstds.train.figures.metrics import metrics
+from gstds.train.figures.frame import RUN_COLORS, policy_color
+from gstds.train.figures.metrics import drawn_name, metrics
 from gstds.train.tracking import store
 
 if TYPE_CHECKING:
@@ -33,13 +35,15 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
+Zoom = Mapping[str, Sequence[float]]
 
 START_SECONDS = 90.0
 _TAG = "mlflow.sharedViewState."
 _PREFIX = "gstds: "
 _ALL = "gstds: all runs"
 _MOST_VIEWS = 20
-_SECTIONS = ("Accuracy", "Cost", "What was kept", "All at once", "Losses")
+_SECTIONS = ("Which is better, and at what cost", "Cost", "What was kept", "All at once", "Course")
+_INVISIBLE = "\u200b\u200c"  # characters of no width
 _MARK = "<!-- gstds -->"
 _ABOUT = f"""{_MARK}
 Runs of `gstds run` and `gstds compare`. Each run has the tags `policy`, `seed`, `dataset` and
@@ -57,8 +61,37 @@ def describe_experiment(client: MlflowClient, experiment_id: str) -> None:
         client.set_experiment_tag(experiment_id, "mlflow.note.content", _ABOUT)
 
 
+def row_label(policy: str, *, control: bool) -> str:
+    """Return what a policy's runs are grouped by in a comparison's view.
+
+    The UI takes the color of a group from a digest of its name, so that groups share one. The
+    label ends in characters that nobody sees, with which it gets the policy's color in our plots.
+
+    Args:
+        policy: The policy.
+        control: Whether the comparison added it by itself.
+    """
+    label, color = f"{policy} (control)" if control else policy, policy_color(policy)
+    ends = itertools.chain.from_iterable(itertools.product(_INVISIBLE, repeat=n) for n in range(9))
+    labels = (label + "".join(end) for end in ends)
+    return next((one for one in labels if _group_color(f"tag.row.{one}") == color), label)
+
+
+def _group_color(group: str) -> str:
+    """Return the color that the UI gives to a group of runs (read from MLflow 3.17)."""
+    total = mixed = 0
+    for character in group:
+        total = (total + ord(character)) % 255
+        mixed = (mixed + total) % 255
+    return RUN_COLORS[(total | mixed << 8) % len(RUN_COLORS)]
+
+
 def place_view(
-    uri: str, experiment_id: str, comparison: str | None = None, policies: Sequence[str] = ()
+    uri: str,
+    experiment_id: str,
+    comparison: str | None = None,
+    rows: Sequence[str] = (),
+    zoom: Zoom = MappingProxyType({}),
 ) -> str | None:
     """Save a view on an experiment; one that is there already is brought up to date.
 
@@ -66,7 +99,8 @@ def place_view(
         uri: The store.
         experiment_id: The experiment.
         comparison: Show the runs of this comparison; None for the view of all runs.
-        policies: Its policies, each folded into one line of the list of runs.
+        rows: The labels of its rows, each folded into one line of the list of runs.
+        zoom: From where to where the axis of a metric goes.
 
     Returns:
         The view's key for a link, or None if the store did not take it (a warning says why).
@@ -74,7 +108,7 @@ def place_view(
     name = _ALL if comparison is None else _PREFIX + comparison
     key, now = sha256(name)[:32], time.time_ns() // 1_000_000
     try:
-        state = json.dumps(view_state(comparison, policies)).encode()
+        state = json.dumps(view_state(comparison, rows, zoom)).encode()
         packed = base64.b64encode(zlib.compress(state, 9)).decode()
         view = {"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"}
         client = store.client(uri)
@@ -87,12 +121,15 @@ def place_view(
     return key
 
 
-def view_state(comparison: str | None = None, folded: Sequence[str] = ()) -> dict[str, Any]:
+def view_state(
+    comparison: str | None = None, rows: Sequence[str] = (), zoom: Zoom = MappingProxyType({})
+) -> dict[str, Any]:
     """Return the state that the UI keeps for a view, with fresh identifiers.
 
     Args:
         comparison: The comparison whose runs are shown; None for all runs.
-        folded: Policies whose runs are folded into one line of the list of runs.
+        rows: The labels of its rows, each folded into one line of the list of runs.
+        zoom: From where to where the axis of a metric goes.
     """
     import jinja2
 
@@ -100,7 +137,11 @@ def view_state(comparison: str | None = None, folded: Sequence[str] = ()) -> dic
     drawn = sorted((*chart, metric) for metric in metrics() for chart in metric.charts)
     text = template.render(
         filter=run_filter(comparison),
-        folded=folded,
+        folded=rows,
+        by="policy" if comparison is None else "row",
+        zoom=zoom,
+        compute=drawn_name("charged_flops"),
+        accuracy=drawn_name("test_accuracy"),
         shown={name: list(group) for name, group in itertools.groupby(drawn, lambda one: one[0])},
         sections=[(name, uuid.uuid4().hex[:20]) for name in _SECTIONS],
         identifier=lambda: uuid.uuid4().hex[:20],

@@ -39,18 +39,20 @@ def test_every_row_is_whole():
         for name in metric.logged:
             section, _, rest = name.partition("/")
             assert rest.endswith("/POLICY") == (section == "summary")
-        for _, _, kind, _ in metric.charts:
-            of_its_course = kind in ("line", "by compute")
-            drawn = next(iter(metric.logged)) if of_its_course else f"final/{metric.key}"
+        for _, _, kind in metric.charts:
+            drawn = metric.drawn(kind)
             assert drawn in metric.logged
-            assert drawn.startswith("final/") != of_its_course
+            assert metric.when(drawn) in ("step", "evaluation") or kind not in (
+                "line",
+                "by compute",
+            )
 
 
 @pytest.mark.parametrize(
     ("when", "names"),
     [
         ("step", {"selection/keep_ratio"}),
-        ("evaluation", {"selection/seen", "val/accuracy"}),
+        ("evaluation", {"selection/seen", "val/accuracy", "validation accuracy in percent"}),
         ("end", {"final/seen", "final/val_accuracy"}),
         ("summary", {"summary/seen/POLICY"}),
         ("control", set()),
@@ -59,6 +61,13 @@ def test_every_row_is_whole():
 def test_what_is_logged_when(when, names):
     values = {"keep_ratio": 0.5, "seen": 0.9, "val_accuracy": 0.8, "test_accuracy": None, "x": 1}
     assert set(as_logged(values, when)) == names
+
+
+def test_what_is_for_the_eye_has_its_unit_and_four_digits():
+    logged = as_logged({"val_accuracy": 0.912345, "charged_flops": 5.97705312e9}, "evaluation")
+    assert logged["validation accuracy in percent"] == 91.23
+    assert logged["charged compute in TFLOP"] == 0.005977
+    assert logged["cost/charged_flops"] == 5.97705312e9
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from gstds.train.tracking.ui import (
     find_view,
     open_ui,
     place_view,
+    row_label,
     ui_command,
     ui_environment,
     view_state,
@@ -66,13 +67,13 @@ def test_view_is_placed_once_and_holds_the_chart(store_uri):
     assert state["runsHiddenMode"] == "SHOWALL"
     assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "policy"}]
     assert [section["name"] for section in state["compareRunSections"]] == [
-        "Accuracy", "Cost", "What was kept", "All at once", "Losses",
+        "Which is better, and at what cost", "Cost", "What was kept", "All at once", "Course",
     ]  # fmt: skip
     kinds = {chart["type"] for chart in state["compareRunCharts"]}
     assert kinds == {"LINE", "BAR", "SCATTER", "PARALLEL"}
     first = state["compareRunCharts"][0]
-    assert first["metricKey"] == "val/accuracy"
-    assert first["selectedXAxisMetricKey"] == "cost/charged_flops"
+    assert first["metricKey"] == "validation accuracy in percent"
+    assert first["selectedXAxisMetricKey"] == "charged compute in TFLOP"
     sections = {section["uuid"] for section in state["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == sections
 
@@ -95,6 +96,24 @@ def test_each_comparison_has_a_view_and_the_newest_is_opened(store_uri):
     tags = client(store_uri).get_experiment(experiment).tags
     assert sum(key.startswith("mlflow.sharedViewState.") for key in tags) == 20
     assert find_view(store_uri, experiment, "one") is None
+
+
+def test_a_comparison_is_grouped_by_rows_and_zoomed_to_its_data():
+    labels = [row_label("gstds", control=False), row_label("random:best", control=True)]
+    state = view_state("mine", labels, {"validation accuracy in percent": [71.5, 99.0]})
+    assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "row"}]
+    assert state["orderByAsc"]  # in the order in which they were compared, controls last
+    assert state["groupsExpanded"] == {f"tag.row.{label}": False for label in labels}
+    zooms = [chart["range"] for chart in state["compareRunCharts"] if chart["type"] == "LINE"]
+    assert zooms.count({"yMin": 71.5, "yMax": 99.0}) == 2
+    assert zooms.count({}) == len(zooms) - 2
+
+
+def test_a_row_is_named_as_its_policy_and_as_a_control():
+    assert re.fullmatch("gstds[\u200b\u200c]*", row_label("gstds", control=False))
+    assert re.fullmatch(
+        r"short-full \(control\)[\u200b\u200c]*", row_label("short-full", control=True)
+    )
 
 
 def test_two_views_share_no_identifier():
