@@ -31,7 +31,7 @@ Rows = Sequence[Mapping[str, Any]]
 Points = Sequence[tuple[float, float]]
 
 _MANY = f"{statistics.FEWEST_FOR_A_BAND} seeds or more"
-_BAND = f"mean over seeds, band: 95% CI ({_MANY}), dashed: did not finish"
+_BAND = f"mean over seeds; thin: each seed, or band: 95% CI ({_MANY}); dashed: did not finish"
 _SECONDS = "seconds of selecting and training"
 _APART = ("monitor", "checkpoint", "features", "probe")
 _DASH = 4.0  # in line widths
@@ -185,7 +185,10 @@ def _draw_curves(
     groups = by_policy(runs)
     for name in names:
         group, color = groups.get(name, []), policy_color(name)
-        _draw_band(axes, mean_band(_accuracies(finished(group), x, size)), color)
+        each = _accuracies(finished(group), x, size)
+        _draw_band(axes, mean_band(each), color)
+        for curve in each if 1 < len(each) < statistics.FEWEST_FOR_A_BAND else ():
+            axes.plot(*curve, color=color, linewidth=0.6, alpha=0.6)
         for curve in _accuracies((run for run in group if not finished([run])), x, size):
             axes.plot(*curve, "--", color=color, linewidth=1)
     axes.set_ylabel("accuracy (%)")

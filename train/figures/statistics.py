@@ -26,7 +26,7 @@ Run = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]
 Curve = tuple[Floats, Floats]
 
-FEWEST_FOR_A_BAND = 3
+FEWEST_FOR_A_BAND = 5
 _MOST_FLIPS = 40
 _SHARED = "charged_flops_with_shared_reference"
 _REASONS = ("failed", "diverged", "interrupted")

@@ -224,6 +224,11 @@ def findings(comparison: Content) -> tuple[str, ...]:
         parts = [
             f"{policy}: {points(row, 'mean', '.1f', 'ci95')}% {tables.judged_on([row])} accuracy"
         ]
+        if row.get("relative_compute") is not None:
+            parts[0] += f" at {row['relative_compute']:.0%} of full training's compute"
+            if row.get("reference_flops"):
+                whole = row["relative_compute_with_reference"]
+                parts[0] += f" ({whole:.0%} with the whole reference)"
         if row.get("difference") is not None:
             parts.append(_difference(row, baseline))
         control = against.get(policy)

@@ -270,7 +270,7 @@ class Record(Stateful):
 
         kept = self.folder / "kept.npz"
         self.kept.save(kept, visits=self.env.visits, order_seed=self.env.draws.seed)
-        ratios = self.kept.keep_sequence() / self.env.options.batch_size
+        ratios = self.kept.keep_sequence() / np.maximum(self.kept.sizes, 1)
         write_bytes(self.folder / "run.png", plot_run(self.history, ratios.tolist()))
         write_json(self.folder / "history.json", self.history)
         for name in ("kept.npz", "run.png", "config.json"):

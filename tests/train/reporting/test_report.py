@@ -85,6 +85,7 @@ def test_fewer_than_ten_runs_claim_nothing(seeds):
     assert (row["d"] == "-") == (seeds < 10)
     assert ("too few to tell" in said) == (seeds < 10)
     assert ("a difference" in said) == (seeds >= 10)
+    assert "at 53% of full training's compute (253% with the whole reference)" in said
 
 
 def test_one_policy_and_one_seed_need_no_test():
