@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _CONTROL = "random:"
+SHORT_FULL = "short-full"
 # The colors that MLflow's UI knows for runs and groups of runs.
 RUN_COLORS = (
     "#a6630c", "#c83243", "#b45091", "#8a63bf", "#434a93", "#137dae", "#04867d", "#308613",
@@ -64,7 +65,9 @@ def draw_mean(
     mean, half = 100 * row["mean"], row.get("ci95")
     error = None if half is None else 100 * half
     at = {"x": mean, "y": y, "xerr": error} if x is None else {"x": x, "y": mean, "yerr": error}
-    axes.errorbar(**at, fmt="o", color=policy_color(str(row["policy"])), **more)
+    name = str(row["policy"])
+    hollow = {"mfc": "white"} if is_control(name) else {}
+    axes.errorbar(**at, fmt="o", color=policy_color(name), **hollow, **more)
 
 
 def height_with_legend(height: float, entries: int) -> float:
@@ -90,6 +93,11 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     write_bytes(path, as_png(figure))
 
 
+def is_control(name: str) -> bool:
+    """Return whether a row is one that a comparison adds by itself."""
+    return name.startswith(_CONTROL) or name == SHORT_FULL
+
+
 def policy_color(name: str) -> str:
     """Return the color of a policy as ``#rrggbb``; unknown names get one from their digest.
 
@@ -101,7 +109,7 @@ def policy_color(name: str) -> str:
     color = _palette()["policies"].get(name) or _COLORED[int(sha256(name), 16) % len(_COLORED)]
     if not control:
         return color
-    paler = 0.6 * _parts(color) + 0.4 * 255
+    paler = 0.5 * _parts(color) + 0.5 * 255
     others = (one for one in _COLORED if one != color)
     return min(others, key=lambda one: float(np.abs(_parts(one) - paler).sum()))
 

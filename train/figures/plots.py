@@ -14,6 +14,7 @@ from gstds.train.figures.frame import (
     draw_legend,
     draw_mean,
     height_with_legend,
+    is_control,
     new_figure,
     phase_color,
     policy_color,
@@ -31,7 +32,7 @@ Rows = Sequence[Mapping[str, Any]]
 Points = Sequence[tuple[float, float]]
 
 _MANY = f"{statistics.FEWEST_FOR_A_BAND} seeds or more"
-_BAND = f"mean over seeds; thin: each seed, or band: 95% CI ({_MANY}); dashed: did not finish"
+_BAND = f"mean; thin: each seed, or band: 95% CI ({_MANY}); dotted: control; dashed: broke off"
 _SECONDS = "seconds of selecting and training"
 _APART = ("monitor", "checkpoint", "features", "probe")
 _DASH = 4.0  # in line widths
@@ -61,11 +62,15 @@ def plot_accuracy_against_compute(runs: Sequence[Run], summary: Rows, path: str 
     figure, (axes, finals) = new_figure(10.5, height, columns=2, width_ratios=(1.9, 1))
     _draw_curves(axes, runs, [str(row["policy"]) for row in summary], "charged_flops", size)
     for row, point in _points(summary, "charged_flops", size):
-        color = policy_color(str(row["policy"]))
-        axes.plot(*point, "o", markersize=8, zorder=5, color=color, markeredgecolor="white")
+        color, hollow = policy_color(str(row["policy"])), is_control(str(row["policy"]))
+        look = {"mfc": "white", "mec": color} if hollow else {"mfc": color, "mec": "white"}
+        axes.plot(*point, "o", markersize=8, zorder=5, **look)
     axes.set_xlabel(f"charged compute ({unit})")
-    axes.set_title(f"line: validation ({_BAND}); point: {judged_on(summary)}", fontsize=7.5)
-    _draw_finals(finals, sorted(summary, key=lambda row: row.get("mean") or 0.0))
+    axes.set_title(
+        f"lines: validation, {_BAND}\npoints: {judged_on(summary)}", fontsize=7.5, loc="left"
+    )
+    order = [(not is_control(str(row["policy"])), row.get("mean") or 0.0) for row in summary]
+    _draw_finals(finals, [summary[i] for i in sorted(range(len(summary)), key=order.__getitem__)])
     save_figure(figure, path)
 
 
@@ -186,7 +191,7 @@ def _draw_curves(
     for name in names:
         group, color = groups.get(name, []), policy_color(name)
         each = _accuracies(finished(group), x, size)
-        _draw_band(axes, mean_band(each), color)
+        _draw_band(axes, mean_band(each), color, ":" if is_control(name) else "-")
         for curve in each if 1 < len(each) < statistics.FEWEST_FOR_A_BAND else ():
             axes.plot(*curve, color=color, linewidth=0.6, alpha=0.6)
         for curve in _accuracies((run for run in group if not finished([run])), x, size):
@@ -271,9 +276,10 @@ def _draw_finals(axes: Axes, rows: Rows) -> None:
             draw_mean(axes, row, y=i, capsize=4)
             mean = 100 * row["mean"]
             _write(axes, f"{mean:.1f}", (mean, i), (0, 6), ha="center")
-    axes.set_yticks(range(len(rows)), [str(row["policy"]) for row in rows])
-    for label in axes.get_yticklabels():
-        label.set(color=policy_color(label.get_text()), fontweight="bold")
+    names = [str(row["policy"]) for row in rows]
+    axes.set_yticks(range(len(rows)), [f"{n} (control)" if is_control(n) else n for n in names])
+    for name, label in zip(names, axes.get_yticklabels(), strict=True):
+        label.set(color=policy_color(name), fontweight="bold")
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(f"{judged_on(rows)} accuracy (%), mean ± 95% CI")
 

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 Content = Mapping[str, Any]
 
 _LONGEST_NOTE = 7800
-_BEGINNING = 0.3  # share of a run whose accuracies need not be seen
+_NARROWEST = 5.0  # points that a chart of accuracies shows below the lowest end
 _PARAMETERS = ("learner.learner", "budget.epochs", "budget.batch_size", "policy.schedule")
 
 
@@ -63,18 +63,14 @@ def publish(upload: Upload, content: Content, paths: Mapping[str, Path]) -> None
 
 
 def _zoom(content: Content) -> dict[str, list[float]]:
-    """Return where the accuracies lie that are not those of the beginning, by the metric's name."""
-    late = [
-        100 * row["val_accuracy"]
-        for run in (*content["runs"], *content.get("controls", ()))
-        for row in run.get("history", ())
-        if row["progress"] >= _BEGINNING
-    ]
-    if not late:
+    """Return where the curves end, and what lies shortly below, by the metric's name."""
+    runs = (*content["runs"], *content.get("controls", ()))
+    ends = [100 * run["val_accuracy"] for run in runs if run.get("val_accuracy") is not None]
+    if not ends:
         return {}
-    low, high = min(late), max(late)
-    room = max(0.5, 0.05 * (high - low))
-    return {drawn_name("val_accuracy"): [low - room, min(100.5, high + room)]}
+    spread = max(_NARROWEST, max(ends) - min(ends))
+    low, high = max(0.0, min(ends) - spread), min(101.0, max(ends) + 0.2 * spread)
+    return {drawn_name("val_accuracy"): [round(low, 1), round(high, 1)]}
 
 
 def _head(content: Content, folder: Path) -> dict[str, Any]:

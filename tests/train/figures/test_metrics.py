@@ -52,7 +52,7 @@ def test_every_row_is_whole():
     ("when", "names"),
     [
         ("step", {"selection/keep_ratio"}),
-        ("evaluation", {"selection/seen", "val/accuracy", "validation accuracy in percent"}),
+        ("evaluation", {"selection/seen", "val/accuracy", "validation accuracy percent"}),
         ("end", {"final/seen", "final/val_accuracy"}),
         ("summary", {"summary/seen/POLICY"}),
         ("control", set()),
@@ -65,8 +65,8 @@ def test_what_is_logged_when(when, names):
 
 def test_what_is_for_the_eye_has_its_unit_and_four_digits():
     logged = as_logged({"val_accuracy": 0.912345, "charged_flops": 5.97705312e9}, "evaluation")
-    assert logged["validation accuracy in percent"] == 91.23
-    assert logged["charged compute in TFLOP"] == 0.005977
+    assert logged["validation accuracy percent"] == 91.23
+    assert logged["charged TFLOP"] == 0.005977
     assert logged["cost/charged_flops"] == 5.97705312e9
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 from gstds.train.cli.main import main
+from gstds.train.figures.frame import policy_color
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +19,7 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-POLICIES = ("random", "full", "short-full")
+ROWS = ("random", "full", "short-full (control)")
 SECONDS = 120_000
 
 
@@ -64,27 +66,32 @@ def link(tmp_path, tiny_npz, store_uri, free_port, monkeypatch, capsys):
 
 def test_the_link_opens_the_charts_grouped_by_policy_with_curves_drawn(page, link):
     page.goto(link)
-    for section in ("Accuracy", "Cost", "What was kept", "All at once"):
+    for section in ("Better, and at what cost", "Cost", "What was kept", "All at once"):
         page.get_by_text(section, exact=True).first.wait_for()
-    for policy in POLICIES:
-        page.get_by_text(f"Group: {policy}", exact=True).first.wait_for()
+    for row in ROWS:
+        page.get_by_text(re.compile(f"^Group: {re.escape(row)}[\u200b\u200c]*$")).first.wait_for()
     text = page.inner_text("body")
     assert "gstds: seen" in text
     assert "6 matching runs" in text  # two seeds of three policies; the summary is not among them
     # Accuracy against compute: a line for each policy, on an axis that reaches full training's.
-    chart = page.locator(".js-plotly-plot", has_text="cost/charged_flops").first
+    chart = page.locator(".js-plotly-plot", has_text="charged TFLOP").first
     chart.locator(".scatterlayer .trace path.js-line").first.wait_for(state="attached")
     lines = chart.evaluate(
         "plot => plot.data.filter(t => t.mode === 'lines+markers')"
-        ".map(t => [t.uuid.replace('tag.policy.', ''), t.x.length, Math.max(...t.x)])"
+        ".map(t => [t.uuid.replace('tag.row.', ''), t.x.length, Math.max(...t.x), t.marker.color])"
     )
-    assert {name for name, _, _ in lines} == set(POLICIES)
-    assert all(points >= 3 for _, points, _ in lines)
-    ends = {name: end for name, _, end in lines}
+    seen = {name.strip("\u200b\u200c"): more for name, *more in lines}
+    assert set(seen) == set(ROWS)
+    assert all(points >= 3 for points, _, _ in seen.values())
+    # Each has the color of our own plots.
+    assert {name: color for name, (*_, color) in seen.items()} == {
+        name: policy_color(name.removesuffix(" (control)")) for name in ROWS
+    }
+    ends = {name: end for name, (_, end, _) in seen.items()}
     assert ends["full"] > 1.5 * ends["random"] > 0
     # Bars and points are drawn too, and the parallel coordinates on their canvas.
     page.locator(".js-plotly-plot .barlayer .point").first.wait_for(state="attached")
-    points = page.locator(".js-plotly-plot", has_text="final/mean_keep").first
+    points = page.locator(".js-plotly-plot", has_text="mean keep ratio").first
     points.locator(".scatterlayer .trace .point").first.wait_for(state="attached")
     page.get_by_text("Parallel Coordinates").first.scroll_into_view_if_needed()
     page.locator("canvas, .parcoords svg").first.wait_for(state="attached")

@@ -67,13 +67,13 @@ def test_view_is_placed_once_and_holds_the_chart(store_uri):
     assert state["runsHiddenMode"] == "SHOWALL"
     assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "policy"}]
     assert [section["name"] for section in state["compareRunSections"]] == [
-        "Which is better, and at what cost", "Cost", "What was kept", "All at once", "Course",
+        "Better, and at what cost", "Cost", "What was kept", "All at once", "Course",
     ]  # fmt: skip
     kinds = {chart["type"] for chart in state["compareRunCharts"]}
     assert kinds == {"LINE", "BAR", "SCATTER", "PARALLEL"}
     first = state["compareRunCharts"][0]
-    assert first["metricKey"] == "validation accuracy in percent"
-    assert first["selectedXAxisMetricKey"] == "charged compute in TFLOP"
+    assert first["metricKey"] == "validation accuracy percent"
+    assert first["selectedXAxisMetricKey"] == "charged TFLOP"
     sections = {section["uuid"] for section in state["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == sections
 
@@ -100,7 +100,7 @@ def test_each_comparison_has_a_view_and_the_newest_is_opened(store_uri):
 
 def test_a_comparison_is_grouped_by_rows_and_zoomed_to_its_data():
     labels = [row_label("gstds", control=False), row_label("random:best", control=True)]
-    state = view_state("mine", labels, {"validation accuracy in percent": [71.5, 99.0]})
+    state = view_state("mine", labels, {"validation accuracy percent": [71.5, 99.0]})
     assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "row"}]
     assert state["orderByAsc"]  # in the order in which they were compared, controls last
     assert state["groupsExpanded"] == {f"tag.row.{label}": False for label in labels}
