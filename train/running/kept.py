@@ -43,7 +43,7 @@ class KeptRecord(Stateful):
         classes: Number of classes.
     """
 
-    state = ("bits", "drawn", "kept", "since", "progress", "seconds", "sizes")
+    state = ("bits", "drawn", "kept", "since", "progress", "seconds")
 
     def __init__(self, batch_size: int, labels: npt.NDArray[np.int64], classes: int) -> None:
         self.batch_size, self.labels = batch_size, labels
@@ -51,7 +51,6 @@ class KeptRecord(Stateful):
         self.drawn = self.kept = 0
         self.since = np.zeros(classes, dtype=np.int64)  # kept by class, since the last look
         self.progress, self.seconds = array("d"), array("d")  # after each step; of each step
-        self.sizes = array("i")  # drawn in each step
 
     def add(self, info: Mapping[str, Any], weights: npt.NDArray[np.float32]) -> None:
         """Take up a step."""
@@ -60,7 +59,6 @@ class KeptRecord(Stateful):
         mask[:drawn] = weights[:drawn] > 0
         self.bits += np.packbits(mask).tobytes()
         self.progress.append(float(info["progress"]))
-        self.sizes.append(drawn)
         self.drawn += drawn
         self.kept += int(info["kept"])
         chosen = np.asarray(info["indices"])[mask]

@@ -18,7 +18,7 @@ from gstds.common.state import Stateful, state_digest
 from gstds.options.fields import by_group
 from gstds.train.figures.metrics import as_logged
 from gstds.train.figures.statistics import mean
-from gstds.train.running.kept import KeptRecord, reference_system_seconds
+from gstds.train.running.kept import KeptRecord, read_kept, reference_system_seconds
 from gstds.train.running.options import RunConfig, identity, plugin_files
 from gstds.train.tracking.delivery import read_target
 from gstds.train.tracking.log import DataInput, RunLog, git_commit, own_commit
@@ -270,8 +270,9 @@ class Record(Stateful):
 
         kept = self.folder / "kept.npz"
         self.kept.save(kept, visits=self.env.visits, order_seed=self.env.draws.seed)
-        ratios = self.kept.keep_sequence() / np.maximum(self.kept.sizes, 1)
-        write_bytes(self.folder / "run.png", plot_run(self.history, ratios.tolist()))
+        record = read_kept(kept)
+        ratios = (record.counts / record.sizes).tolist()
+        write_bytes(self.folder / "run.png", plot_run(self.history, ratios))
         write_json(self.folder / "history.json", self.history)
         for name in ("kept.npz", "run.png", "config.json"):
             if (self.folder / name).exists():
