@@ -138,25 +138,6 @@ def plot_run(history: Rows, keep: Sequence[float]) -> bytes:
     return as_png(figure)
 
 
-def plot_rows(summary: Rows, path: str | Path) -> None:
-    """Draw each row's final accuracy with its interval, and its compute and seconds over full's."""
-    rows = summary[::-1]  # the first on top
-    figure, (left, right) = new_figure(10.5, 1.5 + 0.42 * len(rows), columns=2)
-    _draw_finals(left, rows)
-    for key, marker, size in (("relative_seconds", "D", 9), ("relative_compute", "o", 5)):
-        for place, row in enumerate(rows):
-            if row.get(key) is not None:
-                color = policy_color(str(row["policy"]))
-                fill = "white" if marker == "D" else color
-                right.plot(row[key], place, marker, ms=size, color=color, mfc=fill)
-    timed = any(row.get("relative_seconds") is not None for row in rows)
-    also = " and seconds (diamonds)" if timed else ""
-    right.set(xlabel=f"share of full training's compute (dots){also}", ylim=left.get_ylim())
-    right.set_yticks(range(len(rows)), [""] * len(rows))
-    right.set_xlim(left=0)
-    save_figure(figure, path)
-
-
 def _explain(axes: Axes, names: Iterable[str]) -> None:
     for name in names:
         axes.plot([], [], "-", color=policy_color(name), label=name, linewidth=3)
