@@ -28,17 +28,8 @@ import threadpoolctl
 import torch
 
 from gstds.common.noise import keyed_uniform
-from gstds.spectral.laplacian import (
-    NEGLIGIBLE,
-    RESOLUTION,
-    Laplacian,
-    Spectrum,
-    alternating_signs,
-    choose,
-    spectrum_of,
-    trivial_and_scale,
-)
-from gstds.spectral.rows import Rows
+from gstds.spectral import laplacian as graph
+from gstds.spectral.laplacian import RESOLUTION, Laplacian, Rows, Spectrum, spectrum_of
 
 Matrix = npt.NDArray[np.float64]
 
@@ -82,13 +73,13 @@ def solve_dense(rows: Rows, affinity: str, laplacian: str) -> tuple[Spectrum, to
     with one_blas_thread() if small else nullcontext():
         matrix = _affinity_matrix(rows, affinity)
         degrees = matrix.sum(dim=1)
-        trivial, scale = trivial_and_scale(degrees, affinity, laplacian)
+        trivial, scale = graph.trivial_and_scale(degrees, affinity, laplacian)
         lifted = _lifted_laplacian(matrix, degrees, trivial, scale, laplacian)
         values, vectors = _lowest(lifted, min(2, len(lifted) - 1))
         vector = vectors[0]
         if len(values) > 1 and float(values[1] - values[0]) <= RESOLUTION * scale:
             values, vectors = (found[:-1] for found in _lowest(lifted, len(lifted)))
-            vector = choose(values, vectors, rows.reference(), scale)
+            vector = graph.choose(values, vectors, rows.reference(), scale)
         residual = float(torch.linalg.vector_norm(lifted @ vector - values[0] * vector))
     lambda2, lambda3 = float(values[0]), float(values[min(1, len(values) - 1)])
     return spectrum_of(vector, lambda2, lambda3, scale, residual), degrees
@@ -323,8 +314,8 @@ def _start(operator: Laplacian) -> torch.Tensor:
     indicators = diagonal.new_zeros(len(lowest), len(diagonal))
     indicators[torch.arange(len(lowest)), lowest] = 1
     own = torch.linalg.vector_norm(content - (content @ operator.trivial) * operator.trivial)
-    if float(own) <= NEGLIGIBLE * float(torch.linalg.vector_norm(content)):
-        content = alternating_signs(content)
+    if float(own) <= graph.NEGLIGIBLE * float(torch.linalg.vector_norm(content)):
+        content = graph.alternating_signs(content)
     blurred = [spread.reciprocal(), content, noise.to(diagonal.device)]
     return torch.cat([torch.stack(blurred), indicators])
 
@@ -343,7 +334,7 @@ def _solution(
     near = max(_BLOCK, int((values <= values[0] + RESOLUTION * operator.scale).sum()))
     vectors, images = space.combine(weights[:near])
     lowest = torch.from_numpy(values[:near]).to(vectors.device)
-    vector = choose(lowest, vectors, operator.reference, operator.scale)
+    vector = graph.choose(lowest, vectors, operator.reference, operator.scale)
     vector = vector / torch.linalg.vector_norm(vector)
     image = (vectors @ vector) @ images
     lambda2 = float(vector @ image)

@@ -40,7 +40,12 @@ def do_run(arguments: Arguments) -> int:
     if arguments.resume:
         folder = _find_run(arguments)
         note, config = read_configuration(folder)
-        _refuse_changes(config, asked)
+        for name, value in asked.items():
+            if getattr(config, name) != value:
+                raise ValueError(
+                    f"--resume goes on with {name} = {getattr(config, name)!r}, which the run was "
+                    f"started with, got {value!r}; leave the option out, or start a new run"
+                )
         _same_record(arguments, note)
     else:
         config = config_from(asked)
@@ -83,31 +88,19 @@ def read_configuration(folder: Path) -> tuple[dict[str, Any], RunConfig]:
         ) from error
 
 
-def _refuse_changes(config: RunConfig, asked: dict[str, Any]) -> None:
-    """Refuse options that differ from those that the run was started with."""
-    for name, value in asked.items():
-        if getattr(config, name) != value:
-            raise ValueError(
-                f"--resume goes on with {name} = {getattr(config, name)!r}, which the run was "
-                f"started with, got {value!r}; leave the option out, or start a new run"
-            )
-
-
 def _same_record(arguments: Arguments, note: dict[str, Any]) -> None:
     """Let a resumed run go on with the record that it began; ``--tracking-uri`` still wins."""
     if "tracking" not in note or arguments.tracking_uri:
         return
-    tracking = note["tracking"]
-    if tracking is None:
-        arguments.no_tracking = True
-        return
-    known = tracking if isinstance(tracking, dict) else {}
-    uri, experiment = known.get("uri", 0), known.get("experiment")
-    if not isinstance(uri, str | None) or not isinstance(experiment, str):
-        raise ValueError(
-            f"--resume {arguments.resume!r}: config.json there names no record ({tracking!r})"
-        )
-    arguments.tracking_uri, arguments.experiment = uri, experiment
+    match note["tracking"]:
+        case None:
+            arguments.no_tracking = True
+        case {"uri": str() | None as uri, "experiment": str() as experiment}:
+            arguments.tracking_uri, arguments.experiment = uri, experiment
+        case other:
+            raise ValueError(
+                f"--resume {arguments.resume!r}: config.json there names no record ({other!r})"
+            )
 
 
 def _find_run(arguments: Arguments) -> Path:
@@ -132,18 +125,16 @@ def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -
     from gstds.train.running.run import execute
     from gstds.train.running.setup import make_run_policy
     from gstds.train.tracking.delivery import read_target
-    from gstds.train.tracking.uploader import Upload
 
     make_run_policy(config)
-    uri = None
-    if not (arguments.resume and finished_result(folder)):
-        uri = words.open_tracking(arguments)
+    over = arguments.resume and finished_result(folder)
+    upload = None if over else words.asked_tracking(arguments)
     try:
         with Console(quiet=arguments.quiet) as console:
             result = execute(
                 config,
                 folder,
-                upload=Upload(uri, arguments.experiment) if uri else None,
+                upload=upload,
                 stop=StopFlag(),
                 resume=bool(arguments.resume),
                 checkpoint_every=arguments.checkpoint_every,
@@ -185,7 +176,6 @@ def do_learn(arguments: Arguments) -> int:
     """Teach an agent."""
     from gstds.train.agents.learn import learn, load_agent_config
     from gstds.train.running.ending import StopFlag, interruptible
-    from gstds.train.tracking.uploader import Upload
 
     words.begin(arguments)
     if arguments.resume:
@@ -193,15 +183,15 @@ def do_learn(arguments: Arguments) -> int:
     else:
         config = AgentConfig(**_agent_options(arguments))
         folder = words.place_for(arguments, "learn")
-    uri = words.open_tracking(arguments)
-    if arguments.register and not uri:
+    upload = words.asked_tracking(arguments)
+    if arguments.register and not upload:
         raise ValueError("--register needs the MLflow store that --no-tracking leaves out")
     stop = StopFlag()
     with interruptible(stop), Console(quiet=arguments.quiet) as console:
         result = learn(
             config,
             folder,
-            upload=Upload(uri, arguments.experiment) if uri else None,
+            upload=upload,
             stop=stop,
             resume=bool(arguments.resume),
             command=words.command_line(),
@@ -220,18 +210,16 @@ def do_learn(arguments: Arguments) -> int:
             f"best on held-out instances: accuracy {100 * best['accuracy']:.2f}%, mean keep "
             f"{best['mean_keep']:.3f}, after {best['steps']} decisions"
         )
-    if result["status"] == "interrupted":
-        out(f"go on with: gstds learn --resume {folder}")
-    else:
-        out(f"use it: gstds run --policy learned:{folder / 'best'} --setting equal-budget")
     if result["status"] != "finished":
+        out(f"go on with: gstds learn --resume {folder}")
         return words.Exit.INTERRUPTED
-    if arguments.register and uri:
+    out(f"use it: gstds run --policy learned:{folder / 'best'} --setting equal-budget")
+    if arguments.register and upload:
         from gstds.train.agents.registry import register_agent
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that no example of an input goes with it
-            out(f"registered: {register_agent(folder / 'best', arguments.register, uri)}")
+            out(f"registered: {register_agent(folder / 'best', arguments.register, upload.uri)}")
     return words.Exit.DONE
 
 
@@ -239,13 +227,10 @@ def _agent_options(arguments: Arguments) -> dict[str, Any]:
     options = words.given(arguments, AgentConfig)
     for name in ("instances", "held_out"):
         text = str(options.get(name, ""))
-        if text.startswith("["):
-            try:
-                options[name] = list(json.loads(text))
-            except ValueError as error:
-                raise ValueError(
-                    f"{name} must be a set's name or a JSON list, got {text!r}"
-                ) from error
+        try:
+            options |= {name: json.loads(text)} if text.startswith("[") else {}
+        except ValueError as error:
+            raise ValueError(f"{name} must be a set's name or a JSON list, got {text!r}") from error
     env = words.given(arguments, KeepRatioOptions)
     return options | {"env": {k: v for k, v in env.items() if k not in names(AgentConfig)}}
 

@@ -57,7 +57,8 @@ def do_compare(arguments: Arguments) -> int:
     )
     if not sweeping:
         plan(comparison)
-    comparison = replace(comparison, tracking=words.open_tracking(arguments))
+    upload = words.asked_tracking(arguments)
+    comparison = replace(comparison, tracking=upload and upload.uri)
     if sweeping:
         return _sweep(arguments, comparison, asked)
     return _compare(arguments, comparison, asked.datasets or usual)

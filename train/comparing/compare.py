@@ -161,7 +161,7 @@ def carry_out(jobs: Sequence[Job], comparison: Comparison, watch: Watch, stop: S
         ImportError: If Ray is not installed.
         ValueError: If data, reference or an option of the environment is unusable, a run wants a
             GPU and the cluster has none, or a node does not see the files.
-        ConnectionError: If no cluster answers, or the tracking store does not.
+        ConnectionError: If no cluster answers.
         OSError: If a file cannot be read or written.
     """
     if comparison.ray:
@@ -171,7 +171,6 @@ def carry_out(jobs: Sequence[Job], comparison: Comparison, watch: Watch, stop: S
     elif comparison.workers > 1 and any(finished_result(job.folder) is None for job in jobs):
         warm_up(_threads(comparison))
     _prepare(jobs, watch)
-    comparison.check_store()
     return _run(jobs, comparison, watch, stop)
 
 

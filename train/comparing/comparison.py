@@ -136,21 +136,6 @@ class Comparison(LogOptions, FanOutOptions, RowOptions):
         """The seeds of each row."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
-    def check_store(self) -> None:
-        """Make sure, before the first run, that the tracking store can be used.
-
-        Raises:
-            ConnectionError: If it does not answer, unless the comparison is to begin offline.
-        """
-        if self.tracking:
-            from gstds.train.tracking.store import check_store
-
-            try:
-                check_store(self.tracking, self.experiment)
-            except ConnectionError:
-                if not self.offline:
-                    raise
-
 
 def comparison_from(options: Mapping[str, Any], folder: Path, **more: Any) -> Comparison:
     """Return a comparison from its options and those of its runs, by name.

@@ -18,7 +18,7 @@ from gstds.common.files import write_text
 from gstds.options.fields import names
 from gstds.options.world import DataOptions
 from gstds.train.figures import plots, statistics, tables
-from gstds.train.figures.frame import blank_figure, policy_color, save_figure
+from gstds.train.figures.plots import blank_figure, policy_color, save_figure
 from gstds.train.figures.tables import Table, lay_out, metric_table, points
 from gstds.train.running.kept import Kept, read_kept
 from gstds.train.running.options import policy_path
