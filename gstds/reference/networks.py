@@ -98,10 +98,8 @@ class Reference:
         if not len(images):
             return torch.empty((0, self.feature_dim))
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            parts = [
-                self._compute(part.to(self.device)).float().cpu()
-                for part in torch.split(images, _BATCH)
-            ]
+            split = torch.split(images, _BATCH)
+            parts = [self._compute(part.to(self.device)).float().cpu() for part in split]
         # Out of inference mode, so that a caller may compute with the features.
         return torch.cat(parts)
 
@@ -186,6 +184,7 @@ def _shipped(name: str, size: int, device: torch.device, seed: int) -> Reference
         dim = int(network(torch.zeros((1, 3, size, size))).shape[1])
     flops = count_layers(network, (3, size, size), train=False, batch=1)
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    preprocessing = {"channels": "RGB, grey repeated", "resize": "bilinear, antialias", **scaling}
     identity = {
         # Not the path of a checkpoint: a file that moves is still the same network.
         "reference": name.partition(":")[0],
@@ -193,11 +192,7 @@ def _shipped(name: str, size: int, device: torch.device, seed: int) -> Reference
         "input_size": size,
         "feature_dim": dim,
         "weights_sha256": digest,
-        "preprocessing": {
-            "channels": "RGB, grey repeated",
-            "resize": "bilinear, antialias",
-            **scaling,
-        },
+        "preprocessing": preprocessing,
         "precision": "float32",
         **extra,
     }

@@ -25,6 +25,7 @@ from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import keyed_bits
 
 Ints = npt.NDArray[np.int64]
+Progress = Callable[[int, int], None]
 
 MAX_LOSS = 20.0
 """Losses are clipped here: a probability of 2e-9, far beyond what a regularized head claims."""
@@ -68,7 +69,7 @@ def cross_fitted_losses(
     max_iterations: int = 100,
     device: torch.device | str = "cpu",
     with_logits: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ProbeResult:
     """Return each sample's loss under a linear head that never saw it, nor a duplicate of it.
 
@@ -250,9 +251,7 @@ def _rounded(x: Tensor, l2: float) -> tuple[Tensor, Tensor]:
     return centered @ basis, (l2 * scale.square()).to(x.dtype).unsqueeze(1)
 
 
-def _minimize(
-    problem: _Problem, iterations: int, progress: Callable[[int, int], None] | None
-) -> Tensor:
+def _minimize(problem: _Problem, iterations: int, progress: Progress | None) -> Tensor:
     """Descend with Nesterov's momentum, each head by itself, until its own gradient is small.
 
     The step is fixed by the features alone, momentum restarts per head (O'Donoghue and Candès,

@@ -53,12 +53,10 @@ class Schedule:
         """Return the fields that are keep ratios, each value changed."""
         changed: dict[str, Any] = {}
         for name in self.ratios:
-            value, several = getattr(self, name), isinstance(getattr(type(self), name), tuple)
-            if several and not isinstance(value, Iterable):
+            value, many = getattr(self, name), isinstance(getattr(type(self), name), tuple)
+            if many and not isinstance(value, Iterable):
                 raise TypeError(f"{name} must be several keep ratios, got {value!r}")
-            changed[name] = (
-                tuple(change(name, v) for v in value) if several else change(name, value)
-            )
+            changed[name] = tuple(change(name, v) for v in value) if many else change(name, value)
         return changed
 
     def _affine(self, scale: float, offset: float) -> Self:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gstds.common.checks import check_choice, check_integer, check_number
 from gstds.spectral import laplacian as graph
@@ -95,7 +96,7 @@ def fiedler_vector(
             "or affinity='shift', got solver='matrix-free'"
         )
 
-    def solved(batch: torch.Tensor) -> Spectrum:
+    def solved(batch: Tensor) -> Spectrum:
         rows = graph.prepare_rows(batch)
         resolved = graph.resolve_affinity(rows, affinity)
         spectrum, row_sums = _solve(rows, resolved, laplacian, solver, tolerance, max_iterations)
@@ -113,7 +114,7 @@ def fiedler_vector(
 
 def _solve(
     rows: Rows, affinity: str, laplacian: str, solver: str, tolerance: float, max_iterations: int
-) -> tuple[Spectrum, torch.Tensor]:
+) -> tuple[Spectrum, Tensor]:
     """Return the spectrum of one batch, its scores the eigenvector, and the degrees (N,)."""
     count = len(rows.raw)
     if count == 1:
@@ -147,9 +148,9 @@ def _stack(items: list[Spectrum]) -> Spectrum:
     return Spectrum(scores=scores, status=status, **{name: column(name) for name in numbers})
 
 
-def _as_tensor(features: Any) -> tuple[torch.Tensor, bool]:
+def _as_tensor(features: Any) -> tuple[Tensor, bool]:
     is_numpy = isinstance(features, np.ndarray)
-    if not is_numpy and not isinstance(features, torch.Tensor):
+    if not is_numpy and not isinstance(features, Tensor):
         raise TypeError(f"features must be a numpy array or a torch tensor, got {type(features)}")
     if is_numpy:
         if features.dtype.kind not in "fiub":

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gstds.common.noise import keyed_uniform
 
@@ -40,33 +41,33 @@ class Rows:
         inverse_norms: Reciprocal lengths (N,) of the rows, same dtype.
     """
 
-    raw: torch.Tensor
-    inverse_norms: torch.Tensor
+    raw: Tensor
+    inverse_norms: Tensor
 
-    def unit(self) -> torch.Tensor:
+    def unit(self) -> Tensor:
         """Return the unit rows (N, D)."""
         return self.raw * self.inverse_norms[:, None]
 
-    def column_sums(self) -> torch.Tensor:
+    def column_sums(self) -> Tensor:
         """Return the sum (D,) of the unit rows."""
         return wide_product(self.inverse_norms[None], self.raw)[0]
 
-    def project(self, directions: torch.Tensor) -> torch.Tensor:
+    def project(self, directions: Tensor) -> Tensor:
         """Return the unit rows' components (N, K) along ``directions`` (K, D), as float64."""
         products = tall_product(self.raw, directions.to(self.raw.dtype))
         return (products * self.inverse_norms[:, None]).double()
 
-    def degrees(self, affinity: str) -> torch.Tensor:
+    def degrees(self, affinity: str) -> Tensor:
         """Return the row sums (N,) of S, or of (1 + S)/2 if ``affinity`` is ``shift``; float64."""
         sums = self.project(self.column_sums()[None])[:, 0]
         return (sums + len(sums)) / 2 if affinity == "shift" else sums
 
-    def reference(self) -> torch.Tensor:
+    def reference(self) -> Tensor:
         """Return the samples' content projection (N,), float64."""
         return self.project(content_direction(self.raw.shape[1], self.raw.device)[None])[:, 0]
 
 
-def tall_product(tall: torch.Tensor, few: torch.Tensor) -> torch.Tensor:
+def tall_product(tall: Tensor, few: Tensor) -> Tensor:
     """Return ``tall @ few.T`` (N, K) for tall (N, D) and few (K, D), the way that reads it fast."""
     parts = _parts(tall)
     if parts is None:
@@ -78,7 +79,7 @@ def tall_product(tall: torch.Tensor, few: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def wide_product(few: torch.Tensor, tall: torch.Tensor) -> torch.Tensor:
+def wide_product(few: Tensor, tall: Tensor) -> Tensor:
     """Return ``few @ tall`` (K, D) for few (K, N) and tall (N, D), the way that reads it fast."""
     parts = _parts(tall)
     if parts is None:
@@ -88,7 +89,7 @@ def wide_product(few: torch.Tensor, tall: torch.Tensor) -> torch.Tensor:
     return torch.bmm(split, parts).sum(dim=0).addmm_(few[:, whole:], tall[whole:])
 
 
-def _parts(tall: torch.Tensor) -> torch.Tensor | None:
+def _parts(tall: Tensor) -> Tensor | None:
     """Return parts (M, rows, D) that stay in a cache while several vectors meet them.
 
     None where that is not worth it. As one batch of products they are also divided among the
@@ -100,7 +101,7 @@ def _parts(tall: torch.Tensor) -> torch.Tensor | None:
     return tall[:whole].view(-1, _ROWS, tall.shape[1])
 
 
-def empty_rows(count: int, like: torch.Tensor, columns: int) -> torch.Tensor:
+def empty_rows(count: int, like: Tensor, columns: int) -> Tensor:
     """Return uninitialized rows (count, columns), on a processor in pages as large as there are.
 
     numpy asks the system for such pages, torch does not: filling them is three times as fast.
@@ -112,7 +113,7 @@ def empty_rows(count: int, like: torch.Tensor, columns: int) -> torch.Tensor:
 
 
 @lru_cache(maxsize=8)
-def content_direction(dimension: int, device: torch.device) -> torch.Tensor:
+def content_direction(dimension: int, device: torch.device) -> Tensor:
     """Return a fixed direction (D,) without symmetries, the same on every machine.
 
     Projections on it tell samples apart by their content alone, so whatever is derived from them
@@ -122,7 +123,7 @@ def content_direction(dimension: int, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(uniform - 0.5).to(device)
 
 
-def prepare_rows(features: torch.Tensor) -> Rows:
+def prepare_rows(features: Tensor) -> Rows:
     """Measure the rows and refuse what has no cosine.
 
     Args:
@@ -141,7 +142,7 @@ def prepare_rows(features: torch.Tensor) -> Rows:
     return Rows(raw, norms.reciprocal())
 
 
-def _rescaled(raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _rescaled(raw: Tensor) -> tuple[Tensor, Tensor]:
     _refuse(~torch.isfinite(raw).all(dim=1), "NaN or infinity", "clean or drop them")
     largest = raw.abs().amax(dim=1)
     _refuse(largest == 0, "only zeros, which have no cosine", "drop them or add a constant feature")
@@ -149,7 +150,7 @@ def _rescaled(raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return raw, torch.linalg.vector_norm(raw, dim=1)
 
 
-def _refuse(bad: torch.Tensor, what: str, mend: str) -> None:
+def _refuse(bad: Tensor, what: str, mend: str) -> None:
     rows = torch.nonzero(bad).flatten().tolist()
     if rows:
         shown = ", ".join(map(str, rows[:8])) + (", …" if len(rows) > 8 else "")
@@ -246,7 +247,7 @@ def _to_unit_interval(values: Any) -> Any:
 
 
 def spectrum_of(
-    vector: torch.Tensor,
+    vector: Tensor,
     lambda2: float,
     lambda3: float,
     scale: float,
@@ -267,9 +268,7 @@ def spectrum_of(
     return Spectrum(vector, lambda2, lambda3, iterations, residual, status, scale)
 
 
-def trivial_and_scale(
-    degrees: torch.Tensor, affinity: str, laplacian: str
-) -> tuple[torch.Tensor, float]:
+def trivial_and_scale(degrees: Tensor, affinity: str, laplacian: str) -> tuple[Tensor, float]:
     """Return the unit trivial vector (N,) and an upper bound of the largest eigenvalue.
 
     The bound is sharp to about 1/N: D - S is at most max(D) for a positive semi-definite S, the
@@ -288,16 +287,14 @@ def trivial_and_scale(
     return (degrees / degrees.sum()).sqrt(), indefinite
 
 
-def alternating_signs(like: torch.Tensor) -> torch.Tensor:
+def alternating_signs(like: Tensor) -> Tensor:
     """Return +1, −1, +1, … (N,): what is left to go by where content says nothing."""
     signs = torch.ones_like(like)
     signs[1::2] = -1
     return signs
 
 
-def choose(
-    values: torch.Tensor, vectors: torch.Tensor, reference: torch.Tensor, lambda_max: float
-) -> torch.Tensor:
+def choose(values: Tensor, vectors: Tensor, reference: Tensor, lambda_max: float) -> Tensor:
     """Return the documented unit vector (N,) of the lowest eigenspace.
 
     Where the space has one dimension that is the eigenvector. Where it has more, it is the
@@ -323,7 +320,7 @@ def choose(
     return space[0]
 
 
-def orient(vector: torch.Tensor, reference: torch.Tensor, sign: str) -> torch.Tensor:
+def orient(vector: Tensor, reference: Tensor, sign: str) -> Tensor:
     """Apply the sign rule ``abs``, ``skew`` (Σv³ > 0) or ``raw`` (aligned with the reference)."""
     if sign == "abs":
         return vector.abs()
@@ -353,15 +350,15 @@ class Laplacian:
         degrees: Row sums (N,) of the affinity.
     """
 
-    products: Callable[[torch.Tensor], torch.Tensor]
-    weights: torch.Tensor
-    trivial: torch.Tensor
-    diagonal: torch.Tensor
-    reference: torch.Tensor
+    products: Callable[[Tensor], Tensor]
+    weights: Tensor
+    trivial: Tensor
+    diagonal: Tensor
+    reference: Tensor
     scale: float
-    degrees: torch.Tensor
+    degrees: Tensor
 
-    def apply(self, vectors: torch.Tensor) -> torch.Tensor:
+    def apply(self, vectors: Tensor) -> Tensor:
         """Return the images (K, N) of ``vectors`` (K, N), float64."""
         images = self.weights * vectors - self.products(vectors)
         return images - (images @ self.trivial)[:, None] * self.trivial
@@ -390,7 +387,7 @@ def low_rank_laplacian(rows: Rows, affinity: str, laplacian: str) -> Laplacian:
     factor, lengths = _centered_factor(rows, row_scale, trivial, constant)
     weights = torch.ones_like(degrees) if normalized else degrees
 
-    def low_rank_products(vectors: torch.Tensor) -> torch.Tensor:
+    def low_rank_products(vectors: Tensor) -> Tensor:
         inner = wide_product(vectors.to(factor.dtype), factor)
         return tall_product(factor, inner).T.double().contiguous()
 
@@ -399,8 +396,8 @@ def low_rank_laplacian(rows: Rows, affinity: str, laplacian: str) -> Laplacian:
 
 
 def _centered_factor(
-    rows: Rows, row_scale: torch.Tensor, trivial: torch.Tensor, constant_column: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+    rows: Rows, row_scale: Tensor, trivial: Tensor, constant_column: bool
+) -> tuple[Tensor, Tensor]:
     """Return the factor (N, D) without the trivial vector, and its rows' lengths (N,)."""
     raw, own = rows.raw, row_scale.to(rows.raw.dtype)
     vector, scale = trivial.to(raw.dtype), rows.inverse_norms * own
@@ -435,14 +432,14 @@ def clamped_laplacian(rows: Rows, laplacian: str) -> Laplacian:
     weights = torch.ones_like(degrees) if normalized else degrees
     roots = degrees.rsqrt() if normalized else torch.ones_like(degrees)
 
-    def blockwise_products(vectors: torch.Tensor) -> torch.Tensor:
+    def blockwise_products(vectors: Tensor) -> Tensor:
         return _clamped_products(unit, vectors * roots) * roots
 
     diagonal, reference = weights - roots**2, rows.reference()
     return Laplacian(blockwise_products, weights, trivial, diagonal, reference, scale, degrees)
 
 
-def _clamped_products(unit: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+def _clamped_products(unit: Tensor, vectors: Tensor) -> Tensor:
     single = vectors.to(unit.dtype)
     block = max(1, _BLOCK_BYTES // (len(unit) * unit.element_size()))
     parts = [

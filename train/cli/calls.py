@@ -81,9 +81,8 @@ def compare(
     runs = content["runs"]
     if runs and all(run["status"] == "failed" for run in runs):
         guard = 'put the call below `if __name__ == "__main__":`: workers run the script once more'
-        advice = (
-            f"; {guard}" if comparison.workers > 1 and "worker process" in runs[0]["error"] else ""
-        )
+        lost = comparison.workers > 1 and "worker process" in runs[0]["error"]
+        advice = f"; {guard}" if lost else ""
         raise RuntimeError(f"no run of the comparison finished: {runs[0]['error']}{advice}")
     return content
 

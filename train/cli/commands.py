@@ -18,7 +18,8 @@ from gstds.options.fields import names
 from gstds.options.world import KeepRatioOptions
 from gstds.train.agents.config import AgentConfig
 from gstds.train.cli.listed import TABLES, listed
-from gstds.train.launching.torchrun import follow, launched_rank, process_group
+from gstds.train.launching.torchrun import launched_rank, process_group
+from gstds.train.running.ending import RunFailedError, StopFlag, interruptible
 from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terminal import options as words
 from gstds.train.terminal.console import Console, announce, out, say
@@ -56,8 +57,12 @@ def do_run(arguments: Arguments) -> int:
     with process_group(config, arguments.backend) as group:
         if group.leads:
             return _lead(arguments, config, folder, group)
-        status = follow(config, folder, group, resume=bool(arguments.resume))
-    return words.code_of([status])
+        from gstds.train.running.run import execute
+
+        # The first process evaluates, and writes checkpoints and the record; this one trains.
+        resume = bool(arguments.resume)
+        result = execute(config, folder, group=group, stop=StopFlag(), resume=resume)
+    return words.code_of([result["status"]])
 
 
 def _refuse_an_idle_schedule(config: RunConfig, asked: dict[str, Any]) -> None:
@@ -120,7 +125,6 @@ def _find_run(arguments: Arguments) -> Path:
 
 def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -> int:
     from gstds.train.figures.tables import metric_table
-    from gstds.train.running.ending import RunFailedError, StopFlag
     from gstds.train.running.folder import finished_result
     from gstds.train.running.run import execute
     from gstds.train.running.setup import make_run_policy
@@ -175,7 +179,6 @@ def _write_json(arguments: Arguments, result: dict[str, Any]) -> None:
 def do_learn(arguments: Arguments) -> int:
     """Teach an agent."""
     from gstds.train.agents.learn import learn, load_agent_config
-    from gstds.train.running.ending import StopFlag, interruptible
 
     words.begin(arguments)
     if arguments.resume:

@@ -13,13 +13,8 @@ from typing import Any
 from gstds.common.checksummed_json import read_sealed
 from gstds.common.files import write_json, write_text
 from gstds.options.fields import names
-from gstds.train.comparing.comparison import (
-    PRESETS,
-    CompareOptions,
-    Comparison,
-    comparison_from,
-    split_name,
-)
+from gstds.train.comparing import comparison as rows
+from gstds.train.comparing.comparison import PRESETS, CompareOptions, Comparison
 from gstds.train.figures.tables import comparison_table, metric_table
 from gstds.train.running.options import LogOptions, RunConfig
 from gstds.train.terminal import options as words
@@ -48,7 +43,7 @@ def do_compare(arguments: Arguments) -> int:
     usual = None if hasattr(arguments, "dataset") else options.get("datasets")
     options |= {**words.given(arguments, RunConfig), **words.given(arguments, Comparison)}
     options.pop("datasets", None)
-    comparison = comparison_from(
+    comparison = rows.comparison_from(
         options | {"policies": tuple(options.get("policies", asked.policies))},
         words.place_for(arguments, "sweep" if sweeping else "compare"),
         command=words.command_line(),
@@ -204,15 +199,15 @@ def judging_command(comparison: Comparison, row: str) -> str:
         row: The point's name.
     """
     fresh = comparison.with_options(
-        policies=tuple(dict.fromkeys([row, split_name(row)[0], "random", "full"])),
+        policies=tuple(dict.fromkeys([row, rows.split_name(row)[0], "random", "full"])),
         baseline="random",
         seeds=max(_FRESH_SEEDS, comparison.seeds),
         first_seed=comparison.first_seed + comparison.seeds,
         controls=True,
     )
-    rows = words.option_words(fresh, skip=names(LogOptions))
-    options = words.option_words(comparison.base, skip=("policy", "seed", "test"))
-    return shlex.join(["gstds", "compare", *rows, *options])
+    options = words.option_words(fresh, skip=names(LogOptions))
+    options += words.option_words(comparison.base, skip=("policy", "seed", "test"))
+    return shlex.join(["gstds", "compare", *options])
 
 
 # ---------------------------------------------------------------------------------- report

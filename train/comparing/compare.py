@@ -14,7 +14,7 @@ from typing import Any
 from gstds.common.checksummed_json import write_sealed
 from gstds.common.files import write_json, write_text
 from gstds.train.comparing.comparison import Comparison, split_name, variant_config
-from gstds.train.comparing.controls import SHORT_FULL, Controls, plan_controls
+from gstds.train.comparing.controls import SHORT_FULL, Pair, plan_controls
 from gstds.train.figures.statistics import paired_rows, summarize, summarize_controls
 from gstds.train.figures.tables import Table, judged_on, lay_out, points
 from gstds.train.launching.jobs import Job, Logs, Watch, run_in_processes, run_job, warm_up
@@ -49,13 +49,18 @@ def compare(
     missing = _missing(comparison, jobs, watch)
     jobs = [job for job in jobs if job.label not in missing]
     results = carry_out(jobs, comparison, watch, stop)
-    controls = None if comparison.controls else Controls()
+    beside: list[Job] | None = None if comparison.controls else []
+    pairs: list[Pair] = []
     if comparison.controls and not stop.is_set:
-        controls = plan_controls(jobs, results, str(comparison.baseline))
-        _prepare(controls.jobs, watch)
-        results |= _run(controls.jobs, comparison, watch, stop)
-    done = [results[job.folder] for job in jobs if job.folder in results]
-    return finish(comparison, done, len(jobs), controls, results, missing)
+        beside, pairs = plan_controls(jobs, results, str(comparison.baseline))
+        _prepare(beside, watch)
+        results |= _run(beside, comparison, watch, stop)
+    runs, controls = (
+        [results[job.folder] for job in several or () if job.folder in results]
+        for several in (jobs, beside)
+    )
+    count = None if beside is None else len(beside)
+    return finish(comparison, runs, len(jobs), controls, count, pairs, missing)
 
 
 def plan(comparison: Comparison) -> list[Job]:
@@ -178,18 +183,16 @@ def _prepare(jobs: Sequence[Job], watch: Watch) -> None:
     """Load data and reference once, for each kind of need, before the first run starts."""
     from gstds.envs.data.datasets import describe
 
-    seen = set()
+    def tell(env: Any) -> None:
+        watch.note(describe(env.data))
+
+    first: dict[str, Job] = {}
     for job in jobs:
-        if job.label not in seen and finished_result(job.folder) is None:
-            seen.add(job.label)
-            config = job.config.with_options(device="auto") if job.elsewhere else job.config
-            policy = make_run_policy(config)
-            make_env(
-                config,
-                policy,
-                watch,
-                before_reference=lambda env: watch.note(describe(env.data)),
-            ).close()
+        if finished_result(job.folder) is None:
+            first.setdefault(job.label, job)
+    for job in first.values():
+        config = job.config.with_options(device="auto") if job.elsewhere else job.config
+        make_env(config, make_run_policy(config), watch, before_reference=tell).close()
 
 
 def _run(jobs: Sequence[Job], comparison: Comparison, watch: Watch, stop: StopFlag) -> Results:
@@ -227,8 +230,9 @@ def finish(
     comparison: Comparison,
     runs: list[dict[str, Any]],
     planned: int,
-    controls: Controls | None = None,
-    results: Mapping[Path, dict[str, Any]] | None = None,
+    controls: Sequence[dict[str, Any]] = (),
+    controls_planned: int | None = None,
+    pairs: Sequence[Pair] = (),
     left_out: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Summarize runs and controls, and write ``comparison.json``.
@@ -237,16 +241,13 @@ def finish(
         comparison: What was compared.
         runs: The results of its runs.
         planned: How many were planned.
-        controls: Its controls; None if it did not come to planning them.
-        results: The results of the controls by folder; those of others are passed over.
+        controls: The results of its controls.
+        controls_planned: How many were planned; None if it did not come to that.
+        pairs: What is tested against a control, as `plan_controls` returns it.
         left_out: Rows that could not be run, and why.
     """
     baseline = str(comparison.baseline)
     complete = any(run["policy"] == baseline for run in runs)
-    count = None if controls is None else len(controls.jobs)
-    controls, results = controls or Controls(), results or {}
-    beside = [results[job.folder] for job in controls.jobs if job.folder in results]
-    pairs = controls.compared(comparison.base.setting)
     preset = {"question": comparison.question, "left_out": dict(left_out or {})}
     content = {
         "version": 1,
@@ -258,10 +259,10 @@ def finish(
         "planned": planned,
         "runs": runs,
         "summary": summarize(runs, baseline) if complete else [],
-        "controls": beside,
-        "controls_summary": summarize_controls(runs, beside, baseline) if complete else [],
-        "controls_planned": count,
-        "against_controls": paired_rows([*runs, *beside], pairs),
+        "controls": list(controls),
+        "controls_summary": summarize_controls(runs, controls, baseline) if complete else [],
+        "controls_planned": controls_planned,
+        "against_controls": paired_rows([*runs, *controls], pairs),
         "versions": versions(),
         "hardware": hardware(),
         **{name: value for name, value in preset.items() if value},

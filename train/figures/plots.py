@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 Run = Mapping[str, Any]
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Run]
 Points = Sequence[tuple[float, float]]
 
 _MANY = f"{statistics.FEWEST_FOR_A_BAND} seeds or more"
@@ -42,7 +42,7 @@ _PLACES = [
 ]
 
 
-def plot_accuracy_against_compute(runs: Sequence[Run], summary: Rows, path: str | Path) -> None:
+def plot_accuracy_against_compute(runs: Rows, summary: Rows, path: str | Path) -> None:
     """Draw validation accuracy against charged compute, and the final test accuracies.
 
     Lines are means over the finished seeds of the validation accuracy, bands their 95% interval,
@@ -66,7 +66,7 @@ def plot_accuracy_against_compute(runs: Sequence[Run], summary: Rows, path: str 
     save_figure(figure, path)
 
 
-def plot_accuracy_against_seconds(runs: Sequence[Run], path: str | Path) -> None:
+def plot_accuracy_against_seconds(runs: Rows, path: str | Path) -> None:
     """Draw validation accuracy against the seconds of selecting and training."""
     names = list(by_policy(runs))
     figure, axes = new_figure(8.2, height_with_legend(4.4, len(names)))
@@ -77,7 +77,7 @@ def plot_accuracy_against_seconds(runs: Sequence[Run], path: str | Path) -> None
     save_figure(figure, path)
 
 
-def plot_kept_over_time(runs: Sequence[Run], path: str | Path) -> None:
+def plot_kept_over_time(runs: Rows, path: str | Path) -> None:
     """Draw the keep ratio and the class coverage of what was kept over progress, means of seeds."""
     groups = by_policy(runs)
     figure, (left, right) = new_figure(11.0, height_with_legend(3.8, len(groups)), columns=2)
@@ -95,7 +95,7 @@ def plot_kept_over_time(runs: Sequence[Run], path: str | Path) -> None:
     save_figure(figure, path)
 
 
-def plot_seconds(runs: Sequence[Run], path: str | Path) -> None:
+def plot_seconds(runs: Rows, path: str | Path) -> None:
     """Draw each policy's mean seconds by phase as a stacked bar; hatched is not counted."""
     tables = {name: _mean_phases(group) for name, group in by_policy(runs).items()}
     largest = {p: max(t.get(p, 0.0) for t in tables.values()) for t in tables.values() for p in t}
@@ -156,9 +156,7 @@ def _points(summary: Rows, cost: str, size: float) -> list[tuple[Any, tuple[floa
 # ------------------------------------------------------------------------------ curves over a run
 
 
-def _draw_curves(
-    axes: Axes, runs: Sequence[Run], names: Sequence[str], x: str, size: float
-) -> None:
+def _draw_curves(axes: Axes, runs: Rows, names: Sequence[str], x: str, size: float) -> None:
     """Draw validation accuracy in percent: a mean and its band by policy, and broken runs."""
     groups = by_policy(runs)
     for name in names:
@@ -230,7 +228,7 @@ def _coincide(one: Band | None, other: Band | None) -> bool:
     return bool(np.abs(np.interp(one.x, other.x, other.mean) - one.mean).max() < _SAME)
 
 
-def _mean_phases(runs: Sequence[Run]) -> dict[str, float]:
+def _mean_phases(runs: Rows) -> dict[str, float]:
     tables = [run["seconds_by_phase"] for run in runs if run.get("seconds_by_phase")]
     phases = dict.fromkeys(phase for table in tables for phase in table)
     return {p: sum(float(t.get(p, 0.0)) for t in tables) / len(tables) for p in phases}

@@ -23,6 +23,8 @@ import numpy.typing as npt
 from gstds.train.figures.metrics import metrics
 
 Run = Mapping[str, Any]
+Runs = Sequence[Run]
+Rows = list[dict[str, Any]]
 Floats = npt.NDArray[np.float64]
 Curve = tuple[Floats, Floats]
 
@@ -39,9 +41,7 @@ _RELATIVE = {
 }
 
 
-def summarize(
-    runs: Sequence[Run], baseline: str, *, reference_shared_by: int | None = None
-) -> list[dict[str, Any]]:
+def summarize(runs: Runs, baseline: str, *, reference_shared_by: int | None = None) -> Rows:
     """Summarize runs by policy, in the order in which the policies first appear.
 
     The unit of the relative columns is the policy ``full``; without it compute is by formula, and
@@ -84,9 +84,7 @@ def summarize(
     return with_holm(rows)
 
 
-def summarize_controls(
-    runs: Sequence[Run], controls: Sequence[Run], baseline: str
-) -> list[dict[str, Any]]:
+def summarize_controls(runs: Runs, controls: Runs, baseline: str) -> Rows:
     """Summarize control runs by name, tested against the baseline of the runs beside them.
 
     Args:
@@ -102,7 +100,7 @@ def summarize_controls(
     return [row for row in rows if row["policy"] in names]
 
 
-def paired_rows(runs: Sequence[Run], pairs: Iterable[tuple[str, str, str]]) -> list[dict[str, Any]]:
+def paired_rows(runs: Runs, pairs: Iterable[tuple[str, str, str]]) -> Rows:
     """Test policies against other policies than the baseline, paired by seed.
 
     Args:
@@ -226,7 +224,7 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
     return adjusted
 
 
-def with_holm(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def with_holm(rows: Sequence[Mapping[str, Any]]) -> Rows:
     """Return rows with ``p_holm``: their ``p_value`` adjusted over all of them."""
     adjusted = holm({str(i): row.get("p_value") for i, row in enumerate(rows)})
     return [{**row, "p_holm": p} for row, p in zip(rows, adjusted.values(), strict=True)]

@@ -91,7 +91,7 @@ def comparison_table(summary: Summary, *, setting: str | None = None) -> Table:
     return metric_table("compared", summary, caption(summary, setting=setting))
 
 
-def metric_table(name: str, rows: Sequence[Row], caption: str = "") -> Table:
+def metric_table(name: str, rows: Summary, caption: str = "") -> Table:
     """Lay out what the table of metrics has for a table of this name."""
     shown = [(metric.key, *metric.tables[name]) for metric in metrics() if name in metric.tables]
     columns = [
@@ -102,9 +102,7 @@ def metric_table(name: str, rows: Sequence[Row], caption: str = "") -> Table:
     return lay_out(rows, columns, caption)
 
 
-def lay_out(
-    rows: Sequence[Row], columns: Sequence[tuple[str, str, str]], caption: str = ""
-) -> Table:
+def lay_out(rows: Summary, columns: Sequence[tuple[str, str, str]], caption: str = "") -> Table:
     """Lay out rows.
 
     Args:

@@ -34,6 +34,7 @@ from gstds.train.tracking.log import LOG_NAME, read_log
 from gstds.train.tracking.uploader import Upload
 
 Ended = Callable[["Job", dict[str, Any]], None]
+Jobs = Sequence["Job"]
 
 RETRIES = 2
 """How often a run whose process died is tried again, from its last checkpoint."""
@@ -145,7 +146,7 @@ class Watch:
     def __call__(self, phase: str, done: int, total: int) -> None:
         """What comes before the runs has done ``done`` of ``total`` of a phase."""
 
-    def expect(self, jobs: Sequence[Job]) -> None:
+    def expect(self, jobs: Jobs) -> None:
         """Take note of all runs that there will be."""
 
     def moved(
@@ -231,9 +232,7 @@ def _environment(threads: int, **more: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def run_in_processes(
-    todo: Sequence[Job], workers: int, ended: Ended, watch: Watch, stop: StopFlag
-) -> None:
+def run_in_processes(todo: Jobs, workers: int, ended: Ended, watch: Watch, stop: StopFlag) -> None:
     """Do runs in processes of their own, side by side.
 
     A run whose process dies is tried again from its last checkpoint, `RETRIES` times. When ``stop``
@@ -296,7 +295,7 @@ class _Worker:
 class _Crew:
     """Workers, the runs that wait for one, and how often each run was tried."""
 
-    def __init__(self, todo: Sequence[Job], ended: Ended, watch: Watch, stop: StopFlag) -> None:
+    def __init__(self, todo: Jobs, ended: Ended, watch: Watch, stop: StopFlag) -> None:
         self._queue, self._lost = deque(todo), Counter[Path]()
         self._ended, self._watch, self._stop = ended, watch, stop
         self._crew: list[_Worker] = []

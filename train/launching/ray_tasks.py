@@ -25,7 +25,7 @@ from gstds.common.files import cache_root, locked
 if TYPE_CHECKING:
     from gstds.envs.data.datasets import Data
     from gstds.envs.task.features import Extractor
-    from gstds.train.launching.jobs import Ended, Job, Watch
+    from gstds.train.launching.jobs import Ended, Job, Jobs, Watch
     from gstds.train.running.ending import StopFlag
     from gstds.train.running.options import RunConfig
 
@@ -38,9 +38,7 @@ _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
 _PASSED_ON = ("GSTDS_", "MLFLOW_", "OMP_WAIT_POLICY")
 
 
-def run_on_ray(
-    todo: Sequence[Job], address: str, ended: Ended, watch: Watch, stop: StopFlag
-) -> None:
+def run_on_ray(todo: Jobs, address: str, ended: Ended, watch: Watch, stop: StopFlag) -> None:
     """Do runs as tasks of a Ray cluster, one processor each, and a GPU where the cluster has some.
 
     A task whose worker or node dies is tried again from the last checkpoint, `RETRIES` times. When
@@ -278,7 +276,7 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def check_cluster(address: str, jobs: Sequence[Job]) -> None:
+def check_cluster(address: str, jobs: Jobs) -> None:
     """Make sure that a cluster has what runs ask for, and that its nodes see their files.
 
     Args:

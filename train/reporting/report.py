@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 Content = Mapping[str, Any]
+Runs = Sequence[Content]
+Paths = dict[str, Path]
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
@@ -42,9 +44,7 @@ _MOST_CLASSES_NAMED = 20
 _OCTAVES = 1.5
 
 
-def write_report(
-    folder: str | Path, comparison: Content, *, run_code: bool = True
-) -> dict[str, Path]:
+def write_report(folder: str | Path, comparison: Content, *, run_code: bool = True) -> Paths:
     """Write ``report.md``, ``report.html`` and the plots of a comparison, each atomically.
 
     What was kept is read from the runs' folders under ``folder``, and shown if the data set is at
@@ -122,9 +122,7 @@ def _render(template: str, form: str, **values: Any) -> str:
     return page.strip() + "\n"
 
 
-def _plot_what_was_kept(
-    folder: Path, comparison: Content, run_code: bool
-) -> tuple[dict[str, Path], str]:
+def _plot_what_was_kept(folder: Path, comparison: Content, run_code: bool) -> tuple[Paths, str]:
     """Draw what was kept; return the plots, and a note where there are none."""
     try:
         data = _load(comparison.get("config"), run_code)
@@ -175,9 +173,7 @@ def _facts(key: str, facts: Any) -> Table:
     return Table((key, ""), tuple((str(name), mask_secrets(str(value))) for name, value in pairs))
 
 
-def to_accuracy_table(
-    runs: Sequence[Content], baseline: str, cost: str = "charged_flops"
-) -> Table | None:
+def to_accuracy_table(runs: Runs, baseline: str, cost: str = "charged_flops") -> Table | None:
     """Lay out what reaching a share of the baseline's final validation accuracy costs.
 
     Args:
@@ -283,9 +279,7 @@ def kept_path(folder: Path, run: Mapping[str, Any]) -> Path:
     return folder / "runs" / name / "kept.npz"
 
 
-def view_of_kept(
-    folder: Path, runs: Sequence[Mapping[str, Any]], data: Data, shown: int = 8
-) -> list[KeptView]:
+def view_of_kept(folder: Path, runs: Runs, data: Data, shown: int = 8) -> list[KeptView]:
     """Return what each policy kept, in the order in which they appear.
 
     Runs that did not finish, whose record is missing, or that trained on other data than ``data``,

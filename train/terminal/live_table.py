@@ -92,14 +92,9 @@ class Board(Console, Watch):
         error = [str(result["error"])] if result.get("error") else []
         if not self._live:
             done = sum(state.over for state in self._states.values())
-            scores = [
-                f"{name} {100 * result[key]:.2f}%"
-                for name, key in (
-                    ("test accuracy", "test_accuracy"),
-                    ("validation", "val_accuracy"),
-                )
-                if result.get(key) is not None
-            ]
+            named = {"test accuracy": "test_accuracy", "validation": "val_accuracy"}
+            found = {name: result.get(key) for name, key in named.items()}
+            scores = [f"{name} {100 * v:.2f}%" for name, v in found.items() if v is not None]
             head = f"{job.name}: {status}{' (from before)' if old else ''}"
             self.note(f"[{done}/{len(self._states)}] " + ", ".join([head, *scores, *error]))
         elif error:
