@@ -185,17 +185,10 @@ def _shipped(name: str, size: int, device: torch.device, seed: int) -> Reference
     flops = count_layers(network, (3, size, size), train=False, batch=1)
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     preprocessing = {"channels": "RGB, grey repeated", "resize": "bilinear, antialias", **scaling}
-    identity = {
-        # Not the path of a checkpoint: a file that moves is still the same network.
-        "reference": name.partition(":")[0],
-        "architecture": architecture,
-        "input_size": size,
-        "feature_dim": dim,
-        "weights_sha256": digest,
-        "preprocessing": preprocessing,
-        "precision": "float32",
-        **extra,
-    }
+    # Not the path of a checkpoint: a file that moves is still the same network.
+    identity: dict[str, Any] = {"reference": name.partition(":")[0], "architecture": architecture}
+    identity |= {"input_size": size, "feature_dim": dim, "weights_sha256": digest}
+    identity |= {"preprocessing": preprocessing, "precision": "float32", **extra}
     compute = lambda images: network(_prepared(images, size, **scaling))  # noqa: E731
     return Reference(name, size, dim, identity, flops, device, compute)
 
@@ -230,14 +223,10 @@ def _custom(name: str, side: int, device: torch.device) -> Reference:
         dim = int(compute(pair).shape[1])
     state = model.state_dict() if isinstance(model, nn.Module) else {}
     source = inspect.getsourcefile(function)
-    identity = {
-        "reference": name,
-        "architecture": "custom",
-        "image_side": side,
-        "feature_dim": dim,
-        "weights_sha256": backbones.weights_digest(state) if state else None,
-        # A changed function must not meet the features of the old one.
-        "source_sha256": sha256(Path(source).read_bytes() if source else b""),
-        "preprocessing": "the function's own",
-    }
+    identity: dict[str, Any] = {"reference": name, "architecture": "custom", "image_side": side}
+    digest = backbones.weights_digest(state) if state else None
+    identity |= {"feature_dim": dim, "weights_sha256": digest}
+    # A changed function must not meet the features of the old one.
+    identity["source_sha256"] = sha256(Path(source).read_bytes() if source else b"")
+    identity["preprocessing"] = "the function's own"
     return Reference(name, 0, dim, identity, counter.get_total_flops() / 2, device, compute)

@@ -104,14 +104,10 @@ def cross_fitted_losses(
     weights = _minimize(problem, max_iterations, progress)
     logits = problem.out_of_fold(weights)
     losses = F.cross_entropy(logits, problem.labels, reduction="none")
-    correct = logits.argmax(dim=1) == problem.labels
-    return ProbeResult(
-        losses=losses.clamp(0.0, MAX_LOSS).cpu().numpy().astype(np.float32),
-        accuracy=float(correct.double().mean()),
-        flops=problem.flops,
-        folds=folds,
-        logits=logits.cpu().numpy() if with_logits else None,
-    )
+    clipped = losses.clamp(0.0, MAX_LOSS).cpu().numpy().astype(np.float32)
+    accuracy = float((logits.argmax(dim=1) == problem.labels).double().mean())
+    shown = logits.cpu().numpy() if with_logits else None
+    return ProbeResult(clipped, accuracy, problem.flops, folds, shown)
 
 
 def stratified_folds(
@@ -174,10 +170,8 @@ def whole_numbers(name: str, values: npt.ArrayLike, n: int) -> Ints:
     """
     array = np.asarray(values)
     if array.shape != (n,) or array.dtype.kind not in "iu":
-        raise ValueError(
-            f"{name} must be whole numbers ({n},), got {array.dtype} {array.shape}; one for each "
-            "sample"
-        )
+        found = f"{array.dtype} {array.shape}"
+        raise ValueError(f"{name} must be whole numbers ({n},), got {found}; one for each sample")
     return array.astype(np.int64)
 
 

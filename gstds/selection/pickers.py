@@ -287,9 +287,8 @@ def make_picker(name: str, **options: Any) -> NamedPicker:
     picker, known = PICKERS[check_choice("picker", name, PICKERS)], picker_options(name)
     for option in options:
         if option not in known:
-            raise ValueError(
-                f"picker {name!r} has no option {option!r}; {near_names(option, known)}"
-            )
+            hint = near_names(option, known)
+            raise ValueError(f"picker {name!r} has no option {option!r}; {hint}")
     own = {option: options.pop(option, value) for option, value in picker.options.items()}
     score = options.pop("score", picker.score)
     if score and not isinstance(score, NamedScore):

@@ -442,8 +442,6 @@ def clamped_laplacian(rows: Rows, laplacian: str) -> Laplacian:
 def _clamped_products(unit: Tensor, vectors: Tensor) -> Tensor:
     single = vectors.to(unit.dtype)
     block = max(1, _BLOCK_BYTES // (len(unit) * unit.element_size()))
-    parts = [
-        single @ (unit @ unit[start : start + block].T).clamp_(min=0)
-        for start in range(0, len(unit), block)
-    ]
+    starts = range(0, len(unit), block)
+    parts = [single @ (unit @ unit[at : at + block].T).clamp_(min=0) for at in starts]
     return torch.cat(parts, dim=1).double()

@@ -54,9 +54,7 @@ class FeatureStore:
             self._sizes[CHECKS_NAME] = self.rows * disk.CHECKS_DTYPE.itemsize
         with contextlib.ExitStack() as opened:
             try:
-                self._files = {
-                    name: opened.enter_context(open(path / name, "rb")) for name in self._sizes
-                }
+                self._files = {n: opened.enter_context(open(path / n, "rb")) for n in self._sizes}
             except FileNotFoundError as error:
                 raise StoreError(path, f"{Path(error.filename).name} is missing") from None
             self._check_sizes()
@@ -138,9 +136,7 @@ class FeatureStore:
         """
         index = np.asarray(rows)
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
-            raise TypeError(
-                f"rows must be whole numbers (k,), got {index.dtype} of shape {index.shape}"
-            )
+            raise TypeError(f"rows must be whole numbers (k,), got {index.dtype} {index.shape}")
         if index.size and (index.min() < 0 or index.max() >= self.rows):
             raise IndexError(
                 f"rows must lie in [0, {self.rows - 1}], got {index.min()} to {index.max()} "
@@ -263,14 +259,10 @@ def build_store(
             not finite.
     """
     folder = Path(path)
-    plan = disk.BuildPlan(
-        rows=check_integer("rows", rows, low=1),
-        dim=check_integer("dim", dim, low=1),
-        chunk_rows=check_integer("chunk_rows", chunk_rows, low=1),
-        fingerprint=str(fingerprint),
-        backbone=dict(backbone),
-        dtype=check_choice("dtype", dtype, disk.DTYPES),
-    )
+    asked = {"rows": rows, "dim": dim, "chunk_rows": chunk_rows}
+    sizes = [check_integer(name, value, low=1) for name, value in asked.items()]
+    kind = check_choice("dtype", dtype, disk.DTYPES)
+    plan = disk.BuildPlan(*sizes, str(fingerprint), dict(backbone), kind)
     disk.canonical(plan.backbone)
     with locked(folder / disk.LOCK_NAME):
         if rebuild:
@@ -390,21 +382,15 @@ def prepare_store(
     pixels, classes, grouped = _checked(images, labels, groups)
     folder = Path(path)
     model = make_reference(reference, image_side=max(pixels.shape[2:]), device=device)
-    store = build_store(
-        folder,
-        rows=len(pixels),
-        dim=model.feature_dim,
-        fingerprint=sha256(str(pixels.shape), np.ascontiguousarray(pixels).data),
-        backbone=dict(model.identity),
-        compute=lambda start, stop: model.features(torch.from_numpy(pixels[start:stop].copy())),
-    )
-    count = int(classes.max()) + 1
-    made_from = {
-        "num_classes": count,
-        "labels": sha256(classes.tobytes(), grouped.tobytes()),
-        "store": store.manifest["fingerprint"],
-        "backbone": dict(model.identity),
-    }
+    by, of = dict(model.identity), sha256(str(pixels.shape), np.ascontiguousarray(pixels).data)
+
+    def compute(start: int, stop: int) -> Any:
+        return model.features(torch.from_numpy(pixels[start:stop].copy()))
+
+    of_what: dict[str, Any] = {"fingerprint": of, "backbone": by, "compute": compute}
+    store = build_store(folder, rows=len(pixels), dim=model.feature_dim, **of_what)
+    count, known = int(classes.max()) + 1, sha256(classes.tobytes(), grouped.tobytes())
+    made_from = {"num_classes": count, "labels": known, "store": of, "backbone": by}
     try:
         open_losses(folder / LOSSES_NAME, expected=made_from)
     except StoreError:

@@ -22,7 +22,7 @@ from gstds.train.launching.torchrun import launched_rank, process_group
 from gstds.train.running.ending import RunFailedError, StopFlag, interruptible
 from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terminal import options as words
-from gstds.train.terminal.console import Console, announce, out, say
+from gstds.train.terminal.console import Console, announce, out
 
 if TYPE_CHECKING:
     from gstds.common.process_group import Group
@@ -135,18 +135,8 @@ def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -
     upload = None if over else words.asked_tracking(arguments)
     try:
         with Console(quiet=arguments.quiet) as console:
-            result = execute(
-                config,
-                folder,
-                upload=upload,
-                stop=StopFlag(),
-                resume=bool(arguments.resume),
-                checkpoint_every=arguments.checkpoint_every,
-                progress=console,
-                note=console.note,
-                command=words.command_line(),
-                group=group,
-            )
+            how = _how(arguments, console) | {"checkpoint_every": arguments.checkpoint_every}
+            result = execute(config, folder, upload=upload, stop=StopFlag(), group=group, **how)
     except RunFailedError as failure:
         try:
             _write_json(arguments, failure.result)
@@ -161,6 +151,12 @@ def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -
     elif read_target(folder):
         out("open the UI: gstds ui")
     return words.code_of([result["status"]])
+
+
+def _how(arguments: Arguments, console: Console) -> dict[str, Any]:
+    """Return what a run and an agent's teaching are both told."""
+    how = {"resume": bool(arguments.resume), "command": words.command_line()}
+    return how | {"progress": console, "note": console.note}
 
 
 def _write_json(arguments: Arguments, result: dict[str, Any]) -> None:
@@ -191,28 +187,16 @@ def do_learn(arguments: Arguments) -> int:
         raise ValueError("--register needs the MLflow store that --no-tracking leaves out")
     stop = StopFlag()
     with interruptible(stop), Console(quiet=arguments.quiet) as console:
-        result = learn(
-            config,
-            folder,
-            upload=upload,
-            stop=stop,
-            resume=bool(arguments.resume),
-            command=words.command_line(),
-            progress=console,
-            note=None if arguments.quiet else say,
-        )
+        result = learn(config, folder, upload=upload, stop=stop, **_how(arguments, console))
     if arguments.json:
         write_json(arguments.json, result)
     cost, best = result["cost"], result["best"]
-    out(
-        f"{result['status']}: {cost['episodes']} episodes, {cost['decisions']} decisions, "
-        f"{cost['charged_flops']:.3g} FLOP, {cost['seconds']:.0f} s"
-    )
+    spent = f"{cost['charged_flops']:.3g} FLOP, {cost['seconds']:.0f} s"
+    done = f"{cost['episodes']} episodes, {cost['decisions']} decisions"
+    out(f"{result['status']}: {done}, {spent}")
     if best:
-        out(
-            f"best on held-out instances: accuracy {100 * best['accuracy']:.2f}%, mean keep "
-            f"{best['mean_keep']:.3f}, after {best['steps']} decisions"
-        )
+        reached = f"accuracy {100 * best['accuracy']:.2f}%, mean keep {best['mean_keep']:.3f}"
+        out(f"best on held-out instances: {reached}, after {best['steps']} decisions")
     if result["status"] != "finished":
         out(f"go on with: gstds learn --resume {folder}")
         return words.Exit.INTERRUPTED
@@ -254,14 +238,8 @@ def do_ui(arguments: Arguments) -> int:
             f"nothing was tracked in {mask_secrets(uri)}: there is no such file; start where the "
             "runs were made, or name their store by --tracking-uri"
         )
-    return open_ui(
-        arguments.tracking_uri,
-        port=arguments.port,
-        host=arguments.host,
-        experiment=arguments.experiment,
-        comparison=arguments.comparison,
-        echo=out,
-    )
+    asked = {n: vars(arguments)[n] for n in ("port", "host", "experiment", "comparison")}
+    return open_ui(arguments.tracking_uri, echo=out, **asked)
 
 
 def do_sync(arguments: Arguments) -> int:
@@ -275,13 +253,13 @@ def do_sync(arguments: Arguments) -> int:
 
 def do_list(arguments: Arguments) -> int:
     """List names with descriptions."""
+    plain = arguments.kind is not None and not sys.stdout.isatty()
     for kind in TABLES if arguments.kind is None else (arguments.kind,):
         found = listed(kind)
         if arguments.kind is None:
             out(f"{kind}:")
-        width = max((len(name) for name in found), default=0)
+        width = max(map(len, found), default=0)
         for name, text in found.items():
-            plain = arguments.kind is not None and not sys.stdout.isatty()
             out(f"{name}\t{text}" if plain else f"  {name:<{width}}  {text}")
     return words.Exit.DONE
 
@@ -300,10 +278,9 @@ def do_check(arguments: Arguments) -> int:
         for found in report.findings:
             out(f"  FOUND   {found.check}: {found.what}\n          {found.mend}")
             out(f"          {found.where}" if found.where else "")
-        figures = report.figures
-        if len(figures) == 2:
-            speed = f", {figures['ms_per_answer']:.2f} ms to answer a batch of 128"
-            out(f"  keeps {figures['mean_keep']:.3f} of what is drawn{speed}")
+        if len(report.figures) == 2:
+            speed = f"{report.figures['ms_per_answer']:.2f} ms to answer a batch of 128"
+            out(f"  keeps {report.figures['mean_keep']:.3f} of what is drawn, {speed}")
     if arguments.json:
         write_json(arguments.json, {"version": 1, "policies": reports})
     return words.Exit.FAILED if any(one["findings"] for one in reports) else words.Exit.DONE
@@ -335,15 +312,12 @@ def do_features(arguments: Arguments) -> int:
         options = EnvOptions(**config.env_options(), observe=("reference_losses",))
         reference = load_task(options, console).reference
         assert reference is not None  # noqa: S101  (the observation above asks for it)
-        store = reference.store
-        if arguments.verify:
+        store, verified = reference.store, " verified" if arguments.verify else ""
+        if verified:
             store.verify()
-    verified = " verified" * arguments.verify
     out(f"store: {store.path} ({store.rows} rows of {store.dim}){verified}")
-    out(
-        f"probe: {100 * reference.accuracy:.2f}% on samples it was not fitted to, "
-        f"mean loss {float(reference.losses.mean()):.4f} nats"
-    )
+    share, loss = 100 * reference.accuracy, float(reference.losses.mean())
+    out(f"probe: {share:.2f}% on samples it was not fitted to, mean loss {loss:.4f} nats")
     costs = f"{reference.features_flops:.3g} FLOP features, {reference.probe_flops:.3g} probe"
     out(f"cost: {costs}")
     return words.Exit.DONE

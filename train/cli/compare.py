@@ -94,8 +94,7 @@ def _compare(arguments: Arguments, comparison: Comparison, datasets: Sequence[st
         out("\noverview:\n")
         print_table(table)
         out(f"\n{table.caption}\noverview: {comparison.folder / 'overview.md'}")
-    worst = (words.Exit.INTERRUPTED, words.Exit.FAILED)
-    return next((code for code in worst if code in codes), words.Exit.DONE)
+    return max(codes)
 
 
 def _show(arguments: Arguments, comparison: Comparison, content: dict[str, Any]) -> int:
@@ -106,9 +105,7 @@ def _show(arguments: Arguments, comparison: Comparison, content: dict[str, Any])
     _print_tables(content)
     for row, why in content.get("left_out", {}).items():
         out(f"left out: {row}: {why}")
-    out(f"\nreport: {paths['html']}")
-    if "accuracy" in paths:
-        out(f"plot (accuracy): {paths['accuracy']}")
+    out(f"\nreport: {paths['html']}\nplot (accuracy): {paths['accuracy']}")
     if comparison.tracking:
         from gstds.train.reporting.mlflow_summary import publish
         from gstds.train.tracking.uploader import Upload
@@ -158,16 +155,8 @@ def _sweep(arguments: Arguments, comparison: Comparison, asked: CompareOptions) 
     (runs, planned), _ = _watched(arguments, comparison, work)
     ranking = rank(runs)
     best = judging_command(comparison, ranking[0]["policy"]) if ranking else ""
-    content = {
-        "version": 1,
-        "name": comparison.name,
-        "command": comparison.command,
-        "config": comparison.base.as_dict(),
-        "planned": planned,
-        "runs": runs,
-        "ranking": ranking,
-        "judge_the_best": best,
-    }
+    content = comparison.head | {"config": comparison.base.as_dict(), "planned": planned}
+    content |= {"runs": runs, "ranking": ranking, "judge_the_best": best}
     write_json(comparison.folder / "sweep.json", content)
     if arguments.json:
         write_json(arguments.json, content)

@@ -79,16 +79,10 @@ def diagnose(uri: str | None = None) -> list[Check]:
     Returns:
         One check per thing looked at. A check that itself breaks is reported as ``fail``.
     """
-    groups: dict[str, Callable[[], Iterator[Check]]] = {
-        "python": _python,
-        "packages": _packages,
-        "torch": _torch,
-        "torchvision": _torchvision,
-        "data": _data,
-        "reference": _references,
-        "cache": _cache,
-        "mlflow store": lambda: check_store(uri),
-    }
+    groups = {"python": _python, "packages": _packages, "torch": _torch}
+    groups |= {"torchvision": _torchvision, "data": _data, "reference": _references}
+    groups["cache"] = _cache
+    groups["mlflow store"] = partial(check_store, uri)
     return [check for name, group in groups.items() for check in guarded(name, group)]
 
 

@@ -17,7 +17,7 @@ from gstds.train.comparing.comparison import Comparison, split_name, variant_con
 from gstds.train.comparing.controls import SHORT_FULL, Pair, plan_controls
 from gstds.train.figures.statistics import paired_rows, summarize, summarize_controls
 from gstds.train.figures.tables import Table, judged_on, lay_out, points
-from gstds.train.launching.jobs import Job, Logs, Watch, run_in_processes, run_job, warm_up
+from gstds.train.launching.jobs import RECORD, Job, Logs, Watch, run_in_processes, run_job, warm_up
 from gstds.train.running.ending import StopFlag
 from gstds.train.running.folder import finished_result
 from gstds.train.running.options import dataset_folder, identity, run_folder
@@ -55,12 +55,12 @@ def compare(
         beside, pairs = plan_controls(jobs, results, str(comparison.baseline))
         _prepare(beside, watch)
         results |= _run(beside, comparison, watch, stop)
-    runs, controls = (
-        [results[job.folder] for job in several or () if job.folder in results]
-        for several in (jobs, beside)
-    )
     count = None if beside is None else len(beside)
-    return finish(comparison, runs, len(jobs), controls, count, pairs, missing)
+
+    def of(several: Sequence[Job]) -> list[dict[str, Any]]:
+        return [results[job.folder] for job in several if job.folder in results]
+
+    return finish(comparison, of(jobs), len(jobs), of(beside or ()), count, pairs, missing)
 
 
 def plan(comparison: Comparison) -> list[Job]:
@@ -79,9 +79,9 @@ def plan(comparison: Comparison) -> list[Job]:
             "drop it, or name full with fewer epochs: full@epochs=8"
         )
     if baseline not in policies:
+        known = ", ".join(policies)
         raise ValueError(
-            f"baseline must be one of the compared policies ({', '.join(policies)}), "
-            f"got {baseline!r}"
+            f"baseline must be one of the compared policies ({known}), got {baseline!r}"
         )
     if comparison.ray and comparison.workers > 1:
         raise ValueError("workers are processes of this machine; Ray decides by itself: drop one")
@@ -123,13 +123,10 @@ def plan_run(comparison: Comparison, row: str, seed: int) -> Job:
         label=row,
         config=config,
         folder=run_folder(comparison.folder, config, row),
-        tracking=comparison.tracking,
-        experiment=comparison.experiment,
         tags={"comparison": comparison.name, "policy": row},
-        checkpoint_every=comparison.checkpoint_every,
-        command=comparison.command,
         threads=_threads(comparison),
         elsewhere=comparison.ray is not None,
+        **{name: getattr(comparison, name) for name in RECORD},
     )
 
 
@@ -248,25 +245,16 @@ def finish(
     """
     baseline = str(comparison.baseline)
     complete = any(run["policy"] == baseline for run in runs)
+    base, beside = comparison.base, list(controls)
+    content = comparison.head | {"baseline": baseline, "setting": base.setting}
+    content |= {"config": base.as_dict(), "planned": planned, "runs": runs}
+    content["summary"] = summarize(runs, baseline) if complete else []
+    content |= {"controls": beside, "controls_planned": controls_planned}
+    content["controls_summary"] = summarize_controls(runs, beside, baseline) if complete else []
+    content["against_controls"] = paired_rows([*runs, *beside], pairs)
+    content |= {"versions": versions(), "hardware": hardware()}
     preset = {"question": comparison.question, "left_out": dict(left_out or {})}
-    content = {
-        "version": 1,
-        "name": comparison.name,
-        "baseline": baseline,
-        "command": comparison.command,
-        "setting": comparison.base.setting,
-        "config": comparison.base.as_dict(),
-        "planned": planned,
-        "runs": runs,
-        "summary": summarize(runs, baseline) if complete else [],
-        "controls": list(controls),
-        "controls_summary": summarize_controls(runs, controls, baseline) if complete else [],
-        "controls_planned": controls_planned,
-        "against_controls": paired_rows([*runs, *controls], pairs),
-        "versions": versions(),
-        "hardware": hardware(),
-        **{name: value for name, value in preset.items() if value},
-    }
+    content |= {name: value for name, value in preset.items() if value}
     write_sealed(comparison.folder / "comparison.json", content)
     return content
 
@@ -328,15 +316,9 @@ def write_overview(
         OSError: If a file cannot be written.
     """
     rows = [{**row, "dataset": d} for d, content in contents.items() for row in content["summary"]]
-    overview = {
-        "version": 1,
-        "name": comparison.name,
-        "baseline": comparison.baseline,
-        "command": comparison.command,
-        "datasets": list(contents),
-        "runs": [run for content in contents.values() for run in content["runs"]],
-        "summary": rows,
-    }
+    runs = [run for content in contents.values() for run in content["runs"]]
+    overview = comparison.head | {"baseline": comparison.baseline, "datasets": list(contents)}
+    overview |= {"runs": runs, "summary": rows}
     write_json(comparison.folder / "overview.json", overview)
     lines: dict[str, dict[str, str]] = {}
     for row in rows:

@@ -132,6 +132,11 @@ class Comparison(LogOptions, FanOutOptions, RowOptions):
             object.__setattr__(self, "baseline", first)
 
     @property
+    def head(self) -> dict[str, Any]:
+        """What every file of results begins with."""
+        return {"version": 1, "name": self.name, "command": self.command}
+
+    @property
     def every_seed(self) -> range:
         """The seeds of each row."""
         return range(self.first_seed, self.first_seed + self.seeds)

@@ -123,10 +123,8 @@ def follows(kept: Kept, schedule: Schedule, setting: str) -> bool:
         return False
     else:  # a policy sees float32
         progress = np.concatenate([[0.0], kept.progress[:-1]]).astype(np.float32)
-    expected = [
-        kept_count(schedule(min(1.0, float(p))), int(size))
-        for p, size in zip(progress, kept.sizes, strict=True)
-    ]
+    ratios = (schedule(min(1.0, float(p))) for p in progress)
+    expected = [kept_count(r, int(n)) for r, n in zip(ratios, kept.sizes, strict=True)]
     return bool(np.array_equal(kept.counts, expected))
 
 
@@ -164,9 +162,8 @@ def _finished(jobs: Sequence[Job], results: Results) -> list[_Finished]:
 
 def _training(job: Job) -> str:
     """Return what a run has in common with random samples beside it, but for the schedule."""
-    config = _with_policy(job.config, "random").with_options(
-        seed=0, schedule="", keep=None, schedule_params={}
-    )
+    apart: dict[str, Any] = {"seed": 0, "schedule": "", "keep": None, "schedule_params": {}}
+    config = _with_policy(job.config, "random").with_options(**apart)
     reference = config.reference if config.distill else None
     return json.dumps(config.as_dict() | {"reference": reference}, sort_keys=True, default=str)
 

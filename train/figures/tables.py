@@ -117,11 +117,8 @@ def lay_out(rows: Summary, columns: Sequence[tuple[str, str, str]], caption: str
     size, unit = flop_unit(scaled)
     judged = "accuracy" if judged_on(rows) == "test" else "validation"
     heads = (head.replace("{unit}", unit).replace("{judged}", judged) for _, head, _ in columns)
-    return Table(
-        header=tuple(heads),
-        rows=tuple(tuple(_cell(row, key, form, size) for key, _, form in columns) for row in rows),
-        caption=caption,
-    )
+    cells = (tuple(_cell(row, key, form, size) for key, _, form in columns) for row in rows)
+    return Table(tuple(heads), tuple(cells), caption)
 
 
 def _cell(row: Row, key: str, form: str, size: float) -> str:

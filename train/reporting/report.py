@@ -77,6 +77,10 @@ def write_report(folder: str | Path, comparison: Content, *, run_code: bool = Tr
     kept, note = _plot_what_was_kept(place, comparison, run_code)
     command = comparison.get("command") or ""
     command = command if isinstance(command, str) else shlex.join(map(str, command))
+    failed = [run for run in runs if run.get("error")]
+    errors = [f"{run['policy']} seed {run.get('seed')}: {run['error']}" for run in failed]
+    left_out = comparison.get("left_out", {}).items()
+    errors += [f"{row} was left out: {why}" for row, why in left_out]
     reached = [to_accuracy_table(runs, baseline, cost) for cost in ("charged_flops", "seconds")]
     values = {
         "title": f"Comparison {comparison.get('name') or ''}".strip(),
@@ -90,12 +94,7 @@ def write_report(folder: str | Path, comparison: Content, *, run_code: bool = Tr
         "runs": runs,
         "plots": drawn | kept,
         "note": note,
-        "errors": [
-            mask_secrets(f"{run['policy']} seed {run.get('seed')}: {run['error']}")
-            for run in runs
-            if run.get("error")
-        ]
-        + [f"{row} was left out: {why}" for row, why in comparison.get("left_out", {}).items()],
+        "errors": [mask_secrets(text) for text in errors],
         "command": mask_secrets(command),
         "facts": [_facts(k, comparison[k]) for k in ("hardware", "versions") if comparison.get(k)],
     }

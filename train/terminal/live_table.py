@@ -120,13 +120,10 @@ class Board(Console, Watch):
     def line(self) -> str:
         """Return how things stand in one line."""
         states = list(self._states.values())
-        running = [
-            f"{state.job.name} {state.phase} {100 * state.share:.0f}%"
-            for state in states
-            if state.status == "running"
-        ]
+        running = [one for one in states if one.status == "running"]
+        lines = [f"{one.job.name} {one.phase} {100 * one.share:.0f}%" for one in running]
         over = sum(state.over for state in states)
-        return "; ".join([f"{over} of {len(states)} runs done", *running])
+        return "; ".join([f"{over} of {len(states)} runs done", *lines])
 
     def _change(self, job: Job, accuracy: float | None, **changes: Any) -> None:
         """Take down how a run stands; where there is no table, a line a minute says it."""
