@@ -199,10 +199,8 @@ def _custom(name: str, side: int, device: torch.device) -> Reference:
     with users_code(f"reference {name!r}"):
         model = function()
     if not callable(model):
-        raise ValueError(
-            f"reference {name!r}: the function must return a callable or an nn.Module, "
-            f"got {type(model).__name__}"
-        )
+        fault = f"the function must return a callable or an nn.Module, got {type(model).__name__}"
+        raise ValueError(f"reference {name!r}: {fault}")
     if isinstance(model, nn.Module):
         model = model.eval().requires_grad_(False).to(device)
 

@@ -91,10 +91,8 @@ def fiedler_vector(
             f"pass laplacian='normalized', got {laplacian!r}"
         )
     if affinity == "clamp" and solver == "matrix-free":
-        raise ValueError(
-            "affinity='clamp' has no low-rank form: pass solver='dense' or 'auto', "
-            "or affinity='shift', got solver='matrix-free'"
-        )
+        mend = "pass solver='dense' or 'auto', or affinity='shift', got solver='matrix-free'"
+        raise ValueError(f"affinity='clamp' has no low-rank form: {mend}")
 
     def solved(batch: Tensor) -> Spectrum:
         rows = graph.prepare_rows(batch)

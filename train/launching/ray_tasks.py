@@ -262,10 +262,8 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
     try:
         ray = importlib.import_module("ray")
     except ImportError as error:
-        raise ImportError(
-            f"--ray needs Ray, which is not installed ({error}): pip install 'gstds[ray]', "
-            "or use --workers K on this machine"
-        ) from None
+        mend = "pip install 'gstds[ray]', or use --workers K on this machine"
+        raise ImportError(f"--ray needs Ray, which is not installed ({error}): {mend}") from None
     if ray.is_initialized():
         yield ray
         return
@@ -381,10 +379,8 @@ def _check_shared_files(ray: Any, places: set[Path]) -> None:
                     f"{node} cannot run gstds ({reason}); install the same version on every node"
                 ) from None
             if unseen:
-                raise ValueError(
-                    f"{node} does not see {Path(unseen[0]).parent}; --out and $GSTDS_CACHE must be "
-                    "on a file system that all nodes share"
-                )
+                mend = "--out and $GSTDS_CACHE must be on a file system that all nodes share"
+                raise ValueError(f"{node} does not see {Path(unseen[0]).parent}; {mend}")
 
 
 @contextlib.contextmanager
