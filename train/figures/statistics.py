@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.train.figures.metrics import metrics
+from gstds.train.figures.tables import metrics
 
 Run = Mapping[str, Any]
 Runs = Sequence[Run]

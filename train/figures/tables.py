@@ -1,15 +1,19 @@
-"""A comparison as a table: on a terminal, as plain text or Markdown."""
+"""Metrics and rows as tables: on a terminal, as plain text or Markdown.
+
+The table of metrics, `metrics.toml`, says what is tracked, summarized, laid out and drawn.
+"""
 
 # Own, not pandas: its Markdown needs another library, its text knows no split to a terminal's
 # width, and cells are text that is formed column by column (`_cell`) before there is a table.
 
 from __future__ import annotations
 
+import functools
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from gstds.train.figures.metrics import metrics
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -21,6 +25,43 @@ Summary = Sequence[Row]
 _PREFIXES = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 FEWEST_RUNS = 10
 """With fewer runs no difference is claimed and no effect size shown."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table; the head of `metrics.toml` says what stands in it."""
+
+    key: str
+    unit: str = "fraction"
+    mean: bool = False
+    every: str = "evaluation"
+    logged: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, list[str]] = field(default_factory=dict)
+    charts: tuple[tuple[str, int, str, str], ...] = ()
+
+    def when(self, name: str) -> str:
+        """Return when a name is logged: `step`, `evaluation`, `end`, `summary` or `control`."""
+        section, what = name.split("/")[:2]
+        if section == "summary":
+            return "control" if what.startswith("control_") else section
+        return "end" if section == "final" else self.every
+
+
+@functools.cache
+def metrics() -> tuple[Metric, ...]:
+    """Return the rows."""
+    text = Path(__file__).with_name("metrics.toml").read_text(encoding="utf-8")
+    return tuple(Metric(**row) for row in tomllib.loads(text)["metric"])
+
+
+def as_logged(values: Mapping[str, Any], when: str) -> dict[str, float]:
+    """Return those of a run's or a row's values that are logged then, by name in MLflow."""
+    return {
+        name: values[metric.key]
+        for metric in metrics()
+        for name in metric.logged
+        if metric.when(name) == when and values.get(metric.key) is not None
+    }
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from gstds.common.checks import check_integer
 from gstds.common.files import sha256
-from gstds.train.figures.metrics import metrics
+from gstds.train.figures.tables import metrics
 from gstds.train.tracking import store
 
 if TYPE_CHECKING:
