@@ -176,7 +176,7 @@ def line(item: Figure) -> str:
 
 def plot(title: str, figures: Sequence[Figure]) -> bytes:
     """Return a bar for each figure, its quartiles, and a tick where it has to reach."""
-    from gstds.train.figures.frame import as_png, new_figure
+    from gstds.train.figures.plots import as_png, new_figure
 
     drawing, axes = new_figure(8.0, 0.9 + 0.36 * len(figures))
     places = np.arange(len(figures))[::-1]

@@ -21,7 +21,7 @@ from interleaved import arguments, interleave, rounds_of
 
 from gstds.common.files import write_bytes, write_json, write_text
 from gstds.spectral.fiedler import AUTO_DENSE_MAX, fiedler_vector, spectral_flops
-from gstds.train.figures.frame import as_png, new_figure
+from gstds.train.figures.plots import as_png, new_figure
 from gstds.train.figures.tables import lay_out
 
 COUNTS = (128, 256, 512, 1024, 2048, 4096, 8192)

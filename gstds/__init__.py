@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from gstds.selection.schedules import make_schedule
     from gstds.spectral.fiedler import fiedler_vector
     from gstds.spectral.laplacian import Spectrum
-    from gstds.store.feature_store import FeatureStore
-    from gstds.store.from_images import prepare_store
+    from gstds.store.feature_store import FeatureStore, prepare_store
     from gstds.train.cli.calls import compare, run
 
 __version__ = "0.2.0.dev0"
@@ -42,8 +41,7 @@ _MODULES = {
     "gstds.policies.registry": ("make_policy", "policy_names"),
     "gstds.policies.dropin.selector": ("Selector",),
     "gstds.policies.dropin.sampler": ("SelectionSampler", "IndexedDataset"),
-    "gstds.store.from_images": ("prepare_store",),
-    "gstds.store.feature_store": ("FeatureStore",),
+    "gstds.store.feature_store": ("FeatureStore", "prepare_store"),
     "gstds.selection.schedules": ("make_schedule",),
     "gstds.spectral.fiedler": ("fiedler_vector",),
     "gstds.spectral.laplacian": ("Spectrum",),

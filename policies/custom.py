@@ -9,7 +9,7 @@ import numpy as np
 from gstds.common.checks import check_choice
 from gstds.common.noise import derived_uniform
 from gstds.policies.base import AnySchedule, KeepRatioPolicy, Observation, Weights
-from gstds.selection.scores import make_score
+from gstds.selection.pickers import make_score
 from gstds.selection.weights import keep_probabilities, percentiles, valid_batch
 
 _LEAST_CHANCE = 0.01
@@ -25,8 +25,8 @@ class Custom(KeepRatioPolicy):
 
     Args:
         schedule: Keep-ratio schedule.
-        score: A name of `gstds.selection.scores.SCORES`, or a sign rule of the Fiedler vector; None
-            is the picker's own.
+        score: A name of `gstds.selection.pickers.SCORES`, or a sign rule of the Fiedler vector;
+            None is the picker's own.
         picker: A name of `gstds.selection.pickers.PICKERS`.
         weighting: ``ones``: the loss is the kept samples' mean; ``drawn``: their sum over the
             number drawn, so that fewer samples make a smaller step; ``unbiased``, with picker

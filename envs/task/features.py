@@ -16,9 +16,9 @@ import torch
 from gstds.common.files import cache_root, sha256
 from gstds.envs.data.datasets import Data
 from gstds.reference.networks import Reference, make_reference
-from gstds.store.build import Compute
 from gstds.store.compression import Compression, fit_basis, parse_compression, project
 from gstds.store.feature_store import FeatureStore, build_store
+from gstds.store.format import Compute
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]

@@ -25,6 +25,7 @@ from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import keyed_bits
 
 Ints = npt.NDArray[np.int64]
+Progress = Callable[[int, int], None]
 
 MAX_LOSS = 20.0
 """Losses are clipped here: a probability of 2e-9, far beyond what a regularized head claims."""
@@ -68,7 +69,7 @@ def cross_fitted_losses(
     max_iterations: int = 100,
     device: torch.device | str = "cpu",
     with_logits: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ProbeResult:
     """Return each sample's loss under a linear head that never saw it, nor a duplicate of it.
 
@@ -103,14 +104,10 @@ def cross_fitted_losses(
     weights = _minimize(problem, max_iterations, progress)
     logits = problem.out_of_fold(weights)
     losses = F.cross_entropy(logits, problem.labels, reduction="none")
-    correct = logits.argmax(dim=1) == problem.labels
-    return ProbeResult(
-        losses=losses.clamp(0.0, MAX_LOSS).cpu().numpy().astype(np.float32),
-        accuracy=float(correct.double().mean()),
-        flops=problem.flops,
-        folds=folds,
-        logits=logits.cpu().numpy() if with_logits else None,
-    )
+    clipped = losses.clamp(0.0, MAX_LOSS).cpu().numpy().astype(np.float32)
+    accuracy = float((logits.argmax(dim=1) == problem.labels).double().mean())
+    shown = logits.cpu().numpy() if with_logits else None
+    return ProbeResult(clipped, accuracy, problem.flops, folds, shown)
 
 
 def stratified_folds(
@@ -173,10 +170,8 @@ def whole_numbers(name: str, values: npt.ArrayLike, n: int) -> Ints:
     """
     array = np.asarray(values)
     if array.shape != (n,) or array.dtype.kind not in "iu":
-        raise ValueError(
-            f"{name} must be whole numbers ({n},), got {array.dtype} {array.shape}; one for each "
-            "sample"
-        )
+        found = f"{array.dtype} {array.shape}"
+        raise ValueError(f"{name} must be whole numbers ({n},), got {found}; one for each sample")
     return array.astype(np.int64)
 
 
@@ -250,9 +245,7 @@ def _rounded(x: Tensor, l2: float) -> tuple[Tensor, Tensor]:
     return centered @ basis, (l2 * scale.square()).to(x.dtype).unsqueeze(1)
 
 
-def _minimize(
-    problem: _Problem, iterations: int, progress: Callable[[int, int], None] | None
-) -> Tensor:
+def _minimize(problem: _Problem, iterations: int, progress: Progress | None) -> Tensor:
     """Descend with Nesterov's momentum, each head by itself, until its own gradient is small.
 
     The step is fixed by the features alone, momentum restarts per head (O'Donoghue and Candès,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from gstds.common.checks import check_fraction, check_integer
 from gstds.common.state import Stateful
@@ -163,7 +164,7 @@ class RiseWatch(Stateful):
         self._batches = 0
         self._least: float | None = None
 
-    def take(self, losses: npt.ArrayLike) -> None:
+    def take(self, losses: ArrayLike) -> None:
         """Take in the losses (k,) of a batch's samples that were trained on; k may be 0."""
         values = np.asarray(losses, dtype=np.float64)
         if len(values) == 0 or not np.isfinite(values).all():
@@ -190,7 +191,7 @@ class RiseWatch(Stateful):
         return mean - self._least > max(self.RATIO * abs(self._least), self.SHARE * self._first[1])
 
 
-def least_loss(reference_losses: npt.ArrayLike) -> float:
+def least_loss(reference_losses: ArrayLike) -> float:
     """Return the loss in nats that a tenth of the samples (N,), the surest, stay below.
 
     Raises:
@@ -210,7 +211,7 @@ def wrong_label_share(surest: float) -> float:
     return 1.0 - math.exp(-max(0.0, surest))
 
 
-def wrong_label_chances(reference_losses: npt.ArrayLike, share: float, classes: int) -> Floats:
+def wrong_label_chances(reference_losses: ArrayLike, share: float, classes: int) -> Floats:
     """Return each label's chance (N,) in [0, 1] to be one of the wrong ones.
 
     The reference gives a label the probability exp(-loss), of which share / classes is what a
@@ -230,7 +231,7 @@ def wrong_label_chances(reference_losses: npt.ArrayLike, share: float, classes: 
     return np.asarray(np.exp(np.minimum(log_odds, 0.0)) * (share > 0))
 
 
-def _checked(reference_losses: npt.ArrayLike) -> Floats:
+def _checked(reference_losses: ArrayLike) -> Floats:
     losses = np.asarray(reference_losses, dtype=np.float64)
     if not np.isfinite(losses).all() or (losses < 0).any():
         raise ValueError("reference_losses must be finite and at least 0")

@@ -13,13 +13,8 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from gstds.common.checks import (
-    check_choice,
-    check_fraction,
-    check_integer,
-    check_number,
-    near_names,
-)
+from gstds.common import checks
+from gstds.common.checks import check_choice, check_fraction
 
 Unit = Literal["steps", "budget"]
 _LEAST = 1e-300  # 1 / ratio overflows below it
@@ -58,12 +53,10 @@ class Schedule:
         """Return the fields that are keep ratios, each value changed."""
         changed: dict[str, Any] = {}
         for name in self.ratios:
-            value, several = getattr(self, name), isinstance(getattr(type(self), name), tuple)
-            if several and not isinstance(value, Iterable):
+            value, many = getattr(self, name), isinstance(getattr(type(self), name), tuple)
+            if many and not isinstance(value, Iterable):
                 raise TypeError(f"{name} must be several keep ratios, got {value!r}")
-            changed[name] = (
-                tuple(change(name, v) for v in value) if several else change(name, value)
-            )
+            changed[name] = tuple(change(name, v) for v in value) if many else change(name, value)
         return changed
 
     def _affine(self, scale: float, offset: float) -> Self:
@@ -82,7 +75,9 @@ class Schedule:
         Raises:
             ValueError: If the unit is unknown.
         """
-        check_choice("unit", unit, ("steps", "budget"))
+        return self._mean(check_choice("unit", unit, ("steps", "budget")))
+
+    def _mean(self, unit: str) -> float:
         if unit == "steps":
             return _integral(self._ratio)
         lowest = min(self._ratio(p) for p in np.linspace(0, 1, 257))
@@ -145,8 +140,8 @@ class Sigmoid(Schedule):
     def __post_init__(self) -> None:
         """Check the parameters."""
         super().__post_init__()
-        check_number("sigmoid midpoint", self.midpoint, low=-10, high=10)
-        check_number("sigmoid steepness", self.steepness, low=0, high=1e4, open_low=True)
+        checks.check_number("sigmoid midpoint", self.midpoint, low=-10, high=10)
+        checks.check_number("sigmoid steepness", self.steepness, low=0, high=1e4, open_low=True)
 
     def _ratio(self, progress: float) -> float:
         z = self.steepness * (progress - self.midpoint)
@@ -218,13 +213,7 @@ class _Staircase(Schedule):
         levels, count = self._stairs()
         return levels[min(count - 1, int(progress * count + _EDGE)) % len(levels)]
 
-    def mean_keep(self, unit: Unit = "steps") -> float:
-        """Return the mean of the levels, harmonic for ``unit="budget"``.
-
-        Raises:
-            ValueError: If the unit is unknown.
-        """
-        check_choice("unit", unit, ("steps", "budget"))
+    def _mean(self, unit: str) -> float:
         levels, _ = self._stairs()
         if unit == "steps":
             return math.fsum(levels) / len(levels)
@@ -268,7 +257,7 @@ class Oscillating(_Staircase):
     def __post_init__(self) -> None:
         """Check the parameters."""
         super().__post_init__()
-        periods = check_integer("oscillating periods", self.periods, low=1, high=100_000)
+        periods = checks.check_integer("oscillating periods", self.periods, low=1, high=100_000)
         object.__setattr__(self, "periods", periods)
 
     def _stairs(self) -> tuple[tuple[float, ...], int]:
@@ -289,9 +278,8 @@ class Reversed(Schedule):
     def _ratio(self, progress: float) -> float:
         return self.base._ratio(1.0 - progress)
 
-    def mean_keep(self, unit: Unit = "steps") -> float:
-        """Return the mean keep of the schedule that is reversed: time has no direction in it."""
-        return self.base.mean_keep(unit)
+    def _mean(self, unit: str) -> float:
+        return self.base._mean(unit)  # time has no direction in it
 
     def with_mean_keep(self, keep: float, unit: Unit = "steps") -> Self:
         """Return the reversed schedule whose base reaches ``keep``; see the base class.
@@ -339,10 +327,10 @@ def make_schedule(
     known = [f.name for f in fields(kind)]
     for parameter in parameters:
         if parameter not in known:
-            hint = near_names(parameter, known)
+            hint = checks.near_names(parameter, known)
             raise ValueError(f"schedule {name!r} has no parameter {parameter!r}; {hint}")
-    schedule = kind(**parameters)
     check_choice("unit", unit, ("steps", "budget"))
+    schedule = kind(**parameters)
     if keep is None:
         return schedule
     return schedule.with_mean_keep(check_fraction("keep", keep, open_low=True), unit)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from gstds.common.checks import check_choice, check_fraction, check_integer, check_number
 from gstds.common.noise import derived_uniform
@@ -50,7 +51,7 @@ def _check_count(k: int, n: int) -> None:
         raise ValueError(f"k must be in [0, {n}], the number of samples, got {k}")
 
 
-def top_k(scores: npt.ArrayLike, k: int, noise: npt.ArrayLike | None = None) -> Positions:
+def top_k(scores: ArrayLike, k: int, noise: ArrayLike | None = None) -> Positions:
     """Return the positions (k,) of the highest scores (N,); equal scores go by ``noise``.
 
     Raises:
@@ -65,7 +66,7 @@ def top_k(scores: npt.ArrayLike, k: int, noise: npt.ArrayLike | None = None) -> 
     return np.sort(np.lexsort((ties, -values))[:k]).astype(np.int64)
 
 
-def uniform(k: int, noise: npt.ArrayLike) -> Positions:
+def uniform(k: int, noise: ArrayLike) -> Positions:
     """Return k positions, each subset equally likely for uniform ``noise`` (N,).
 
     Raises:
@@ -74,7 +75,7 @@ def uniform(k: int, noise: npt.ArrayLike) -> Positions:
     return top_k(-np.asarray(noise, dtype=np.float64), k)
 
 
-def weighted_sample(weights: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> Positions:
+def weighted_sample(weights: ArrayLike, k: int, noise: ArrayLike) -> Positions:
     """Return k positions drawn one after the other, each with odds in proportion to its weight.
 
     Samples of weight 0 are taken only when no others are left, uniformly.
@@ -98,12 +99,12 @@ def weighted_sample(weights: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> Pos
     return top_k(keys, k, u)
 
 
-def _gumbel(noise: npt.ArrayLike) -> Floats:
+def _gumbel(noise: ArrayLike) -> Floats:
     chances = np.clip(np.asarray(noise, dtype=np.float64), 1e-300, 1 - 1e-16)
     return np.asarray(-np.log(-np.log(chances)))
 
 
-def loss_weights(losses: npt.ArrayLike, weighting: str = "inverse") -> Floats:
+def loss_weights(losses: ArrayLike, weighting: str = "inverse") -> Floats:
     """Return sampling weights (N,) from reference losses (N,) in nats.
 
     Args:
@@ -123,10 +124,10 @@ def loss_weights(losses: npt.ArrayLike, weighting: str = "inverse") -> Floats:
 
 
 def hybrid(
-    scores: npt.ArrayLike,
-    losses: npt.ArrayLike,
+    scores: ArrayLike,
+    losses: ArrayLike,
     k: int,
-    noise: npt.ArrayLike,
+    noise: ArrayLike,
     *,
     score_share: float = 0.5,
     loss_weighting: str = "inverse",
@@ -157,9 +158,9 @@ def hybrid(
 
 
 def softmax_sample(
-    scores: npt.ArrayLike,
+    scores: ArrayLike,
     k: int,
-    noise: npt.ArrayLike,
+    noise: ArrayLike,
     *,
     temperature: float = 1.0,
     standardize: bool = False,
@@ -188,12 +189,7 @@ def softmax_sample(
 
 
 def chunked_softmax(
-    scores: npt.ArrayLike,
-    k: int,
-    noise: npt.ArrayLike,
-    *,
-    chunks: int = 16,
-    temperature: float = 1.0,
+    scores: ArrayLike, k: int, noise: ArrayLike, *, chunks: int = 16, temperature: float = 1.0
 ) -> Positions:
     """Return k positions drawn in chunks, each from the softmax over what is left.
 
@@ -224,7 +220,7 @@ def chunked_softmax(
     return np.sort(np.concatenate(picked)).astype(np.int64)
 
 
-def percentiles(values: npt.ArrayLike, history: npt.ArrayLike) -> Floats:
+def percentiles(values: ArrayLike, history: ArrayLike) -> Floats:
     """Return the share of ``history`` (M,) that each value (N,) reaches, in [0, 1].
 
     Equal values count by their mean rank, so the highest of distinct values gets 1, and all get
@@ -238,7 +234,7 @@ def percentiles(values: npt.ArrayLike, history: npt.ArrayLike) -> Floats:
     return np.asarray(ranks / max(1, len(ordered)))
 
 
-def solve_exponent(shares: npt.ArrayLike, ratio: float, floor: float = 0.0) -> float:
+def solve_exponent(shares: ArrayLike, ratio: float, floor: float = 0.0) -> float:
     """Return the β for which the mean of shares ** β is ``ratio``, or the nearest within [0, 1e6].
 
     Args:
@@ -264,7 +260,7 @@ def solve_exponent(shares: npt.ArrayLike, ratio: float, floor: float = 0.0) -> f
 
 
 def keep_probabilities(
-    shares: npt.ArrayLike, ratio: float, exponent: float | None = None, *, floor: float = 0.0
+    shares: ArrayLike, ratio: float, exponent: float | None = None, *, floor: float = 0.0
 ) -> Floats:
     """Return each sample's chance (N,) to be kept: percentile ** β.
 
@@ -281,7 +277,7 @@ def keep_probabilities(
     return np.asarray(np.maximum(base**beta, floor))
 
 
-def bernoulli_by_percentile(scores: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> Positions:
+def bernoulli_by_percentile(scores: ArrayLike, k: int, noise: ArrayLike) -> Positions:
     """Return about k positions, each kept by a coin of its own: odds rise with the score's rank.
 
     The expected number is k; the realized one is a sum of coins.
@@ -304,7 +300,7 @@ def _best(values: Floats, noise: Floats) -> int:
     return int(best[np.argmin(noise[best])])
 
 
-def k_center(features: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> Positions:
+def k_center(features: ArrayLike, k: int, noise: ArrayLike) -> Positions:
     """Return k positions, each the farthest from those picked before (farthest-first traversal).
 
     The first is the nearest to the mean. A 2-approximation of the k-center problem (Gonzalez,
@@ -351,7 +347,7 @@ def k_center_flops(n: int, k: int, dim: int) -> float:
     return (n + 4.0) * n * dim if k else 0.0
 
 
-def last_layer_kernel(residuals: npt.ArrayLike, embeddings: npt.ArrayLike) -> Floats:
+def last_layer_kernel(residuals: ArrayLike, embeddings: ArrayLike) -> Floats:
     """Return the inner products (N, N) of the last layer's per-sample gradients.
 
     The gradient of cross-entropy by weights and bias of the last layer is the outer product of the
@@ -366,7 +362,7 @@ def last_layer_kernel(residuals: npt.ArrayLike, embeddings: npt.ArrayLike) -> Fl
     return np.asarray((left @ left.T) * (right @ right.T + 1.0))
 
 
-def greedy_orthogonal(kernel: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> list[int]:
+def greedy_orthogonal(kernel: ArrayLike, k: int, noise: ArrayLike) -> list[int]:
     """Return k positions in the order picked, by DivBS's greedy rule.
 
     Each pick is the vector whose part orthogonal to those picked before, scaled to unit length, has
@@ -412,9 +408,7 @@ def greedy_orthogonal(kernel: npt.ArrayLike, k: int, noise: npt.ArrayLike) -> li
     return picked
 
 
-def divbs(
-    residuals: npt.ArrayLike, embeddings: npt.ArrayLike, k: int, noise: npt.ArrayLike
-) -> Positions:
+def divbs(residuals: ArrayLike, embeddings: ArrayLike, k: int, noise: ArrayLike) -> Positions:
     """Return the k positions that DivBS keeps; arguments as for the two functions above.
 
     Costs N²(C + H) for the inner products and N·k² for the greedy rule.

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gstds.common.checks import check_choice, check_integer, check_number
-from gstds.spectral.laplacian import Spectrum, clamped_laplacian, low_rank_laplacian, orient
-from gstds.spectral.rows import Rows, prepare_rows, resolve_affinity
+from gstds.spectral import laplacian as graph
+from gstds.spectral.laplacian import Rows, Spectrum
 from gstds.spectral.solvers import one_blas_thread, solve_dense, solve_matrix_free
 
 LAPLACIANS = ("unnormalized", "normalized")
@@ -90,21 +91,19 @@ def fiedler_vector(
             f"pass laplacian='normalized', got {laplacian!r}"
         )
     if affinity == "clamp" and solver == "matrix-free":
-        raise ValueError(
-            "affinity='clamp' has no low-rank form: pass solver='dense' or 'auto', "
-            "or affinity='shift', got solver='matrix-free'"
-        )
+        mend = "pass solver='dense' or 'auto', or affinity='shift', got solver='matrix-free'"
+        raise ValueError(f"affinity='clamp' has no low-rank form: {mend}")
 
-    def solved(batch: torch.Tensor) -> Spectrum:
-        rows = prepare_rows(batch)
-        resolved = resolve_affinity(rows, affinity)
+    def solved(batch: Tensor) -> Spectrum:
+        rows = graph.prepare_rows(batch)
+        resolved = graph.resolve_affinity(rows, affinity)
         spectrum, row_sums = _solve(rows, resolved, laplacian, solver, tolerance, max_iterations)
         vector = spectrum.scores
         if embedding == "random-walk":
             vector = vector * row_sums.rsqrt()
             vector = vector / torch.linalg.vector_norm(vector)
         reference = rows.reference() if sign != "abs" else vector
-        scores = orient(vector, reference, sign).to(rows.raw.dtype)
+        scores = graph.orient(vector, reference, sign).to(rows.raw.dtype)
         return replace(spectrum, scores=scores.numpy() if is_numpy else scores)
 
     tensor, is_numpy = _as_tensor(features)
@@ -113,7 +112,7 @@ def fiedler_vector(
 
 def _solve(
     rows: Rows, affinity: str, laplacian: str, solver: str, tolerance: float, max_iterations: int
-) -> tuple[Spectrum, torch.Tensor]:
+) -> tuple[Spectrum, Tensor]:
     """Return the spectrum of one batch, its scores the eigenvector, and the degrees (N,)."""
     count = len(rows.raw)
     if count == 1:
@@ -124,9 +123,9 @@ def _solve(
     if solver == "dense" or (solver == "auto" and count <= limit) or count == 2:
         return solve_dense(rows, affinity, laplacian)
     if affinity == "clamp":
-        operator = clamped_laplacian(rows, laplacian)
+        operator = graph.clamped_laplacian(rows, laplacian)
     else:
-        operator = low_rank_laplacian(rows, affinity, laplacian)
+        operator = graph.low_rank_laplacian(rows, affinity, laplacian)
     with one_blas_thread():
         spectrum = solve_matrix_free(operator, tolerance=tolerance, max_iterations=max_iterations)
     return spectrum, operator.degrees
@@ -134,24 +133,22 @@ def _solve(
 
 def _stack(items: list[Spectrum]) -> Spectrum:
     """Return the spectra of several batches as one, whose fields have a leading B."""
-    first = items[0].scores
+    every: Any = [item.scores for item in items]
+    is_numpy = isinstance(every[0], np.ndarray)
+    scores = np.stack(every) if is_numpy else torch.stack(every)
 
     def column(name: str) -> Any:
         values = np.asarray([getattr(item, name) for item in items])
-        return (
-            values if isinstance(first, np.ndarray) else torch.from_numpy(values).to(first.device)
-        )
+        return values if is_numpy else torch.from_numpy(values).to(scores.device)
 
-    scores: Any = [item.scores for item in items]
-    scores = np.stack(scores) if isinstance(first, np.ndarray) else torch.stack(scores)
     numbers = [one.name for one in fields(Spectrum) if one.name not in ("scores", "status")]
     status = tuple(item.status for item in items)
     return Spectrum(scores=scores, status=status, **{name: column(name) for name in numbers})
 
 
-def _as_tensor(features: Any) -> tuple[torch.Tensor, bool]:
+def _as_tensor(features: Any) -> tuple[Tensor, bool]:
     is_numpy = isinstance(features, np.ndarray)
-    if not is_numpy and not isinstance(features, torch.Tensor):
+    if not is_numpy and not isinstance(features, Tensor):
         raise TypeError(f"features must be a numpy array or a torch tensor, got {type(features)}")
     if is_numpy:
         if features.dtype.kind not in "fiub":
@@ -186,10 +183,10 @@ def degrees(features: Any, affinity: str = "auto") -> Any:
     tensor, is_numpy = _as_tensor(features)
     if tensor.ndim != 2:
         raise ValueError(f"features must have shape (N, D), got {tuple(tensor.shape)}")
-    rows = prepare_rows(tensor)
-    resolved = resolve_affinity(rows, affinity)
+    rows = graph.prepare_rows(tensor)
+    resolved = graph.resolve_affinity(rows, affinity)
     if resolved == "clamp":
-        sums = clamped_laplacian(rows, "unnormalized").degrees
+        sums = graph.clamped_laplacian(rows, "unnormalized").degrees
     else:
         sums = rows.degrees(resolved)
     sums = sums.to(rows.raw.dtype)

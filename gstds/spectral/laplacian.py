@@ -1,14 +1,21 @@
-"""The Laplacian without an N×N array, and from its eigenpairs to one documented vector."""
+"""From a batch's rows to its Laplacian without an N×N array, and from eigenpairs to one vector.
+
+Rows are taken as the solvers want them: finite, not zero, with a known affinity.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from gstds.spectral.rows import Rows, content_direction, empty_rows, tall_product, wide_product
+from gstds.common.noise import keyed_uniform
 
 RESOLUTION = 1e-6
 """Share of λmax below which an eigenvalue counts as zero, and two eigenvalues as one."""
@@ -18,6 +25,179 @@ NEGLIGIBLE = 1e-6
 
 _BLOCK_BYTES = 1 << 26
 _FACTOR_ROWS = 4096
+_LOG = logging.getLogger("gstds.spectral")
+_DIRECTION_SEED = 0x5EED
+_CLAMP_BLOCK = 1024
+_SAFE_LOW, _SAFE_HIGH = 1e-16, 1e16
+_ROWS, _MANY = 256, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows whose scaled versions have unit length.
+
+    Attributes:
+        raw: Features (N, D), float32 or float64; kept as given, so that nothing is copied.
+        inverse_norms: Reciprocal lengths (N,) of the rows, same dtype.
+    """
+
+    raw: Tensor
+    inverse_norms: Tensor
+
+    def unit(self) -> Tensor:
+        """Return the unit rows (N, D)."""
+        return self.raw * self.inverse_norms[:, None]
+
+    def column_sums(self) -> Tensor:
+        """Return the sum (D,) of the unit rows."""
+        return wide_product(self.inverse_norms[None], self.raw)[0]
+
+    def project(self, directions: Tensor) -> Tensor:
+        """Return the unit rows' components (N, K) along ``directions`` (K, D), as float64."""
+        products = tall_product(self.raw, directions.to(self.raw.dtype))
+        return (products * self.inverse_norms[:, None]).double()
+
+    def degrees(self, affinity: str) -> Tensor:
+        """Return the row sums (N,) of S, or of (1 + S)/2 if ``affinity`` is ``shift``; float64."""
+        sums = self.project(self.column_sums()[None])[:, 0]
+        return (sums + len(sums)) / 2 if affinity == "shift" else sums
+
+    def reference(self) -> Tensor:
+        """Return the samples' content projection (N,), float64."""
+        return self.project(content_direction(self.raw.shape[1], self.raw.device)[None])[:, 0]
+
+
+def tall_product(tall: Tensor, few: Tensor) -> Tensor:
+    """Return ``tall @ few.T`` (N, K) for tall (N, D) and few (K, D), the way that reads it fast."""
+    parts = _parts(tall)
+    if parts is None:
+        return (few @ tall.T).T
+    out = tall.new_empty(len(tall), len(few))
+    whole = parts.shape[0] * _ROWS
+    torch.bmm(parts, few.T.expand(len(parts), -1, -1), out=out[:whole].view(-1, _ROWS, len(few)))
+    torch.mm(tall[whole:], few.T, out=out[whole:])
+    return out
+
+
+def wide_product(few: Tensor, tall: Tensor) -> Tensor:
+    """Return ``few @ tall`` (K, D) for few (K, N) and tall (N, D), the way that reads it fast."""
+    parts = _parts(tall)
+    if parts is None:
+        return few @ tall
+    whole = parts.shape[0] * _ROWS
+    split = few[:, :whole].reshape(len(few), -1, _ROWS).transpose(0, 1).contiguous()
+    return torch.bmm(split, parts).sum(dim=0).addmm_(few[:, whole:], tall[whole:])
+
+
+def _parts(tall: Tensor) -> Tensor | None:
+    """Return parts (M, rows, D) that stay in a cache while several vectors meet them.
+
+    None where that is not worth it. As one batch of products they are also divided among the
+    threads, which a product with one or two vectors is not.
+    """
+    if tall.device.type != "cpu" or len(tall) < _MANY * _ROWS:
+        return None
+    whole = len(tall) // _ROWS * _ROWS
+    return tall[:whole].view(-1, _ROWS, tall.shape[1])
+
+
+def empty_rows(count: int, like: Tensor, columns: int) -> Tensor:
+    """Return uninitialized rows (count, columns), on a processor in pages as large as there are.
+
+    numpy asks the system for such pages, torch does not: filling them is three times as fast.
+    """
+    if like.device.type != "cpu":
+        return like.new_empty(count, columns)
+    kind = np.float64 if like.dtype == torch.float64 else np.float32
+    return torch.from_numpy(np.empty((count, columns), dtype=kind))
+
+
+@lru_cache(maxsize=8)
+def content_direction(dimension: int, device: torch.device) -> Tensor:
+    """Return a fixed direction (D,) without symmetries, the same on every machine.
+
+    Projections on it tell samples apart by their content alone, so whatever is derived from them
+    moves with the rows when these are reordered.
+    """
+    uniform = keyed_uniform(_DIRECTION_SEED, indices=np.arange(dimension))
+    return torch.from_numpy(uniform - 0.5).to(device)
+
+
+def prepare_rows(features: Tensor) -> Rows:
+    """Measure the rows and refuse what has no cosine.
+
+    Args:
+        features: Features (N, D) of any floating or whole-number type.
+
+    Raises:
+        ValueError: If a row holds NaN or infinity, or is zero; the message names the rows.
+    """
+    raw = features.detach()
+    if raw.dtype not in (torch.float32, torch.float64):
+        raw = raw.to(torch.float32 if raw.is_floating_point() else torch.float64)
+    norms = torch.linalg.vector_norm(raw, dim=1)
+    low, high = (float(value) for value in torch.aminmax(norms))
+    if not (low > _SAFE_LOW and high < _SAFE_HIGH):
+        raw, norms = _rescaled(raw)
+    return Rows(raw, norms.reciprocal())
+
+
+def _rescaled(raw: Tensor) -> tuple[Tensor, Tensor]:
+    _refuse(~torch.isfinite(raw).all(dim=1), "NaN or infinity", "clean or drop them")
+    largest = raw.abs().amax(dim=1)
+    _refuse(largest == 0, "only zeros, which have no cosine", "drop them or add a constant feature")
+    raw = raw / largest[:, None]
+    return raw, torch.linalg.vector_norm(raw, dim=1)
+
+
+def _refuse(bad: Tensor, what: str, mend: str) -> None:
+    rows = torch.nonzero(bad).flatten().tolist()
+    if rows:
+        shown = ", ".join(map(str, rows[:8])) + (", …" if len(rows) > 8 else "")
+        raise ValueError(f"features: {len(rows)} row(s) hold {what} (rows {shown}); {mend}")
+
+
+def resolve_affinity(rows: Rows, affinity: str) -> str:
+    """Return what is done to the cosines: ``cosine`` (nothing), ``shift`` or ``clamp``.
+
+    Raises:
+        ValueError: If ``affinity="error"`` and a cosine is negative.
+    """
+    if affinity in ("cosine", "shift", "clamp"):
+        return affinity
+    if float(rows.raw.min()) >= 0:
+        return "cosine"
+    if affinity == "error":
+        _refuse_negative_cosines(rows)
+        return "cosine"
+    notice_shift()
+    return "shift"
+
+
+@cache
+def notice_shift() -> None:
+    """Say, once in a process, that cosines are shifted."""
+    _LOG.info(
+        "features hold negative values: the affinity is (1 + cosine)/2; "
+        "pass affinity='shift', 'clamp', 'cosine' or 'error' to choose"
+    )
+
+
+def _refuse_negative_cosines(rows: Rows) -> None:
+    unit = rows.unit()
+    for start in range(0, len(unit), _CLAMP_BLOCK):
+        cosines = unit[start : start + _CLAMP_BLOCK] @ unit.T
+        if float(cosines.min()) < 0:
+            flat = int(cosines.argmin())
+            first, second = start + flat // len(unit), flat % len(unit)
+            raise ValueError(
+                f"features: rows {first} and {second} have the negative cosine "
+                f"{float(cosines.min()):.3g} and affinity='error'; "
+                "pass affinity='shift' or 'clamp', or features without negative values"
+            )
+
+
+# ---------------------------------------------------------------------------- the spectrum
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +247,7 @@ def _to_unit_interval(values: Any) -> Any:
 
 
 def spectrum_of(
-    vector: torch.Tensor,
+    vector: Tensor,
     lambda2: float,
     lambda3: float,
     scale: float,
@@ -88,9 +268,7 @@ def spectrum_of(
     return Spectrum(vector, lambda2, lambda3, iterations, residual, status, scale)
 
 
-def trivial_and_scale(
-    degrees: torch.Tensor, affinity: str, laplacian: str
-) -> tuple[torch.Tensor, float]:
+def trivial_and_scale(degrees: Tensor, affinity: str, laplacian: str) -> tuple[Tensor, float]:
     """Return the unit trivial vector (N,) and an upper bound of the largest eigenvalue.
 
     The bound is sharp to about 1/N: D - S is at most max(D) for a positive semi-definite S, the
@@ -109,19 +287,14 @@ def trivial_and_scale(
     return (degrees / degrees.sum()).sqrt(), indefinite
 
 
-def alternating_signs(like: torch.Tensor) -> torch.Tensor:
+def alternating_signs(like: Tensor) -> Tensor:
     """Return +1, −1, +1, … (N,): what is left to go by where content says nothing."""
     signs = torch.ones_like(like)
     signs[1::2] = -1
     return signs
 
 
-def choose(
-    values: torch.Tensor,
-    vectors: torch.Tensor,
-    reference: torch.Tensor,
-    lambda_max: float,
-) -> torch.Tensor:
+def choose(values: Tensor, vectors: Tensor, reference: Tensor, lambda_max: float) -> Tensor:
     """Return the documented unit vector (N,) of the lowest eigenspace.
 
     Where the space has one dimension that is the eigenvector. Where it has more, it is the
@@ -147,7 +320,7 @@ def choose(
     return space[0]
 
 
-def orient(vector: torch.Tensor, reference: torch.Tensor, sign: str) -> torch.Tensor:
+def orient(vector: Tensor, reference: Tensor, sign: str) -> Tensor:
     """Apply the sign rule ``abs``, ``skew`` (Σv³ > 0) or ``raw`` (aligned with the reference)."""
     if sign == "abs":
         return vector.abs()
@@ -158,6 +331,9 @@ def orient(vector: torch.Tensor, reference: torch.Tensor, sign: str) -> torch.Te
     if abs(alignment) <= 1e-9 * float(torch.linalg.vector_norm(reference)):
         alignment = float(vector[int(vector.abs().argmax())])
     return vector if alignment >= 0 else -vector
+
+
+# ---------------------------------------------------------------------------- the operator
 
 
 @dataclass(slots=True)
@@ -174,15 +350,15 @@ class Laplacian:
         degrees: Row sums (N,) of the affinity.
     """
 
-    products: Callable[[torch.Tensor], torch.Tensor]
-    weights: torch.Tensor
-    trivial: torch.Tensor
-    diagonal: torch.Tensor
-    reference: torch.Tensor
+    products: Callable[[Tensor], Tensor]
+    weights: Tensor
+    trivial: Tensor
+    diagonal: Tensor
+    reference: Tensor
     scale: float
-    degrees: torch.Tensor
+    degrees: Tensor
 
-    def apply(self, vectors: torch.Tensor) -> torch.Tensor:
+    def apply(self, vectors: Tensor) -> Tensor:
         """Return the images (K, N) of ``vectors`` (K, N), float64."""
         images = self.weights * vectors - self.products(vectors)
         return images - (images @ self.trivial)[:, None] * self.trivial
@@ -211,7 +387,7 @@ def low_rank_laplacian(rows: Rows, affinity: str, laplacian: str) -> Laplacian:
     factor, lengths = _centered_factor(rows, row_scale, trivial, constant)
     weights = torch.ones_like(degrees) if normalized else degrees
 
-    def low_rank_products(vectors: torch.Tensor) -> torch.Tensor:
+    def low_rank_products(vectors: Tensor) -> Tensor:
         inner = wide_product(vectors.to(factor.dtype), factor)
         return tall_product(factor, inner).T.double().contiguous()
 
@@ -220,8 +396,8 @@ def low_rank_laplacian(rows: Rows, affinity: str, laplacian: str) -> Laplacian:
 
 
 def _centered_factor(
-    rows: Rows, row_scale: torch.Tensor, trivial: torch.Tensor, constant_column: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+    rows: Rows, row_scale: Tensor, trivial: Tensor, constant_column: bool
+) -> tuple[Tensor, Tensor]:
     """Return the factor (N, D) without the trivial vector, and its rows' lengths (N,)."""
     raw, own = rows.raw, row_scale.to(rows.raw.dtype)
     vector, scale = trivial.to(raw.dtype), rows.inverse_norms * own
@@ -256,18 +432,16 @@ def clamped_laplacian(rows: Rows, laplacian: str) -> Laplacian:
     weights = torch.ones_like(degrees) if normalized else degrees
     roots = degrees.rsqrt() if normalized else torch.ones_like(degrees)
 
-    def blockwise_products(vectors: torch.Tensor) -> torch.Tensor:
+    def blockwise_products(vectors: Tensor) -> Tensor:
         return _clamped_products(unit, vectors * roots) * roots
 
     diagonal, reference = weights - roots**2, rows.reference()
     return Laplacian(blockwise_products, weights, trivial, diagonal, reference, scale, degrees)
 
 
-def _clamped_products(unit: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+def _clamped_products(unit: Tensor, vectors: Tensor) -> Tensor:
     single = vectors.to(unit.dtype)
     block = max(1, _BLOCK_BYTES // (len(unit) * unit.element_size()))
-    parts = [
-        single @ (unit @ unit[start : start + block].T).clamp_(min=0)
-        for start in range(0, len(unit), block)
-    ]
+    starts = range(0, len(unit), block)
+    parts = [single @ (unit @ unit[at : at + block].T).clamp_(min=0) for at in starts]
     return torch.cat(parts, dim=1).double()

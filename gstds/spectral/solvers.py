@@ -26,19 +26,11 @@ import scipy.linalg.cython_blas
 import scipy.linalg.cython_lapack
 import threadpoolctl
 import torch
+from torch import Tensor
 
 from gstds.common.noise import keyed_uniform
-from gstds.spectral.laplacian import (
-    NEGLIGIBLE,
-    RESOLUTION,
-    Laplacian,
-    Spectrum,
-    alternating_signs,
-    choose,
-    spectrum_of,
-    trivial_and_scale,
-)
-from gstds.spectral.rows import Rows
+from gstds.spectral import laplacian as graph
+from gstds.spectral.laplacian import RESOLUTION, Laplacian, Rows, Spectrum, spectrum_of
 
 Matrix = npt.NDArray[np.float64]
 
@@ -69,7 +61,7 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
-def solve_dense(rows: Rows, affinity: str, laplacian: str) -> tuple[Spectrum, torch.Tensor]:
+def solve_dense(rows: Rows, affinity: str, laplacian: str) -> tuple[Spectrum, Tensor]:
     """Solve one batch with N >= 2 by the symmetric eigensolver.
 
     Returns:
@@ -82,19 +74,19 @@ def solve_dense(rows: Rows, affinity: str, laplacian: str) -> tuple[Spectrum, to
     with one_blas_thread() if small else nullcontext():
         matrix = _affinity_matrix(rows, affinity)
         degrees = matrix.sum(dim=1)
-        trivial, scale = trivial_and_scale(degrees, affinity, laplacian)
+        trivial, scale = graph.trivial_and_scale(degrees, affinity, laplacian)
         lifted = _lifted_laplacian(matrix, degrees, trivial, scale, laplacian)
         values, vectors = _lowest(lifted, min(2, len(lifted) - 1))
         vector = vectors[0]
         if len(values) > 1 and float(values[1] - values[0]) <= RESOLUTION * scale:
             values, vectors = (found[:-1] for found in _lowest(lifted, len(lifted)))
-            vector = choose(values, vectors, rows.reference(), scale)
+            vector = graph.choose(values, vectors, rows.reference(), scale)
         residual = float(torch.linalg.vector_norm(lifted @ vector - values[0] * vector))
     lambda2, lambda3 = float(values[0]), float(values[min(1, len(values) - 1)])
     return spectrum_of(vector, lambda2, lambda3, scale, residual), degrees
 
 
-def _affinity_matrix(rows: Rows, affinity: str) -> torch.Tensor:
+def _affinity_matrix(rows: Rows, affinity: str) -> Tensor:
     """Return the affinity (N, N), float64, with its unit diagonal."""
     if rows.raw.device.type == "cpu":
         # The lengths stand on the Gram matrix's diagonal; one triangle of it is half the work.
@@ -116,8 +108,8 @@ def _affinity_matrix(rows: Rows, affinity: str) -> torch.Tensor:
 
 
 def _lifted_laplacian(
-    matrix: torch.Tensor, degrees: torch.Tensor, trivial: torch.Tensor, scale: float, laplacian: str
-) -> torch.Tensor:
+    matrix: Tensor, degrees: Tensor, trivial: Tensor, scale: float, laplacian: str
+) -> Tensor:
     """Turn S, in place, into the Laplacian whose trivial vector is moved to the spectrum's top."""
     lifted = matrix.neg_()
     if laplacian == "unnormalized":
@@ -129,7 +121,7 @@ def _lifted_laplacian(
     return lifted
 
 
-def _lowest(matrix: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _lowest(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the ``count`` lowest eigenvalues, ascending, and their vectors as rows."""
     if matrix.device.type != "cpu":
         values, vectors = torch.linalg.eigh(matrix)
@@ -222,7 +214,7 @@ class _Subspace:
         self.images = operator.trivial.new_empty(capacity, size)
         self.projected = np.empty((capacity, capacity))
 
-    def expand(self, directions: torch.Tensor) -> bool:
+    def expand(self, directions: Tensor) -> bool:
         """Add what is new in ``directions`` (K, N); return whether anything was."""
         start = self.size
         fresh = self._fresh(directions)[: len(self.basis) - start]
@@ -237,7 +229,7 @@ class _Subspace:
         self.projected[added, : self.size] = block.T
         return True
 
-    def _fresh(self, directions: torch.Tensor) -> torch.Tensor:
+    def _fresh(self, directions: Tensor) -> Tensor:
         """Return orthonormal rows for what the trivial vector and the basis do not span.
 
         By the eigenvectors of the rows' own Gram matrix (Stathopoulos and Wu, SIAM J. Sci. Comput.
@@ -256,17 +248,17 @@ class _Subspace:
             block = (mix[:, new] * squares[new].rsqrt()).T @ block
         return block
 
-    def ritz(self) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
+    def ritz(self) -> tuple[np.ndarray[Any, Any], Tensor]:
         """Return the Ritz values (M,), ascending, and their weights (M, M) as rows."""
         matrix = self.projected[: self.size, : self.size]
         values, weights = np.linalg.eigh((matrix + matrix.T) / 2)
         return values, torch.from_numpy(weights.T.copy()).to(self.basis.device)
 
-    def combine(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def combine(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors and images (K, N) that ``weights`` (K, M) name."""
         return weights @ self.basis[: self.size], weights @ self.images[: self.size]
 
-    def restart(self, values: np.ndarray[Any, Any], weights: torch.Tensor) -> None:
+    def restart(self, values: np.ndarray[Any, Any], weights: Tensor) -> None:
         """Keep the lowest Ritz vectors only."""
         kept = min(_BASIS_KEPT, self.size)
         vectors, images = self.combine(weights[:kept])
@@ -311,7 +303,7 @@ def _unconverged(values: Any, norms: Any, tolerance: float) -> list[int]:
     return [j for j, norm in enumerate(norms) if norm > limits[j]]
 
 
-def _start(operator: Laplacian) -> torch.Tensor:
+def _start(operator: Laplacian) -> Tensor:
     """The three lowest degrees, one by one and blurred; content; noise keyed by position.
 
     Where all rows are alike, +1, −1, … stands for the content; see `choose`.
@@ -323,13 +315,13 @@ def _start(operator: Laplacian) -> torch.Tensor:
     indicators = diagonal.new_zeros(len(lowest), len(diagonal))
     indicators[torch.arange(len(lowest)), lowest] = 1
     own = torch.linalg.vector_norm(content - (content @ operator.trivial) * operator.trivial)
-    if float(own) <= NEGLIGIBLE * float(torch.linalg.vector_norm(content)):
-        content = alternating_signs(content)
+    if float(own) <= graph.NEGLIGIBLE * float(torch.linalg.vector_norm(content)):
+        content = graph.alternating_signs(content)
     blurred = [spread.reciprocal(), content, noise.to(diagonal.device)]
     return torch.cat([torch.stack(blurred), indicators])
 
 
-def _precondition(operator: Laplacian, residuals: torch.Tensor, values: Any) -> torch.Tensor:
+def _precondition(operator: Laplacian, residuals: Tensor, values: Any) -> Tensor:
     shifts = torch.from_numpy(np.asarray(values)).to(residuals.device)
     distance = operator.diagonal - shifts[:, None]
     floor = 1e-3 * operator.scale
@@ -337,13 +329,13 @@ def _precondition(operator: Laplacian, residuals: torch.Tensor, values: Any) -> 
 
 
 def _solution(
-    space: _Subspace, values: Any, weights: torch.Tensor, iterations: int, tolerance: float
+    space: _Subspace, values: Any, weights: Tensor, iterations: int, tolerance: float
 ) -> Spectrum:
     operator = space.operator
     near = max(_BLOCK, int((values <= values[0] + RESOLUTION * operator.scale).sum()))
     vectors, images = space.combine(weights[:near])
     lowest = torch.from_numpy(values[:near]).to(vectors.device)
-    vector = choose(lowest, vectors, operator.reference, operator.scale)
+    vector = graph.choose(lowest, vectors, operator.reference, operator.scale)
     vector = vector / torch.linalg.vector_norm(vector)
     image = (vectors @ vector) @ images
     lambda2 = float(vector @ image)

@@ -37,9 +37,7 @@ class Compression:
     @property
     def identity(self) -> dict[str, Any]:
         """What it adds to the identity of the features (JSON); nothing if it does nothing."""
-        if self == Compression():
-            return {}
-        return {"compression": dict(vars(self))}
+        return {} if self == Compression() else {"compression": dict(vars(self))}
 
     def feature_dim(self, dim: int) -> int:
         """Return how many features are left of ``dim``.

@@ -26,25 +26,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.common.checks import check_choice, check_integer
+from gstds.common.checks import check_choice, check_integer, check_not_empty
 from gstds.common.files import locked, sha256, write_bytes
-from gstds.store.build import LOCK_NAME, BuildPlan, Compute, Progress, complete_build, discard
-from gstds.store.format import (
-    CHECKS_DTYPE,
-    CHECKS_NAME,
-    DATA_NAME,
-    DTYPES,
-    MANIFEST_NAME,
-    StoreError,
-    array_header,
-    canonical,
-    check_matches,
-    checksum,
-    decode,
-    read_manifest,
-    row_checksums,
-)
+from gstds.store import format as disk
+from gstds.store.format import CHECKS_NAME, DATA_NAME, Compute, Progress, StoreError
 
+LOSSES_NAME = "losses.safetensors"
 _SHAPES = {"losses": "(n,)", "logits": "(n, C)"}
 
 
@@ -61,15 +48,13 @@ class FeatureStore:
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path, self.manifest = path, manifest
         dtype = np.dtype(manifest["dtype"])
-        header = array_header(self.rows, self.dim, dtype)
+        header = disk.array_header(self.rows, self.dim, dtype)
         self._sizes = {DATA_NAME: manifest["bytes"]}
         if manifest["version"] > 1:
-            self._sizes[CHECKS_NAME] = self.rows * CHECKS_DTYPE.itemsize
+            self._sizes[CHECKS_NAME] = self.rows * disk.CHECKS_DTYPE.itemsize
         with contextlib.ExitStack() as opened:
             try:
-                self._files = {
-                    name: opened.enter_context(open(path / name, "rb")) for name in self._sizes
-                }
+                self._files = {n: opened.enter_context(open(path / n, "rb")) for n in self._sizes}
             except FileNotFoundError as error:
                 raise StoreError(path, f"{Path(error.filename).name} is missing") from None
             self._check_sizes()
@@ -86,7 +71,7 @@ class FeatureStore:
         self._bytes = memoryview(values.view(np.uint8))  # type: ignore[arg-type]
         self._table: npt.NDArray[Any] | None = None
         if CHECKS_NAME in self._files:
-            table = np.memmap(self._files[CHECKS_NAME], CHECKS_DTYPE, "r", shape=(self.rows,))
+            table = np.memmap(self._files[CHECKS_NAME], disk.CHECKS_DTYPE, "r", shape=(self.rows,))
             self._table = table.view(np.ndarray)
         # The system gives memory for these only where they are written.
         self._checked = np.zeros(self.rows, dtype=bool)
@@ -111,10 +96,10 @@ class FeatureStore:
             StoreError: If the store is missing, unfinished, damaged, or made from something else.
         """
         folder = Path(path)
-        manifest = read_manifest(folder)
+        manifest = disk.read_manifest(folder)
         facts = {**manifest, "fingerprint of the data": manifest["fingerprint"]}
         of = None if backbone is None else dict(backbone)
-        check_matches(folder, facts, {"fingerprint of the data": fingerprint, "backbone": of})
+        disk.check_matches(folder, facts, {"fingerprint of the data": fingerprint, "backbone": of})
         return cls(folder, manifest)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -151,9 +136,7 @@ class FeatureStore:
         """
         index = np.asarray(rows)
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
-            raise TypeError(
-                f"rows must be whole numbers (k,), got {index.dtype} of shape {index.shape}"
-            )
+            raise TypeError(f"rows must be whole numbers (k,), got {index.dtype} {index.shape}")
         if index.size and (index.min() < 0 or index.max() >= self.rows):
             raise IndexError(
                 f"rows must lie in [0, {self.rows - 1}], got {index.min()} to {index.max()} "
@@ -162,7 +145,7 @@ class FeatureStore:
         index = index.astype(np.int64)
         self._check_sizes()
         self._touch(index)
-        return decode(self._values.take(index, axis=0))
+        return disk.decode(self._values.take(index, axis=0))
 
     def verify(self) -> None:
         """Read the whole store and compare every row with its checksum.
@@ -176,7 +159,7 @@ class FeatureStore:
             for chunk in range(len(self._checked_chunks)):
                 rows = self._check_chunk(chunk)
                 if self._table is not None:
-                    wrong = row_checksums(self._values[rows]) != self._table[rows]
+                    wrong = disk.row_checksums(self._values[rows]) != self._table[rows]
                     if wrong.any():
                         raise self._damaged(rows.start + int(np.flatnonzero(wrong)[0]))
         finally:
@@ -205,7 +188,7 @@ class FeatureStore:
         name, values = CHECKS_NAME, self._table
         if values is None:
             name, values = DATA_NAME, self._values
-        if checksum(values[rows]) != self.manifest["checksums"][chunk]:
+        if disk.checksum(values[rows]) != self.manifest["checksums"][chunk]:
             raise StoreError(self.path, f"checksum of chunk {chunk} of {name} does not match")
         self._checked_chunks[chunk] = True
         return rows
@@ -276,23 +259,19 @@ def build_store(
             not finite.
     """
     folder = Path(path)
-    plan = BuildPlan(
-        rows=check_integer("rows", rows, low=1),
-        dim=check_integer("dim", dim, low=1),
-        chunk_rows=check_integer("chunk_rows", chunk_rows, low=1),
-        fingerprint=str(fingerprint),
-        backbone=dict(backbone),
-        dtype=check_choice("dtype", dtype, DTYPES),
-    )
-    canonical(plan.backbone)
-    with locked(folder / LOCK_NAME):
+    asked = {"rows": rows, "dim": dim, "chunk_rows": chunk_rows}
+    sizes = [check_integer(name, value, low=1) for name, value in asked.items()]
+    kind = check_choice("dtype", dtype, disk.DTYPES)
+    plan = disk.BuildPlan(*sizes, str(fingerprint), dict(backbone), kind)
+    disk.canonical(plan.backbone)
+    with locked(folder / disk.LOCK_NAME):
         if rebuild:
-            discard(folder)
-        if not (folder / MANIFEST_NAME).exists():
-            complete_build(folder, plan, compute, progress)
+            disk.discard(folder)
+        if not (folder / disk.MANIFEST_NAME).exists():
+            disk.complete_build(folder, plan, compute, progress)
     store = FeatureStore.open(folder, fingerprint=plan.fingerprint, backbone=plan.backbone)
     facts = {"size": (store.rows, store.dim), "type": store.manifest["dtype"]}
-    check_matches(folder, facts, {"size": (plan.rows, plan.dim), "type": plan.numbers.str})
+    disk.check_matches(folder, facts, {"size": (plan.rows, plan.dim), "type": plan.numbers.str})
     return store
 
 
@@ -317,7 +296,7 @@ def save_losses(
     shape = _SHAPES[kind]
     if values.ndim != len(shape.split(", ")) or not np.isfinite(values).all():
         raise ValueError(f"{kind} must be finite numbers {shape}, got shape {values.shape}")
-    text = canonical(dict(manifest))
+    text = disk.canonical(dict(manifest))
     metadata = {"manifest": text, "sha256": _digest(text, values)}
     write_bytes(path, save({kind: values}, metadata=metadata))
 
@@ -356,9 +335,102 @@ def open_losses(
     if not whole:
         raise StoreError(target, f"the checksum of the {kind} does not match")
     manifest: dict[str, Any] = json.loads(text)
-    check_matches(target, manifest, expected or {})
+    disk.check_matches(target, manifest, expected or {})
     return np.array(values, dtype=np.float32), manifest
 
 
 def _digest(text: str, values: npt.NDArray[Any]) -> str:
     return sha256(text, b"\0", values.tobytes())
+
+
+# ------------------------------------------------------------------ of images of one's own
+
+
+def prepare_store(
+    path: str | Path,
+    images: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    reference: str = "efficientnet-lite0",
+    groups: npt.ArrayLike | None = None,
+    device: str = "cpu",
+) -> FeatureStore:
+    """Compute features and cross-fitted reference losses once; open them where they are there.
+
+    Args:
+        path: The store's folder.
+        images: Training images uint8 (n, C, H, W), C 1 or 3, in the order of their indices.
+        labels: Class (n,) of each, from 0; two classes at least, and two samples in each.
+        reference: Frozen backbone, see `gstds.reference.networks.make_reference`.
+        groups: Samples with one number are duplicates; None for none.
+        device: Where to compute, as torch names it.
+
+    Returns:
+        The store; its folder holds the losses too.
+
+    Raises:
+        ValueError: If shapes do not fit, a label is out of range, a class has fewer than two
+            samples, or the reference or the device is unknown; before anything is computed.
+        StoreError: If a store is there and is damaged or made from other images.
+        OSError: If the folder cannot be written.
+    """
+    import torch
+
+    from gstds.reference.networks import make_reference
+    from gstds.reference.probe import cross_fitted_losses
+
+    pixels, classes, grouped = _checked(images, labels, groups)
+    folder = Path(path)
+    model = make_reference(reference, image_side=max(pixels.shape[2:]), device=device)
+    by, of = dict(model.identity), sha256(str(pixels.shape), np.ascontiguousarray(pixels).data)
+
+    def compute(start: int, stop: int) -> Any:
+        return model.features(torch.from_numpy(pixels[start:stop].copy()))
+
+    of_what: dict[str, Any] = {"fingerprint": of, "backbone": by, "compute": compute}
+    store = build_store(folder, rows=len(pixels), dim=model.feature_dim, **of_what)
+    count, known = int(classes.max()) + 1, sha256(classes.tobytes(), grouped.tobytes())
+    made_from = {"num_classes": count, "labels": known, "store": of, "backbone": by}
+    try:
+        open_losses(folder / LOSSES_NAME, expected=made_from)
+    except StoreError:
+        features = store.gather(np.arange(store.rows))
+        result = cross_fitted_losses(features, classes, grouped, num_classes=count, device=device)
+        save_losses(folder / LOSSES_NAME, result.losses, made_from)
+    return store
+
+
+def _checked(
+    images: npt.ArrayLike, labels: npt.ArrayLike, groups: npt.ArrayLike | None
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return images, labels and groups (n,) with which the losses can be cross-fitted."""
+    from gstds.reference.probe import FOLDS, stratified_folds, whole_numbers
+
+    pixels = np.asarray(images)
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+        raise ValueError(
+            f"images must be uint8 (n, C, H, W) with C 1 or 3, got {pixels.dtype} {pixels.shape}"
+        )
+    check_not_empty("images", pixels)
+    n = len(pixels)
+    classes = whole_numbers("labels", labels, n)
+    grouped = whole_numbers("groups", np.arange(n) if groups is None else groups, n)
+    if not n or classes.min() == classes.max():
+        found = f"the class {classes[0]} alone" if n else "none"
+        raise ValueError(f"labels must name at least 2 classes, got {found}")
+    if classes.min() < 0:
+        raise ValueError(f"labels must be classes from 0, got {classes.min()}")
+    if classes.max() >= n:
+        raise ValueError(
+            f"labels must be below the number of samples, {n}, got {classes.max()}; number the "
+            "classes from 0"
+        )
+    distinct = len(np.unique(grouped))
+    if distinct < FOLDS:
+        raise ValueError(
+            f"images must be at least {FOLDS}, duplicates counted once, got {distinct}: their "
+            "losses come from heads that were trained on the others"
+        )
+    count = int(classes.max()) + 1
+    stratified_folds(classes, grouped, num_classes=count, folds=FOLDS, seed=0)
+    return pixels, classes, grouped

@@ -1,34 +1,45 @@
-"""What a feature store looks like on disk, and the checks that tell a whole one from a damaged one.
+"""What a feature store looks like on disk, how it gets there, and what tells a damaged one.
 
 A store is a folder: ``features.npy`` (rows, dim), little-endian float16 or int8; ``rows.crc32``, a
 CRC-32 per row; and ``manifest.json``, which is written last and only then makes the folder a store.
 The manifest holds the shapes, the backbone's identity, the data's fingerprint, a CRC-32 per chunk
 of ``rows.crc32``, and a SHA-256 of itself. Stores of version 1 have no ``rows.crc32``: there the
 CRC-32 is per chunk of features. They are read, and no longer written.
+
+A store is built so that a kill at any moment costs one chunk and breaks nothing. Rows and their
+checksums are written chunk by chunk; after each both are synced, and then ``journal.jsonl`` gets a
+line with the chunk's checksum. A later build trusts only journal lines whose chunk still has that
+checksum, and goes on from there. The manifest and the journal are written atomically.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checksummed_json import read_json
-from gstds.common.files import sha256
+from gstds.common.files import fsync_directory, sha256, write_json, write_text
 
 VERSION = 2
-_READABLE = (1, 2)
 DATA_NAME = "features.npy"
 CHECKS_NAME = "rows.crc32"
 MANIFEST_NAME = "manifest.json"
+JOURNAL_NAME = "journal.jsonl"
+LOCK_NAME = ".lock"
 DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "int8": np.dtype("|i1")}
 CHECKS_DTYPE = np.dtype("<u4")
+Compute = Callable[[int, int], Any]
+Progress = Callable[[int, int], None]
 _STEPS = 127.0
 _MEND = (
     "delete it and call gstds.prepare_store again, or, if the command line made it, build it anew "
@@ -102,15 +113,9 @@ def make_manifest(
         checksums: Of each chunk.
         **made_from: ``chunk_rows``, ``fingerprint`` and ``backbone``.
     """
-    manifest: dict[str, Any] = {
-        "version": VERSION,
-        "rows": rows,
-        "dim": dim,
-        "dtype": dtype.str,
-        "bytes": len(array_header(rows, dim, dtype)) + rows * dim * dtype.itemsize,
-        **made_from,
-        "checksums": checksums,
-    }
+    size = len(array_header(rows, dim, dtype)) + rows * dim * dtype.itemsize
+    shape = {"rows": rows, "dim": dim, "dtype": dtype.str, "bytes": size}
+    manifest = {"version": VERSION, **shape, **made_from, "checksums": checksums}
     return {**manifest, "sha256": digest(manifest)}
 
 
@@ -123,11 +128,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = read_json(path / MANIFEST_NAME)
     except (FileNotFoundError, NotADirectoryError):
-        if (path / DATA_NAME).exists():
-            problem = "its build was not finished", _RUN.format("resume")
-        else:
-            problem = "there is no store", _RUN.format("build")
-        raise StoreError(path, *problem) from None
+        begun = (path / DATA_NAME).exists()
+        problem = "its build was not finished" if begun else "there is no store"
+        raise StoreError(path, problem, _RUN.format("resume" if begun else "build")) from None
     except ValueError:
         raise StoreError(path, f"{MANIFEST_NAME} is damaged (not JSON)") from None
     try:
@@ -137,9 +140,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not whole:
         raise StoreError(path, f"{MANIFEST_NAME} is damaged (checksum of the manifest)")
     version = manifest.get("version")
-    if version not in _READABLE:
-        known = " and ".join(map(str, _READABLE))
-        raise StoreError(path, f"version {version!r}, this release reads versions {known}")
+    if version not in (1, VERSION):
+        raise StoreError(path, f"version {version!r}, this release reads versions 1 and {VERSION}")
     return dict(manifest)
 
 
@@ -188,3 +190,158 @@ def decode(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         wide /= torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_(min=1.0)
     values: npt.NDArray[np.float32] = wide.numpy()
     return values
+
+
+# ---------------------------------------------------------------------------- building
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What is to be built: shape (rows, dim) and type, the chunks, the data and the backbone."""
+
+    rows: int
+    dim: int
+    chunk_rows: int
+    fingerprint: str
+    backbone: dict[str, Any]
+    dtype: str = "float16"
+
+    @property
+    def numbers(self) -> np.dtype[Any]:
+        """The type of a stored number."""
+        return DTYPES[self.dtype]
+
+    @property
+    def header(self) -> bytes:
+        """How ``features.npy`` begins."""
+        return array_header(self.rows, self.dim, self.numbers)
+
+    @property
+    def row_bytes(self) -> int:
+        """How many bytes a stored row takes."""
+        return self.dim * self.numbers.itemsize
+
+    @property
+    def line(self) -> str:
+        """The journal's first line: only a build with an equal plan may be resumed."""
+        return canonical({"plan": self.__dict__})
+
+
+def discard(path: Path) -> None:
+    """Remove a store's files, the manifest first, so that no half of it is ever accepted."""
+    for name in (MANIFEST_NAME, JOURNAL_NAME, CHECKS_NAME, DATA_NAME):
+        (path / name).unlink(missing_ok=True)
+    fsync_directory(path)
+
+
+def complete_build(
+    path: Path, plan: BuildPlan, compute: Compute, progress: Progress | None = None
+) -> None:
+    """Write the chunks that are missing, then the manifest. The caller holds the lock.
+
+    Raises:
+        OSError: If the disk is full or a file cannot be written; it names the file.
+        ValueError: If ``compute`` returns a wrong shape or something not finite.
+    """
+    for leftover in path.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+    try:
+        checksums = _write_chunks(path, plan, compute, progress or (lambda done, rows: None))
+        facts = {**plan.__dict__, "dtype": plan.numbers}
+        write_json(path / MANIFEST_NAME, make_manifest(**facts, checksums=checksums))
+        (path / JOURNAL_NAME).unlink(missing_ok=True)
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        mend = "free some space there, or set GSTDS_CACHE to another folder"
+        reason = f"{os.strerror(error.errno)} (feature store; {mend})"
+        raise OSError(error.errno, reason, str(path / DATA_NAME)) from error
+
+
+def _write_chunks(path: Path, plan: BuildPlan, compute: Compute, progress: Progress) -> list[int]:
+    """Keep the leading chunks that are recorded and whole, write the others; return checksums."""
+    recorded = _read_journal(path, plan)
+    _make_room(path, plan, "r+b" if recorded else "wb")
+    checksums: list[int] = []
+    with open(path / DATA_NAME, "r+b") as data, open(path / CHECKS_NAME, "r+b") as checks:
+        for chunk, start in enumerate(range(0, plan.rows, plan.chunk_rows)):
+            stop = min(start + plan.chunk_rows, plan.rows)
+            place = len(plan.header) + start * plan.row_bytes
+            data.seek(place)
+            if chunk < len(recorded):
+                content = data.read((stop - start) * plan.row_bytes)
+                sums = row_checksums(np.frombuffer(content, np.uint8).reshape(stop - start, -1))
+                if checksum(sums) != recorded[chunk]:
+                    recorded = []
+            if chunk >= len(recorded):
+                progress(start, plan.rows)
+                rows = encode(_unit_rows(compute(start, stop), start, stop, plan.dim), plan.numbers)
+                _write_at(data, place, rows.tobytes())
+                sums = row_checksums(rows)
+            _write_at(checks, start * CHECKS_DTYPE.itemsize, sums.tobytes())
+            checksums.append(checksum(sums))
+            if chunk >= len(recorded):
+                lines = [plan.line, *(json.dumps([k, one]) for k, one in enumerate(checksums))]
+                write_text(path / JOURNAL_NAME, "\n".join(lines) + "\n")
+    progress(plan.rows, plan.rows)
+    return checksums
+
+
+def _read_journal(path: Path, plan: BuildPlan) -> list[int]:
+    """Return the checksums of the leading chunks that the journal of an equal plan has whole."""
+    if not all((path / name).exists() for name in (JOURNAL_NAME, DATA_NAME, CHECKS_NAME)):
+        return []
+    text = (path / JOURNAL_NAME).read_bytes().decode(errors="replace")
+    first, *lines = text.split("\n")
+    checksums: list[int] = []
+    for line in lines if first == plan.line else ():
+        found = re.fullmatch(rf"\[{len(checksums)}, ([0-9]+)\]", line)
+        if not found:
+            break
+        checksums.append(int(found[1]))
+    return checksums
+
+
+def _make_room(path: Path, plan: BuildPlan, mode: str) -> None:
+    """Give both files their sizes: a disk too small is better found now than after an hour."""
+    parts = {
+        DATA_NAME: (plan.header, len(plan.header) + plan.rows * plan.row_bytes),
+        CHECKS_NAME: (b"", plan.rows * CHECKS_DTYPE.itemsize),
+    }
+    try:
+        for name, (begin, size) in parts.items():
+            with open(path / name, mode) as handle:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(handle.fileno(), 0, size)
+                os.truncate(handle.fileno(), size)
+                _write_at(handle, 0, begin)
+    except OSError:
+        if mode == "wb":
+            for name in parts:
+                (path / name).unlink(missing_ok=True)
+        raise
+
+
+def _write_at(handle: IO[Any], offset: int, content: bytes) -> None:
+    handle.seek(offset)
+    handle.write(content)
+    handle.flush()
+    os.fsync(handle.fileno())
+
+
+def _unit_rows(values: Any, start: int, stop: int, dim: int) -> npt.NDArray[np.float32]:
+    """Scale rows (n, dim) to unit length in float32; a zero row stays zero."""
+    array, shape = np.asarray(values), (stop - start, dim)
+    if array.shape != shape:
+        what = f"features of rows {start} to {stop - 1}"
+        raise ValueError(f"{what} must have the shape {shape}, got {array.shape}")
+    array = array.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if len(bad):
+        row = f"row {start + bad[0]}"
+        raise ValueError(f"features of {row} are not finite; look at that image and its backbone")
+    # Scaling by the largest entry first keeps the squares of large features from overflowing.
+    scale = np.abs(array).max(axis=1, keepdims=True)
+    array = array / np.where(scale > 0, scale, 1)
+    norms = np.linalg.norm(array, axis=1, keepdims=True)
+    return np.asarray(array / np.where(norms > 0, norms, 1), dtype=np.float32)

@@ -18,8 +18,7 @@ from gstds.policies.base import AnySchedule, Array, Indices, Policy
 from gstds.policies.dropin.observed import floats, numbers, whole_numbers
 from gstds.policies.registry import check_declarations, make_policy, refuse_idle_schedule
 from gstds.selection.schedules import make_schedule
-from gstds.store.feature_store import FeatureStore, open_losses
-from gstds.store.from_images import LOSSES_NAME
+from gstds.store.feature_store import LOSSES_NAME, FeatureStore, open_losses
 
 _SAMPLE = np.array([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]], dtype=np.float32)
 

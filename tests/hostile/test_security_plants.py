@@ -24,7 +24,7 @@ from gstds.envs.data import fashion_mnist as fashion
 from gstds.envs.data.datasets import check_files, load_data
 from gstds.envs.data.downloads import quick_downloads
 from gstds.policies.learned.agent_file import AgentFileError, load_agent
-from gstds.reference.backbones import read_checkpoint
+from gstds.reference.networks import read_checkpoint
 from gstds.reference.vision import import_torchvision
 from gstds.store.feature_store import FeatureStore, StoreError, build_store, open_losses
 from tests.plants import DEEP, Plant

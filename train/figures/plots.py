@@ -1,40 +1,45 @@
-"""Plots of runs and comparisons, as PNG; matplotlib without its global state."""
+"""Plots of runs and comparisons, as PNG, with one color per policy; no global state."""
 
 from __future__ import annotations
 
+import functools
+import io
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from gstds.common.files import sha256, write_bytes
 from gstds.train.figures import statistics
-from gstds.train.figures.frame import (
-    as_png,
-    draw_legend,
-    draw_mean,
-    height_with_legend,
-    is_control,
-    new_figure,
-    phase_color,
-    policy_color,
-    save_figure,
-)
 from gstds.train.figures.statistics import Band, Curve, by_policy, curves, finished, mean_band
 from gstds.train.figures.tables import flop_unit, judged_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 Run = Mapping[str, Any]
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Run]
 Points = Sequence[tuple[float, float]]
 
 _MANY = f"{statistics.FEWEST_FOR_A_BAND} seeds or more"
 _BAND = f"mean; thin: each seed, or band: 95% CI ({_MANY}); dotted: control; dashed: broke off"
 _SECONDS = "seconds of selecting and training"
 _APART = ("monitor", "checkpoint", "features", "probe")
+_CONTROL = "random:"
+SHORT_FULL = "short-full"
+# The colors that MLflow's UI knows for runs and groups of runs.
+RUN_COLORS = (
+    "#a6630c", "#c83243", "#b45091", "#8a63bf", "#434a93", "#137dae", "#04867d", "#308613",
+    "#facb66", "#1f272d", "#445461", "#5f7281", "#8396a5", "#93320b", "#be501e", "#de7921",
+    "#f2be88", "#115026", "#277c43", "#3ba65e", "#8ddda8", "#9e102c", "#c82d4c", "#e65b77",
+    "#f792a6", "#0e538b", "#2272b4", "#4299e0", "#8acaff",
+)  # fmt: skip
+_COLORED = RUN_COLORS[:9] + RUN_COLORS[13:]  # without the greys
 _DASH = 4.0  # in line widths
 _SAME = 0.01
 # Where a name may stand beside its point: right, up, in points of type.
@@ -46,7 +51,7 @@ _PLACES = [
 ]
 
 
-def plot_accuracy_against_compute(runs: Sequence[Run], summary: Rows, path: str | Path) -> None:
+def plot_accuracy_against_compute(runs: Rows, summary: Rows, path: str | Path) -> None:
     """Draw validation accuracy against charged compute, and the final test accuracies.
 
     Lines are means over the finished seeds of the validation accuracy, bands their 95% interval,
@@ -74,10 +79,10 @@ def plot_accuracy_against_compute(runs: Sequence[Run], summary: Rows, path: str 
     save_figure(figure, path)
 
 
-def plot_accuracy_against_seconds(runs: Sequence[Run], path: str | Path) -> None:
+def plot_accuracy_against_seconds(runs: Rows, path: str | Path) -> None:
     """Draw validation accuracy against the seconds of selecting and training."""
     names = list(by_policy(runs))
-    figure, axes = new_figure(8.2, height_with_legend(4.4, len(names)))
+    figure, axes = new_figure(8.2, _height_with_legend(4.4, len(names)))
     _draw_curves(axes, runs, names, "seconds", 1.0)
     axes.set_xlabel(_SECONDS)
     axes.set_title(_BAND, fontsize=8)
@@ -85,10 +90,10 @@ def plot_accuracy_against_seconds(runs: Sequence[Run], path: str | Path) -> None
     save_figure(figure, path)
 
 
-def plot_kept_over_time(runs: Sequence[Run], path: str | Path) -> None:
+def plot_kept_over_time(runs: Rows, path: str | Path) -> None:
     """Draw the keep ratio and the class coverage of what was kept over progress, means of seeds."""
     groups = by_policy(runs)
-    figure, (left, right) = new_figure(11.0, height_with_legend(3.8, len(groups)), columns=2)
+    figure, (left, right) = new_figure(11.0, _height_with_legend(3.8, len(groups)), columns=2)
     keeps = {name: mean_band(_interval_keeps(group)) for name, group in groups.items()}
     dashes = _interleaved(keeps)
     for name, group in groups.items():
@@ -103,7 +108,7 @@ def plot_kept_over_time(runs: Sequence[Run], path: str | Path) -> None:
     save_figure(figure, path)
 
 
-def plot_seconds(runs: Sequence[Run], path: str | Path) -> None:
+def plot_seconds(runs: Rows, path: str | Path) -> None:
     """Draw each policy's mean seconds by phase as a stacked bar; hatched is not counted."""
     tables = {name: _mean_phases(group) for name, group in by_policy(runs).items()}
     largest = {p: max(t.get(p, 0.0) for t in tables.values()) for t in tables.values() for p in t}
@@ -114,12 +119,12 @@ def plot_seconds(runs: Sequence[Run], path: str | Path) -> None:
         if largest[phase] >= 0.002 * whole:
             width = np.array([table.get(phase, 0.0) for table in tables.values()])
             label, hatch = (f"{phase} (not counted)", "///") if phase in _APART else (phase, None)
-            look = {"color": phase_color(phase), "edgecolor": "white", "linewidth": 0.4}
+            look = {"color": _phase_color(phase), "edgecolor": "white", "linewidth": 0.4}
             axes.barh(list(tables), width, left=left, label=label, hatch=hatch, **look)
             left += width
     axes.set(ylim=(len(tables) - 0.4, -0.6), xlabel="seconds, mean over seeds")
     axes.grid(visible=False, axis="y")
-    draw_legend(axes)
+    _draw_legend(axes)
     save_figure(figure, path)
 
 
@@ -143,29 +148,10 @@ def plot_run(history: Rows, keep: Sequence[float]) -> bytes:
     return as_png(figure)
 
 
-def plot_rows(summary: Rows, path: str | Path) -> None:
-    """Draw each row's final accuracy with its interval, and its compute and seconds over full's."""
-    rows = summary[::-1]  # the first on top
-    figure, (left, right) = new_figure(10.5, 1.5 + 0.42 * len(rows), columns=2)
-    _draw_finals(left, rows)
-    for key, marker, size in (("relative_seconds", "D", 9), ("relative_compute", "o", 5)):
-        for place, row in enumerate(rows):
-            if row.get(key) is not None:
-                color = policy_color(str(row["policy"]))
-                fill = "white" if marker == "D" else color
-                right.plot(row[key], place, marker, ms=size, color=color, mfc=fill)
-    timed = any(row.get("relative_seconds") is not None for row in rows)
-    also = " and seconds (diamonds)" if timed else ""
-    right.set(xlabel=f"share of full training's compute (dots){also}", ylim=left.get_ylim())
-    right.set_yticks(range(len(rows)), [""] * len(rows))
-    right.set_xlim(left=0)
-    save_figure(figure, path)
-
-
 def _explain(axes: Axes, names: Iterable[str]) -> None:
     for name in names:
         axes.plot([], [], "-", color=policy_color(name), label=name, linewidth=3)
-    draw_legend(axes)
+    _draw_legend(axes)
 
 
 def _write(axes: Axes, text: str, point: Any, beside: tuple[int, int], **look: Any) -> Any:
@@ -183,9 +169,7 @@ def _points(summary: Rows, cost: str, size: float) -> list[tuple[Any, tuple[floa
 # ------------------------------------------------------------------------------ curves over a run
 
 
-def _draw_curves(
-    axes: Axes, runs: Sequence[Run], names: Sequence[str], x: str, size: float
-) -> None:
+def _draw_curves(axes: Axes, runs: Rows, names: Sequence[str], x: str, size: float) -> None:
     """Draw validation accuracy in percent: a mean and its band by policy, and broken runs."""
     groups = by_policy(runs)
     for name in names:
@@ -240,18 +224,15 @@ def _interleaved(bands: Mapping[str, Band | None]) -> dict[str, Any]:
 
     Policies often share a schedule; drawn over one another only the last would be seen.
     """
-    groups: list[list[str]] = []
+    groups: dict[str, list[str]] = {}
     for name, band in bands.items():
-        same = (group for group in groups if _coincide(band, bands[group[0]]))
-        group = next(same, None)
-        if group is None:
-            groups.append(group := [])
-        group.append(name)
-    return {
-        name: (_DASH * i, (_DASH, _DASH * (len(group) - 1))) if len(group) > 1 else "-"
-        for group in groups
-        for i, name in enumerate(group)
-    }
+        first = next((one for one in groups if _coincide(band, bands[one])), name)
+        groups.setdefault(first, []).append(name)
+    styles: dict[str, Any] = dict.fromkeys(bands, "-")
+    for group in groups.values():
+        for i, name in enumerate(group if len(group) > 1 else ()):
+            styles[name] = (_DASH * i, (_DASH, _DASH * (len(group) - 1)))
+    return styles
 
 
 def _coincide(one: Band | None, other: Band | None) -> bool:
@@ -260,7 +241,7 @@ def _coincide(one: Band | None, other: Band | None) -> bool:
     return bool(np.abs(np.interp(one.x, other.x, other.mean) - one.mean).max() < _SAME)
 
 
-def _mean_phases(runs: Sequence[Run]) -> dict[str, float]:
+def _mean_phases(runs: Rows) -> dict[str, float]:
     tables = [run["seconds_by_phase"] for run in runs if run.get("seconds_by_phase")]
     phases = dict.fromkeys(phase for table in tables for phase in table)
     return {p: sum(float(t.get(p, 0.0)) for t in tables) / len(tables) for p in phases}
@@ -273,7 +254,7 @@ def _draw_finals(axes: Axes, rows: Rows) -> None:
     """Draw each row's mean accuracy with its interval, one line each, the last on top."""
     for i, row in enumerate(rows):
         if row.get("mean") is not None:
-            draw_mean(axes, row, y=i, capsize=4)
+            _draw_mean(axes, row, y=i, capsize=4)
             mean = 100 * row["mean"]
             _write(axes, f"{mean:.1f}", (mean, i), (0, 6), ha="center")
     names = [str(row["policy"]) for row in rows]
@@ -309,7 +290,7 @@ def _draw_front(axes: Axes, summary: Rows, cost: str, size: float) -> None:
     axes.plot(*front, "-", color="#bbbbbb", zorder=1)
     axes.plot(*front, "o", ms=13, mfc="none", mec="#666666", zorder=2)
     for row, (x, _) in there:
-        draw_mean(axes, row, x, capsize=3, markersize=6)
+        _draw_mean(axes, row, x, capsize=3, markersize=6)
     axes.set_xlim(left=0, right=1.15 * max((x for x, _ in points), default=1.0))
     if points:  # every point and its interval, but no interval wider than the points' own spread
         values = np.array([y for _, y in points])
@@ -348,3 +329,102 @@ def _crowding(box: Any, taken: Sequence[Any], frame: Any) -> float:
     out = (frame.x0 - box.x0, box.x1 - frame.x1, frame.y0 - box.y0, box.y1 - frame.y1)
     covered = sum(part.width * part.height for part in shared if part is not None)
     return float(covered + 1000 * sum(max(0.0, gap) for gap in out))
+
+
+# ------------------------------------------------------------------------------ what all share
+
+
+def new_figure(
+    width: float, height: float, columns: int = 1, width_ratios: Sequence[float] | None = None
+) -> tuple[Figure, Any]:
+    """Return a figure and its axes.
+
+    Args:
+        width: In inches.
+        height: In inches.
+        columns: Axes beside one another.
+        width_ratios: Their relative widths.
+    """
+    figure = blank_figure(width, height)
+    axes = figure.subplots(1, columns, width_ratios=width_ratios)
+    for one in np.atleast_1d(axes):
+        one.grid(visible=True, color="#e4e4e4", linewidth=0.7)
+        one.set_axisbelow(True)
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def blank_figure(width: float, height: float) -> Figure:
+    """Return a figure of so many inches, without matplotlib's global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _draw_mean(axes: Axes, row: Run, x: Any = None, y: Any = None, **more: Any) -> None:
+    """Draw a row's mean accuracy in percent with its interval: at ``x``, or at a height ``y``."""
+    mean, half = 100 * row["mean"], row.get("ci95")
+    error = None if half is None else 100 * half
+    at = {"x": mean, "y": y, "xerr": error} if x is None else {"x": x, "y": mean, "yerr": error}
+    name = str(row["policy"])
+    hollow = {"mfc": "white"} if is_control(name) else {}
+    axes.errorbar(**at, fmt="o", color=policy_color(name), **hollow, **more)
+
+
+def _height_with_legend(height: float, entries: int) -> float:
+    """Return a figure's height in inches, enough for a legend of so many lines."""
+    return max(height, 0.7 + 0.215 * entries)
+
+
+def _draw_legend(axes: Axes) -> None:
+    """Put the legend to the right of the axes, if there is anything to explain."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+
+
+def as_png(figure: Figure) -> bytes:
+    """Return a figure as a PNG, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as a PNG, atomically."""
+    write_bytes(path, as_png(figure))
+
+
+def is_control(name: str) -> bool:
+    """Return whether a row is one that a comparison adds by itself."""
+    return name.startswith(_CONTROL) or name == SHORT_FULL
+
+
+def policy_color(name: str) -> str:
+    """Return the color of a policy as ``#rrggbb``; unknown names get one from their digest.
+
+    All are among `RUN_COLORS`, so that the UI can show them. Random samples with another policy's
+    keep sequence have the paler shade of its color.
+    """
+    control = name.startswith(_CONTROL)
+    name = name.removeprefix(_CONTROL)
+    color = _palette()["policies"].get(name) or _COLORED[int(sha256(name), 16) % len(_COLORED)]
+    if not control:
+        return color
+    paler = 0.5 * _parts(color) + 0.5 * 255
+    others = (one for one in _COLORED if one != color)
+    return min(others, key=lambda one: float(np.abs(_parts(one) - paler).sum()))
+
+
+def _parts(color: str) -> npt.NDArray[np.float64]:
+    return np.array(list(bytes.fromhex(color[1:])), dtype=float)
+
+
+def _phase_color(name: str) -> str:
+    """Return the color of a phase of a run, such as ``train``, as ``#rrggbb``."""
+    return _palette()["phases"].get(name) or policy_color(name)
+
+
+@functools.cache
+def _palette() -> dict[str, dict[str, str]]:
+    text = Path(__file__).with_name("palette.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)

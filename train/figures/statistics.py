@@ -15,14 +15,17 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gstds.train.figures.metrics import metrics
+from gstds.train.figures.tables import metrics
 
 Run = Mapping[str, Any]
+Runs = Sequence[Run]
+Rows = list[dict[str, Any]]
 Floats = npt.NDArray[np.float64]
 Curve = tuple[Floats, Floats]
 
@@ -39,9 +42,7 @@ _RELATIVE = {
 }
 
 
-def summarize(
-    runs: Sequence[Run], baseline: str, *, reference_shared_by: int | None = None
-) -> list[dict[str, Any]]:
+def summarize(runs: Runs, baseline: str, *, reference_shared_by: int | None = None) -> Rows:
     """Summarize runs by policy, in the order in which the policies first appear.
 
     The unit of the relative columns is the policy ``full``; without it compute is by formula, and
@@ -84,9 +85,7 @@ def summarize(
     return with_holm(rows)
 
 
-def summarize_controls(
-    runs: Sequence[Run], controls: Sequence[Run], baseline: str
-) -> list[dict[str, Any]]:
+def summarize_controls(runs: Runs, controls: Runs, baseline: str) -> Rows:
     """Summarize control runs by name, tested against the baseline of the runs beside them.
 
     Args:
@@ -102,7 +101,7 @@ def summarize_controls(
     return [row for row in rows if row["policy"] in names]
 
 
-def paired_rows(runs: Sequence[Run], pairs: Iterable[tuple[str, str, str]]) -> list[dict[str, Any]]:
+def paired_rows(runs: Runs, pairs: Iterable[tuple[str, str, str]]) -> Rows:
     """Test policies against other policies than the baseline, paired by seed.
 
     Args:
@@ -218,15 +217,12 @@ def _flip_sums(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any,
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
     """Return Holm's adjusted p values (Holm 1979); None stays None and is not counted."""
     known = sorted((p, name) for name, p in p_values.items() if p is not None)
-    adjusted: dict[str, float | None] = dict.fromkeys(p_values)
-    running = 0.0
-    for rank, (p, name) in enumerate(known):
-        running = max(running, min(1.0, (len(known) - rank) * p))
-        adjusted[name] = running
-    return adjusted
+    steps = (min(1.0, (len(known) - rank) * p) for rank, (p, _) in enumerate(known))
+    adjusted = zip((name for _, name in known), accumulate(steps, max), strict=True)
+    return {**dict.fromkeys(p_values), **dict(adjusted)}
 
 
-def with_holm(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def with_holm(rows: Sequence[Mapping[str, Any]]) -> Rows:
     """Return rows with ``p_holm``: their ``p_value`` adjusted over all of them."""
     adjusted = holm({str(i): row.get("p_value") for i, row in enumerate(rows)})
     return [{**row, "p_holm": p} for row, p in zip(rows, adjusted.values(), strict=True)]
@@ -285,18 +281,15 @@ def _row(group: list[Run], key: str, shared_by: Mapping[Any, int]) -> dict[str, 
     charged, reference = means["charged_flops"], means["reference_flops"] or 0.0
     users = [(_reference(run)[0], shared_by[_reference(run)]) for run in finished(group)]
     shared = _average([flops / count for flops, count in users if flops is not None]) or 0.0
-    return {
-        "n": len(accuracies),
-        **{f"n_{r}": sum(run.get("status") == r for run in group) for r in _REASONS},
-        "mean": _average(accuracies),
-        "ci95": confidence_half_width(accuracies),
-        "std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
-        "worst": min(accuracies, default=None),
-        **means,
-        "reference_shared_by": max(count for _, count in users) if reference else None,
-        _SHARED: None if charged is None else charged + shared,
-        "charged_flops_with_reference": None if charged is None else charged + reference,
-    }
+    lost = {f"n_{r}": sum(run.get("status") == r for run in group) for r in _REASONS}
+    row = {"n": len(accuracies), **lost, "mean": _average(accuracies)}
+    row["ci95"] = confidence_half_width(accuracies)
+    row["std"] = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None
+    row |= {"worst": min(accuracies, default=None), **means}
+    row["reference_shared_by"] = max(count for _, count in users) if reference else None
+    row[_SHARED] = None if charged is None else charged + shared
+    row["charged_flops_with_reference"] = None if charged is None else charged + reference
+    return row
 
 
 def _by_seed(group: Iterable[Run], key: str) -> dict[Any, float]:
@@ -316,15 +309,10 @@ def _by_seed(group: Iterable[Run], key: str) -> dict[Any, float]:
 def _against(group: Iterable[Run], baseline: Iterable[Run], key: str) -> dict[str, Any]:
     """Return the comparison with the baseline, paired by seed; all None for the baseline itself."""
     mine, theirs = _by_seed(group, key), _by_seed(baseline, key)
-    differences = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
-    return {
-        "n_pairs": len(differences),
-        "difference": _average(differences),
-        "difference_ci95": confidence_half_width(differences),
-        "effect_size": cohens_d(differences),
-        "p_value": paired_t(differences),
-        "sign_flip_p": sign_flip_p(differences),
-    }
+    pairs = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
+    row = {"n_pairs": len(pairs), "difference": _average(pairs)}
+    row |= {"difference_ci95": confidence_half_width(pairs), "effect_size": cohens_d(pairs)}
+    return row | {"p_value": paired_t(pairs), "sign_flip_p": sign_flip_p(pairs)}
 
 
 # ---------------------------------------------------------------------------- curves over seeds

@@ -1,15 +1,19 @@
-"""A comparison as a table: on a terminal, as plain text or Markdown."""
+"""Metrics and rows as tables: on a terminal, as plain text or Markdown.
+
+The table of metrics, `metrics.toml`, says what is tracked, summarized, laid out and drawn.
+"""
 
 # Own, not pandas: its Markdown needs another library, its text knows no split to a terminal's
 # width, and cells are text that is formed column by column (`_cell`) before there is a table.
 
 from __future__ import annotations
 
+import functools
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from gstds.train.figures.metrics import metrics
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -21,6 +25,61 @@ Summary = Sequence[Row]
 _PREFIXES = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 FEWEST_RUNS = 10
 """With fewer runs no difference is claimed and no effect size shown."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table; the head of `metrics.toml` says what stands in it."""
+
+    key: str
+    unit: str = "fraction"
+    mean: bool = False
+    every: str = "evaluation"
+    scale: float = 1.0
+    logged: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, list[str]] = field(default_factory=dict)
+    charts: tuple[tuple[str, int, str], ...] = ()
+
+    def when(self, name: str) -> str:
+        """Return when a name is logged: `step`, `evaluation`, `end`, `summary` or `control`."""
+        section, _, what = name.partition("/")
+        if section == "summary":
+            return "control" if what.startswith("control_") else section
+        return "end" if section == "final" else self.every
+
+    def drawn(self, kind: str) -> str:
+        """Return the name that a chart draws: the one for the eye, where there is one."""
+        of_its_course = next(iter(self.logged)) if kind == "line" else f"final/{self.key}"
+        return next((name for name in self.logged if "/" not in name), of_its_course)
+
+
+@functools.cache
+def metrics() -> tuple[Metric, ...]:
+    """Return the rows."""
+    text = Path(__file__).with_name("metrics.toml").read_text(encoding="utf-8")
+    return tuple(Metric(**row) for row in tomllib.loads(text)["metric"])
+
+
+def drawn_name(key: str) -> str:
+    """Return the name by which charts show a metric."""
+    return next(metric for metric in metrics() if metric.key == key).drawn("bar")
+
+
+def as_logged(values: Mapping[str, Any], when: str) -> dict[str, float]:
+    """Return those of a run's or a row's values that are logged then, by name in MLflow.
+
+    A name without a section is for the eye: in its own unit, of four digits.
+    """
+    return {
+        name: values[metric.key] if "/" in name else _rounded(metric.scale * values[metric.key])
+        for metric in metrics()
+        for name in metric.logged
+        if metric.when(name) == when and values.get(metric.key) is not None
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 @dataclass(frozen=True)
@@ -91,7 +150,7 @@ def comparison_table(summary: Summary, *, setting: str | None = None) -> Table:
     return metric_table("compared", summary, caption(summary, setting=setting))
 
 
-def metric_table(name: str, rows: Sequence[Row], caption: str = "") -> Table:
+def metric_table(name: str, rows: Summary, caption: str = "") -> Table:
     """Lay out what the table of metrics has for a table of this name."""
     shown = [(metric.key, *metric.tables[name]) for metric in metrics() if name in metric.tables]
     columns = [
@@ -102,9 +161,7 @@ def metric_table(name: str, rows: Sequence[Row], caption: str = "") -> Table:
     return lay_out(rows, columns, caption)
 
 
-def lay_out(
-    rows: Sequence[Row], columns: Sequence[tuple[str, str, str]], caption: str = ""
-) -> Table:
+def lay_out(rows: Summary, columns: Sequence[tuple[str, str, str]], caption: str = "") -> Table:
     """Lay out rows.
 
     Args:
@@ -119,11 +176,8 @@ def lay_out(
     size, unit = flop_unit(scaled)
     judged = "accuracy" if judged_on(rows) == "test" else "validation"
     heads = (head.replace("{unit}", unit).replace("{judged}", judged) for _, head, _ in columns)
-    return Table(
-        header=tuple(heads),
-        rows=tuple(tuple(_cell(row, key, form, size) for key, _, form in columns) for row in rows),
-        caption=caption,
-    )
+    cells = (tuple(_cell(row, key, form, size) for key, _, form in columns) for row in rows)
+    return Table(tuple(heads), tuple(cells), caption)
 
 
 def _cell(row: Row, key: str, form: str, size: float) -> str:

@@ -34,6 +34,10 @@ from gstds.train.tracking.log import LOG_NAME, read_log
 from gstds.train.tracking.uploader import Upload
 
 Ended = Callable[["Job", dict[str, Any]], None]
+Jobs = Sequence["Job"]
+
+RECORD = ("tracking", "experiment", "checkpoint_every", "command")
+"""What a run has of its comparison by the same name."""
 
 RETRIES = 2
 """How often a run whose process died is tried again, from its last checkpoint."""
@@ -41,6 +45,7 @@ RETRIES = 2
 _SECONDS_BETWEEN_TRIES = 0.2
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_TO_END = 10.0
+_PRELOADED = "gstds.train.launching.worker_imports"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -90,20 +95,13 @@ def run_job(
     """
     stop = stop or StopFlag()
     upload = Upload(job.tracking, job.experiment, elsewhere=job.elsewhere) if job.tracking else None
+    how: dict[str, Any] = {"upload": upload, "tags": job.tags, "command": job.command}
+    how |= {"checkpoint_every": job.checkpoint_every, "progress": progress, "stop": stop}
     with _limited_threads(job.threads):
         while not stop.is_set:
+            begun = (job.folder / "config.json").exists()
             try:
-                return execute(
-                    job.config,
-                    job.folder,
-                    upload=upload,
-                    resume=(job.folder / "config.json").exists(),
-                    checkpoint_every=job.checkpoint_every,
-                    tags=job.tags,
-                    progress=progress,
-                    command=job.command,
-                    stop=stop,
-                )
+                return execute(job.config, job.folder, resume=begun, **how)
             except FolderInUseError:
                 time.sleep(_SECONDS_BETWEEN_TRIES)
             except (Exception, SystemExit) as error:  # users' code may end itself
@@ -145,7 +143,7 @@ class Watch:
     def __call__(self, phase: str, done: int, total: int) -> None:
         """What comes before the runs has done ``done`` of ``total`` of a phase."""
 
-    def expect(self, jobs: Sequence[Job]) -> None:
+    def expect(self, jobs: Jobs) -> None:
         """Take note of all runs that there will be."""
 
     def moved(
@@ -205,9 +203,7 @@ def warm_up(threads: int) -> None:
     """
     if start_method() == "forkserver":
         with _environment(threads, PYTHONSAFEPATH="1"):  # no module of the working folder's
-            get_context("forkserver").set_forkserver_preload(
-                ["gstds.train.launching.worker_imports"]
-            )
+            get_context("forkserver").set_forkserver_preload([_PRELOADED])
             forkserver.ensure_running()
 
 
@@ -231,9 +227,7 @@ def _environment(threads: int, **more: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def run_in_processes(
-    todo: Sequence[Job], workers: int, ended: Ended, watch: Watch, stop: StopFlag
-) -> None:
+def run_in_processes(todo: Jobs, workers: int, ended: Ended, watch: Watch, stop: StopFlag) -> None:
     """Do runs in processes of their own, side by side.
 
     A run whose process dies is tried again from its last checkpoint, `RETRIES` times. When ``stop``
@@ -268,13 +262,11 @@ class _Worker:
             self.process.start()
         theirs.close()
 
-    def send(self, job: Job | None) -> bool:
-        """Hand over a run, or None for the end; return whether the process took it."""
+    def send(self, job: Job | None) -> None:
+        """Hand over a run, or None for the end; a process that is gone does not take it."""
         with contextlib.suppress(OSError):
             self.pipe.send(job)
             self.job = job
-            return True
-        return False
 
     def end(self) -> None:
         """Let the process end, after what it does now; kill it if it does not."""
@@ -296,7 +288,7 @@ class _Worker:
 class _Crew:
     """Workers, the runs that wait for one, and how often each run was tried."""
 
-    def __init__(self, todo: Sequence[Job], ended: Ended, watch: Watch, stop: StopFlag) -> None:
+    def __init__(self, todo: Jobs, ended: Ended, watch: Watch, stop: StopFlag) -> None:
         self._queue, self._lost = deque(todo), Counter[Path]()
         self._ended, self._watch, self._stop = ended, watch, stop
         self._crew: list[_Worker] = []
@@ -333,7 +325,8 @@ class _Crew:
         idle = [worker for worker in self._crew if worker.job is None]
         if not idle:
             self._crew += (idle := [_Worker(job.threads)])
-        if idle[0].send(job):
+        idle[0].send(job)
+        if idle[0].job:
             self._watch.moved(self._queue.popleft(), "starting", 0, 0)
         else:
             self._remove(idle[0])

@@ -25,7 +25,7 @@ from gstds.common.files import cache_root, locked
 if TYPE_CHECKING:
     from gstds.envs.data.datasets import Data
     from gstds.envs.task.features import Extractor
-    from gstds.train.launching.jobs import Ended, Job, Watch
+    from gstds.train.launching.jobs import Ended, Job, Jobs, Watch
     from gstds.train.running.ending import StopFlag
     from gstds.train.running.options import RunConfig
 
@@ -38,9 +38,7 @@ _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
 _PASSED_ON = ("GSTDS_", "MLFLOW_", "OMP_WAIT_POLICY")
 
 
-def run_on_ray(
-    todo: Sequence[Job], address: str, ended: Ended, watch: Watch, stop: StopFlag
-) -> None:
+def run_on_ray(todo: Jobs, address: str, ended: Ended, watch: Watch, stop: StopFlag) -> None:
     """Do runs as tasks of a Ray cluster, one processor each, and a GPU where the cluster has some.
 
     A task whose worker or node dies is tried again from the last checkpoint, `RETRIES` times. When
@@ -264,10 +262,8 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
     try:
         ray = importlib.import_module("ray")
     except ImportError as error:
-        raise ImportError(
-            f"--ray needs Ray, which is not installed ({error}): pip install 'gstds[ray]', "
-            "or use --workers K on this machine"
-        ) from None
+        mend = "pip install 'gstds[ray]', or use --workers K on this machine"
+        raise ImportError(f"--ray needs Ray, which is not installed ({error}): {mend}") from None
     if ray.is_initialized():
         yield ray
         return
@@ -278,7 +274,7 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def check_cluster(address: str, jobs: Sequence[Job]) -> None:
+def check_cluster(address: str, jobs: Jobs) -> None:
     """Make sure that a cluster has what runs ask for, and that its nodes see their files.
 
     Args:
@@ -383,10 +379,8 @@ def _check_shared_files(ray: Any, places: set[Path]) -> None:
                     f"{node} cannot run gstds ({reason}); install the same version on every node"
                 ) from None
             if unseen:
-                raise ValueError(
-                    f"{node} does not see {Path(unseen[0]).parent}; --out and $GSTDS_CACHE must be "
-                    "on a file system that all nodes share"
-                )
+                mend = "--out and $GSTDS_CACHE must be on a file system that all nodes share"
+                raise ValueError(f"{node} does not see {Path(unseen[0]).parent}; {mend}")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -126,26 +125,3 @@ def _checked_backend(backend: str, device: torch.device) -> str:
     if name == "nccl" and device.type != "cuda":
         raise ValueError(f"--backend 'nccl' is for GPUs, device is {str(device)!r}; use gloo")
     return name
-
-
-def follow(config: RunConfig, folder: Path, group: Group, *, resume: bool) -> str:
-    """Do this process's part of a run that another process leads; return how it ended.
-
-    It trains, and leaves everything else, evaluation and checkpoints too, to that process.
-
-    Args:
-        config: The run's options.
-        folder: The run's folder; read alone, and only to resume.
-        group: The processes.
-        resume: Go on from the folder's newest checkpoint.
-
-    Raises:
-        ValueError: If an option is unknown or out of range, or the data or reference is unusable.
-        OSError: If a file cannot be read.
-        RunFailedError: If the policy or the environment raised.
-    """
-    from gstds.train.running.ending import StopFlag
-    from gstds.train.running.run import execute
-
-    result = execute(config, folder, group=group, stop=StopFlag(), resume=resume)
-    return str(result["status"])

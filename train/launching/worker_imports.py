@@ -17,7 +17,7 @@ MODULES = (
     "gstds.train.cli.main",
     "gstds.train.comparing.compare",
     "gstds.train.tracking.uploader",
-    "gstds.train.reporting.kept",
+    "gstds.train.reporting.report",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
     "PIL.Image",

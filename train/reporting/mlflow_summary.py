@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.files import sha256
-from gstds.train.figures.metrics import as_logged, drawn_name
 from gstds.train.figures.statistics import with_holm
-from gstds.train.figures.tables import caption, comparison_table, metric_table
+from gstds.train.figures.tables import (
+    as_logged,
+    caption,
+    comparison_table,
+    drawn_name,
+    metric_table,
+)
 from gstds.train.tracking.delivery import SUPERSEDED_TAG
 from gstds.train.tracking.log import LOG_NAME, RunLog, read_log
 from gstds.train.tracking.store import client as make_client

@@ -1,21 +1,27 @@
-"""The report of a comparison, and the page of one over several data sets: tables, plots, words."""
+"""The report of a comparison: tables, plots, words, and what was kept: classes and images."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from gstds.common.files import write_text
 from gstds.options.fields import names
 from gstds.options.world import DataOptions
 from gstds.train.figures import plots, statistics, tables
+from gstds.train.figures.plots import blank_figure, policy_color, save_figure
 from gstds.train.figures.tables import Table, lay_out, metric_table, points
-from gstds.train.reporting.kept import plot_balance, plot_extremes, view_of_kept
-from gstds.train.running.options import dataset_folder
+from gstds.train.running.kept import Kept, read_kept
+from gstds.train.running.options import policy_path
 from gstds.train.tracking.store import mask_secrets
 
 if TYPE_CHECKING:
@@ -24,15 +30,21 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 Content = Mapping[str, Any]
+Runs = Sequence[Content]
+Paths = dict[str, Path]
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 _MOST_POLICIES_SHOWN = 12
 _SHARES = (0.9, 0.95, 0.99, 1.0)
 _SIGNIFICANT = 0.05
+_BINS = 20
+_PER_ROW = 4
+_MOST_CLASSES_NAMED = 20
+_OCTAVES = 1.5
 
 
-def write_report(
-    folder: str | Path, comparison: Content, *, run_code: bool = True
-) -> dict[str, Path]:
+def write_report(folder: str | Path, comparison: Content, *, run_code: bool = True) -> Paths:
     """Write ``report.md``, ``report.html`` and the plots of a comparison, each atomically.
 
     What was kept is read from the runs' folders under ``folder``, and shown if the data set is at
@@ -42,7 +54,7 @@ def write_report(
         folder: Where to write; made if missing.
         comparison: ``command`` (text or words), ``setting``, ``versions``, ``hardware``, ``runs``
             and ``summary``; optionally ``name``, ``config``, ``controls`` (runs),
-            ``against_controls`` and ``baseline``.
+            ``controls_summary`` and ``against_controls``.
         run_code: Whether a data set ``module:function`` may be called for its images.
 
     Returns:
@@ -52,12 +64,9 @@ def write_report(
         OSError: If the folder cannot be written.
     """
     place, summary = Path(folder), list(comparison["summary"])
-    beside = comparison.get("controls") or ()
-    runs = [*comparison["runs"], *beside]
-    baseline = str(comparison.get("baseline") or summary[0]["baseline"]) if summary else ""
-    controls = (
-        statistics.summarize_controls(comparison["runs"], beside, baseline) if summary else []
-    )
+    runs = [*comparison["runs"], *(comparison.get("controls") or ())]
+    controls = list(comparison.get("controls_summary") or ())
+    baseline = str(summary[0]["baseline"]) if summary else ""
     known = ("accuracy", "accuracy_seconds", "pareto", "kept_over_time", "seconds")
     drawn = {name: place / f"{name}.png" for name in known}
     plots.plot_accuracy_against_compute(runs, [*summary, *controls], drawn["accuracy"])
@@ -68,6 +77,10 @@ def write_report(
     kept, note = _plot_what_was_kept(place, comparison, run_code)
     command = comparison.get("command") or ""
     command = command if isinstance(command, str) else shlex.join(map(str, command))
+    failed = [run for run in runs if run.get("error")]
+    errors = [f"{run['policy']} seed {run.get('seed')}: {run['error']}" for run in failed]
+    left_out = comparison.get("left_out", {}).items()
+    errors += [f"{row} was left out: {why}" for row, why in left_out]
     reached = [to_accuracy_table(runs, baseline, cost) for cost in ("charged_flops", "seconds")]
     values = {
         "title": f"Comparison {comparison.get('name') or ''}".strip(),
@@ -81,12 +94,7 @@ def write_report(
         "runs": runs,
         "plots": drawn | kept,
         "note": note,
-        "errors": [
-            mask_secrets(f"{run['policy']} seed {run.get('seed')}: {run['error']}")
-            for run in runs
-            if run.get("error")
-        ]
-        + [f"{row} was left out: {why}" for row, why in comparison.get("left_out", {}).items()],
+        "errors": [mask_secrets(text) for text in errors],
         "command": mask_secrets(command),
         "facts": [_facts(k, comparison[k]) for k in ("hardware", "versions") if comparison.get(k)],
     }
@@ -113,9 +121,7 @@ def _render(template: str, form: str, **values: Any) -> str:
     return page.strip() + "\n"
 
 
-def _plot_what_was_kept(
-    folder: Path, comparison: Content, run_code: bool
-) -> tuple[dict[str, Path], str]:
+def _plot_what_was_kept(folder: Path, comparison: Content, run_code: bool) -> tuple[Paths, str]:
     """Draw what was kept; return the plots, and a note where there are none."""
     try:
         data = _load(comparison.get("config"), run_code)
@@ -166,9 +172,7 @@ def _facts(key: str, facts: Any) -> Table:
     return Table((key, ""), tuple((str(name), mask_secrets(str(value))) for name, value in pairs))
 
 
-def to_accuracy_table(
-    runs: Sequence[Content], baseline: str, cost: str = "charged_flops"
-) -> Table | None:
+def to_accuracy_table(runs: Runs, baseline: str, cost: str = "charged_flops") -> Table | None:
     """Lay out what reaching a share of the baseline's final validation accuracy costs.
 
     Args:
@@ -249,46 +253,184 @@ def _difference(row: Content, other: str) -> str:
     return f"{text} (p {tables.p_value(p)}: {word})"
 
 
-def write_experiment(folder: Path, note: Content) -> Path:
-    """Write ``experiment.md`` and one plot per data set; return the page's path.
+# ---------------------------------------------------------------------------- what was kept
+
+
+@dataclass(frozen=True)
+class KeptView:
+    """What one policy kept, over its seeds.
+
+    Attributes:
+        policy: Its name.
+        balance: By stretch of the run and class (B, C): the class's share among the kept, over its
+            share among the drawn; NaN where nothing was kept.
+        share: How often each training sample was kept, over how often it was drawn (n,); NaN if it
+            was never drawn.
+        most: The samples kept most (k,), the most first.
+        least: The samples kept least (k,), the least first.
+    """
+
+    policy: str
+    balance: Floats
+    share: Floats
+    most: Indices
+    least: Indices
+
+
+def kept_path(folder: Path, run: Mapping[str, Any]) -> Path:
+    """Return where a run of the comparison in ``folder`` has its record of what it kept."""
+    name = f"{policy_path(str(run['policy']))}-{run['seed']}-{run.get('identity')}"
+    return folder / "runs" / name / "kept.npz"
+
+
+def view_of_kept(folder: Path, runs: Runs, data: Data, shown: int = 8) -> list[KeptView]:
+    """Return what each policy kept, in the order in which they appear.
+
+    Runs that did not finish, whose record is missing, or that trained on other data than ``data``,
+    are passed over.
 
     Args:
-        folder: The experiment's folder.
-        note: As `gstds.train.comparing.experiments.run_experiment` returns it.
-
-    Raises:
-        OSError: If the folder cannot be written.
+        folder: The comparison's folder.
+        runs: Results of runs.
+        data: What they trained on.
+        shown: How many samples are picked at either end.
     """
-    parts = []
-    for content in note["comparisons"]:
-        summary, plot = content["summary"], dataset_folder(folder, content["dataset"]) / "rows.png"
-        if summary:
-            plots.plot_rows(summary, plot)
-            table = tables.comparison_table(summary, setting=content["setting"])
-            shown = {"plot": plot.relative_to(folder), "saving": saving_table(summary)}
-            parts.append({**content, **shown, "table": table})
-    page = folder / "experiment.md"
-    write_text(page, _render("experiment.jinja", "markdown", note=note, parts=parts))
-    return page
+    records: dict[str, list[Kept]] = {}
+    for run in statistics.finished(runs):
+        with contextlib.suppress(OSError):
+            kept = read_kept(kept_path(folder, run))
+            if len(kept.visits) == len(data.train):
+                records.setdefault(str(run["policy"]), []).append(kept)
+    return [_view(policy, kept, data, shown) for policy, kept in records.items()]
 
 
-def saving_table(summary: Sequence[Content]) -> Table:
-    """Lay out how much of the compute that was saved became seconds saved.
+def _view(policy: str, kept: Sequence[Kept], data: Data, shown: int) -> KeptView:
+    counts, by_class = zip(*(_count(record, data) for record in kept), strict=True)
+    ours, drawn = np.sum(counts, axis=0)
+    with np.errstate(invalid="ignore"):
+        share = ours / np.where(drawn > 0, drawn, np.nan)
+    balance = class_balance(*np.sum(by_class, axis=0))
+    return KeptView(policy, balance, share, *most_and_least(share, shown))
+
+
+def _count(record: Kept, data: Data) -> tuple[Indices, Indices]:
+    """Count what was kept and drawn by sample (2, n), and by stretch and class (2, B, C)."""
+    from gstds.envs.batches.order import Draws
+
+    labels, classes = data.train.labels, data.num_classes
+    steps, batch = record.masks.shape
+    draws = Draws(len(labels), batch, record.order_seed)
+    done = record.progress if record.progress is not None else np.arange(1, steps + 1) / steps
+    stretch = np.minimum(_BINS - 1, (np.concatenate([[0.0], done[:-1]]) * _BINS).astype(np.int64))
+    counts, by_class = np.zeros((2, len(labels)), np.int64), np.zeros((2, _BINS, classes), np.int64)
+    there = np.arange(batch) < record.sizes[:, None]  # the rest of a row is padding
+    for first in range(0, steps, draws.steps_per_epoch):
+        rows = slice(first, first + draws.steps_per_epoch)
+        mask = record.masks[rows][there[rows]]
+        order = draws.order(draws.epoch(first))[: len(mask)]
+        stretches = np.repeat(stretch[rows], record.sizes[rows])
+        for i, which in enumerate((mask, np.ones_like(mask))):
+            counts[i, order] += which
+            np.add.at(by_class[i], (stretches[which], labels[order][which]), 1)
+    return counts, by_class
+
+
+def class_balance(kept: npt.ArrayLike, drawn: npt.ArrayLike) -> Floats:
+    """Return each class's share among the kept over its share among the drawn.
 
     Args:
-        summary: As `gstds.train.figures.statistics.summarize` returns it.
+        kept: Kept samples by stretch and class (B, C).
+        drawn: Drawn samples likewise.
+
+    Returns:
+        (B, C); 1 is what random keep has, NaN where nothing was kept or drawn.
     """
-    rows = []
-    for row in summary:
-        compute, seconds = row.get("relative_compute"), row.get("relative_seconds")
-        realized = None
-        if compute is not None and seconds is not None and compute < 0.999:
-            realized = (1 - seconds) / (1 - compute)
-        if row["policy"] != "full":
-            rows.append({**row, "realized": realized})
-    return metric_table(
-        "saving",
-        rows,
-        "Realized saving: share of seconds saved over share of operations saved. Seconds are "
-        "those of loading, scoring, solving and training, without monitoring and reference.",
-    )
+    ours, whole = np.asarray(kept, dtype=np.float64), np.asarray(drawn, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = (counts / counts.sum(axis=1, keepdims=True) for counts in (ours, whole))
+        return np.asarray(np.divide(*shares), dtype=np.float64)
+
+
+def most_and_least(share: Floats, count: int) -> tuple[Indices, Indices]:
+    """Return the samples with the highest and the lowest shares (k,), each the extreme first.
+
+    Ties are broken by a fixed shuffle: data sets are often sorted by class, and the first samples
+    of a tie would all be of one.
+    """
+    known = np.flatnonzero(np.isfinite(share))
+    known = known[np.random.default_rng(0).permutation(len(known))]
+    rising = known[np.argsort(share[known], kind="stable")]
+    count = min(count, len(rising) // 2)
+    return rising[::-1][:count].astype(np.int64), rising[:count].astype(np.int64)
+
+
+def plot_balance(views: Sequence[KeptView], class_names: Sequence[str], path: str | Path) -> None:
+    """Draw, for each policy, each class's share among the kept over its share among the drawn.
+
+    Args:
+        views: One for each policy; at least one.
+        class_names: Names (C,).
+        path: The PNG to write.
+    """
+    columns, classes = min(_PER_ROW, len(views)), len(class_names)
+    rows = -(-len(views) // columns)
+    height = 1.1 + 0.16 * min(classes, _MOST_CLASSES_NAMED)
+    figure = blank_figure(2.3 + 2.2 * columns, 0.5 + rows * height)
+    every = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for first in every[:, 0]:
+        if classes <= _MOST_CLASSES_NAMED:
+            first.set_yticks(range(classes), [_short(n, 14) for n in class_names], fontsize=8)
+        else:
+            first.set_ylabel(f"{classes} classes")
+    look = {"cmap": "RdBu_r", "vmin": -_OCTAVES, "vmax": _OCTAVES, "interpolation": "nearest"}
+    look |= {"aspect": "auto", "extent": (0, 1, classes - 0.5, -0.5)}
+    for view, axes in zip(views, every.flat, strict=False):
+        with np.errstate(divide="ignore"):
+            octaves = np.log2(view.balance.T)
+        image = axes.imshow(np.clip(octaves, -_OCTAVES, _OCTAVES), **look)
+        axes.set_title(view.policy, color=policy_color(view.policy), fontweight="bold", fontsize=9)
+        axes.tick_params(axis="y", length=0)
+        axes.set(xticks=[0, 0.5, 1], facecolor="#dddddd")
+    for axes in every.flat[len(views) :]:
+        axes.set_axis_off()
+    bar = figure.colorbar(image, ax=every, shrink=0.9, ticks=[-1, 0, 1], pad=0.01)
+    bar.ax.set_yticklabels(["half as\noften", "as drawn", "twice as\noften"], fontsize=8)
+    figure.supxlabel("progress (share of the run)", fontsize=9)
+    save_figure(figure, path)
+
+
+def plot_extremes(views: Sequence[KeptView], data: Data, path: str | Path) -> None:
+    """Draw the images that each policy kept most and least, with class and kept share.
+
+    Args:
+        views: One for each policy.
+        data: What they trained on.
+        path: The PNG to write.
+    """
+    shown = max(len(view.most) for view in views)
+    figure = blank_figure(0.9 + 1.15 * shown, 0.35 + 0.88 * len(views))
+    halves: Any = figure.subfigures(1, 2, wspace=0.03)
+    for half, end in zip(halves, ("most", "least"), strict=True):
+        half.suptitle(f"kept {end}", fontsize=10)
+        for row, view in zip(half.subplots(len(views), shown, squeeze=False), views, strict=True):
+            _draw_images(row, getattr(view, end), view, data)
+            if end == "most":
+                look = {"rotation": 0, "ha": "right", "va": "center", "fontweight": "bold"}
+                look |= {"color": policy_color(view.policy), "fontsize": 9}
+                row[0].set_ylabel(_short(view.policy, 18), **look)
+    save_figure(figure, path)
+
+
+def _draw_images(row: Any, samples: Indices, view: KeptView, data: Data) -> None:
+    images = data.train.gather(samples).numpy()
+    for axes in row:
+        axes.set(xticks=[], yticks=[], frame_on=False)
+    for axes, sample, image in zip(row, samples, images, strict=False):
+        pixels = image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, -1)
+        axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        label = _short(data.class_names[int(data.train.labels[sample])], 9)
+        axes.set_xlabel(f"{label}\n{view.share[sample]:.0%}", fontsize=6.5, labelpad=1)
+
+
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -16,8 +16,8 @@ from gstds.common.checksummed_json import sealed
 from gstds.common.files import pending_json, write_bytes, write_json, write_text
 from gstds.common.state import Stateful, state_digest
 from gstds.options.fields import by_group
-from gstds.train.figures.metrics import as_logged
 from gstds.train.figures.statistics import mean
+from gstds.train.figures.tables import as_logged
 from gstds.train.running.kept import KeptRecord, read_kept, reference_system_seconds
 from gstds.train.running.options import RunConfig, identity, plugin_files
 from gstds.train.tracking.delivery import read_target

@@ -92,14 +92,9 @@ class Board(Console, Watch):
         error = [str(result["error"])] if result.get("error") else []
         if not self._live:
             done = sum(state.over for state in self._states.values())
-            scores = [
-                f"{name} {100 * result[key]:.2f}%"
-                for name, key in (
-                    ("test accuracy", "test_accuracy"),
-                    ("validation", "val_accuracy"),
-                )
-                if result.get(key) is not None
-            ]
+            named = {"test accuracy": "test_accuracy", "validation": "val_accuracy"}
+            found = {name: result.get(key) for name, key in named.items()}
+            scores = [f"{name} {100 * v:.2f}%" for name, v in found.items() if v is not None]
             head = f"{job.name}: {status}{' (from before)' if old else ''}"
             self.note(f"[{done}/{len(self._states)}] " + ", ".join([head, *scores, *error]))
         elif error:
@@ -125,13 +120,10 @@ class Board(Console, Watch):
     def line(self) -> str:
         """Return how things stand in one line."""
         states = list(self._states.values())
-        running = [
-            f"{state.job.name} {state.phase} {100 * state.share:.0f}%"
-            for state in states
-            if state.status == "running"
-        ]
+        running = [one for one in states if one.status == "running"]
+        lines = [f"{one.job.name} {one.phase} {100 * one.share:.0f}%" for one in running]
         over = sum(state.over for state in states)
-        return "; ".join([f"{over} of {len(states)} runs done", *running])
+        return "; ".join([f"{over} of {len(states)} runs done", *lines])
 
     def _change(self, job: Job, accuracy: float | None, **changes: Any) -> None:
         """Take down how a run stands; where there is no table, a line a minute says it."""

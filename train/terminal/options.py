@@ -17,10 +17,14 @@ import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gstds.options.fields import Options, default_of, groups, kind_of, names
 from gstds.train.running.options import RecordOptions
+
+if TYPE_CHECKING:
+    from gstds.train.tracking.uploader import Upload
+
 
 _TYPES: dict[str, Any] = {"int": int, "float": float}
 
@@ -228,22 +232,34 @@ def place_for(arguments: argparse.Namespace, kind: str, *, touch: bool = True) -
     return folder
 
 
-def open_tracking(arguments: argparse.Namespace) -> str | None:
-    """Return the tracking store's URI; None without tracking.
+def open_tracking(uri: str | None, experiment: str, *, offline: bool = False) -> Upload:
+    """Return the tracking store that a record goes to.
 
     A server is asked whether it is there. Nothing is made yet: the data may prove unusable.
 
+    Args:
+        uri: The store's; None as for `tracking_uri`.
+        experiment: Its experiment.
+        offline: Begin though it does not answer.
+
     Raises:
-        ConnectionError: If the server does not answer, unless the command line says --offline.
+        ConnectionError: If the server does not answer, unless that is so wanted.
     """
+    from gstds.train.tracking.store import check_store
+    from gstds.train.tracking.uploader import Upload
+
+    upload = Upload(uri, experiment)
+    try:
+        check_store(upload.uri, experiment)
+    except ConnectionError:
+        if not offline:
+            raise
+    return upload
+
+
+def asked_tracking(arguments: argparse.Namespace) -> Upload | None:
+    """Return the tracking store of a command line, as `open_tracking` does; None without one."""
     if arguments.no_tracking:
         return None
-    from gstds.train.tracking.store import check_store, tracking_uri
-
-    uri = tracking_uri(arguments.tracking_uri)
-    try:
-        check_store(uri, arguments.experiment)
-    except ConnectionError:
-        if not getattr(arguments, "offline", False):
-            raise
-    return uri
+    offline = getattr(arguments, "offline", False)
+    return open_tracking(arguments.tracking_uri, arguments.experiment, offline=offline)

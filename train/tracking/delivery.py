@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import locked
-from gstds.train.figures.frame import policy_color
+from gstds.train.figures.plots import policy_color
 from gstds.train.tracking import store
 from gstds.train.tracking.log import LOG_NAME, STATUSES, read_log
 from gstds.train.tracking.ui import describe_experiment, place_view, row_label

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from gstds.common.checks import check_integer
 from gstds.common.files import sha256
-from gstds.train.figures.frame import RUN_COLORS, policy_color
-from gstds.train.figures.metrics import drawn_name, metrics
+from gstds.train.figures.plots import RUN_COLORS, policy_color
+from gstds.train.figures.tables import drawn_name, metrics
 from gstds.train.tracking import store
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ import torch
 
 from gstds.envs.learner.models import LEARNERS, build_model
 from gstds.observation.cost import Ledger, count_flops, count_layers
-from gstds.reference import backbones
+from gstds.reference import networks as backbones
 
 
 def _resnet18_forward(side):

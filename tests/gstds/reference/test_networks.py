@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gstds.reference import backbones
+from gstds.reference import networks as backbones
 from gstds.reference.networks import DEFAULT_REFERENCE, make_reference, reference_names
 from gstds.reference.vision import import_torchvision
 

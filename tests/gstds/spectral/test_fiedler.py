@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstds.spectral import rows as _spectral_rows
+from gstds.spectral import laplacian as _spectral_rows
 from gstds.spectral.fiedler import AUTO_DENSE_MAX, degrees, fiedler_vector, spectral_flops
-from gstds.spectral.rows import tall_product, wide_product
+from gstds.spectral.laplacian import tall_product, wide_product
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 SOLVERS = ("dense", "matrix-free")
@@ -429,7 +429,7 @@ def test_flops_follow_their_formula():
 _BIG = """
 import resource, sys
 import numpy as np
-from gstds.spectral.rows import tall_product, wide_product
+from gstds.spectral.laplacian import tall_product, wide_product
 from gstds.spectral.fiedler import fiedler_vector
 rng = np.random.default_rng(0)
 features = rng.random((65_536, 512), dtype=np.float32)

@@ -3,9 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gstds.store import from_images as prepare
-from gstds.store.feature_store import FeatureStore, StoreError, open_losses
-from gstds.store.from_images import LOSSES_NAME, prepare_store
+from gstds.store import feature_store as prepare
+from gstds.store.feature_store import (
+    LOSSES_NAME,
+    FeatureStore,
+    StoreError,
+    open_losses,
+    prepare_store,
+)
 
 N = 40
 IMAGES = np.random.default_rng(0).integers(0, 256, (N, 1, 8, 8), dtype=np.uint8)

@@ -10,8 +10,7 @@ import pytest
 
 from gstds.policies import Selector, make_policy
 from gstds.policies.sharded import Sharded
-from gstds.selection.pickers import PICKERS, RATIO_PICKERS, make_picker
-from gstds.selection.scores import SCORES, make_score
+from gstds.selection.pickers import PICKERS, RATIO_PICKERS, SCORES, make_picker, make_score
 from gstds.store.feature_store import build_store
 from tests.policies.settings import CONTEXT, SETTINGS, make, observation
 from tests.policies.views import full_view

@@ -9,8 +9,7 @@ from test_selector import CLASSES, N, selector, store  # noqa: F401  (store is a
 
 from gstds.policies import Policy, Selector, make_policy
 from gstds.selection.schedules import make_schedule
-from gstds.store.feature_store import save_losses
-from gstds.store.from_images import LOSSES_NAME
+from gstds.store.feature_store import LOSSES_NAME, save_losses
 
 LOSSES = np.arange(N) / N
 

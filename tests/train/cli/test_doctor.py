@@ -41,7 +41,7 @@ def test_what_ships_with_the_project_is_ready(checks):
 def test_the_papers_weights_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(
-        "gstds.reference.backbones.IMAGENET_RESNET50", "http://127.0.0.1:9/resnet50-1.pth"
+        "gstds.reference.networks.IMAGENET_RESNET50", "http://127.0.0.1:9/resnet50-1.pth"
     )
     missing = check_resnet50()
     assert missing.status == "warn"

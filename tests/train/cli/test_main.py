@@ -219,12 +219,11 @@ def test_lists_are_those_of_the_tables_and_import_nothing_heavy():
     from gstds.envs.data.datasets import dataset_names
     from gstds.policies import policy_names
     from gstds.reference import reference_names
-    from gstds.selection.pickers import picker_names
-    from gstds.selection.scores import score_names
+    from gstds.selection.pickers import PICKERS, SCORES
 
     assert listed("policies") == policy_names()
-    assert listed("scores") == score_names()
-    assert listed("pickers") == picker_names()
+    assert listed("scores") == {name: score.text for name, score in SCORES.items()}
+    assert listed("pickers") == {name: picker.text for name, picker in PICKERS.items()}
     assert listed("datasets") == dataset_names()
     assert listed("references") == reference_names()
     script = (

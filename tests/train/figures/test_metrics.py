@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gstds.train.figures.metrics import as_logged, metrics
+from gstds.train.figures.tables import as_logged, metrics
 
 GLOSSARY = Path(__file__).parents[3] / "docs" / "tracking.md"
 FIRST, LAST = "test_metrics -->\n", "<!-- end -->"

@@ -8,8 +8,13 @@ import pytest
 
 from gstds.envs.data.datasets import load_data
 from gstds.train.comparing.compare import Comparison, compare
-from gstds.train.reporting.kept import class_balance, kept_path, most_and_least, view_of_kept
-from gstds.train.reporting.report import write_report
+from gstds.train.reporting.report import (
+    class_balance,
+    kept_path,
+    most_and_least,
+    view_of_kept,
+    write_report,
+)
 from gstds.train.running.kept import read_kept
 from gstds.train.running.options import RunConfig
 

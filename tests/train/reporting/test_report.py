@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gstds.train.figures.frame import policy_color
 from gstds.train.figures.plots import (
     plot_accuracy_against_compute,
     plot_accuracy_against_seconds,
@@ -16,6 +15,7 @@ from gstds.train.figures.plots import (
     plot_pareto,
     plot_run,
     plot_seconds,
+    policy_color,
 )
 from gstds.train.figures.statistics import summarize
 from gstds.train.figures.tables import comparison_table, format_flops

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from gstds.train.cli.main import main
-from gstds.train.figures.frame import policy_color
+from gstds.train.figures.plots import policy_color
 
 pytestmark = pytest.mark.slow
 
