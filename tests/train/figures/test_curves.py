@@ -27,14 +27,14 @@ def test_curves_leave_out_what_is_missing_and_sort():
 
 
 def test_a_band_is_the_t_interval_on_common_ground():
-    shifted = [(x := np.array([0.0, 1.0, 2.0]), x + up) for up in (0.0, 1.0, 5.0)]
+    shifted = [(x := np.array([0.0, 1.0, 2.0]), x + up) for up in (0.0, 1.0, 5.0, 3.0)]
     band = mean_band([*shifted, (np.array([1.0, 3.0]), np.array([2.0, 4.0]))])
     assert band.x.tolist() == [1.0, 2.0]
-    values = [1.0, 2.0, 6.0, 2.0]
-    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    values = [1.0, 2.0, 6.0, 4.0, 2.0]
+    low, high = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
     assert band.mean[0] == pytest.approx(np.mean(values))
     assert band.half_width[0] == pytest.approx((high - low) / 2)
-    assert mean_band(shifted[:2]).half_width is None
+    assert mean_band(shifted).half_width is None  # four seeds are lines
     assert mean_band([]) is None
 
 
