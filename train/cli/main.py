@@ -83,7 +83,7 @@ def _options(kind: Any, **choice: Any) -> Callable[[Parser], Any]:
     return lambda parser: add_options(parser, kind, **choice)
 
 
-_OWN_FILES = {"compare": "compare", "report": "compare", "doctor": "doctor"}
+_OWN_FILES = {"compare": "compare", "report": "compare", "doctor": "doctor", "predict": "use"}
 _EXAMPLE = "compare --policies gstds random full --seeds 3 --dataset digits"
 _TEACH = "learn --agent ppo --steps 20000 --instances small-train --held-out small-held-out"
 _TALK = "under torchrun, how processes talk: gloo, nccl or auto (default: auto)"
@@ -106,6 +106,13 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
         _options(CompareOptions),
         _options(RunConfig, skip=("policy", "seed")),
         _record(),
+    ),
+    "predict": (
+        "say which classes images are of, by the network that a run has trained",
+        "predict runs/first photo.png",
+        _word("run", "RUN_ID|DIR", "the run"),
+        _word("inputs", "INPUT", "image files, folders of them, or .npz files", nargs="+"),
+        _record(only=("json", "tracking_uri")),
     ),
     "features": (
         "compute or check the reference's features and losses of a data set",
