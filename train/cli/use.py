@@ -1,16 +1,19 @@
-"""What a trained network is used for: loaded, and asked which classes images are of."""
+"""What a trained network is used for: loaded, asked which classes images are of, exported."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import io
+import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gstds.common.files import write_json
+from gstds.common.files import write_bytes, write_json
 from gstds.train.terminal import options as words
-from gstds.train.terminal.console import print_table
-from gstds.train.tracking.delivery import find_run
+from gstds.train.terminal.console import out, print_table
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
     from gstds.envs.task.network import Network
 
+FORMATS = ("pt2", "onnx", "torchscript", "safetensors")
+_ONNX = ("onnx", "onnxscript")
 _BATCH = 512
 _GRAY = (19595, 38470, 7471)  # of 65536: what red, green and blue weigh in Pillow's gray
 
@@ -43,6 +48,7 @@ def load_learner(run: str | Path, *, tracking: str | None = None) -> nn.Module:
 
 def _network(run: str, uri: str | None) -> Network:
     from gstds.envs.task.network import load_network
+    from gstds.train.tracking.delivery import find_run
 
     return load_network(find_run("run", run, uri))
 
@@ -104,3 +110,58 @@ def _gray(images: torch.Tensor) -> torch.Tensor:
     """Return colored images in gray (n, 1, H, W); gray that was stored in color is as it was."""
     parts = [weight * images[:, [at]].int() for at, weight in enumerate(_GRAY)]
     return ((sum(parts) + 2**15) >> 16).to(images.dtype)
+
+
+def do_export(arguments: argparse.Namespace) -> int:
+    """Write a network for programs that know nothing of this one."""
+    words.begin(arguments)
+    missing = [name for name in _ONNX if importlib.util.find_spec(name) is None]
+    if arguments.to == "onnx" and missing:
+        raise ImportError(
+            f"--to onnx needs {' and '.join(missing)}: "
+            "pip install 'gstds[export]', or choose another format"
+        )
+    network = _network(arguments.run, arguments.tracking_uri)
+    write_bytes(arguments.file, exported(network, arguments.to))
+    out(f"exported: {arguments.file}")
+    return words.Exit.DONE
+
+
+def exported(network: Network, form: str) -> bytes:
+    """Return the content of a file that holds a network; the number of images is free.
+
+    Args:
+        network: The network, which is exported with the scaling of its pixels; as ``safetensors``
+            its weights alone, and its note under ``gstds`` in the metadata.
+        form: One of `FORMATS`.
+
+    Raises:
+        ValueError: If a user's network cannot be taken down as a graph, or only for one number of
+            images.
+    """
+    import torch
+    from safetensors.torch import save
+
+    model, images, file = network.model, network.example(), io.BytesIO()
+    if form == "safetensors":
+        tensors = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
+        return save(tensors, {"gstds": json.dumps(network.note)})
+    free: dict[str, Any] = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)}
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            if form == "torchscript":
+                other = [(network.example(3),)]
+                torch.jit.save(torch.jit.trace(model, images, check_inputs=other), file)
+            elif form == "pt2":
+                torch.export.save(torch.export.export(model, (images,), **free), file)
+            else:
+                free |= {"input_names": ["images"], "output_names": ["logits"], "verbose": False}
+                graph: Any = torch.onnx.export(model, (images,), dynamo=True, **free)
+                return bytes(graph.model_proto.SerializeToString())
+    except Exception as error:  # whatever a user's network meets where it is taken down
+        told = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"learner {network.note['learner']!r} cannot be exported to {form}: {told}"
+        ) from error
+    return file.getvalue()
