@@ -25,11 +25,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt .ci/install
 	@$(PYTHON) .ci/install $(VENV) dev,rl,backbone
 	@touch $@
 
-# What the slow tests need besides: Lightning, a Ray cluster of this machine, and Optuna.
+# What the slow tests need besides: Lightning, a Ray cluster of this machine, Optuna and ONNX.
 setup-slow: $(VENV)/.ready-slow ## what the slow tests need besides
 
 $(VENV)/.ready-slow: $(VENV)/.ready
-	@$(PYTHON) .ci/install $(VENV) dev,rl,backbone,examples,ray,sweep
+	@$(PYTHON) .ci/install $(VENV) dev,rl,backbone,examples,export,ray,sweep
 	@touch $@
 
 run: setup ## train 12 networks on Fashion-MNIST, print a table, a plot and a link

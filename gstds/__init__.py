@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from gstds.spectral.laplacian import Spectrum
     from gstds.store.feature_store import FeatureStore, prepare_store
     from gstds.train.cli.calls import compare, run
+    from gstds.train.cli.use import load_learner
 
 __version__ = "0.2.0.dev0"
 
 _MODULES = {
     "gstds.train.cli.calls": ("run", "compare"),
+    "gstds.train.cli.use": ("load_learner",),
     "gstds.policies.base": ("KeepRatioPolicy", "Policy", "RunContext", "Transition"),
     "gstds.policies.registry": ("make_policy", "policy_names"),
     "gstds.policies.dropin.selector": ("Selector",),
@@ -61,6 +63,7 @@ __all__ = [
     "Transition",
     "compare",
     "fiedler_vector",
+    "load_learner",
     "make_policy",
     "make_schedule",
     "policy_names",

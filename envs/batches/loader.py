@@ -161,13 +161,13 @@ def normalize(
             f"got {len(mean)} and {len(std)}"
         )
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    factor, offset = _scale_and_shift(tuple(mean), tuple(std), images.device)
+    factor, offset = scale_and_shift(tuple(mean), tuple(std), images.device)
     pixels = images.to(torch.float32, memory_format=layout)
     return pixels.mul_(factor).sub_(offset).to(dtype)
 
 
 @lru_cache(maxsize=64)
-def _scale_and_shift(
+def scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> torch.Tensor:
     """Return what pixels are multiplied by and what is taken off (2, 1, C, 1, 1)."""

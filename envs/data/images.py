@@ -81,7 +81,7 @@ class FileImages:
     def __init__(
         self, paths: Sequence[Path], size: tuple[int, int], root: Path, depth: int = 16
     ) -> None:
-        self._paths, self._depth = tuple(str(path) for path in paths), depth
+        self._paths, self.depth = tuple(str(path) for path in paths), depth
         self.shape: Shape = (3, *size)
         names = (path.relative_to(root).as_posix() for path in paths)
         parts = (
@@ -169,7 +169,7 @@ class FileImages:
             with open_image(path) as image:
                 if image.size != (width, height):
                     image.draft("RGB", (width, height))
-                pixels = _eight_bits(image, self._depth).convert("RGB")
+                pixels = _eight_bits(image, self.depth).convert("RGB")
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{path}: the image is gone since the data set was read"

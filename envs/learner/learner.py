@@ -318,8 +318,24 @@ class Learner(Stateful):
         with limited_threads(len(images) * self.forward_flops, self.device):
             return self._forward(images)
 
-    def evaluate(self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Evaluation:
-        """Evaluate on batches of normalized images (n, C, H, W) and labels (n,)."""
+    def evaluate(
+        self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], *, exact: bool = False
+    ) -> Evaluation:
+        """Evaluate on batches of normalized images (n, C, H, W) and labels (n,).
+
+        Args:
+            batches: The batches.
+            exact: In whole float32, as the network is used afterwards, however it is trained.
+        """
+        before = self._bfloat16, torch.backends.cudnn.allow_tf32
+        try:
+            if exact:
+                self._bfloat16, torch.backends.cudnn.allow_tf32 = False, False
+            return self._evaluate(batches)
+        finally:
+            self._bfloat16, torch.backends.cudnn.allow_tf32 = before
+
+    def _evaluate(self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Evaluation:
         loss, right, seen = 0.0, torch.zeros(self.classes), torch.zeros(self.classes)
         # Counts without weights: with them, no GPU has an algorithm that is the same every time.
         for images, labels in batches:

@@ -39,7 +39,9 @@ def do_run(arguments: Arguments) -> int:
     words.begin(arguments)
     asked = words.given(arguments, RunConfig)
     if arguments.resume:
-        folder = _find_run(arguments)
+        from gstds.train.tracking.delivery import find_run
+
+        folder = find_run("--resume", arguments.resume, arguments.tracking_uri)
         note, config = read_configuration(folder)
         for name, value in asked.items():
             if getattr(config, name) != value:
@@ -106,21 +108,6 @@ def _same_record(arguments: Arguments, note: dict[str, Any]) -> None:
             raise ValueError(
                 f"--resume {arguments.resume!r}: config.json there names no record ({other!r})"
             )
-
-
-def _find_run(arguments: Arguments) -> Path:
-    if Path(arguments.resume).is_dir():
-        return Path(arguments.resume)
-    from gstds.train.tracking.delivery import folder_of
-    from gstds.train.tracking.store import tracking_uri
-
-    try:
-        return folder_of(arguments.resume, tracking_uri(arguments.tracking_uri))
-    except Exception as error:
-        raise ValueError(
-            f"--resume {arguments.resume!r} is neither a folder nor the id of a run in the "
-            "tracking store"
-        ) from error
 
 
 def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -> int:

@@ -22,6 +22,7 @@ from gstds.options.fields import names
 from gstds.options.world import DataOptions, KeepRatioOptions
 from gstds.train.agents.config import AgentConfig
 from gstds.train.cli.listed import TABLES
+from gstds.train.cli.use import FORMATS
 from gstds.train.comparing.comparison import CompareOptions, FanOutOptions
 from gstds.train.launching.torchrun import launched_rank, refuse_launcher
 from gstds.train.running.options import RecordOptions, RunConfig
@@ -84,6 +85,7 @@ def _options(kind: Any, **choice: Any) -> Callable[[Parser], Any]:
 
 
 _OWN_FILES = {"compare": "compare", "report": "compare", "doctor": "doctor"}
+_OWN_FILES |= {"predict": "use", "export": "use"}
 _EXAMPLE = "compare --policies gstds random full --seeds 3 --dataset digits"
 _TEACH = "learn --agent ppo --steps 20000 --instances small-train --held-out small-held-out"
 _TALK = "under torchrun, how processes talk: gloo, nccl or auto (default: auto)"
@@ -106,6 +108,21 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
         _options(CompareOptions),
         _options(RunConfig, skip=("policy", "seed")),
         _record(),
+    ),
+    "predict": (
+        "say which classes images are of, by the network that a run has trained",
+        "predict runs/first photo.png",
+        _word("run", "RUN_ID|DIR", "the run"),
+        _word("inputs", "INPUT", "image files, folders of them, or .npz files", nargs="+"),
+        _record(only=("json", "tracking_uri")),
+    ),
+    "export": (
+        "write the network that a run has trained, for programs that know nothing of gstds",
+        "export runs/first --to onnx network.onnx",
+        _word("run", "RUN_ID|DIR", "the run"),
+        _word("--to", "FORMAT", ", ".join(FORMATS), required=True, choices=FORMATS),
+        _word("file", "FILE", "the file"),
+        _record(only=("tracking_uri",)),
     ),
     "features": (
         "compute or check the reference's features and losses of a data set",

@@ -30,7 +30,8 @@ def open_folder(
     """
     for stale in ("result.json", "history.json", "traceback.txt"):
         (folder / stale).unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for stale in ("checkpoints", "model"):
+        shutil.rmtree(folder / stale, ignore_errors=True)
     note = {"version": 1, "config": config.as_dict(), "identity": identity(config)}
     write_sealed(folder / "config.json", note | {"command": command, "tracking": tracking})
 
@@ -84,7 +85,7 @@ def held(folder: Path) -> Iterator[list[Path]]:
 
 
 def space_needed(env: Any, *, checkpoints: bool) -> int:
-    """Return about how many bytes a run writes at most: checkpoints, result, pictures.
+    """Return about how many bytes a run writes at most: checkpoints, network, result, pictures.
 
     Args:
         env: The run's environment.
@@ -94,7 +95,7 @@ def space_needed(env: Any, *, checkpoints: bool) -> int:
     bits = min(env.total_steps, env.max_draws) * (env.options.batch_size // 8 + 1)
     one = 3 * weights + 32 * len(env.data.train) + bits
     # Two checkpoints are kept, and a third is there while it is written.
-    return int(3 * one * checkpoints + bits + _RESULTS)
+    return int(3 * one * checkpoints + weights + bits + _RESULTS)
 
 
 def check_space(folder: Path, needed: int) -> None:

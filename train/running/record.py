@@ -15,7 +15,8 @@ import numpy as np
 from gstds.common.checksummed_json import sealed
 from gstds.common.files import pending_json, write_bytes, write_json, write_text
 from gstds.common.state import Stateful, state_digest
-from gstds.options.fields import by_group
+from gstds.options.fields import by_group, select
+from gstds.options.world import LearnerOptions
 from gstds.train.figures.statistics import mean
 from gstds.train.figures.tables import as_logged
 from gstds.train.running.kept import KeptRecord, read_kept, reference_system_seconds
@@ -65,8 +66,10 @@ class Record(Stateful):
             step: The step of the checkpoint with which it goes on.
         """
         from gstds.envs.data.datasets import describe
+        from gstds.envs.task.network import module_file
 
         config, data = self.config, self.env.data
+        self._module = module_file(config.learner)  # as it is now: it may be edited meanwhile
         commit, of = own_commit(), more.get("control_of")
         tags = {name: str(getattr(config, name)) for name in _OPTIONS}
         tags |= {"identity": identity(config), "folder": str(self.folder.absolute()), "kind": "run"}
@@ -198,6 +201,7 @@ class Record(Stateful):
         problem = None
         with contextlib.ExitStack() as pending:
             try:
+                self._save_network(result)
                 pending.enter_context(pending_json(self.folder / "result.json", sealed(result)))
             except OSError as full:
                 result |= {"status": "failed", "error": f"the result was not written: {full}"}
@@ -256,6 +260,14 @@ class Record(Stateful):
             "weights_sha256": state_digest(env.learner.model.state_dict()),
             "history": self.history,
         }
+
+    def _save_network(self, result: Mapping[str, Any]) -> None:
+        from gstds.envs.task.network import save_network
+
+        facts = {name: result[name] for name in ("run_id", "policy", "dataset", "seed", "status")}
+        options = select(self.config, LearnerOptions)
+        model, data = self.env.learner.model, self.env.data
+        save_network(self.folder, model, data, options, module=self._module, **facts)
 
     @contextlib.contextmanager
     def _no_loss(self, what: str) -> Iterator[None]:

@@ -91,6 +91,27 @@ def note_target(folder: Path, uri: str, experiment: str, run_id: str) -> Target:
     return target
 
 
+def find_run(what: str, run: str, uri: str | None = None) -> Path:
+    """Return the folder of a run, which is named by that, by its own id, or by MLflow's.
+
+    Args:
+        what: What messages call the argument.
+        run: The folder or the id.
+        uri: The store that is asked; None as for `gstds.train.tracking.store.tracking_uri`.
+
+    Raises:
+        ValueError: If there is no such run.
+    """
+    if Path(run).is_dir():
+        return Path(run)
+    try:
+        return folder_of(run, store.tracking_uri(uri))
+    except Exception as error:
+        raise ValueError(
+            f"{what} {run!r} is neither a folder nor the id of a run in the tracking store"
+        ) from error
+
+
 def folder_of(run: str, uri: str) -> Path:
     """Return the folder of a run, by its own id or by MLflow's; imports no MLflow here.
 

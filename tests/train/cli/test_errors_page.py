@@ -97,6 +97,8 @@ COMMANDS = [
     ["ui", "--tracking-uri", "file:here"],
     ["sync", "nowhere"],
     ["list", "polices"],
+    ["predict", "nowhere", "photo.png"],
+    ["export", "nowhere", "--to", "pt2", "network.pt2"],
     ["data", "fetch", "digit"],
     ["learn", "--agent", "pppo"],
     ["run", "--epoch", "3"],
