@@ -76,6 +76,9 @@ class FileImages:
         size: Height and width of the answer.
         root: The folder that the fingerprint's paths are relative to.
         depth: How many bits the values of 16-bit files take, see `sixteen_bit_depth`.
+
+    Attributes:
+        names: What the files are called, from ``root`` on.
     """
 
     def __init__(
@@ -83,10 +86,10 @@ class FileImages:
     ) -> None:
         self._paths, self.depth = tuple(str(path) for path in paths), depth
         self.shape: Shape = (3, *size)
-        names = (path.relative_to(root).as_posix() for path in paths)
+        self.names = tuple(path.relative_to(root).as_posix() for path in paths)
         parts = (
             name.encode("utf-8", "surrogateescape") + b"\0" + _file_digest(path)
-            for name, path in zip(names, paths, strict=True)
+            for name, path in zip(self.names, paths, strict=True)
         )
         how = f"{size!r}|{depth}" if depth != 16 else repr(size)
         self.fingerprint: str = sha256(how, parts=parts)

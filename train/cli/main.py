@@ -85,7 +85,7 @@ def _options(kind: Any, **choice: Any) -> Callable[[Parser], Any]:
 
 
 _OWN_FILES = {"compare": "compare", "report": "compare", "doctor": "doctor"}
-_OWN_FILES |= {"predict": "use", "export": "use"}
+_OWN_FILES |= {"predict": "use", "export": "use", "kept": "kept"}
 _EXAMPLE = "compare --policies gstds random full --seeds 3 --dataset digits"
 _TEACH = "learn --agent ppo --steps 20000 --instances small-train --held-out small-held-out"
 _TALK = "under torchrun, how processes talk: gloo, nccl or auto (default: auto)"
@@ -123,6 +123,20 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
         _word("--to", "FORMAT", ", ".join(FORMATS), required=True, choices=FORMATS),
         _word("file", "FILE", "the file"),
         _record(only=("tracking_uri",)),
+    ),
+    "kept": (
+        "say which samples a run kept most and least, draw them, and write them for other tools",
+        "kept runs/first --top 20 --least 20 --by class --html kept.html",
+        _word("run", "RUN_ID|DIR", "the run"),
+        _word("--top", "K", "the samples kept most (default: 10)", type=int, default=10),
+        _word("--least", "K", "the samples kept least (default: 10)", type=int, default=10),
+        _word("--by", "class", "a table by class too", choices=("class",)),
+        _word("--to", "FILE", "write a row for each sample of each step: .parquet or .csv"),
+        _word("--filter", "FILE", "write the positions of the samples kept most, a JSON list"),
+        _word("--share", "SHARE", "share of them (default: .5)", type=float, default=0.5),
+        _word("--html", "FILE", "write a page with tables and images"),
+        _word("--dataset", "NAME", _CODE.replace("comparison", "run")),
+        _record(only=("json", "tracking_uri")),
     ),
     "features": (
         "compute or check the reference's features and losses of a data set",

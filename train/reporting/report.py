@@ -100,11 +100,11 @@ def write_report(folder: str | Path, comparison: Content, *, run_code: bool = Tr
     }
     paths = {"md": place / "report.md", "html": place / "report.html", **drawn, **kept}
     for form, path in (("markdown", paths["md"]), ("html", paths["html"])):
-        write_text(path, _render("report.jinja", form, **values))
+        write_text(path, render("report.jinja", form, **values))
     return paths
 
 
-def _render(template: str, form: str, **values: Any) -> str:
+def render(template: str, form: str, **values: Any) -> str:
     """Return a page of a template, as ``markdown``, or as ``html``, where everything is escaped."""
     import jinja2
 
@@ -124,7 +124,7 @@ def _render(template: str, form: str, **values: Any) -> str:
 def _plot_what_was_kept(folder: Path, comparison: Content, run_code: bool) -> tuple[Paths, str]:
     """Draw what was kept; return the plots, and a note where there are none."""
     try:
-        data = _load(comparison.get("config"), run_code)
+        data = data_of(comparison.get("config"), run_code=run_code)
     except Exception as error:  # the data are a user's: anything may be wrong with them
         _log.info("what was kept is not shown: %s", error)
         reason = mask_secrets(str(error) or "no reason given").splitlines()[0][:200]
@@ -140,7 +140,16 @@ def _plot_what_was_kept(folder: Path, comparison: Content, run_code: bool) -> tu
     return paths, f"{more} more policies are not drawn." if more > 0 else ""
 
 
-def _load(config: Content | None, run_code: bool) -> Data:
+def data_of(config: Content | None, *, run_code: bool) -> Data:
+    """Return the data of a run or a comparison, by its options.
+
+    Args:
+        config: The options.
+        run_code: Whether a ``module:function`` may be called.
+
+    Raises:
+        ValueError: If it is code that may not be called, or the data are not at hand.
+    """
     from gstds.envs.data.datasets import load_data, names_code
 
     if not config:
@@ -148,7 +157,7 @@ def _load(config: Content | None, run_code: bool) -> Data:
     options = {name: config[name] for name in names(DataOptions)}
     name = options.pop("dataset")
     if names_code(name) and not run_code:
-        raise ValueError(f"it is code; name it to run it: gstds report DIR --dataset {name}")
+        raise ValueError(f"the data set is code; name it to run it: --dataset {name}")
     return load_data(name, **options)
 
 
@@ -305,7 +314,7 @@ def view_of_kept(folder: Path, runs: Runs, data: Data, shown: int = 8) -> list[K
 
 
 def _view(policy: str, kept: Sequence[Kept], data: Data, shown: int) -> KeptView:
-    counts, by_class = zip(*(_count(record, data) for record in kept), strict=True)
+    counts, by_class = zip(*(count_kept(record, data) for record in kept), strict=True)
     ours, drawn = np.sum(counts, axis=0)
     with np.errstate(invalid="ignore"):
         share = ours / np.where(drawn > 0, drawn, np.nan)
@@ -313,7 +322,7 @@ def _view(policy: str, kept: Sequence[Kept], data: Data, shown: int) -> KeptView
     return KeptView(policy, balance, share, *most_and_least(share, shown))
 
 
-def _count(record: Kept, data: Data) -> tuple[Indices, Indices]:
+def count_kept(record: Kept, data: Data) -> tuple[Indices, Indices]:
     """Count what was kept and drawn by sample (2, n), and by stretch and class (2, B, C)."""
     from gstds.envs.batches.order import Draws
 
@@ -352,16 +361,21 @@ def class_balance(kept: npt.ArrayLike, drawn: npt.ArrayLike) -> Floats:
 
 
 def most_and_least(share: Floats, count: int) -> tuple[Indices, Indices]:
-    """Return the samples with the highest and the lowest shares (k,), each the extreme first.
+    """Return the samples with the highest and the lowest shares (k,), each the extreme first."""
+    rising = by_rising_share(share)
+    count = min(count, len(rising) // 2)
+    return rising[::-1][:count], rising[:count]
+
+
+def by_rising_share(share: Floats) -> Indices:
+    """Return the samples that have a share, the lowest first.
 
     Ties are broken by a fixed shuffle: data sets are often sorted by class, and the first samples
     of a tie would all be of one.
     """
     known = np.flatnonzero(np.isfinite(share))
     known = known[np.random.default_rng(0).permutation(len(known))]
-    rising = known[np.argsort(share[known], kind="stable")]
-    count = min(count, len(rising) // 2)
-    return rising[::-1][:count].astype(np.int64), rising[:count].astype(np.int64)
+    return known[np.argsort(share[known], kind="stable")].astype(np.int64)
 
 
 def plot_balance(views: Sequence[KeptView], class_names: Sequence[str], path: str | Path) -> None:

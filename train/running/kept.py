@@ -18,7 +18,7 @@ from gstds.common.npz import read_arrays
 from gstds.common.state import Stateful
 
 _TENTHS = 10
-_KEYS = ("kept", "progress", "visits", "batch_size", "order_seed")
+_KEYS = ("kept", "progress", "visits", "batch_size", "order_seed", "weights")
 
 
 def coverage(counts: npt.NDArray[np.int64]) -> float:
@@ -43,11 +43,11 @@ class KeptRecord(Stateful):
         classes: Number of classes.
     """
 
-    state = ("bits", "drawn", "kept", "since", "progress", "seconds")
+    state = ("bits", "weights", "drawn", "kept", "since", "progress", "seconds")
 
     def __init__(self, batch_size: int, labels: npt.NDArray[np.int64], classes: int) -> None:
         self.batch_size, self.labels = batch_size, labels
-        self.bits = bytearray()
+        self.bits, self.weights = bytearray(), bytearray()  # the kept ones' weights, in 16 bits
         self.drawn = self.kept = 0
         self.since = np.zeros(classes, dtype=np.int64)  # kept by class, since the last look
         self.progress, self.seconds = array("d"), array("d")  # after each step; of each step
@@ -58,6 +58,7 @@ class KeptRecord(Stateful):
         mask = np.zeros(self.batch_size, dtype=bool)
         mask[:drawn] = weights[:drawn] > 0
         self.bits += np.packbits(mask).tobytes()
+        self.weights += np.asarray(weights)[mask].astype(np.float16).tobytes()
         self.progress.append(float(info["progress"]))
         self.drawn += drawn
         self.kept += int(info["kept"])
@@ -88,7 +89,8 @@ class KeptRecord(Stateful):
         """Write a compressed ``.npz``, which `read_kept` reads.
 
         It holds ``kept`` (steps, ceil(N / 8)), packed; ``progress`` (steps,) after each step;
-        ``visits`` (n,); and the batch size and the seed of the order, which decode them.
+        ``visits`` (n,); ``weights`` (K,) of the kept, float16; and the batch size and the seed of
+        the order, which decode them.
         """
         buffer = io.BytesIO()
         np.savez_compressed(
@@ -96,6 +98,7 @@ class KeptRecord(Stateful):
             kept=self.masks(),
             progress=np.array(self.progress, dtype=np.float64),
             visits=visits.astype(np.int32),
+            weights=np.frombuffer(bytes(self.weights), dtype=np.float16),
             batch_size=np.int64(self.batch_size),
             order_seed=np.uint64(order_seed),
         )
@@ -111,12 +114,14 @@ class Kept:
         progress: Share of the run done after each step (T,); None in records of older versions.
         visits: How often each training sample was trained on (n,).
         order_seed: Seed of the order of the batches.
+        weights: The loss weights of the kept (K,), step by step; None in records of older versions.
     """
 
     masks: npt.NDArray[np.bool_]
     progress: npt.NDArray[np.float64] | None
     visits: npt.NDArray[np.int64]
     order_seed: int
+    weights: npt.NDArray[np.float16] | None = None
 
     @property
     def counts(self) -> npt.NDArray[np.int64]:
@@ -142,7 +147,8 @@ def read_kept(path: str | Path) -> Kept:
         batch = int(file["batch_size"])
         masks = np.unpackbits(file["kept"], axis=1, count=batch).astype(bool)
         visits = file["visits"].astype(np.int64)
-        return Kept(masks, file.get("progress"), visits, int(file["order_seed"]))
+        seed = int(file["order_seed"])
+        return Kept(masks, file.get("progress"), visits, seed, file.get("weights"))
     except (KeyError, ValueError, TypeError) as error:
         raise OSError(f"{str(path)!r} is damaged: {error}") from error
 
