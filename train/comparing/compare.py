@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,19 @@ def compare(
     def of(several: Sequence[Job]) -> list[dict[str, Any]]:
         return [results[job.folder] for job in several if job.folder in results]
 
-    return finish(comparison, of(jobs), len(jobs), of(beside or ()), count, pairs, missing)
+    timed = _timed_together(comparison.folder, [run["run_id"] for run in results.values()])
+    done = (of(jobs), len(jobs), of(beside or ()), count)
+    return finish(comparison, *done, pairs, missing, timed)
+
+
+def _timed_together(folder: Path, runs: Sequence[str]) -> bool:
+    """Return whether one command trained all of a comparison's runs; note who trained which."""
+    path, before = folder / "timed.json", {}
+    with contextlib.suppress(OSError, ValueError):
+        before = json.loads(path.read_text())
+    timed = {run: before.get(run, len(set(before.values()))) for run in runs}
+    write_json(path, timed)
+    return len(set(timed.values())) < 2
 
 
 def plan(comparison: Comparison) -> list[Job]:
@@ -232,6 +245,7 @@ def finish(
     controls_planned: int | None = None,
     pairs: Sequence[Pair] = (),
     left_out: Mapping[str, str] | None = None,
+    timed: bool = True,
 ) -> dict[str, Any]:
     """Summarize runs and controls, and write ``comparison.json``.
 
@@ -243,15 +257,17 @@ def finish(
         controls_planned: How many were planned; None if it did not come to that.
         pairs: What is tested against a control, as `plan_controls` returns it.
         left_out: Rows that could not be run, and why.
+        timed: Whether the runs' seconds may be compared: one command trained them all.
     """
     baseline = str(comparison.baseline)
     complete = any(run["policy"] == baseline for run in runs)
     base, beside = comparison.base, list(controls)
     content = comparison.head | {"baseline": baseline, "setting": base.setting}
     content |= {"config": base.as_dict(), "planned": planned, "runs": runs}
-    content["summary"] = summarize(runs, baseline) if complete else []
+    content["summary"] = summarize(runs, baseline, timed=timed) if complete else []
     content |= {"controls": beside, "controls_planned": controls_planned}
-    content["controls_summary"] = summarize_controls(runs, beside, baseline) if complete else []
+    judged = summarize_controls(runs, beside, baseline, timed=timed) if complete else []
+    content["controls_summary"] = judged
     content["against_controls"] = paired_rows([*runs, *beside], pairs)
     content |= {"versions": versions(), "hardware": hardware()}
     preset = {"question": comparison.question, "left_out": dict(left_out or {})}

@@ -272,13 +272,14 @@ def plot_pareto(summary: Rows, path: str | Path) -> None:
         summary: As `gstds.train.figures.statistics.summarize` returns it, of policies and controls.
         path: The PNG to write.
     """
-    figure, (left, right) = new_figure(11.0, 4.8, columns=2)
     size, unit = flop_unit([row.get("charged_flops") for row in summary])
-    _draw_front(left, summary, "charged_flops", size)
-    _draw_front(right, summary, "seconds", 1.0)
-    ylabel = f"{judged_on(summary)} accuracy (%), mean ± 95% CI"
-    left.set(xlabel=f"charged compute ({unit})", ylabel=ylabel)
-    right.set_xlabel(_SECONDS)
+    costs = [("charged_flops", size, f"charged compute ({unit})"), ("seconds", 1.0, _SECONDS)]
+    costs = [cost for cost in costs if any(row.get(cost[0]) is not None for row in summary)]
+    figure, every = new_figure(5.5 * max(1, len(costs)), 4.8, columns=max(1, len(costs)))
+    for axes, (key, unit_of, about) in zip(np.atleast_1d(every), costs, strict=False):
+        _draw_front(axes, summary, key, unit_of)
+        axes.set_xlabel(about)
+    np.atleast_1d(every)[0].set_ylabel(f"{judged_on(summary)} accuracy (%), mean ± 95% CI")
     figure.suptitle("ringed and joined: no other is both cheaper and more accurate", fontsize=9)
     save_figure(figure, path)
 

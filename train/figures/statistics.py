@@ -32,6 +32,7 @@ Curve = tuple[Floats, Floats]
 FEWEST_FOR_A_BAND = 5
 _MOST_FLIPS = 40
 _SHARED = "charged_flops_with_shared_reference"
+_CLOCKS = ("seconds", "reference_system_seconds")
 _REASONS = ("failed", "diverged", "interrupted")
 _RELATIVE = {
     "relative_compute": ("charged_flops", "charged_flops"),
@@ -42,7 +43,9 @@ _RELATIVE = {
 }
 
 
-def summarize(runs: Runs, baseline: str, *, reference_shared_by: int | None = None) -> Rows:
+def summarize(
+    runs: Runs, baseline: str, *, reference_shared_by: int | None = None, timed: bool = True
+) -> Rows:
     """Summarize runs by policy, in the order in which the policies first appear.
 
     The unit of the relative columns is the policy ``full``; without it compute is by formula, and
@@ -58,6 +61,7 @@ def summarize(runs: Runs, baseline: str, *, reference_shared_by: int | None = No
         baseline: The policy that the others are tested against.
         reference_shared_by: How many runs share one reference; default all that use it. References
             of one cost and one accuracy are one.
+        timed: Whether their seconds may be compared; otherwise there are none.
 
     Returns:
         One JSON-able dictionary per policy.
@@ -79,25 +83,27 @@ def summarize(runs: Runs, baseline: str, *, reference_shared_by: int | None = No
     rows = []
     for name, group in groups.items():
         row = {"policy": name} | _row(group, key, shared_by)
+        row |= {} if timed else dict.fromkeys(_CLOCKS)
         row |= {k: _ratio(row[of], unit[by]) for k, (of, by) in _RELATIVE.items()}
         row |= _against(group, () if name == baseline else groups[baseline], key)
         rows.append(row | {"judged_on": part, "baseline": baseline})
     return with_holm(rows)
 
 
-def summarize_controls(runs: Runs, controls: Runs, baseline: str) -> Rows:
+def summarize_controls(runs: Runs, controls: Runs, baseline: str, *, timed: bool = True) -> Rows:
     """Summarize control runs by name, tested against the baseline of the runs beside them.
 
     Args:
         runs: The comparison's runs.
         controls: Its control runs.
         baseline: The runs' baseline.
+        timed: Whether their seconds may be compared.
 
     Raises:
         ValueError: If no run is of the baseline policy.
     """
     names = {str(run["policy"]) for run in controls}
-    rows = summarize([*runs, *controls], baseline) if controls else []
+    rows = summarize([*runs, *controls], baseline, timed=timed) if controls else []
     return [row for row in rows if row["policy"] in names]
 
 

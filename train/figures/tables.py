@@ -265,6 +265,8 @@ def caption(summary: Summary, *, setting: str | None = None) -> str:
             "Compute is that of the run; + ref/R adds the reference model's cost divided by the "
             f"{number} that share it; + ref adds all of it."
         )
+    if summary and all(row.get("seconds") is None for row in summary):
+        sentences.append("No seconds: the runs were trained by several commands, at other times.")
     if any(map(_lost, summary)):
         sentences.append("Means are over finished runs; the others are counted beside them.")
     return " ".join(filter(None, sentences))

@@ -67,13 +67,15 @@ def write_report(folder: str | Path, comparison: Content, *, run_code: bool = Tr
     runs = [*comparison["runs"], *(comparison.get("controls") or ())]
     controls = list(comparison.get("controls_summary") or ())
     baseline = str(summary[0]["baseline"]) if summary else ""
-    known = ("accuracy", "accuracy_seconds", "pareto", "kept_over_time", "seconds")
+    timed = any(row.get("seconds") is not None for row in summary)
+    known = ("accuracy", "pareto", "kept_over_time", *(("accuracy_seconds", "seconds") * timed))
     drawn = {name: place / f"{name}.png" for name in known}
     plots.plot_accuracy_against_compute(runs, [*summary, *controls], drawn["accuracy"])
-    plots.plot_accuracy_against_seconds(runs, drawn["accuracy_seconds"])
     plots.plot_pareto([*summary, *controls], drawn["pareto"])
     plots.plot_kept_over_time(runs, drawn["kept_over_time"])
-    plots.plot_seconds(runs, drawn["seconds"])
+    if timed:
+        plots.plot_accuracy_against_seconds(runs, drawn["accuracy_seconds"])
+        plots.plot_seconds(runs, drawn["seconds"])
     kept, note = _plot_what_was_kept(place, comparison, run_code)
     command = comparison.get("command") or ""
     command = command if isinstance(command, str) else shlex.join(map(str, command))
@@ -81,7 +83,8 @@ def write_report(folder: str | Path, comparison: Content, *, run_code: bool = Tr
     errors = [f"{run['policy']} seed {run.get('seed')}: {run['error']}" for run in failed]
     left_out = comparison.get("left_out", {}).items()
     errors += [f"{row} was left out: {why}" for row, why in left_out]
-    reached = [to_accuracy_table(runs, baseline, cost) for cost in ("charged_flops", "seconds")]
+    costs = ("charged_flops", "seconds") if timed else ("charged_flops",)
+    reached = [to_accuracy_table(runs, baseline, cost) for cost in costs]
     values = {
         "title": f"Comparison {comparison.get('name') or ''}".strip(),
         "lead": _lead(comparison, baseline),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
@@ -91,6 +92,36 @@ def test_whoever_is_asked_can_stop_a_run(tmp_path, tiny_npz):
     result = run_job(endless, stop=StopFlag((job.folder / "log.jsonl").exists))
     assert result["status"] == "interrupted"
     assert result["steps"] > 0
+
+
+def test_seconds_of_two_commands_are_not_compared(tmp_path, tiny_npz):
+    words = [
+        "compare",
+        "--dataset",
+        tiny_npz,
+        "--epochs",
+        "1",
+        "--batch-size",
+        "32",
+        "--seeds",
+        "1",
+    ]
+    words += ["--learner", "mlp", "--no-tracking", "--quiet", "--out", str(tmp_path / "c")]
+
+    def seconds(*policies):
+        assert main([*words, "--policies", *policies]) == 0
+        content = json.loads((tmp_path / "c" / "comparison.json").read_text())
+        report = (tmp_path / "c" / "report.md").read_text()
+        kept = [row["seconds"] for row in content["summary"]]
+        assert [row["relative_seconds"] for row in content["summary"]].count(None) == (
+            0 if "full" in policies and None not in kept else len(kept)
+        )
+        assert ("No seconds: the runs were trained by several commands" in report) == (None in kept)
+        return kept
+
+    assert None not in seconds("random", "full")
+    assert None not in seconds("random", "full")  # nothing was trained again
+    assert set(seconds("random", "full", "jest")) == {None}
 
 
 def test_a_try_without_a_checkpoint_goes_on_with_its_record(tmp_path, tiny_npz, store_uri):
