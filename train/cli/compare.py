@@ -147,8 +147,10 @@ def _print_tables(content: dict[str, Any]) -> None:
 
 
 def _sweep(arguments: Arguments, comparison: Comparison, asked: CompareOptions) -> int:
-    """Run a sweep, rank its points, write ``sweep.json`` and ``sweep.md``."""
+    """Run a sweep, rank its points; write ``sweep.json``, the plot, and the page in both forms."""
     from gstds.train.comparing.sweep import parse_axes, rank, run_sweep
+    from gstds.train.figures.plots import plot_sweep
+    from gstds.train.reporting.report import render
 
     axes = parse_axes(asked.sweep or ())
     work = partial(run_sweep, comparison, axes, asked.sweep_optuna)
@@ -166,11 +168,17 @@ def _sweep(arguments: Arguments, comparison: Comparison, asked: CompareOptions) 
         "Ranked by accuracy on selection-validation, final, mean ± 95% t interval over seeds. "
         "The best of many looks better than it is; the test part was not evaluated.",
     )
-    parts = ["# Sweep", f"```\n{comparison.command}\n```", table.markdown(), table.caption]
-    parts += ["Judge the best on fresh seeds:", f"```\n{best}\n```"]
-    write_text(comparison.folder / "sweep.md", "\n\n".join(parts) + "\n")
+    ended = [run for run in runs if run.get("val_accuracy") is not None]
+    points = [(*rows.split_name(run["policy"]), run["val_accuracy"]) for run in ended]
+    plot_sweep(points, comparison.folder / "sweep.png")
+    shown = {"name": comparison.name, "ranking": table, "command": comparison.command, "best": best}
+    shown["plot"] = comparison.folder / "sweep.png"
+    for form, suffix in (("markdown", "md"), ("html", "html")):
+        page = render("sweep.jinja", form, **shown)
+        write_text(comparison.folder / f"sweep.{suffix}", page)
     print_table(table)
     out(f"\n{table.caption}\nresult: {comparison.folder / 'sweep.json'}")
+    out(f"page: {comparison.folder / 'sweep.html'}")
     if comparison.tracking:
         _print_link(arguments)
     statuses = [run["status"] for run in runs]

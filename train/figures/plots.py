@@ -148,6 +148,33 @@ def plot_run(history: Rows, keep: Sequence[float]) -> bytes:
     return as_png(figure)
 
 
+def plot_sweep(points: Sequence[tuple[str, Run, float]], path: str | Path) -> None:
+    """Draw accuracy against each key of a sweep: a point for each run, and the mean by value.
+
+    Args:
+        points: Of each run its policy, the values of its keys, and its accuracy.
+        path: The PNG to write.
+    """
+    keys = list(dict.fromkeys(key for _, values, _ in points for key in values))
+    figure, every = new_figure(1.5 + 4.0 * max(1, len(keys)), 3.8, columns=max(1, len(keys)))
+    for axes, key in zip(np.atleast_1d(every), keys, strict=False):
+        values = list(dict.fromkeys(v[key] for _, v, _ in points if key in v))
+        numeric = all(type(value) in (int, float) for value in values)
+        place = {v: v if numeric else i for i, v in enumerate(sorted(values, key=str))}
+        for policy in dict.fromkeys(policy for policy, _, _ in points):
+            own = [(place[v[key]], 100 * y) for p, v, y in points if p == policy and key in v]
+            at = sorted({x for x, _ in own})
+            means = [np.mean([y for other, y in own if other == x]) for x in at]
+            axes.plot(*np.array(own).reshape(-1, 2).T, "o", ms=4, alpha=0.6, c=policy_color(policy))
+            axes.plot(at, means, "-", color=policy_color(policy), label=policy)
+        if not numeric:
+            axes.set_xticks(list(place.values()), [str(value) for value in place])
+        axes.set_xlabel(key)
+    np.atleast_1d(every)[0].set_ylabel("validation accuracy (%)")
+    _draw_legend(np.atleast_1d(every)[-1])
+    save_figure(figure, path)
+
+
 def _explain(axes: Axes, names: Iterable[str]) -> None:
     for name in names:
         axes.plot([], [], "-", color=policy_color(name), label=name, linewidth=3)

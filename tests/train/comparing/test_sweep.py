@@ -103,7 +103,11 @@ def test_a_sweep_never_looks_at_the_test_part(here, tiny_npz, capsys, store_uri)
     assert seen == {2 * evaluation_flops(here, tiny_npz)}
     best = content["ranking"][0]
     assert best["mean"] == max(row["mean"] for row in content["ranking"])
+    assert (here / "s" / "sweep.png").read_bytes()[:4] == b"\x89PNG"
+    pages = [(here / "s" / f"sweep.{suffix}").read_text() for suffix in ("md", "html")]
+    assert all(row["policy"] in page for row in content["ranking"] for page in pages)
     record = stored(store_uri, here, content["runs"][0]).data
+    assert record.params["policy.keep"] == str(record.metrics["param/policy.keep"])
     assert record.tags["sweep"] == "s"
     assert "final/test_accuracy" not in record.metrics
     assert record.metrics["final/val_accuracy"] == content["runs"][0]["val_accuracy"]
