@@ -85,7 +85,7 @@ def _options(kind: Any, **choice: Any) -> Callable[[Parser], Any]:
 
 
 _OWN_FILES = {"compare": "compare", "report": "compare", "doctor": "doctor"}
-_OWN_FILES |= {"predict": "use", "export": "use", "kept": "kept"}
+_OWN_FILES |= {"predict": "use", "export": "use", "kept": "kept", "clean": "clean"}
 _EXAMPLE = "compare --policies gstds random full --seeds 3 --dataset digits"
 _TEACH = "learn --agent ppo --steps 20000 --instances small-train --held-out small-held-out"
 _TALK = "under torchrun, how processes talk: gloo, nccl or auto (default: auto)"
@@ -167,6 +167,13 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
         "sync runs",
         _word("folder", None, "where to look (default: here)", nargs="?", default="."),
         _record(only=("tracking_uri",)),
+    ),
+    "clean": (
+        "show what is needed no more (old checkpoints, replaced runs, features), and delete it",
+        "clean runs",
+        _word("folder", None, "where to look for runs (default: runs)", nargs="?", default="runs"),
+        _word("--days", "D", "features unused so long (default: 30)", type=float, default=30.0),
+        _flag("--yes", "delete it"),
     ),
     "list": (
         "list what has a name",

@@ -14,6 +14,7 @@ from gstds.common.files import locked
 from gstds.train.running.options import RunConfig, identity
 
 _log = logging.getLogger(__name__)
+RUN_LOCK = "run.lock"
 _RESULTS = 500_000
 
 
@@ -70,7 +71,7 @@ def held(folder: Path) -> Iterator[list[Path]]:
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as lock:
         try:
-            lock.enter_context(locked(folder / "run.lock", wait=0, keep=False))
+            lock.enter_context(locked(folder / RUN_LOCK, wait=0, keep=False))
         except BlockingIOError:
             raise FolderInUseError(
                 f"{folder} is in use: another process runs there; wait for its end, or choose "
