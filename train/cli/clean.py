@@ -28,7 +28,10 @@ def do_clean(arguments: argparse.Namespace) -> int:
         raise ValueError(f"folder {arguments.folder!r} is not there")
     if arguments.days < 0:
         raise ValueError(f"days must be at least 0, got {arguments.days}")
-    found = [*_superseded(root), *_checkpoints(root), *_caches(arguments.days)]
+    replaced = list(_superseded(root))
+    gone = {path for _, path in replaced}
+    left = [(what, path) for what, path in _checkpoints(root) if path.parent not in gone]
+    found = [*replaced, *left, *_caches(arguments.days)]
     sizes = [_size(path) / 1e6 for _, path in found]
     rows = [{"what": w, "path": str(p), "mb": mb} for (w, p), mb in zip(found, sizes, strict=True)]
     if rows:
