@@ -56,12 +56,8 @@ def metrics() -> tuple[Metric, ...]:
 
 def as_logged(values: Mapping[str, Any], when: str) -> dict[str, float]:
     """Return those of a run's or a row's values that are logged then, by name in MLflow."""
-    return {
-        name: values[metric.key]
-        for metric in metrics()
-        for name in metric.logged
-        if metric.when(name) == when and values.get(metric.key) is not None
-    }
+    keys = {n: one.key for one in metrics() for n in one.logged if one.when(n) == when}
+    return {name: values[key] for name, key in keys.items() if values.get(key) is not None}
 
 
 @dataclass(frozen=True)
@@ -266,7 +262,6 @@ def _test_sentence(baseline: str, seeds: int) -> str:
     size = "d: mean difference over its standard deviation"
     if seeds < FEWEST_RUNS:
         size = f"{seeds} runs are too few to claim a difference, or for an effect size d"
-    return (
-        f"{size}; p Holm: two-sided paired t test against {baseline}, adjusted over the policies "
-        f"(Holm); p flip: exact sign-flip test, not below {2 / 2**seeds:.3g} with {seeds} seeds."
-    )
+    test = f"two-sided paired t test against {baseline}, adjusted over the policies (Holm)"
+    least = f"not below {2 / 2**seeds:.3g} with {seeds} seeds"
+    return f"{size}; p Holm: {test}; p flip: exact sign-flip test, {least}."
