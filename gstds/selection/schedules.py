@@ -160,10 +160,9 @@ class Sigmoid(Schedule):
         first, last = -2.0, 3.0
         lowest, highest = sorted((mean_at(first), mean_at(last)))
         if not lowest <= keep <= highest:
-            raise ValueError(
-                f"keep must be in [{lowest:.3f}, {highest:.3f}] for a sigmoid from {self.low:g} "
-                f"to {self.high:g}, got {keep:g}; change low or high, or use schedule 'constant'"
-            )
+            reach = f"[{lowest:.3f}, {highest:.3f}] for a sigmoid from {self.low:g}"
+            mend = "change low or high, or use schedule 'constant'"
+            raise ValueError(f"keep must be in {reach} to {self.high:g}, got {keep:g}; {mend}")
         return replace(self, midpoint=_root(lambda m: mean_at(m) - keep, first, last))
 
 

@@ -473,15 +473,13 @@ def weights_for_ratio(observation: Batch, ratio: float, picker: Picker) -> npt.N
     """
     rows, batch = valid_batch(observation)
     k = kept_count(ratio, len(rows))
+    kept = rows[:k]  # all or none, unless some are picked
+    if 0 < k < len(rows):
+        positions = picker(batch, k, derived_uniform(batch["noise"], 0))
+        wanted, found = k if getattr(picker, "exact", True) else len(positions), len(positions)
+        if len(np.unique(positions)) != wanted:
+            raise ValueError(f"picker must return {wanted} distinct positions, got {found}")
+        kept = rows[positions]
     weights = np.zeros(len(observation["valid"]), dtype=np.float32)
-    if k == len(rows):
-        weights[rows] = 1.0
-        return weights
-    if k == 0:
-        return weights
-    positions = picker(batch, k, derived_uniform(batch["noise"], 0))
-    wanted = k if getattr(picker, "exact", True) else len(positions)
-    if len(np.unique(positions)) != wanted:
-        raise ValueError(f"picker must return {wanted} distinct positions, got {len(positions)}")
-    weights[rows[positions]] = 1.0
+    weights[kept] = 1.0
     return weights

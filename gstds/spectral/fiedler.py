@@ -86,10 +86,8 @@ def fiedler_vector(
     check_number("tolerance", tolerance, low=0.0, high=1e-2, open_low=True)
     check_integer("max_iterations", max_iterations, low=0)
     if embedding == "random-walk" and laplacian != "normalized":
-        raise ValueError(
-            "embedding='random-walk' is D^-½ times the normalized Laplacian's vector; "
-            f"pass laplacian='normalized', got {laplacian!r}"
-        )
+        what = "D^-½ times the normalized Laplacian's vector; pass laplacian='normalized'"
+        raise ValueError(f"embedding='random-walk' is {what}, got {laplacian!r}")
     if affinity == "clamp" and solver == "matrix-free":
         mend = "pass solver='dense' or 'auto', or affinity='shift', got solver='matrix-free'"
         raise ValueError(f"affinity='clamp' has no low-rank form: {mend}")
@@ -158,10 +156,8 @@ def _as_tensor(features: Any) -> tuple[Tensor, bool]:
         # torch warns about a read-only array, such as a memory-mapped store's, even if only read
         features = torch.from_numpy(np.require(features, requirements=("C", "A", "W")))
     if features.ndim not in (2, 3) or 0 in features.shape:
-        raise ValueError(
-            f"features must have shape (N, D) or (B, N, D) without empty axes, "
-            f"got {tuple(features.shape)}"
-        )
+        wanted = "have shape (N, D) or (B, N, D) without empty axes"
+        raise ValueError(f"features must {wanted}, got {tuple(features.shape)}")
     return features.detach(), is_numpy
 
 

@@ -190,11 +190,10 @@ def _refuse_negative_cosines(rows: Rows) -> None:
         if float(cosines.min()) < 0:
             flat = int(cosines.argmin())
             first, second = start + flat // len(unit), flat % len(unit)
-            raise ValueError(
-                f"features: rows {first} and {second} have the negative cosine "
-                f"{float(cosines.min()):.3g} and affinity='error'; "
-                "pass affinity='shift' or 'clamp', or features without negative values"
-            )
+            found = f"{float(cosines.min()):.3g} and affinity='error'"
+            what = f"rows {first} and {second} have the negative cosine {found}"
+            mend = "pass affinity='shift' or 'clamp', or features without negative values"
+            raise ValueError(f"features: {what}; {mend}")
 
 
 # ---------------------------------------------------------------------------- the spectrum
@@ -280,10 +279,9 @@ def trivial_and_scale(degrees: Tensor, affinity: str, laplacian: str) -> tuple[T
         return trivial, indefinite * float(degrees.abs().max())
     if float(degrees.min()) <= 0:
         rows = torch.nonzero(degrees <= 0).flatten().tolist()
-        raise ValueError(
-            f"laplacian='normalized' needs positive degrees, but rows {rows[:8]} have none: "
-            "their cosines sum to zero or less; pass affinity='shift' or 'clamp'"
-        )
+        what = f"needs positive degrees, but rows {rows[:8]} have none"
+        mend = "their cosines sum to zero or less; pass affinity='shift' or 'clamp'"
+        raise ValueError(f"laplacian='normalized' {what}: {mend}")
     return (degrees / degrees.sum()).sqrt(), indefinite
 
 

@@ -195,10 +195,9 @@ def lowest_eigenpairs(matrix: Matrix, count: int) -> tuple[Matrix, Matrix]:
             *(values, vectors, n, support, work, lengths[0], integers, lengths[1], info),
         )
     if info.value or found.value < count:
-        raise np.linalg.LinAlgError(
-            f"dsyevr found {found.value} of {count} eigenvectors (info {info.value}); is every "
-            "entry of the matrix a finite number?"
-        )
+        what = f"{found.value} of {count} eigenvectors (info {info.value})"
+        hint = "is every entry of the matrix a finite number?"
+        raise np.linalg.LinAlgError(f"dsyevr found {what}; {hint}")
     return values[:count], vectors.T
 
 

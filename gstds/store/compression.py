@@ -46,10 +46,8 @@ class Compression:
             ValueError: If the projection has more.
         """
         if self.dim is not None and self.dim > dim:
-            raise ValueError(
-                f"compress: {self.projection}-{self.dim} has more dimensions than the reference's "
-                f"{dim} features; name fewer"
-            )
+            there = f"than the reference's {dim} features; name fewer"
+            raise ValueError(f"compress: {self.projection}-{self.dim} has more dimensions {there}")
         return self.dim or dim
 
     def flops(self, dim: int) -> float:
@@ -75,11 +73,8 @@ def parse_compression(text: str | None) -> Compression:
     found = _FORM.fullmatch(text)
     if found is None:
         raise ValueError(f"compress must be {_KNOWN}, got {text!r}")
-    return Compression(
-        projection=found[1],
-        dim=int(found[2]) if found[2] else None,
-        dtype="int8" if text.endswith("int8") else "float16",
-    )
+    dtype = "int8" if text.endswith("int8") else "float16"
+    return Compression(found[1], int(found[2]) if found[2] else None, dtype)
 
 
 def fit_basis(compression: Compression, dim: int, sample: Array | None = None) -> Array | None:
@@ -101,9 +96,8 @@ def fit_basis(compression: Compression, dim: int, sample: Array | None = None) -
         return np.asarray(values / np.sqrt(count), dtype=np.float32)
     if sample is None or len(sample) < count:
         found = 0 if sample is None else len(sample)
-        raise ValueError(
-            f"compress: pca-{count} needs at least {count} images, got {found}; use random-{count}"
-        )
+        what = f"pca-{count} needs at least {count} images, got {found}"
+        raise ValueError(f"compress: {what}; use random-{count}")
     rows = sample.astype(np.float64)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     rows /= np.where(norms > 0, norms, 1)

@@ -43,10 +43,13 @@ class FeatureStore:
     Attributes:
         path: The store's folder.
         manifest: Shapes, backbone, fingerprint and checksums, as they stand in the manifest.
+        rows: How many samples the store holds.
+        dim: How many features a sample has.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path, self.manifest = path, manifest
+        self.rows, self.dim = int(manifest["rows"]), int(manifest["dim"])
         dtype = np.dtype(manifest["dtype"])
         header = disk.array_header(self.rows, self.dim, dtype)
         self._sizes = {DATA_NAME: manifest["bytes"]}
@@ -110,16 +113,6 @@ class FeatureStore:
         """Close the store's files; gathering afterwards is a ValueError."""
         self._closing()
 
-    @property
-    def rows(self) -> int:
-        """How many samples the store holds."""
-        return int(self.manifest["rows"])
-
-    @property
-    def dim(self) -> int:
-        """How many features a sample has."""
-        return int(self.manifest["dim"])
-
     def gather(self, rows: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return the features of some samples.
 
@@ -138,10 +131,8 @@ class FeatureStore:
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
             raise TypeError(f"rows must be whole numbers (k,), got {index.dtype} {index.shape}")
         if index.size and (index.min() < 0 or index.max() >= self.rows):
-            raise IndexError(
-                f"rows must lie in [0, {self.rows - 1}], got {index.min()} to {index.max()} "
-                f"(store {self.path})"
-            )
+            found = f"{index.min()} to {index.max()} (store {self.path})"
+            raise IndexError(f"rows must lie in [0, {self.rows - 1}], got {found}")
         index = index.astype(np.int64)
         self._check_sizes()
         self._touch(index)
@@ -154,35 +145,32 @@ class FeatureStore:
             StoreError: If a row is damaged; the message names the first.
         """
         self._check_sizes()
+        self._checked[:] = self._checked_chunks[:] = False
         self._advise("MADV_SEQUENTIAL")
         try:
-            for chunk in range(len(self._checked_chunks)):
-                rows = self._check_chunk(chunk)
-                if self._table is not None:
-                    wrong = disk.row_checksums(self._values[rows]) != self._table[rows]
-                    if wrong.any():
-                        raise self._damaged(rows.start + int(np.flatnonzero(wrong)[0]))
+            self._touch(np.arange(self.rows))
         finally:
             self._advise("MADV_RANDOM")
 
     def _touch(self, index: npt.NDArray[np.int64]) -> None:
         """Check the rows (k,) that were not checked before."""
-        fresh = index[~self._checked[index]]
+        fresh, size = index[~self._checked[index]], int(self.manifest["chunk_rows"])
         if not len(fresh):
             return
         fresh = np.unique(fresh)
-        chunks = np.unique(fresh // int(self.manifest["chunk_rows"]))
+        chunks = np.unique(fresh // size)
         for chunk in chunks[~self._checked_chunks[chunks]].tolist():
             self._check_chunk(chunk)
         if self._table is not None:
             width = self.dim * self._values.itemsize
             for row, expected in zip(fresh.tolist(), self._table[fresh].tolist(), strict=True):
                 if zlib.crc32(self._bytes[row * width : (row + 1) * width]) != expected:
-                    raise self._damaged(row)
+                    what = f"checksum of chunk {row // size} does not match (row {row})"
+                    raise StoreError(self.path, what)
         self._checked[fresh] = True
 
-    def _check_chunk(self, chunk: int) -> slice:
-        """Check what the manifest vouches for, of a chunk, and return the chunk's rows."""
+    def _check_chunk(self, chunk: int) -> None:
+        """Check what the manifest vouches for, of a chunk."""
         size = int(self.manifest["chunk_rows"])
         rows = slice(chunk * size, (chunk + 1) * size)
         name, values = CHECKS_NAME, self._table
@@ -191,11 +179,6 @@ class FeatureStore:
         if disk.checksum(values[rows]) != self.manifest["checksums"][chunk]:
             raise StoreError(self.path, f"checksum of chunk {chunk} of {name} does not match")
         self._checked_chunks[chunk] = True
-        return rows
-
-    def _damaged(self, row: int) -> StoreError:
-        chunk = row // int(self.manifest["chunk_rows"])
-        return StoreError(self.path, f"checksum of chunk {chunk} does not match (row {row})")
 
     def _advise(self, name: str) -> None:
         advice = getattr(mmap, name, None)
@@ -260,9 +243,9 @@ def build_store(
     """
     folder = Path(path)
     asked = {"rows": rows, "dim": dim, "chunk_rows": chunk_rows}
-    sizes = [check_integer(name, value, low=1) for name, value in asked.items()]
+    rows, dim, chunk_rows = (check_integer(name, n, low=1) for name, n in asked.items())
     kind = check_choice("dtype", dtype, disk.DTYPES)
-    plan = disk.BuildPlan(*sizes, str(fingerprint), dict(backbone), kind)
+    plan = disk.BuildPlan(rows, dim, chunk_rows, str(fingerprint), dict(backbone), kind)
     disk.canonical(plan.backbone)
     with locked(folder / disk.LOCK_NAME):
         if rebuild:
@@ -408,9 +391,8 @@ def _checked(
 
     pixels = np.asarray(images)
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
-        raise ValueError(
-            f"images must be uint8 (n, C, H, W) with C 1 or 3, got {pixels.dtype} {pixels.shape}"
-        )
+        found = f"{pixels.dtype} {pixels.shape}"
+        raise ValueError(f"images must be uint8 (n, C, H, W) with C 1 or 3, got {found}")
     check_not_empty("images", pixels)
     n = len(pixels)
     classes = whole_numbers("labels", labels, n)
@@ -421,16 +403,13 @@ def _checked(
     if classes.min() < 0:
         raise ValueError(f"labels must be classes from 0, got {classes.min()}")
     if classes.max() >= n:
-        raise ValueError(
-            f"labels must be below the number of samples, {n}, got {classes.max()}; number the "
-            "classes from 0"
-        )
+        found = f"{classes.max()}; number the classes from 0"
+        raise ValueError(f"labels must be below the number of samples, {n}, got {found}")
     distinct = len(np.unique(grouped))
     if distinct < FOLDS:
-        raise ValueError(
-            f"images must be at least {FOLDS}, duplicates counted once, got {distinct}: their "
-            "losses come from heads that were trained on the others"
-        )
+        found = f"{FOLDS}, duplicates counted once, got {distinct}"
+        why = "their losses come from heads that were trained on the others"
+        raise ValueError(f"images must be at least {found}: {why}")
     count = int(classes.max()) + 1
     stratified_folds(classes, grouped, num_classes=count, folds=FOLDS, seed=0)
     return pixels, classes, grouped

@@ -317,8 +317,7 @@ def _make_room(path: Path, plan: BuildPlan, mode: str) -> None:
                 _write_at(handle, 0, begin)
     except OSError:
         if mode == "wb":
-            for name in parts:
-                (path / name).unlink(missing_ok=True)
+            discard(path)
         raise
 
 

@@ -70,7 +70,9 @@ def compare(
         OSError: If a file cannot be read or written.
         RuntimeError: If every run failed.
     """
-    _refuse_inside_a_worker()
+    # A worker that runs the script which started it would start workers again.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(1)
     rows = {"policies": tuple(map(_name, policies))}
     folder = Path(out)
     comparison = comparison_from(options | rows, folder, tracking=tracking, command="gstds.compare")
@@ -91,13 +93,6 @@ def _name(policy: Any) -> str:
     if isinstance(policy, str):
         return policy
     kind = policy if isinstance(policy, type) else type(policy)
-    raise TypeError(
-        f"policy must be a name or 'module:Class', got {policy!r}; a class of your own is named by "
-        f"the file that it stands in, such as 'my_file:{kind.__name__}'"
-    )
-
-
-def _refuse_inside_a_worker() -> None:
-    """End a worker that runs the script which started it: it would start workers again."""
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise SystemExit(1)
+    what = f"a name or 'module:Class', got {policy!r}"
+    mend = f"by the file that it stands in, such as 'my_file:{kind.__name__}'"
+    raise TypeError(f"policy must be {what}; a class of your own is named {mend}")

@@ -90,9 +90,8 @@ def read_configuration(folder: Path) -> tuple[dict[str, Any], RunConfig]:
         note = read_sealed(folder / "config.json")
         return note, config_from(note["config"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"--resume {str(folder)!r}: no readable config.json there ({error})"
-        ) from error
+        what = f"no readable config.json there ({error})"
+        raise ValueError(f"--resume {str(folder)!r}: {what}") from error
 
 
 def _same_record(arguments: Arguments, note: dict[str, Any]) -> None:
@@ -105,9 +104,8 @@ def _same_record(arguments: Arguments, note: dict[str, Any]) -> None:
         case {"uri": str() | None as uri, "experiment": str() as experiment}:
             arguments.tracking_uri, arguments.experiment = uri, experiment
         case other:
-            raise ValueError(
-                f"--resume {arguments.resume!r}: config.json there names no record ({other!r})"
-            )
+            what = f"config.json there names no record ({other!r})"
+            raise ValueError(f"--resume {arguments.resume!r}: {what}")
 
 
 def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -> int:
@@ -221,10 +219,8 @@ def do_ui(arguments: Arguments) -> int:
     uri = tracking_uri(arguments.tracking_uri)
     deliver_waiting(uri)
     if not store_exists(uri):
-        raise ValueError(
-            f"nothing was tracked in {mask_secrets(uri)}: there is no such file; start where the "
-            "runs were made, or name their store by --tracking-uri"
-        )
+        mend = "start where the runs were made, or name their store by --tracking-uri"
+        raise ValueError(f"nothing was tracked in {mask_secrets(uri)}: no such file; {mend}")
     asked = {n: vars(arguments)[n] for n in ("port", "host", "experiment", "comparison")}
     return open_ui(arguments.tracking_uri, echo=out, **asked)
 

@@ -43,17 +43,14 @@ def do_compare(arguments: Arguments) -> int:
     usual = None if hasattr(arguments, "dataset") else options.get("datasets")
     options |= {**words.given(arguments, RunConfig), **words.given(arguments, Comparison)}
     options.pop("datasets", None)
-    comparison = rows.comparison_from(
-        options | {"policies": tuple(options.get("policies", asked.policies))},
-        words.place_for(arguments, "sweep" if sweeping else "compare"),
-        command=words.command_line(),
-        question=preset.get("question", ""),
-        optional=tuple(preset.get("optional", ())),
-    )
+    options["policies"] = tuple(options.get("policies", asked.policies))
+    folder = words.place_for(arguments, "sweep" if sweeping else "compare")
+    more = {"question": preset.get("question", ""), "optional": tuple(preset.get("optional", ()))}
+    comparison = rows.comparison_from(options, folder, command=words.command_line(), **more)
     if not sweeping:
         plan(comparison)
     upload = words.asked_tracking(arguments)
-    comparison = replace(comparison, tracking=upload and upload.uri)
+    comparison = replace(comparison, tracking=upload.uri if upload else None)
     if sweeping:
         return _sweep(arguments, comparison, asked)
     return _compare(arguments, comparison, asked.datasets or usual)
@@ -76,7 +73,7 @@ def _compare(arguments: Arguments, comparison: Comparison, datasets: Sequence[st
 
     every = on_datasets(comparison, datasets) if datasets else [comparison]
     contents: dict[str, Any] = {}
-    codes, table = [], None
+    codes, table = [int(words.Exit.DONE)], None
     for one in every:
         dataset = one.base.dataset
         result, stopped = _watched(arguments, one, partial(compare, one))
@@ -195,13 +192,10 @@ def judging_command(comparison: Comparison, row: str) -> str:
         comparison: The sweep's.
         row: The point's name.
     """
-    fresh = comparison.with_options(
-        policies=tuple(dict.fromkeys([row, rows.split_name(row)[0], "random", "full"])),
-        baseline="random",
-        seeds=max(_FRESH_SEEDS, comparison.seeds),
-        first_seed=comparison.first_seed + comparison.seeds,
-        controls=True,
-    )
+    compared = tuple(dict.fromkeys([row, rows.split_name(row)[0], "random", "full"]))
+    first, count = comparison.first_seed + comparison.seeds, max(_FRESH_SEEDS, comparison.seeds)
+    fresh = comparison.with_options(policies=compared, baseline="random", controls=True)
+    fresh = fresh.with_options(first_seed=first, seeds=count)
     options = words.option_words(fresh, skip=names(LogOptions))
     options += words.option_words(comparison.base, skip=("policy", "seed", "test"))
     return shlex.join(["gstds", "compare", *options])
@@ -226,10 +220,8 @@ def do_report(arguments: Arguments) -> int:
         paths = write_report(folder, content, run_code=named)
         _print_tables(content)
     except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{str(folder)!r}: comparison.json is not one that this release reads "
-            f"({type(error).__name__}: {error})"
-        ) from error
+        what = f"not one that this release reads ({type(error).__name__}: {error})"
+        raise ValueError(f"{str(folder)!r}: comparison.json is {what}") from error
     out(f"\nreport: {paths['html']}")
     return words.Exit.DONE
 

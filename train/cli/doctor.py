@@ -81,8 +81,7 @@ def diagnose(uri: str | None = None) -> list[Check]:
     """
     groups = {"python": _python, "packages": _packages, "torch": _torch}
     groups |= {"torchvision": _torchvision, "data": _data, "reference": _references}
-    groups["cache"] = _cache
-    groups["mlflow store"] = partial(check_store, uri)
+    groups |= {"cache": _cache, "mlflow store": partial(check_store, uri)}
     return [check for name, group in groups.items() for check in guarded(name, group)]
 
 
@@ -247,7 +246,5 @@ def _shadowed(name: str, found: str | None, own: str) -> str:
     if found is None:
         return f"package {name!r} of {own} is not found by a Python that is started here"
     kind = "folder" if Path(found).is_dir() or Path(found).name == "__init__.py" else "file"
-    return (
-        f"package {name!r} comes from {found} in a Python that is started here, which shadows "
-        f"{own}; rename that {kind} or start elsewhere"
-    )
+    what = f"comes from {found} in a Python that is started here, which shadows {own}"
+    return f"package {name!r} {what}; rename that {kind} or start elsewhere"

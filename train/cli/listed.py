@@ -46,11 +46,8 @@ def listed(kind: str) -> dict[str, str]:
         return {name: preset["question"] for name, preset in PRESETS.items()}
     tree = _tree(module)
     rows = _value(tree, table)
-    names = {
-        str(ast.literal_eval(key)): _about(row, tree)
-        for key, row in zip(rows.keys, rows.values, strict=True)
-        if key is not None
-    }
+    pairs = zip(rows.keys, rows.values, strict=True)
+    names = {str(ast.literal_eval(key)): _about(row, tree) for key, row in pairs if key}
     if kind == "policies":
         plugins = importlib.metadata.entry_points(group="gstds.policies")
         return {point.name: f"plug-in {point.value}" for point in plugins} | names

@@ -90,6 +90,7 @@ _EXAMPLE = "compare --policies gstds random full --seeds 3 --dataset digits"
 _TEACH = "learn --agent ppo --steps 20000 --instances small-train --held-out small-held-out"
 _TALK = "under torchrun, how processes talk: gloo, nccl or auto (default: auto)"
 _CODE = "the comparison's data set, if it is a module:function: without its name none is run"
+_KINDS = ", ".join(TABLES)
 _record = partial(_options, RecordOptions, defaults=True)
 _store = partial(_record, only=("tracking_uri", "experiment"))
 # What a command does, an example, and what adds its options.
@@ -175,11 +176,7 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
         _word("--days", "D", "features unused so long (default: 30)", type=float, default=30.0),
         _flag("--yes", "delete it"),
     ),
-    "list": (
-        "list what has a name",
-        "list policies",
-        _word("kind", "KIND", ", ".join(TABLES), nargs="?"),
-    ),
+    "list": ("list what has a name", "list policies", _word("kind", "KIND", _KINDS, nargs="?")),
     "data": (
         "bring a data set to this machine, unless it is here",
         "data fetch fashion-mnist",
@@ -216,12 +213,9 @@ def build_parser() -> Parser:
     common.add_argument("--debug", action="store_true", help="show tracebacks")
     common.add_argument("--quiet", action="store_true", help="show no progress")
     looks: dict[str, Any] = {"formatter_class": _Help, "allow_abbrev": False}
-    parser = Parser(
-        prog="gstds",
-        description="Train deep networks on the samples of each batch that are worth it.",
-        epilog=f"example: gstds {_EXAMPLE}",
-        **looks,
-    )
+    purpose = "Train deep networks on the samples of each batch that are worth it."
+    example = f"example: gstds {_EXAMPLE}"
+    parser = Parser(prog="gstds", description=purpose, epilog=example, **looks)
     parser.add_argument("--version", action="version", version=f"gstds {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (about, example, *additions) in _COMMANDS.items():

@@ -18,8 +18,9 @@ from gstds.train.comparing.comparison import Comparison, split_name, variant_con
 from gstds.train.comparing.controls import Pair, plan_controls
 from gstds.train.figures.plots import SHORT_FULL
 from gstds.train.figures.statistics import paired_rows, summarize, summarize_controls
-from gstds.train.figures.tables import Table, judged_on, lay_out, points
-from gstds.train.launching.jobs import RECORD, Job, Logs, Watch, run_in_processes, run_job, warm_up
+from gstds.train.figures.tables import Table, judged_on, points
+from gstds.train.launching import jobs as launcher
+from gstds.train.launching.jobs import Job, Jobs, Logs, Watch
 from gstds.train.running.ending import StopFlag
 from gstds.train.running.folder import finished_result
 from gstds.train.running.options import dataset_folder, identity, run_folder
@@ -59,7 +60,7 @@ def compare(
         results |= _run(beside, comparison, watch, stop)
     count = None if beside is None else len(beside)
 
-    def of(several: Sequence[Job]) -> list[dict[str, Any]]:
+    def of(several: Jobs) -> list[dict[str, Any]]:
         return [results[job.folder] for job in several if job.folder in results]
 
     timed = _timed_together(comparison.folder, [run["run_id"] for run in results.values()])
@@ -88,15 +89,12 @@ def plan(comparison: Comparison) -> list[Job]:
         raise ValueError("policies must name at least one policy")
     _refuse_twice("policies", policies, policies)
     if SHORT_FULL in policies:
-        raise ValueError(
-            f"policies: {SHORT_FULL!r} is a control and comes by itself unless controls are off; "
-            "drop it, or name full with fewer epochs: full@epochs=8"
-        )
+        what = f"{SHORT_FULL!r} is a control and comes by itself unless controls are off"
+        mend = "drop it, or name full with fewer epochs: full@epochs=8"
+        raise ValueError(f"policies: {what}; {mend}")
     if baseline not in policies:
-        known = ", ".join(policies)
-        raise ValueError(
-            f"baseline must be one of the compared policies ({known}), got {baseline!r}"
-        )
+        found = f"({', '.join(policies)}), got {baseline!r}"
+        raise ValueError(f"baseline must be one of the compared policies {found}")
     if comparison.ray and comparison.workers > 1:
         raise ValueError("workers are processes of this machine; Ray decides by itself: drop one")
     jobs = [plan_run(comparison, row, seed) for seed in comparison.every_seed for row in policies]
@@ -104,10 +102,8 @@ def plan(comparison: Comparison) -> list[Job]:
     for job in jobs:
         other = rows.setdefault(identity(job.config), job.label)
         if other != job.label:
-            raise ValueError(
-                f"policies {other!r} and {job.label!r} are the same run with all options spelled "
-                "out; drop one"
-            )
+            both = f"policies {other!r} and {job.label!r}"
+            raise ValueError(f"{both} are the same run with all options spelled out; drop one")
     return jobs
 
 
@@ -133,15 +129,11 @@ def plan_run(comparison: Comparison, row: str, seed: int) -> Job:
         base = with_paper_defaults(base)
     config = variant_config(base, row)
     make_run_policy(config)
-    return Job(
-        label=row,
-        config=config,
-        folder=run_folder(comparison.folder, config, row),
-        tags={"comparison": comparison.name, "policy": row},
-        threads=_threads(comparison),
-        elsewhere=comparison.ray is not None,
-        **{name: getattr(comparison, name) for name in RECORD},
-    )
+    folder = run_folder(comparison.folder, config, row)
+    record = {name: getattr(comparison, name) for name in launcher.RECORD}
+    record["tags"] = {"comparison": comparison.name, "policy": row}
+    threads, elsewhere = _threads(comparison), comparison.ray is not None
+    return Job(row, config, folder, threads=threads, elsewhere=elsewhere, **record)
 
 
 def _threads(comparison: Comparison) -> int:
@@ -151,7 +143,7 @@ def _threads(comparison: Comparison) -> int:
     return 1 if comparison.ray else max(1, (cores or 1) // comparison.workers)
 
 
-def _missing(comparison: Comparison, jobs: Sequence[Job], watch: Watch) -> dict[str, str]:
+def _missing(comparison: Comparison, jobs: Jobs, watch: Watch) -> dict[str, str]:
     """Return the optional rows that cannot be prepared, and why."""
     missing = {}
     for row in comparison.optional:
@@ -162,7 +154,7 @@ def _missing(comparison: Comparison, jobs: Sequence[Job], watch: Watch) -> dict[
     return missing
 
 
-def carry_out(jobs: Sequence[Job], comparison: Comparison, watch: Watch, stop: StopFlag) -> Results:
+def carry_out(jobs: Jobs, comparison: Comparison, watch: Watch, stop: StopFlag) -> Results:
     """Do the runs that are not done yet, and return the results of all by folder.
 
     What they need is looked at and prepared first: the Ray cluster, data and reference, the store.
@@ -185,12 +177,12 @@ def carry_out(jobs: Sequence[Job], comparison: Comparison, watch: Watch, stop: S
 
         check_cluster(comparison.ray, jobs)
     elif comparison.workers > 1 and any(finished_result(job.folder) is None for job in jobs):
-        warm_up(_threads(comparison))
+        launcher.warm_up(_threads(comparison))
     _prepare(jobs, watch)
     return _run(jobs, comparison, watch, stop)
 
 
-def _prepare(jobs: Sequence[Job], watch: Watch) -> None:
+def _prepare(jobs: Jobs, watch: Watch) -> None:
     """Load data and reference once, for each kind of need, before the first run starts."""
     from gstds.envs.data.datasets import describe
 
@@ -206,7 +198,7 @@ def _prepare(jobs: Sequence[Job], watch: Watch) -> None:
         make_env(config, make_run_policy(config), watch, before_reference=tell).close()
 
 
-def _run(jobs: Sequence[Job], comparison: Comparison, watch: Watch, stop: StopFlag) -> Results:
+def _run(jobs: Jobs, comparison: Comparison, watch: Watch, stop: StopFlag) -> Results:
     results: Results = {}
 
     def ended(job: Job, result: dict[str, Any], old: bool = False) -> None:
@@ -223,7 +215,7 @@ def _run(jobs: Sequence[Job], comparison: Comparison, watch: Watch, stop: StopFl
 
         run_on_ray(todo, comparison.ray, ended, watch, stop)
     elif comparison.workers > 1 and todo:
-        run_in_processes(todo, comparison.workers, ended, watch, stop)
+        launcher.run_in_processes(todo, comparison.workers, ended, watch, stop)
     else:
         logs = Logs(watch)
         for job in todo:
@@ -233,7 +225,7 @@ def _run(jobs: Sequence[Job], comparison: Comparison, watch: Watch, stop: StopFl
                 watch.moved(job, phase, done, total)
 
             if not stop.is_set:
-                ended(job, run_job(job, moved, stop))
+                ended(job, launcher.run_job(job, moved, stop))
     return {job.folder: results[job.folder] for job in jobs if job.folder in results}
 
 
@@ -305,15 +297,11 @@ def on_datasets(comparison: Comparison, datasets: Sequence[str]) -> list[Compari
         ValueError: If a data set is named twice, unknown or unusable.
         OSError: If a file cannot be read.
     """
-    every = [
-        replace(
-            comparison,
-            base=comparison.base.with_options(dataset=dataset),
-            name=f"{comparison.name}-{dataset}",
-            folder=dataset_folder(comparison.folder, dataset),
-        )
-        for dataset in datasets
-    ]
+    every = []
+    for dataset in datasets:
+        base, name = comparison.base.with_options(dataset=dataset), f"{comparison.name}-{dataset}"
+        folder = dataset_folder(comparison.folder, dataset)
+        every.append(replace(comparison, base=base, name=name, folder=folder))
     _refuse_twice("datasets", datasets, [one.folder for one in every])
     for one in every:  # a wrong name is found before the first run
         _prepare([plan_run(one, "full", one.first_seed)], Watch())
@@ -339,14 +327,11 @@ def write_overview(
     write_json(comparison.folder / "overview.json", overview)
     lines: dict[str, dict[str, str]] = {}
     for row in rows:
-        line = lines.setdefault(row["policy"], {"policy": row["policy"]})
-        line[f"on {row['dataset']}"] = points(row, "mean", ".1f", "ci95")
-    table = lay_out(
-        list(lines.values()),
-        [("policy", "policy", "text"), *((f"on {d}", d, "text") for d in contents)],
-        f"Final {judged_on(rows)} accuracy in %, mean ± 95% t interval over seeds; each data set "
-        "has a table, tests and a report of its own.",
-    )
+        lines.setdefault(row["policy"], {})[row["dataset"]] = points(row, "mean", ".1f", "ci95")
+    cells = ((name, *(line.get(d, "-") for d in contents)) for name, line in lines.items())
+    about = f"Final {judged_on(rows)} accuracy in %, mean ± 95% t interval over seeds; each data "
+    about += "set has a table, tests and a report of its own."
+    table = Table(("policy", *contents), tuple(cells), about)
     parts = ["# Overview", comparison.question, f"```\n{comparison.command}\n```"]
     parts += [table.markdown(), table.caption]
     write_text(comparison.folder / "overview.md", "\n\n".join(filter(None, parts)) + "\n")

@@ -24,7 +24,8 @@ PRESETS: dict[str, dict[str, Any]] = tomllib.loads(
 )
 """The paper's open checks (GSTDS, arXiv 2507.04269): a question, and the options that answer it."""
 
-_NOT_IN_ROWS = ("policy", "seed", "policy_params", "schedule_params")
+_APART = ("policy", "seed", "policy_params", "schedule_params")
+_IN_ROWS = [name for name in names(RunConfig) if name not in _APART]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +220,7 @@ def options_of(base: RunConfig, policy: str, values: Mapping[str, Any]) -> dict[
     Raises:
         ValueError: If a key is neither an option nor a parameter of the policy.
     """
-    changes = {key: value for key, value in values.items() if key in _options_in_rows()}
+    changes = {key: value for key, value in values.items() if key in _IN_ROWS}
     for_policy, for_schedule = dict(base.policy_params), dict(base.schedule_params)
     if changes.get("schedule", base.schedule) != base.schedule:
         for_schedule = {}  # another schedule has other parameters
@@ -230,10 +231,9 @@ def options_of(base: RunConfig, policy: str, values: Mapping[str, Any]) -> dict[
         elif key not in changes:
             name, known = key.removeprefix("policy."), _parameters(policy)
             if name not in known and ("**" not in known or "." in name):
-                near = near_names(name, {*known, *_options_in_rows()} - {"**"})
-                raise ValueError(
-                    f"policy {policy!r} has no parameter {name!r}, and no option has; {near}"
-                )
+                near = near_names(name, {*known, *_IN_ROWS} - {"**"})
+                what = f"no parameter {name!r}, and no option has"
+                raise ValueError(f"policy {policy!r} has {what}; {near}")
             for_policy[name] = value
     return {**changes, "policy_params": for_policy, "schedule_params": for_schedule}
 
@@ -245,10 +245,6 @@ def takes(policy: str, key: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _options_in_rows() -> list[str]:
-    return [name for name in names(RunConfig) if name not in _NOT_IN_ROWS]
 
 
 def _parameters(policy: str) -> list[str]:

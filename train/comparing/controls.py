@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +24,10 @@ from gstds.selection.schedules import Schedule
 from gstds.selection.weights import kept_count
 from gstds.train.comparing.comparison import split_name
 from gstds.train.figures.plots import SHORT_FULL
+from gstds.train.launching.jobs import Job, Jobs
 from gstds.train.running.kept import Kept, read_kept
 from gstds.train.running.options import RunConfig, run_folder
 from gstds.train.running.setup import make_run_schedule
-
-if TYPE_CHECKING:
-    from gstds.train.launching.jobs import Job
-
 
 _log = logging.getLogger(__name__)
 
@@ -59,9 +56,7 @@ class _Finished:
         return (self.job.config.seed, self.kept.counts.tobytes(), progress)
 
 
-def plan_controls(
-    jobs: Sequence[Job], results: Results, baseline: str
-) -> tuple[list[Job], list[Pair]]:
+def plan_controls(jobs: Jobs, results: Results, baseline: str) -> tuple[list[Job], list[Pair]]:
     """Return the control runs of a comparison whose runs are done, and what they are set beside.
 
     A row that follows its schedule has the keep sequence of ``random`` on that schedule. If such a
@@ -142,7 +137,7 @@ def replayed(config: RunConfig, kept: Kept) -> RunConfig:
     return config.with_options(policy=name, policy_params=parameters, **_OWN_OPTIONS)
 
 
-def _finished(jobs: Sequence[Job], results: Results) -> list[_Finished]:
+def _finished(jobs: Jobs, results: Results) -> list[_Finished]:
     found = []
     for job in jobs:
         result = results.get(job.folder, {})
@@ -174,7 +169,7 @@ def _schedule_and_training(job: Job) -> tuple[str, str]:
     return json.dumps(schedule, sort_keys=True, default=str), _training(job)
 
 
-def _random_rows(jobs: Sequence[Job]) -> dict[tuple[str, str], str]:
+def _random_rows(jobs: Jobs) -> dict[tuple[str, str], str]:
     """Return the rows of random samples by schedule and training.
 
     Without one, ``random`` stands for the schedule and training that all rows have, if they do.

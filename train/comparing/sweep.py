@@ -53,9 +53,8 @@ def parse_axes(words: Sequence[str]) -> list[Axis]:
     """
     axes = [_parse_axis(word) for word in words]
     keys = [axis.key for axis in axes]
-    twice = {key for key in keys if keys.count(key) > 1}
-    if twice:
-        raise ValueError(f"--sweep: {', '.join(sorted(twice))} stands there twice")
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ValueError(f"--sweep: {', '.join(twice)} stands there twice")
     return axes
 
 
@@ -86,9 +85,8 @@ def grid(axes: Sequence[Axis]) -> list[dict[str, Any]]:
     Raises:
         ValueError: If an axis is a range, or there are more than 10,000 points.
     """
-    for axis in axes:
-        if not axis.values:
-            raise ValueError(f"--sweep: {axis.key} is a range; give values, or use --sweep-optuna")
+    for axis in (one for one in axes if not one.values):
+        raise ValueError(f"--sweep: {axis.key} is a range; give values, or use --sweep-optuna")
     if math.prod(len(axis.values) for axis in axes) > _MOST_POINTS:
         raise ValueError(f"--sweep: more than {_MOST_POINTS:,} points; use --sweep-optuna")
     keys = [axis.key for axis in axes]
@@ -181,16 +179,13 @@ def _plan(comparison: Comparison, row: str) -> list[Job]:
 def _study(comparison: Comparison) -> tuple[Any, Any]:
     """Return Optuna's study, and what it calls a trial that failed."""
     if len(comparison.policies) != 1:
-        raise ValueError(
-            f"--sweep-optuna searches one policy at a time, got {', '.join(comparison.policies)}"
-        )
+        found = ", ".join(comparison.policies)
+        raise ValueError(f"--sweep-optuna searches one policy at a time, got {found}")
     try:
         import optuna
     except ImportError as error:
-        raise ImportError(
-            f"--sweep-optuna needs Optuna, which is not installed ({error}): "
-            "pip install 'gstds[sweep]', or leave it out for a grid"
-        ) from None
+        mend = "pip install 'gstds[sweep]', or leave it out for a grid"
+        raise ImportError(f"--sweep-optuna needs Optuna, not installed ({error}): {mend}") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=comparison.first_seed, n_startup_trials=_STARTUP)
     study = optuna.create_study(direction="maximize", sampler=sampler)
@@ -223,6 +218,6 @@ def rank(results: Results) -> Results:
         shares = [{"share": r["charged_flops"] / r["full_flops"]} for r in finished(group)]
         row = {"policy": name, "n": len(scores), "lost": len(group) - len(scores)}
         row |= {"mean": mean(group, "val_accuracy"), "ci95": confidence_half_width(scores)}
-        row |= {"mean_keep": mean(group, "mean_keep"), "relative_compute": mean(shares, "share")}
-        rows.append(row | {"seconds": mean(group, "seconds")})
+        row |= {name: mean(group, name) for name in ("mean_keep", "seconds")}
+        rows.append(row | {"relative_compute": mean(shares, "share")})
     return sorted(rows, key=lambda row: (row["lost"] > 0, -(row["mean"] or 0.0)))

@@ -28,6 +28,8 @@ Points = Sequence[tuple[float, float]]
 
 _MANY = f"{statistics.FEWEST_FOR_A_BAND} seeds or more"
 _BAND = f"mean; thin: each seed, or band: 95% CI ({_MANY}); dotted: control; dashed: broke off"
+_MEAN = "accuracy (%), mean ± 95% CI"
+_BESIDE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
 _SECONDS = "seconds of selecting and training"
 _APART = ("monitor", "checkpoint", "features", "probe")
 _CONTROL = "random:"
@@ -181,12 +183,6 @@ def _explain(axes: Axes, names: Iterable[str]) -> None:
     _draw_legend(axes)
 
 
-def _write(axes: Axes, text: str, point: Any, beside: tuple[int, int], **look: Any) -> Any:
-    """Write beside a point, so many points of type to the right and up."""
-    look |= {"textcoords": "offset points", "fontsize": 8}
-    return axes.annotate(text, point, beside, **look)
-
-
 def _points(summary: Rows, cost: str, size: float) -> list[tuple[Any, tuple[float, float]]]:
     """Return the rows that have both, with their cost in units and their accuracy in percent."""
     there = [row for row in summary if None not in (row.get("mean"), row.get(cost))]
@@ -283,13 +279,12 @@ def _draw_finals(axes: Axes, rows: Rows) -> None:
         if row.get("mean") is not None:
             _draw_mean(axes, row, y=i, capsize=4)
             mean = 100 * row["mean"]
-            _write(axes, f"{mean:.1f}", (mean, i), (0, 6), ha="center")
+            axes.annotate(f"{mean:.1f}", (mean, i), (0, 6), ha="center", **_BESIDE)
     names = [str(row["policy"]) for row in rows]
     axes.set_yticks(range(len(rows)), [f"{n} (control)" if is_control(n) else n for n in names])
     for name, label in zip(names, axes.get_yticklabels(), strict=True):
         label.set(color=policy_color(name), fontweight="bold")
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(f"{judged_on(rows)} accuracy (%), mean ± 95% CI")
+    axes.set(ylim=(-0.6, len(rows) - 0.4), xlabel=f"{judged_on(rows)} {_MEAN}")
 
 
 def plot_pareto(summary: Rows, path: str | Path) -> None:
@@ -306,7 +301,7 @@ def plot_pareto(summary: Rows, path: str | Path) -> None:
     for axes, (key, unit_of, about) in zip(np.atleast_1d(every), costs, strict=False):
         _draw_front(axes, summary, key, unit_of)
         axes.set_xlabel(about)
-    np.atleast_1d(every)[0].set_ylabel(f"{judged_on(summary)} accuracy (%), mean ± 95% CI")
+    np.atleast_1d(every)[0].set_ylabel(f"{judged_on(summary)} {_MEAN}")
     figure.suptitle("ringed and joined: no other is both cheaper and more accurate", fontsize=9)
     save_figure(figure, path)
 
@@ -339,8 +334,8 @@ def _label_points(axes: Axes, names: Sequence[str], points: Points) -> None:
     centers = axes.transData.transform(points) if points else ()
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in centers]
     for name, point in zip(names, points, strict=True):
-        color = policy_color(name)
-        note = _write(axes, name, point, (0, 0), va="center", color=color, fontweight="bold")
+        look: dict[str, Any] = {"va": "center", "color": policy_color(name), "fontweight": "bold"}
+        note = axes.annotate(name, point, (0, 0), **look, **_BESIDE)
         found = []
         for i, (right, up, side) in enumerate(_PLACES):
             note.set(position=(right, up), ha=side)

@@ -72,9 +72,8 @@ def summarize(
     """
     groups = by_policy(runs)
     if runs and baseline not in groups:
-        raise ValueError(
-            f"baseline {baseline!r} is not among the compared policies: {', '.join(groups)}"
-        )
+        found = ", ".join(groups)
+        raise ValueError(f"baseline {baseline!r} is not among the compared policies: {found}")
     users = Counter(map(_reference, runs))
     shared_by = dict.fromkeys(users, reference_shared_by) if reference_shared_by else users
     unit = {key: mean(groups.get("full", ()), key) for _, key in _RELATIVE.values()}
@@ -303,10 +302,9 @@ def _by_seed(group: Iterable[Run], key: str) -> dict[Any, float]:
     for run in finished(group):
         accuracy = _number(run, key)
         if run.get("seed") in values:
-            raise ValueError(
-                f"policy {run['policy']!r} has two finished runs of seed {run.get('seed')!r}; "
-                "compare runs of one setting, one per seed"
-            )
+            what = f"two finished runs of seed {run.get('seed')!r}"
+            mend = "compare runs of one setting, one per seed"
+            raise ValueError(f"policy {run['policy']!r} has {what}; {mend}")
         if accuracy is not None:
             values[run.get("seed")] = accuracy
     return values

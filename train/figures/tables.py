@@ -286,7 +286,6 @@ def _test_sentence(baseline: str, seeds: int) -> str:
     size = "d: mean difference over its standard deviation"
     if seeds < FEWEST_RUNS:
         size = f"{seeds} runs are too few to claim a difference, or for an effect size d"
-    return (
-        f"{size}; p Holm: two-sided paired t test against {baseline}, adjusted over the policies "
-        f"(Holm); p flip: exact sign-flip test, not below {2 / 2**seeds:.3g} with {seeds} seeds."
-    )
+    test = f"two-sided paired t test against {baseline}, adjusted over the policies (Holm)"
+    least = f"not below {2 / 2**seeds:.3g} with {seeds} seeds"
+    return f"{size}; p Holm: {test}; p flip: exact sign-flip test, {least}."

@@ -35,6 +35,7 @@ from gstds.train.tracking.uploader import Upload
 
 Ended = Callable[["Job", dict[str, Any]], None]
 Jobs = Sequence["Job"]
+Share = float | None
 
 RECORD = ("tracking", "experiment", "checkpoint_every", "command")
 """What a run has of its comparison by the same name."""
@@ -42,9 +43,7 @@ RECORD = ("tracking", "experiment", "checkpoint_every", "command")
 RETRIES = 2
 """How often a run whose process died is tried again, from its last checkpoint."""
 
-_SECONDS_BETWEEN_TRIES = 0.2
-_SECONDS_BETWEEN_LOOKS = 0.5
-_SECONDS_TO_END = 10.0
+_SECONDS_BETWEEN_TRIES, _SECONDS_BETWEEN_LOOKS, _SECONDS_TO_END = 0.2, 0.5, 10.0
 _PRELOADED = "gstds.train.launching.worker_imports"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -130,11 +129,9 @@ def failed_result(config: RunConfig, error: str, status: str = "failed") -> dict
     """Return the result of a run that ended before it could write one."""
     names = ("run_id", "test_accuracy", "test_loss", "train_loss", "mean_keep", "charged_flops")
     more = ("reference_flops", "full_flops", "seconds", "steps", "weights_sha256", "val_accuracy")
-    return {
-        **{name: getattr(config, name) for name in ("policy", "seed", "dataset", "learner")},
-        **dict.fromkeys((*names, *more)),
-        **{"seconds_by_phase": {}, "history": [], "status": status, "error": error},
-    }
+    own = {name: getattr(config, name) for name in ("policy", "seed", "dataset", "learner")}
+    told = {"seconds_by_phase": {}, "history": [], "status": status, "error": error}
+    return own | dict.fromkeys((*names, *more)) | told
 
 
 class Watch:
@@ -146,9 +143,7 @@ class Watch:
     def expect(self, jobs: Jobs) -> None:
         """Take note of all runs that there will be."""
 
-    def moved(
-        self, job: Job, phase: str, done: int, total: int, accuracy: float | None = None
-    ) -> None:
+    def moved(self, job: Job, phase: str, done: int, total: int, accuracy: Share = None) -> None:
         """A run has done ``done`` of ``total`` of a phase, and may have been evaluated."""
 
     def ended(self, job: Job, result: Mapping[str, Any], old: bool = False) -> None:
@@ -174,9 +169,8 @@ class Logs:
         """Read what is new, twice a second at most; return the runs that were evaluated."""
         if time.monotonic() < self._next:
             return []
-        evaluated = [job for job in jobs if self._look(job)]
         self._next = time.monotonic() + _SECONDS_BETWEEN_LOOKS
-        return evaluated
+        return [job for job in jobs if self._look(job)]
 
     def _look(self, job: Job) -> bool:
         offset, total = self._read.get(job.folder, (0, 0))
@@ -354,10 +348,8 @@ class _Crew:
             error = f"its worker process {reason}, {lost} times"
             self._ended(job, {**(message or failed_result(job.config, "")), "error": error})
             return
-        self._watch.note(
-            f"{job.name}: its worker process {reason}; "
-            f"going on from the last checkpoint (try {lost + 1} of {RETRIES + 1})"
-        )
+        again = f"going on from the last checkpoint (try {lost + 1} of {RETRIES + 1})"
+        self._watch.note(f"{job.name}: its worker process {reason}; {again}")
         self._queue.appendleft(job)
 
     def _remove(self, worker: _Worker) -> None:

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from gstds.train.running.options import RunConfig
 
 
-_CONNECT_SECONDS = 30.0
-_PROBE_SECONDS = 3.0
-_LOOK_SECONDS = 60.0
+_CONNECT_SECONDS, _PROBE_SECONDS, _LOOK_SECONDS = 30.0, 3.0, 60.0
 _MAX_AHEAD = 512
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
 _PASSED_ON = ("GSTDS_", "MLFLOW_", "OMP_WAIT_POLICY")
@@ -63,10 +61,9 @@ def run_on_ray(todo: Jobs, address: str, ended: Ended, watch: Watch, stop: StopF
     logs = Logs(watch)
     with ray_cluster(address) as ray, _tokens({todo[0].folder.absolute().parent}) as wanted:
         begin = _beginner(ray, address, {job.config.device for job in todo})
-        pending = {
-            begin(_run_while, replace(job, folder=job.folder.absolute()), wanted): job
-            for job in todo
-        }
+        pending = {}
+        for job in todo:
+            pending[begin(_run_while, replace(job, folder=job.folder.absolute()), wanted)] = job
         while pending:
             done, _ = ray.wait(list(pending), timeout=0.5)
             for job in (*logs.look(pending.values()), *map(pending.__getitem__, done)):
@@ -150,15 +147,13 @@ def build_on_ray(
             except ray.exceptions.RayTaskError as error:
                 raise ValueError(f"{where}: {type(error.cause).__name__}: {error.cause}") from None
             except ray.exceptions.RayError as error:
-                raise ConnectionError(
-                    f"{where}: their task died again and again ({_first_line(error)}); "
-                    "the same command goes on at these rows"
-                ) from None
+                died = f"their task died again and again ({_first_line(error)})"
+                mend = "the same command goes on at these rows"
+                raise ConnectionError(f"{where}: {died}; {mend}") from None
             if name != store.name:
-                raise ValueError(
-                    f"a node of the Ray cluster would build the store {name}, this process "
-                    f"{store.name}: its data or its reference are others; give every node the same"
-                )
+                what = f"would build the store {name}, this process {store.name}"
+                mend = "its data or its reference are others; give every node the same"
+                raise ValueError(f"a node of the Ray cluster {what}: {mend}")
             return features
 
         build_features(data, extractor, progress, compute=compute)
@@ -264,14 +259,14 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
     except ImportError as error:
         mend = "pip install 'gstds[ray]', or use --workers K on this machine"
         raise ImportError(f"--ray needs Ray, which is not installed ({error}): {mend}") from None
-    if ray.is_initialized():
-        yield ray
-        return
-    _connect(ray, address)
+    joined = ray.is_initialized()
+    if not joined:
+        _connect(ray, address)
     try:
         yield ray
     finally:
-        ray.shutdown()
+        if not joined:
+            ray.shutdown()
 
 
 def check_cluster(address: str, jobs: Jobs) -> None:
@@ -297,10 +292,8 @@ def _connect(ray: Any, address: str) -> None:
 
     A cluster is joined in a thread of its own: a wrong address hangs, and signals stay ours.
     """
-    nobody = (
-        f"no Ray cluster answers at {address!r}; start one with ray start --head, give the address "
-        "that it shows, or use --ray local"
-    )
+    mend = "start one with ray start --head, give the address that it shows, or use --ray local"
+    nobody = f"no Ray cluster answers at {address!r}; {mend}"
     if address == "local":
         handler = signal.getsignal(signal.SIGTERM)
         ray.init(address=address, include_dashboard=False, **_QUIET)
@@ -331,10 +324,8 @@ def _probe(address: str, nobody: str) -> None:
     """Ask whether somebody listens at ``host:port``: Ray itself waits for minutes."""
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():
-        raise ValueError(
-            f"--ray must be host:port of a cluster's head (ray start --head shows it), auto or "
-            f"local, got {address!r}"
-        )
+        wanted = "host:port of a cluster's head (ray start --head shows it), auto or local"
+        raise ValueError(f"--ray must be {wanted}, got {address!r}")
     try:
         socket.create_connection((host, int(port)), _PROBE_SECONDS).close()
     except (OSError, OverflowError) as error:
@@ -351,10 +342,9 @@ def _task_resources(ray: Any, address: str, wanted: set[str]) -> dict[str, float
         raise ValueError(f"the Ray cluster at {address!r} has no processor for a run")
     gpus = there.get("GPU", 0)
     if any(device.startswith("cuda") for device in wanted) and gpus < 1:
-        raise ValueError(
-            f"device 'cuda' needs a GPU, and the Ray cluster at {address!r} has none; "
-            "add a node that has one, or use --device cpu"
-        )
+        found = f"the Ray cluster at {address!r} has none"
+        mend = "add a node that has one, or use --device cpu"
+        raise ValueError(f"device 'cuda' needs a GPU, and {found}; {mend}")
     return {"num_cpus": 1, "num_gpus": int(gpus >= 1 and wanted != {"cpu"})}
 
 
@@ -375,9 +365,8 @@ def _check_shared_files(ray: Any, places: set[Path]) -> None:
                 raise ValueError(f"{node} started no task in {_LOOK_SECONDS:.0f} s") from None
             except ray.exceptions.RayError as error:
                 reason = str(error).strip().splitlines()[-1]
-                raise ValueError(
-                    f"{node} cannot run gstds ({reason}); install the same version on every node"
-                ) from None
+                mend = "install the same version on every node"
+                raise ValueError(f"{node} cannot run gstds ({reason}); {mend}") from None
             if unseen:
                 mend = "--out and $GSTDS_CACHE must be on a file system that all nodes share"
                 raise ValueError(f"{node} does not see {Path(unseen[0]).parent}; {mend}")

@@ -41,10 +41,9 @@ def refuse_launcher(command: str) -> None:
         ValueError: If a launcher has started more than one process.
     """
     if _launched_size() > 1:
-        raise ValueError(
-            f"torchrun starts {_launched_size()} processes of gstds {command}, which is for one; "
-            "train by gstds run, or start it without torchrun (--workers and --ray do many runs)"
-        )
+        what = f"{_launched_size()} processes of gstds {command}, which is for one"
+        mend = "start it without torchrun (--workers and --ray do many runs)"
+        raise ValueError(f"torchrun starts {what}; train by gstds run, or {mend}")
 
 
 def _launched_size() -> int:
@@ -106,10 +105,9 @@ def _own_device(name: str, local_rank: int) -> torch.device:
         raise ValueError(f"device {name!r} is one GPU for several processes; use --device cuda")
     there = torch.cuda.device_count()
     if local_rank >= there:
-        raise ValueError(
-            f"process {local_rank} of this machine has no GPU, there are {there}; start as many "
-            "processes as GPUs (torchrun --nproc-per-node), or use --device cpu"
-        )
+        what = f"process {local_rank} of this machine has no GPU, there are {there}"
+        mend = "start as many processes as GPUs (torchrun --nproc-per-node), or use --device cpu"
+        raise ValueError(f"{what}; {mend}")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 
@@ -119,9 +117,8 @@ def _checked_backend(backend: str, device: torch.device) -> str:
 
     name = ("nccl" if device.type == "cuda" else "gloo") if backend == "auto" else backend
     if not dist.is_available() or not dist.is_backend_available(name):
-        raise ValueError(
-            f"--backend {name!r} is not in this torch; use gloo, or install a torch that has it"
-        )
+        mend = "use gloo, or install a torch that has it"
+        raise ValueError(f"--backend {name!r} is not in this torch; {mend}")
     if name == "nccl" and device.type != "cuda":
         raise ValueError(f"--backend 'nccl' is for GPUs, device is {str(device)!r}; use gloo")
     return name

@@ -16,8 +16,6 @@ import sys
 MODULES = (
     "gstds.train.cli.main",
     "gstds.train.comparing.compare",
-    "gstds.train.tracking.uploader",
-    "gstds.train.reporting.report",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
     "PIL.Image",

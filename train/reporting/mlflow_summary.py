@@ -83,12 +83,10 @@ def _head(content: Content, folder: Path) -> dict[str, Any]:
     tags = {"comparison": name, "kind": "summary", "folder": folder, "dataset": config["dataset"]}
     tags |= {"setting": content["setting"], "baseline": content["baseline"]}
     tags["digest"] = sha256(json.dumps(content, sort_keys=True, default=str))
-    return {
-        "name": f"summary of {name}",
-        "params": {name: config[name.partition(".")[2]] for name in _PARAMETERS},
-        "tags": {key: str(value) for key, value in tags.items()},
-        "description": _note(content),
-    }
+    params = {key: config[key.partition(".")[2]] for key in _PARAMETERS}
+    texts = {key: str(value) for key, value in tags.items()}
+    head: dict[str, Any] = {"name": f"summary of {name}", "params": params}
+    return head | {"tags": texts, "description": _note(content)}
 
 
 def summary_metrics(content: Content) -> dict[str, float]:
@@ -140,10 +138,8 @@ def fetch_comparison(uri: str, experiment: str, name: str, place: Path) -> Path:
         place_of, client = prepare_store(uri, experiment), make_client(uri)
         found = client.search_runs([place_of], query, order_by=["start_time DESC"])
     if not found:
-        raise ValueError(
-            f"{name!r} is neither a folder with comparison.json nor a comparison in experiment "
-            f"{experiment!r} of {mask_secrets(uri)}"
-        )
+        what = f"a comparison in experiment {experiment!r} of {mask_secrets(uri)}"
+        raise ValueError(f"{name!r} is neither a folder with comparison.json nor {what}")
     folder = Path(found[0].data.tags.get("folder", ""))
     if (folder / "comparison.json").is_file():
         return folder

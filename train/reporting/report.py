@@ -9,24 +9,22 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gstds.common.files import write_text
+from gstds.envs.batches.order import Draws
+from gstds.envs.data.datasets import Data, load_data, names_code
 from gstds.options.fields import names
 from gstds.options.world import DataOptions
 from gstds.train.figures import plots, statistics, tables
 from gstds.train.figures.plots import blank_figure, policy_color, save_figure
-from gstds.train.figures.tables import Table, lay_out, metric_table, points
+from gstds.train.figures.tables import Table, metric_table, points
 from gstds.train.running.kept import Kept, read_kept
 from gstds.train.running.options import policy_path
 from gstds.train.tracking.store import mask_secrets
-
-if TYPE_CHECKING:
-    from gstds.envs.data.datasets import Data
-
 
 _log = logging.getLogger(__name__)
 Content = Mapping[str, Any]
@@ -111,13 +109,10 @@ def render(template: str, form: str, **values: Any) -> str:
     """Return a page of a template, as ``markdown``, or as ``html``, where everything is escaped."""
     import jinja2
 
-    environment = jinja2.Environment(
-        autoescape=form == "html",  # noqa: S701 - Markdown has no escapes
-        loader=jinja2.PackageLoader("gstds.train.reporting"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    how: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
+    how |= {"autoescape": form == "html", "undefined": jinja2.StrictUndefined}
+    loader = jinja2.PackageLoader("gstds.train.reporting")
+    environment = jinja2.Environment(loader=loader, **how)  # noqa: S701 - Markdown has no escapes
     environment.filters["base64"] = lambda path: base64.b64encode(path.read_bytes()).decode()
     environment.filters["laid_out"] = lambda rows, name: metric_table(name, rows)
     page = environment.get_template(template).render(values, blocks=f"{form}.jinja")
@@ -153,8 +148,6 @@ def data_of(config: Content | None, *, run_code: bool) -> Data:
     Raises:
         ValueError: If it is code that may not be called, or the data are not at hand.
     """
-    from gstds.envs.data.datasets import load_data, names_code
-
     if not config:
         raise ValueError("the comparison's options are not known")
     options = {name: config[name] for name in names(DataOptions)}
@@ -173,15 +166,14 @@ def _lead(comparison: Content, baseline: str) -> str:
     against = f", baseline {baseline}" if baseline else ""
     text = f"{first.get('dataset', '-')}, learner {first.get('learner', '-')}, "
     text += f"{comparison.get('setting')}, seeds {named}{against}."
-    lost = len(runs) - len(statistics.finished(runs))
-    if lost:
+    if lost := len(runs) - len(statistics.finished(runs)):
         text += f" {lost} of {len(runs)} runs did not finish; they are shown, not averaged."
     return text
 
 
-def _facts(key: str, facts: Any) -> Table:
-    pairs = facts.items() if isinstance(facts, Mapping) else [(key, facts)]
-    return Table((key, ""), tuple((str(name), mask_secrets(str(value))) for name, value in pairs))
+def _facts(key: str, facts: Content) -> Table:
+    rows = ((name, mask_secrets(str(value))) for name, value in facts.items())
+    return Table((key, ""), tuple(rows))
 
 
 def to_accuracy_table(runs: Runs, baseline: str, cost: str = "charged_flops") -> Table | None:
@@ -205,17 +197,11 @@ def to_accuracy_table(runs: Runs, baseline: str, cost: str = "charged_flops") ->
     if cost == "charged_flops":
         size, unit = tables.flop_unit([run.get(cost) for run in runs])
         what = f"Charged compute ({unit})"
-    rows = [
-        {"policy": name} | {str(goal): _reach(group, goal, size) for goal in goals}
-        for name, group in found.items()
-    ]
-    return lay_out(
-        rows,
-        [("policy", "policy", "text"), *((str(g), f"{100 * g:.1f}%", "text") for g in goals)],
-        f"{what} until validation accuracy is first there, mean over seeds: "
-        f"{', '.join(f'{s:.0%}' for s in _SHARES)} of what {baseline} ends with. In brackets how "
-        "many of the seeds got there, if not all; the mean is then over these.",
-    )
+    rows = ((name, *(_reach(group, goal, size) for goal in goals)) for name, group in found.items())
+    about = f"{what} until validation accuracy is first there, mean over seeds: "
+    about += f"{', '.join(f'{s:.0%}' for s in _SHARES)} of what {baseline} ends with. In brackets "
+    about += "how many of the seeds got there, if not all; the mean is then over these."
+    return Table(("policy", *(f"{100 * goal:.1f}%" for goal in goals)), tuple(rows), about)
 
 
 def _reach(found: Sequence[Any], target: float, size: float) -> str:
@@ -229,11 +215,8 @@ def _reach(found: Sequence[Any], target: float, size: float) -> str:
 
 def findings(comparison: Content) -> tuple[str, ...]:
     """Say in a sentence for each policy how it stands to the baseline and to its control."""
-    against = {
-        str(row["policy"]): row
-        for row in statistics.with_holm(comparison.get("against_controls", ()))
-        if row["same"] == "keep sequence"
-    }
+    pairs = statistics.with_holm(comparison.get("against_controls", ()))
+    against = {row["policy"]: row for row in pairs if row["same"] == "keep sequence"}
     lines = []
     for row in comparison["summary"]:
         policy, baseline = str(row["policy"]), str(row["baseline"])
@@ -249,7 +232,7 @@ def findings(comparison: Content) -> tuple[str, ...]:
             parts.append(_difference(row, baseline))
         control = against.get(policy)
         if control and control["control"] != baseline:
-            parts.append(_difference(control, str(control["control"])))
+            parts.append(_difference(control, control["control"]))
         lines.append("; ".join(parts) + ".")
     return tuple(lines)
 
@@ -327,8 +310,6 @@ def _view(policy: str, kept: Sequence[Kept], data: Data, shown: int) -> KeptView
 
 def count_kept(record: Kept, data: Data) -> tuple[Indices, Indices]:
     """Count what was kept and drawn by sample (2, n), and by stretch and class (2, B, C)."""
-    from gstds.envs.batches.order import Draws
-
     labels, classes = data.train.labels, data.num_classes
     steps, batch = record.masks.shape
     draws = Draws(len(labels), batch, record.order_seed)

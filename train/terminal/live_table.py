@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gstds.train.launching.jobs import Job, Watch
+from gstds.train.launching.jobs import Job, Share, Watch
 from gstds.train.terminal.console import SECONDS_BETWEEN_LINES, Console, say
 
 if TYPE_CHECKING:
@@ -72,14 +72,11 @@ class Board(Console, Watch):
             from rich.console import Console as RichConsole
             from rich.live import Live
 
-            self._live = Live(
-                get_renderable=self.table, console=RichConsole(stderr=True), refresh_per_second=2
-            )
+            console = RichConsole(stderr=True)
+            self._live = Live(get_renderable=self.table, console=console, refresh_per_second=2)
             self._live.start()
 
-    def moved(
-        self, job: Job, phase: str, done: int, total: int, accuracy: float | None = None
-    ) -> None:
+    def moved(self, job: Job, phase: str, done: int, total: int, accuracy: Share = None) -> None:
         """A run has done ``done`` of ``total`` of a phase, and may have been evaluated."""
         share = done / total if total else 0.0
         self._change(job, accuracy, status="running", phase=phase, share=share)

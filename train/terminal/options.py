@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from gstds.train.tracking.uploader import Upload
 
 
-_TYPES: dict[str, Any] = {"int": int, "float": float}
-
-
 class Exit(enum.IntEnum):
     """What a shell is answered."""
 
@@ -100,7 +97,7 @@ def _argument(one: Field[Any]) -> dict[str, Any]:
     if kind == "list":
         numbers = {"const": float} if "float" in str(one.type) else {}
         return {"nargs": "+", "action": Words, **numbers, **text}
-    return {"type": _TYPES.get(kind, str), **text}
+    return {"type": {"int": int, "float": float}.get(kind, str), **text}
 
 
 class Words(argparse.Action):
@@ -222,9 +219,8 @@ def place_for(arguments: argparse.Namespace, kind: str, *, touch: bool = True) -
             folder.mkdir(parents=True, exist_ok=True)
             _try_writing(folder)
     except OSError as error:
-        raise OSError(
-            f"--out {str(folder)!r} cannot be written ({error.strerror}); name another folder"
-        ) from error
+        why = f"cannot be written ({error.strerror})"
+        raise OSError(f"--out {str(folder)!r} {why}; name another folder") from error
     finally:
         for made in missing:
             with contextlib.suppress(OSError):
