@@ -13,7 +13,7 @@ from gstds.train.reporting.report import write_report
 from gstds.train.running.options import config_from
 from gstds.train.running.run import execute
 from gstds.train.tracking.store import check_store
-from gstds.train.tracking.uploader import Upload
+from gstds.train.tracking.uploader import Upload, add_network
 
 
 def run(
@@ -23,6 +23,7 @@ def run(
     tracking: str | None = None,
     experiment: str = "gstds",
     resume: bool = False,
+    no_model: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Train once under one policy; return what ``gstds run --json`` writes of the run.
@@ -34,6 +35,7 @@ def run(
             None for none.
         experiment: The store's experiment.
         resume: Go on where a stopped run was; a finished one is returned.
+        no_model: Log no network in MLflow.
         **options: Any option of ``gstds run``, with underscores: ``dataset``, ``epochs``, ...
 
     Raises:
@@ -45,7 +47,10 @@ def run(
     upload = Upload(tracking, experiment) if tracking else None
     if upload:
         check_store(upload.uri, experiment)
-    return execute(config, out, upload=upload, resume=resume, command="gstds.run")
+    result = execute(config, out, upload=upload, resume=resume, command="gstds.run")
+    if upload and not no_model:
+        add_network(Path(out), upload.uri)
+    return result
 
 
 def compare(

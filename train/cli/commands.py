@@ -44,6 +44,7 @@ def do_run(arguments: Arguments) -> int:
         note, config = read_configuration(folder)
         _refuse_changes(config, asked)
         _same_record(arguments, note)
+        arguments.no_model |= "--no-model" in str(note.get("command"))
     else:
         config = config_from(asked)
         run = f"policy {config.policy} on {config.dataset}, {config.epochs} epochs"
@@ -119,7 +120,7 @@ def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -
     from gstds.train.running.run import execute
     from gstds.train.running.setup import make_run_policy
     from gstds.train.tracking.delivery import read_target
-    from gstds.train.tracking.uploader import Upload
+    from gstds.train.tracking.uploader import Upload, add_network
 
     make_run_policy(config)
     uri = None
@@ -145,6 +146,8 @@ def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -
         except OSError as error:  # what the run died of is the message
             _log.warning("--json %r was not written: %s", arguments.json, error)
         raise
+    if not (arguments.no_model or arguments.no_tracking):
+        add_network(folder, arguments.tracking_uri)
     _write_json(arguments, result)
     out(metric_table("runs", [result]).text())
     out(f"\nresult: {folder / 'result.json'}")
