@@ -435,36 +435,32 @@ def _header(file: Path) -> tuple[int, int, bool]:
 
 def images_at(
     path: str | Path, size: tuple[int, int], depth: int = 16
-) -> list[tuple[list[str], ImageSource]]:
+) -> tuple[list[str], ImageSource]:
     """Find images that belong to no data set: of a file, a folder and those below, or an ``.npz``.
 
     Args:
-        path: Where they are. Of an ``.npz`` every array is taken that `read_npz` takes for images.
+        path: Where they are; in an ``.npz`` under a name of those that `read_npz` knows.
         size: Height and width that files are handed out in.
         depth: How many bits the values of 16-bit files take.
 
     Returns:
-        What each image is called, and the images; an ``.npz`` can hold several sets.
+        What each image is called, and the images.
 
     Raises:
         OSError: If there is no such file.
-        TypeError: If an array is not of uint8.
+        TypeError: If the array is not of uint8.
         ValueError: If there are no images.
     """
     place = Path(path).expanduser()
-    if not place.exists():
-        raise FileNotFoundError(f"{path}: there is no such file or folder; name one with images")
-    found: list[tuple[list[str], ImageSource]] = []
+    found = [f for f in sorted(place.rglob("*")) if f.suffix.lower() in _KINDS]
+    files = [f for f in found if f.name[0] != "."] if place.is_dir() else [place]
+    arrays = {}
     if place.suffix == ".npz":
-        keys = {name for layout in _LAYOUTS for name in layout[::2]}
-        for key, array in read_arrays(place, keys).items():
-            called = [f"{path}:{key}[{row}]" for row in range(len(array))]
-            found.append((called, ArrayImages(array, "unknown", f"{path}: {key}")))
-    else:
-        below = [f for f in sorted(place.rglob("*")) if f.suffix.lower() in _KINDS]
-        files = [f for f in below if f.name[0] != "."] if place.is_dir() else [place]
-        root = place if place.is_dir() else place.parent
-        found += [(list(map(str, files)), FileImages(files, size, root, depth))] if files else []
-    if not found:
+        files, arrays = [], read_arrays(place, [layout[0] for layout in _LAYOUTS])
+    for key, array in arrays.items():
+        rows = [f"{path}:{key}[{row}]" for row in range(len(array))]
+        return rows, ArrayImages(array, "unknown", f"{path}: {key}")
+    if not files:
         raise ValueError(f"{path} holds no images; known kinds: {', '.join(_KINDS)}, .npz with X")
-    return found
+    root = place if place.is_dir() else place.parent
+    return [str(file) for file in files], FileImages(files, size, root, depth)

@@ -179,18 +179,19 @@ class Learner(Stateful):
         """The gradient noise scale as a share, see `gstds.observation.gradient_noise`, or 0."""
         return self._meter.share if self._meter else 0.0
 
-    def _forward(self, images: torch.Tensor, step: int = 0) -> torch.Tensor:
+    def _forward(self, images: torch.Tensor, step: int = 0, *, exact: bool = False) -> torch.Tensor:
         """Return logits (n, classes) in float32; a user's network may hold dropout."""
         # The seed of a step's dropout: another one in each process.
         seed = (self._seed + step + self._group.rank * 2**40) % 2**63
         with self._dropout_of(seed):
-            logits: torch.Tensor = self._answer(self.model, images)
+            logits: torch.Tensor = self._answer(self.model, images, exact=exact)
         return logits.float()
 
-    def _answer(self, model: nn.Module, images: torch.Tensor) -> Any:
+    def _answer(self, model: nn.Module, images: torch.Tensor, *, exact: bool = False) -> Any:
         if self._is_users:
             images = images.contiguous(memory_format=self._layout)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
+        rounded = self._bfloat16 and not exact
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=rounded):
             return model(images)
 
     @contextlib.contextmanager
@@ -312,11 +313,11 @@ class Learner(Stateful):
         return bool(torch.isfinite(torch.stack([loss, *squares]).sum()))
 
     @torch.inference_mode()
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits (n, classes) in evaluation mode, float32."""
+    def logits(self, images: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
+        """Return logits (n, classes) in evaluation mode, float32; computed in it too if exact."""
         self.model.eval()
         with limited_threads(len(images) * self.forward_flops, self.device):
-            return self._forward(images)
+            return self._forward(images, exact=exact)
 
     def evaluate(
         self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], *, exact: bool = False
@@ -327,23 +328,17 @@ class Learner(Stateful):
             batches: The batches.
             exact: In whole float32, as the network is used afterwards, however it is trained.
         """
-        before = self._bfloat16, torch.backends.cudnn.allow_tf32
-        try:
-            if exact:
-                self._bfloat16, torch.backends.cudnn.allow_tf32 = False, False
-            return self._evaluate(batches)
-        finally:
-            self._bfloat16, torch.backends.cudnn.allow_tf32 = before
-
-    def _evaluate(self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Evaluation:
+        tf32 = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = tf32 and not exact
         loss, right, seen = 0.0, torch.zeros(self.classes), torch.zeros(self.classes)
         # Counts without weights: with them, no GPU has an algorithm that is the same every time.
         for images, labels in batches:
-            logits = self.logits(images)
+            logits = self.logits(images, exact=exact)
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
             hits = labels[logits.argmax(1) == labels]
             seen += torch.bincount(labels, minlength=self.classes).cpu()
             right += torch.bincount(hits, minlength=self.classes).cpu()
+        torch.backends.cudnn.allow_tf32 = tf32
         total = float(seen.sum())
         by_class = torch.where(seen > 0, right / seen.clamp(min=1), torch.ones_like(seen))
         return Evaluation(loss / total, float(right.sum()) / total, tuple(by_class.tolist()))

@@ -13,6 +13,7 @@ from gstds.train.reporting.report import write_report
 from gstds.train.running.options import config_from
 from gstds.train.running.run import execute
 from gstds.train.terminal.options import open_tracking
+from gstds.train.tracking.uploader import add_network
 
 
 def run(
@@ -22,6 +23,7 @@ def run(
     tracking: str | None = None,
     experiment: str = "gstds",
     resume: bool = False,
+    no_model: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Train once under one policy; return what ``gstds run --json`` writes of the run.
@@ -33,6 +35,7 @@ def run(
             None for none.
         experiment: The store's experiment.
         resume: Go on where a stopped run was; a finished one is returned.
+        no_model: Log no network in MLflow.
         **options: Any option of ``gstds run``, with underscores: ``dataset``, ``epochs``, ...
 
     Raises:
@@ -42,7 +45,10 @@ def run(
     """
     config = config_from({"policy": _name(policy), **options})
     upload = open_tracking(tracking, experiment) if tracking else None
-    return execute(config, out, upload=upload, resume=resume, command="gstds.run")
+    result = execute(config, out, upload=upload, resume=resume, command="gstds.run")
+    if upload and not no_model:
+        add_network(Path(out), upload.uri)
+    return result
 
 
 def compare(

@@ -50,6 +50,7 @@ def do_run(arguments: Arguments) -> int:
                     f"started with, got {value!r}; leave the option out, or start a new run"
                 )
         _same_record(arguments, note)
+        arguments.no_model |= "--no-model" in str(note.get("command"))
     else:
         config = config_from(asked)
         run = f"policy {config.policy} on {config.dataset}, {config.epochs} epochs"
@@ -114,6 +115,7 @@ def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -
     from gstds.train.running.run import execute
     from gstds.train.running.setup import make_run_policy
     from gstds.train.tracking.delivery import read_target
+    from gstds.train.tracking.uploader import add_network
 
     make_run_policy(config)
     over = arguments.resume and finished_result(folder)
@@ -128,6 +130,8 @@ def _lead(arguments: Arguments, config: RunConfig, folder: Path, group: Group) -
         except OSError as error:  # what the run died of is the message
             _log.warning("--json %r was not written: %s", arguments.json, error)
         raise
+    if not (arguments.no_model or arguments.no_tracking):
+        add_network(folder, arguments.tracking_uri)
     _write_json(arguments, result)
     out(metric_table("runs", [result]).text())
     out(f"\nresult: {folder / 'result.json'}")

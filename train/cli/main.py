@@ -122,7 +122,7 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
         "export runs/first --to onnx network.onnx",
         _word("run", "RUN_ID|DIR", "the run"),
         _word("--to", "FORMAT", ", ".join(FORMATS), required=True, choices=FORMATS),
-        _word("file", "FILE", "the file"),
+        _word("file", "FILE|NAME", "the file, or the name in MLflow's model registry"),
         _record(only=("tracking_uri",)),
     ),
     "kept": (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import json
 import warnings
@@ -16,15 +15,10 @@ from gstds.train.terminal import options as words
 from gstds.train.terminal.console import out, print_table
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
-    from gstds.envs.task.network import Network
-
-FORMATS = ("pt2", "onnx", "torchscript", "safetensors")
-_ONNX = ("onnx", "onnxscript")
+FORMATS = ("pt2", "onnx", "torchscript", "safetensors", "registry")
 _BATCH = 512
-_GRAY = (19595, 38470, 7471)  # of 65536: what red, green and blue weigh in Pillow's gray
 
 
 def load_learner(run: str | Path, *, tracking: str | None = None) -> nn.Module:
@@ -43,10 +37,10 @@ def load_learner(run: str | Path, *, tracking: str | None = None) -> nn.Module:
         ValueError: If there is no such run, or its network is damaged, diverged, or a user's that
             cannot be built any more.
     """
-    return _network(str(run), tracking).model
+    return _network(str(run), tracking)[0]
 
 
-def _network(run: str, uri: str | None) -> Network:
+def _network(run: str, uri: str | None) -> tuple[nn.Module, dict[str, Any]]:
     from gstds.envs.task.network import load_network
     from gstds.train.tracking.delivery import find_run
 
@@ -58,21 +52,21 @@ def do_predict(arguments: argparse.Namespace) -> int:
     from gstds.train.figures.tables import lay_out
 
     words.begin(arguments)  # the network may be a user's module:function
-    network = _network(arguments.run, arguments.tracking_uri)
-    rows = [row for path in arguments.inputs for row in predictions(network, path)]
+    model, note = _network(arguments.run, arguments.tracking_uri)
+    rows = [row for path in arguments.inputs for row in predictions(model, note, path)]
     if arguments.json:
-        known = {name: network.note[name] for name in ("run_id", "class_names")}
-        write_json(arguments.json, {"version": 1, **known, "predictions": rows})
+        write_json(arguments.json, {"version": 1, "model": note, "predictions": rows})
     columns = [("input", "input", "text"), ("class", "class", "text")]
     print_table(lay_out(rows, [*columns, ("probability", "probability", "{:.3f}")]))
     return words.Exit.DONE
 
 
-def predictions(network: Network, path: str) -> Iterator[dict[str, Any]]:
+def predictions(model: nn.Module, note: dict[str, Any], path: str) -> Iterator[dict[str, Any]]:
     """Yield of each image its name, its most probable class, that one's number and probability.
 
     Args:
-        network: Who is asked.
+        model: The network that is asked.
+        note: What its ``model.json`` says.
         path: An image file, a folder of them, or an ``.npz``; read as a data set's are.
 
     Raises:
@@ -83,85 +77,80 @@ def predictions(network: Network, path: str) -> Iterator[dict[str, Any]]:
     import torch
 
     from gstds.envs.data.readers import images_at
-    from gstds.envs.learner.learner import resolve_device
 
-    note, device = network.note, resolve_device("auto")
-    channels, *size = note["shape"]
-    torch.backends.cudnn.allow_tf32 = False  # as in the evaluation
-    model = network.model.to(device)
-    for called, source in images_at(path, (size[0], size[1]), note["depth"]):
-        if list(source.shape[1:]) != size or source.shape[0] < channels:
-            raise ValueError(
-                f"{path} has images of shape (C, H, W) = {source.shape}, the network takes "
-                f"{(channels, *size)}: give it such"
-            )
-        for rows in np.split(np.arange(len(called)), range(_BATCH, len(called), _BATCH)):
-            images = source.gather(rows)
-            images = _gray(images) if images.shape[1] > channels else images
-            with torch.inference_mode():
-                best = model(images.to(device)).softmax(1).max(1)
-            for row, index, share in zip(rows, *map(torch.Tensor.tolist, best[::-1]), strict=True):
-                name = note["class_names"][index]
-                found = {"input": called[row], "class": name, "index": index}
-                yield {**found, "probability": share}
-
-
-def _gray(images: torch.Tensor) -> torch.Tensor:
-    """Return colored images in gray (n, 1, H, W); gray that was stored in color is as it was."""
-    parts = [weight * images[:, [at]].int() for at, weight in enumerate(_GRAY)]
-    return ((sum(parts) + 2**15) >> 16).to(images.dtype)
+    channels, height, width = note["shape"]
+    called, source = images_at(path, (height, width), note["depth"])
+    if source.shape[1:] != (height, width) or source.shape[0] < channels:
+        raise ValueError(
+            f"{path} has images of shape (C, H, W) = {source.shape}, the network takes "
+            f"{(channels, height, width)}: give it such"
+        )
+    for rows in np.split(np.arange(len(called)), range(_BATCH, len(called), _BATCH)):
+        images = source.gather(rows)
+        if len(images[0]) > channels:  # gray that was stored in color is as it was
+            images = images.float().mean(1, keepdim=True).round().to(torch.uint8)
+        with torch.inference_mode():
+            shares, best = model(images).softmax(1).max(1)
+        for row, index, share in zip(rows, best.tolist(), shares.tolist(), strict=True):
+            found = {"input": called[row], "class": note["class_names"][index]}
+            yield {**found, "index": index, "probability": share}
 
 
 def do_export(arguments: argparse.Namespace) -> int:
-    """Write a network for programs that know nothing of this one."""
+    """Write a network for programs that know nothing of this one, or put it into the registry."""
+    from gstds.train.tracking.uploader import register_network
+
     words.begin(arguments)
-    missing = [name for name in _ONNX if importlib.util.find_spec(name) is None]
-    if arguments.to == "onnx" and missing:
-        raise ImportError(
-            f"--to onnx needs {' and '.join(missing)}: "
-            "pip install 'gstds[export]', or choose another format"
-        )
-    network = _network(arguments.run, arguments.tracking_uri)
-    write_bytes(arguments.file, exported(network, arguments.to))
-    out(f"exported: {arguments.file}")
+    run, uri, target = arguments.run, arguments.tracking_uri, arguments.file
+    if arguments.to == "registry":
+        out(f"registered: {register_network(run, target, uri)}")
+    else:
+        write_bytes(target, exported(*_network(run, uri), arguments.to))
+        out(f"exported: {target}")
     return words.Exit.DONE
 
 
-def exported(network: Network, form: str) -> bytes:
+def exported(model: nn.Module, note: dict[str, Any], form: str) -> bytes:
     """Return the content of a file that holds a network; the number of images is free.
 
     Args:
-        network: The network, which is exported with the scaling of its pixels; as ``safetensors``
-            its weights alone, and its note under ``gstds`` in the metadata.
-        form: One of `FORMATS`.
+        model: The network, which is exported with the scaling of its pixels; as ``safetensors`` its
+            weights alone, and the note under ``gstds`` in the metadata.
+        note: What its ``model.json`` says.
+        form: One of `FORMATS` but the registry.
 
     Raises:
+        ImportError: If what ONNX needs is not installed.
         ValueError: If a user's network cannot be taken down as a graph, or only for one number of
             images.
     """
     import torch
     from safetensors.torch import save
 
-    model, images, file = network.model, network.example(), io.BytesIO()
-    if form == "safetensors":
-        tensors = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
-        return save(tensors, {"gstds": json.dumps(network.note)})
+    from gstds.envs.task.network import example_images
+
+    images, file = (example_images(note),), io.BytesIO()
     free: dict[str, Any] = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)}
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
+            if form == "safetensors":
+                tensors = {name: one.contiguous() for name, one in model.state_dict().items()}
+                return save(tensors, {"gstds": json.dumps(note)})
             if form == "torchscript":
-                other = [(network.example(3),)]
-                torch.jit.save(torch.jit.trace(model, images, check_inputs=other), file)
+                others = [(example_images(note, 3),)]
+                torch.jit.save(torch.jit.trace(model, images, check_inputs=others), file)
             elif form == "pt2":
-                torch.export.save(torch.export.export(model, (images,), **free), file)
+                torch.export.save(torch.export.export(model, images, **free), file)
             else:
+                import onnxscript  # noqa: F401  (brings onnx)
+
                 free |= {"input_names": ["images"], "output_names": ["logits"], "verbose": False}
-                graph: Any = torch.onnx.export(model, (images,), dynamo=True, **free)
-                return bytes(graph.model_proto.SerializeToString())
+                graph: Any = torch.onnx.export(model, images, dynamo=True, **free)
+                file.write(graph.model_proto.SerializeToString())
+    except ImportError as error:
+        raise ImportError(f"--to {form} needs {error.name}: pip install 'gstds[export]'") from error
     except Exception as error:  # whatever a user's network meets where it is taken down
         told = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"learner {network.note['learner']!r} cannot be exported to {form}: {told}"
-        ) from error
+        raise ValueError(f"{note['learner']!r} cannot be exported to {form}: {told}") from error
     return file.getvalue()

@@ -25,6 +25,7 @@ from gstds.train.running.ending import StopFlag
 from gstds.train.running.folder import finished_result
 from gstds.train.running.options import dataset_folder, identity, run_folder
 from gstds.train.running.setup import make_env, make_run_policy, with_paper_defaults
+from gstds.train.tracking.uploader import add_network
 
 Results = dict[Path, dict[str, Any]]
 
@@ -59,6 +60,8 @@ def compare(
         _prepare(beside, watch)
         results |= _run(beside, comparison, watch, stop)
     count = None if beside is None else len(beside)
+    if comparison.tracking and not (comparison.no_model or stop.is_set):
+        _add_networks(comparison, {job.folder: results[job.folder] for job in jobs})
 
     def of(several: Jobs) -> list[dict[str, Any]]:
         return [results[job.folder] for job in several if job.folder in results]
@@ -227,6 +230,16 @@ def _run(jobs: Jobs, comparison: Comparison, watch: Watch, stop: StopFlag) -> Re
             if not stop.is_set:
                 ended(job, launcher.run_job(job, moved, stop))
     return {job.folder: results[job.folder] for job in jobs if job.folder in results}
+
+
+def _add_networks(comparison: Comparison, results: Results) -> None:
+    """Ask that networks go into MLflow: of each policy's best run, or of all."""
+    chosen: dict[Any, Path] = {}
+    for folder, run in sorted(results.items(), key=lambda one: one[1]["val_accuracy"] or 0.0):
+        if run["status"] == "finished":
+            chosen[folder if comparison.model == "all" else run["policy"]] = folder
+    for folder in chosen.values():
+        add_network(folder, comparison.tracking)
 
 
 def finish(

@@ -47,6 +47,7 @@ class RowOptions(Options):
     controls: bool = option(
         True, "run the controls too: random with the same keep sequence, short full training"
     )
+    model: str = option("best", "networks in MLflow: each policy's best, or all", ("best", "all"))
 
 
 @dataclass(frozen=True, kw_only=True)

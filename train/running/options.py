@@ -78,6 +78,7 @@ class LogOptions(Options):
 
     checkpoint_every: int = option(200, "steps between checkpoints, 0 for none", metavar="STEPS")
     experiment: str = option("gstds", "MLflow experiment")
+    no_model: bool = option(False, "log no network in MLflow", flag=True)
     offline: bool = option(
         False,
         "begin though the MLflow server does not answer; it gets the record when it does",

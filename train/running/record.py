@@ -15,8 +15,7 @@ import numpy as np
 from gstds.common.checksummed_json import sealed
 from gstds.common.files import pending_json, write_bytes, write_json, write_text
 from gstds.common.state import Stateful, state_digest
-from gstds.options.fields import by_group, select
-from gstds.options.world import LearnerOptions
+from gstds.options.fields import by_group
 from gstds.train.figures.statistics import mean
 from gstds.train.figures.tables import as_logged
 from gstds.train.running.kept import KeptRecord, read_kept, reference_system_seconds
@@ -188,6 +187,8 @@ class Record(Stateful):
         Returns:
             The result as it stands in the JSON file, and why that could not be written, if so.
         """
+        from gstds.envs.task.network import save_network
+
         if status == "finished" and not math.isfinite(self.env.info()["train_loss"]):
             status = "diverged"
         ended = status in ("finished", "diverged")
@@ -201,7 +202,9 @@ class Record(Stateful):
         problem = None
         with contextlib.ExitStack() as pending:
             try:
-                self._save_network(result)
+                facts = {name: result[name] for name in ("run_id", "status", "weights_sha256")}
+                model, data = self.env.learner.model, self.env.data
+                save_network(self.folder, model, data, self.config, module=self._module, **facts)
                 pending.enter_context(pending_json(self.folder / "result.json", sealed(result)))
             except OSError as full:
                 result |= {"status": "failed", "error": f"the result was not written: {full}"}
@@ -260,14 +263,6 @@ class Record(Stateful):
             "weights_sha256": state_digest(env.learner.model.state_dict()),
             "history": self.history,
         }
-
-    def _save_network(self, result: Mapping[str, Any]) -> None:
-        from gstds.envs.task.network import save_network
-
-        facts = {name: result[name] for name in ("run_id", "policy", "dataset", "seed", "status")}
-        options = select(self.config, LearnerOptions)
-        model, data = self.env.learner.model, self.env.data
-        save_network(self.folder, model, data, options, module=self._module, **facts)
 
     @contextlib.contextmanager
     def _no_loss(self, what: str) -> Iterator[None]:

@@ -283,6 +283,17 @@ class Delivery:
         self._client.set_tag(self._id, "status", line["status"])
         self._client.set_terminated(self._id, STATUSES[line["status"]], end_time=line["time"])
 
+    def _send_model(self, line: Mapping[str, Any]) -> None:
+        """Log the network; if that cannot be, its files as they are, and a word."""
+        from gstds.train.tracking.logged_model import log_network
+
+        reason = log_network(self._client, self._id, self.folder)
+        if reason:
+            _log.warning("%s: of the network its weights alone are logged: %s", self.folder, reason)
+            for name in ("model.json", "weights.safetensors"):
+                self._send_file({"file": f"model/{name}", "folder": "model"})
+            self._client.set_tag(self._id, "model", f"weights alone: {reason}")
+
     def _send_run(self, line: Mapping[str, Any]) -> None:
         """Create the run, or find what an interrupted delivery created, and describe it."""
         from mlflow.entities import Param, RunTag

@@ -44,6 +44,7 @@ _FIELDS = {
 _DECISIVE = ("identity", "device")
 _MOST_IN_MEMORY = 100_000  # lines, while the disk takes none
 _LONGEST_END = 300  # bytes of a line that ends a run
+_ENDS = (b'{"kind": "end"', b'{"kind": "model"')
 _PART = r"(?!\.{1,2}(?:/|$))[\w.\- ]+"
 _NAME = re.compile(f"{_PART}(/{_PART})*")
 
@@ -97,12 +98,28 @@ def read_log(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]
 
 
 def has_ended(path: Path) -> bool:
-    """Return whether a log's last line is the end of its run."""
+    """Return whether a log's last line is the end of its run, or what is asked behind that."""
     with contextlib.suppress(OSError), path.open("rb") as handle:
         handle.seek(-min(path.stat().st_size, _LONGEST_END), os.SEEK_END)
         lines = handle.read().splitlines(keepends=True)
-        return bool(lines) and lines[-1].startswith(b'{"kind": "end"') and lines[-1][-1:] == b"\n"
+        return bool(lines) and lines[-1].startswith(_ENDS) and lines[-1][-1:] == b"\n"
     return False
+
+
+def ask_for_model(path: Path) -> bool:
+    """Ask, behind the end of a log, that the network be delivered too, if the run has finished.
+
+    Returns:
+        Whether that is new.
+
+    Raises:
+        ValueError: If the log is damaged, or empty.
+        OSError: If it cannot be read or written.
+    """
+    *_, (last, end) = read_log(path)
+    if finished := last.get("status") == "finished":
+        write_bytes(path, path.read_bytes()[:end] + _encoded({"kind": "model"}))
+    return finished
 
 
 def _check_fields(line: dict[str, Any]) -> None:

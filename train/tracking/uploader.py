@@ -22,8 +22,9 @@ from typing import Any
 from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import is_locked, locked
 from gstds.train.tracking import store
-from gstds.train.tracking.delivery import Delivery, note_target, read_target
-from gstds.train.tracking.log import LOG_NAME, has_ended
+from gstds.train.tracking.delivery import Delivery, find_run, note_target, read_target
+from gstds.train.tracking.log import LOG_NAME, ask_for_model, has_ended
+from gstds.train.tracking.logged_model import logged_models
 
 _log = logging.getLogger(__name__)
 
@@ -218,6 +219,53 @@ def sync(place: str | Path, uri: str | None = None) -> dict[str, int]:
             )
         counts[str(one)] = Delivery(one, address).deliver()
     return counts
+
+
+def add_network(folder: Path, uri: str | None) -> None:
+    """Ask that the network of a run that has finished be delivered too, once. Never raises.
+
+    Args:
+        folder: The run's folder; one that nobody delivers is left alone.
+        uri: Its store, if that stands in no file.
+    """
+    noted = read_target(folder)
+    try:
+        if noted and ask_for_model(folder / LOG_NAME):
+            Upload(noted.uri or uri, noted.experiment).follow(folder)
+    except (OSError, ValueError) as error:
+        _log.warning(_NOBODY.format(error))
+
+
+def register_network(run: str, name: str, uri: str | None = None) -> str:
+    """Put a run's network into the model registry, as its next version; deliver the run first.
+
+    Args:
+        run: The run's folder, or its id.
+        name: The registered model's name.
+        uri: The store; None for the one that the run notes, else as for `tracking_uri`.
+
+    Returns:
+        Where the version is: ``models:/NAME/VERSION``.
+
+    Raises:
+        ConnectionError: If the store does not answer.
+        ValueError: If there is no such run, it has not finished, or MLflow has its weights alone.
+    """
+    folder = find_run("run", run, uri)
+    address = store.tracking_uri(uri or getattr(read_target(folder), "uri", None))
+    ask_for_model(folder / LOG_NAME)
+    delivery, client = Delivery(folder, address), store.client(address)
+    delivery.deliver()
+    there = client.get_run(str(delivery.target.mlflow_run_id))
+    models = logged_models(client, there)
+    if not models:
+        why = there.data.tags.get("model", "its run has not finished")
+        raise ValueError(f"the network of {folder} is not in MLflow: {why}")
+    with contextlib.suppress(Exception):  # it is there; what else is wrong the next call says
+        client.create_registered_model(name)
+    known = {"run_id": there.info.run_id, "model_id": models[0].model_id}
+    made = client.create_model_version(name, f"models:/{models[0].model_id}", **known)
+    return f"models:/{name}/{made.version}"
 
 
 def deliver_waiting(uri: str) -> None:

@@ -78,6 +78,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--baseline": ["jest"],
         "--datasets": ["digit"],
         "--preset": ["sanitty"],
+        "--model": ["worst"],
         "--first-seed": ["-1"],
         "--workers": ["0"],
         "--threads": ["0"],
@@ -88,7 +89,8 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
 }
 # Options that take any value, or whose value is only looked at in use.
 ANY = {
-    "run": {"--debug", "--quiet", "--json", "--experiment", "--no-tracking", "--offline", "--help"},
+    "run": {"--debug", "--quiet", "--json", "--experiment", "--no-tracking", "--offline", "--help"}
+    | {"--no-model"},
     "compare": {"--ray", "--sweep-optuna"},
 }
 COMMANDS = [

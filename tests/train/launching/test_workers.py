@@ -48,6 +48,7 @@ def command(tiny_npz, out, *more):
         "--checkpoint-every",
         "25",
         "--no-controls",
+        "--no-model",
     ]
     return [*words, "--out", out, "--json", f"{out}.json", *more]
 

@@ -249,6 +249,7 @@ def test_the_command_line_begins_offline_if_it_is_told_to(
 ):
     monkeypatch.chdir(tmp_path)
     words = ["--dataset", tiny_npz, "--epochs", "2", "--quiet", "--tracking-uri", nowhere]
+    words += ["--no-model"]
     assert main(["run", "--policy", "random", *words, "--out", "r"]) == 2
     assert "--offline" in capsys.readouterr().err
     assert main(["run", "--policy", "random", *words, "--out", "r", "--offline"]) == 0
