@@ -390,7 +390,7 @@ def _draw_mean(axes: Axes, row: Run, x: Any = None, y: Any = None, **more: Any) 
     error = None if half is None else 100 * half
     at = {"x": mean, "y": y, "xerr": error} if x is None else {"x": x, "y": mean, "yerr": error}
     name = str(row["policy"])
-    hollow = {"mfc": "white"} if is_control(name) else {}
+    hollow: dict[str, Any] = {"mfc": "white"} if is_control(name) else {}
     axes.errorbar(**at, fmt="o", color=policy_color(name), **hollow, **more)
 
 
