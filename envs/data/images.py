@@ -141,9 +141,8 @@ class FileImages:
         if high - low < LEAST_SPAN:
             raise OSError(
                 f"{self._paths[0]} and all other images are empty, with values from {low} to "
-                f"{high} of 255; were "
-                "they of 16 bits a channel, or drawn in the transparency alone? Convert them to 8 "
-                "bits, on a background"
+                f"{high} of 255; were they of 16 bits a channel, or drawn in the transparency "
+                "alone? Convert them to 8 bits, on a background"
             )
         if flat:
             _log.warning(
@@ -235,21 +234,14 @@ class SequenceImages:
         pixels, again = self.gather(rows).numpy(), self.gather(rows).numpy()
         check_not_empty(self._name, pixels)
         if not np.array_equal(pixels, again):
-            raise ValueError(
-                f"{self._name} hands out other images when it is read again; leave random "
-                "transforms out (augment=True crops and flips at random)"
-            )
+            told = "hands out other images when it is read again; leave random transforms out"
+            raise ValueError(f"{self._name} {told}")
         return pixels
 
     def _item(self, row: int) -> NDArray[np.uint8]:
         name = f"{self._name}[{row}]"
         with users_code(name):
             item = self._images[row]
-        if isinstance(item, tuple | list | str | bytes | Path | Mapping):
-            raise TypeError(
-                f"{name} must be an image, got {type(item).__name__}; hand out the image alone, "
-                "read from its file and without its label"
-            )
         if hasattr(item, "mode") and hasattr(item, "convert"):  # an image of Pillow's
             if item.mode[0] in "IF":
                 raise TypeError(
@@ -259,7 +251,8 @@ class SequenceImages:
             # Of a palette the pixels are but indices; a gray one may stand among colored ones.
             gray = item.mode in ("1", "L") and self.shape[0] != 3
             item = item.convert("L" if gray else "RGB")
-        return _planes(np.asarray(item), name)
+        plain = isinstance(item, tuple | list | str | bytes | Mapping)
+        return _planes(item if plain else np.asarray(item), name)
 
 
 ImageSource = ArrayImages | FileImages | SequenceImages
@@ -273,8 +266,8 @@ def _planes(images: Any, name: str, lead: str = "") -> NDArray[np.uint8]:
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         kind = getattr(images, "dtype", type(images).__name__)
         raise TypeError(
-            f"{name} must be a uint8 array, got {kind}: scale the images to 0..255 and then "
-            "convert them; those in [0, 1] by (X * 255).round().astype('uint8')"
+            f"{name} must be a uint8 array, got {kind}: an image alone, read from its file and "
+            "scaled to 0..255; those in [0, 1] become it by (X * 255).round().astype('uint8')"
         )
     before = 1 if lead else 0
     planes = images[..., None] if images.ndim == 2 + before else images

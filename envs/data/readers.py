@@ -27,7 +27,7 @@ from gstds.envs.data.images import (
 )
 from gstds.reference.vision import mend_imports
 
-_KEYS = ("X", "y", "X_test", "y_test", "class_names")
+_KEYS = ("X", "y", "X_test", "y_test", "class_names", "fingerprint")
 _LAYOUTS = (
     _KEYS[:4],
     ("x_train", "y_train", "x_test", "y_test"),  # Keras
@@ -50,6 +50,11 @@ _PARTS = {
 _LARGEST_NATIVE_SIDE = 256
 _MISSING = ("None", "nan", "<NA>", "NaT")
 _ORIENTATION = 0x0112
+_MARKS = (
+    "of 16 bits",
+    "photographs with an orientation tag, which is not applied",
+    "files of several images, of which the first is read",
+)
 
 
 @dataclass(frozen=True)
@@ -110,10 +115,7 @@ def make_content(
                 f"{source.shape}; give both one shape"
             )
         if test[0].fingerprint == source.fingerprint:
-            raise ValueError(
-                f"{where}: the test part holds the very images of train, so that what is measured "
-                "there says nothing; leave it out, and a test part is drawn from train"
-            )
+            raise ValueError(f"{where}: the test part holds the very images of train; leave it out")
         last = int(test[1].max())
         if last >= len(names):
             raise ValueError(f"{where}: y_test holds class {last}, but y ends at {len(names) - 1}")
@@ -215,7 +217,7 @@ def read_function(name: str) -> Content:
 def _ours(there: Iterable[Any]) -> dict[str, str]:
     """Return what each name means in the first layout whose images and labels are there."""
     fits = (names for names in _LAYOUTS if set(names[:2]) <= set(there))
-    return dict(zip((*next(fits, _KEYS[:4]), _KEYS[4]), _KEYS, strict=True))
+    return dict(zip((*next(fits, _KEYS[:4]), *_KEYS[4:]), _KEYS, strict=True))
 
 
 def _from_mapping(where: str, given: Mapping[str, Any], there: Sequence[str] = ()) -> Content:
@@ -231,18 +233,15 @@ def _from_mapping(where: str, given: Mapping[str, Any], there: Sequence[str] = (
         raise ValueError(f"{where}: {alone} stands without {other}; give both or neither")
     names = arrays.get("class_names", ())
     if np.ndim(names) != 1 or len(set(map(str, names))) < len(names):
-        raise ValueError(
-            f"{where}: class_names must be a list of different names, in the order of the "
-            f"classes, got {names!r:.80}"
-        )
+        told = f"a list of different names, in the order of the classes, got {names!r:.80}"
+        raise ValueError(f"{where}: class_names must be {told}")
     arrays |= _numbered(where, arrays)
-    mark = given.get("fingerprint")
-    first = _source(where, arrays, "X", mark)
+    first = _source(where, arrays, "X")
     pairs = [(first, arrays["y"])]
     if "X_test" in arrays:
-        pairs += [(_source(where, arrays, "X_test", mark, first.shape), arrays["y_test"])]
-    unread = [name for name in found if name not in (*ours, "fingerprint")]
-    notes = [f"not read: {', '.join(unread)}"] * bool(unread)
+        pairs += [(_source(where, arrays, "X_test", first.shape), arrays["y_test"])]
+    unread = ", ".join(name for name in found if name not in ours)
+    notes = [f"not read: {unread}"] * bool(unread)
     return make_content(where, *pairs, class_names=arrays.get("class_names"), notes=notes)
 
 
@@ -260,10 +259,11 @@ def _plain(name: str, labels: Any) -> NDArray[Any]:
         told = [str(one) in _MISSING and not isinstance(one, str) for one in array.flat]
         missing = missing | np.reshape(told, array.shape)
     if missing.any():
-        raise ValueError(
-            f"{name} lacks {int(missing.sum())} of {len(array)} labels (masked, NaN or None), the "
-            f"first that of sample {int(np.argwhere(missing)[0, 0])}; leave those samples out"
+        told = (
+            f"{int(missing.sum())} of {len(array)} labels (masked, NaN or None), the first that of"
         )
+        row = int(np.argwhere(missing)[0, 0])
+        raise ValueError(f"{name} lacks {told} sample {row}; leave those samples out")
     if array.dtype == object and len({type(one) for one in array.flat}) == 1:
         array = np.array(array.tolist())
     return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
@@ -292,10 +292,7 @@ def _numbered(where: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     if not named:
         return given
     if len(named) < len(given):
-        raise ValueError(
-            f"{where}: {next(iter(named))} holds names, the other labels are numbers; give y and "
-            "y_test alike"
-        )
+        raise ValueError(f"{where}: y and y_test must both hold names, or both numbers")
     names = [str(name) for name in arrays.get("class_names", np.unique(named["y"]))]
     for key, labels in named.items():
         strange = sorted(set(labels.tolist()) - set(names))
@@ -313,11 +310,7 @@ def _on_disk(images: Any) -> bool:
 
 
 def _source(
-    where: str,
-    arrays: Mapping[str, Any],
-    key: str,
-    mark: Any,
-    shape: tuple[int, int, int] | None = None,
+    where: str, arrays: Mapping[str, Any], key: str, shape: tuple[int, int, int] | None = None
 ) -> ImageSource:
     images, label_key = arrays[key], key.replace("X", "y")
     try:
@@ -331,7 +324,7 @@ def _source(
                 f"got {type(images).__name__}"
             )
         labels = _labels(label_key, arrays[label_key], len(images))  # before any item is read
-        given = getattr(images, "fingerprint", None) if mark is None else mark
+        given = arrays.get("fingerprint", getattr(images, "fingerprint", None))
         if not isinstance(given, str | int | None):
             raise TypeError(f"fingerprint must be a text, got {given!r:.80}")
         source = SequenceImages(images, str(given), shape, key)
@@ -476,34 +469,26 @@ def _headers(
     files: Sequence[Path], image_size: int | None
 ) -> tuple[tuple[int, int], list[Path], list[str]]:
     """Return the size that images get, the files of 16 bits a pixel, and what to tell of others."""
-    found = [_header(file) for file in files]
-    deep, turned, several = (
-        [file for file, (_, *marks) in zip(files, found, strict=True) if marks[i]] for i in range(3)
-    )
-    notes = [
-        f"{what}: {len(such)}, such as {such[0].name}"
-        for such, what in (
-            (turned, "photographs with an orientation tag, which is not applied"),
-            (several, "files of several images, of which the first is read"),
-        )
-        if such
-    ]
-    sizes = {size for size, *_ in found}
+    found = {file: _header(file) for file in files}
+    told = [(mark, [file for file in files if found[file][1] == mark]) for mark in _MARKS]
+    notes = [f"{mark}: {len(such)}, such as {such[0].name}" for mark, such in told[1:] if such]
+    sizes = {size for size, _ in found.values()}
     if image_size is None and len(sizes) == 1:
         size = sizes.pop()
         if max(size) <= _LARGEST_NATIVE_SIDE:
-            return size, deep, notes
+            return size, told[0][1], notes
     side = image_size or _DEFAULT_SIDE
-    return (side, side), deep, notes
+    return (side, side), told[0][1], notes
 
 
-def _header(file: Path) -> tuple[tuple[int, int], bool, bool, bool]:
-    """Return height and width; and whether it has 16 bits, is turned, holds several images."""
+def _header(file: Path) -> tuple[tuple[int, int], str]:
+    """Return height and width, and what of `_MARKS` it is, or ""."""
     try:
         with open_image(file) as image:
             photo = image.format in ("JPEG", "MPO")  # whose further images are previews
             turned = photo and image.getexif().get(_ORIENTATION, 1) != 1
             several = not photo and getattr(image, "n_frames", 1) > 1
-            return (image.height, image.width), has_sixteen_bits(image), turned, several
+            marks = zip(_MARKS, (has_sixteen_bits(image), turned, several), strict=True)
+            return (image.height, image.width), next((mark for mark, so in marks if so), "")
     except Exception as error:  # Pillow raises more than its own errors
         raise OSError(f"{file}: not a readable image ({error}); replace it or remove it") from error
