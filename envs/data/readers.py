@@ -259,11 +259,9 @@ def _plain(name: str, labels: Any) -> NDArray[Any]:
         told = [str(one) in _MISSING and not isinstance(one, str) for one in array.flat]
         missing = missing | np.reshape(told, array.shape)
     if missing.any():
-        told = (
-            f"{int(missing.sum())} of {len(array)} labels (masked, NaN or None), the first that of"
-        )
-        row = int(np.argwhere(missing)[0, 0])
-        raise ValueError(f"{name} lacks {told} sample {row}; leave those samples out")
+        count, row = f"{int(missing.sum())} of {len(array)}", int(np.argwhere(missing)[0, 0])
+        known = f"labels (masked, NaN or None), the first that of sample {row}"
+        raise ValueError(f"{name} lacks {count} {known}; leave those samples out")
     if array.dtype == object and len({type(one) for one in array.flat}) == 1:
         array = np.array(array.tolist())
     return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array

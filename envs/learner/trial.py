@@ -23,8 +23,8 @@ _known_costs: dict[tuple[str, Shape, int], tuple[float, float, int]] = {}
 _SAMPLES = 4
 _MIXED = "rows are mixed up (a view, a flip), or normalized by the batch"
 _FORGOTTEN = (
-    "an attribute or a buffer with persistent=False counts, or numpy or random draw; a resumed run "
-    "may differ, and so may an equal one"
+    "it keeps something outside (an attribute, a buffer with persistent=False), or draws by numpy "
+    "or random; a resumed run may differ, and so may an equal one"
 )
 
 
