@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gstds.common.checks import check_choice, near_names
 from gstds.common.files import sha256
-from gstds.envs.data.images import ArrayImages, FileImages, ImageSource
+from gstds.envs.data.images import ArrayImages, FileImages, ImageSource, SequenceImages
 from gstds.envs.data.named import SOURCES
 from gstds.envs.data.readers import Content, read_folder, read_function, read_npz
 from gstds.envs.data.splits import Split, make_parts, plain_part
@@ -140,18 +140,23 @@ def describe(data: Data) -> str:
 def check_files(data: Data, progress: Callable[[str, int, int], None] | None = None) -> None:
     """Decode every image file of a data set once, before anything is trained on it.
 
+    Of a user's own sequence 16 images are read.
+
     Args:
         data: The data set; one that is not read from image files has nothing to check.
         progress: Called with a phase, what is done, and the total.
 
     Raises:
         OSError: If a file is damaged; the message names it.
+        ValueError: If a sequence shows nothing, or is another one when it is read again.
     """
     parts = (data.train, data.reward_validation, data.selection_validation, data.test)
     for source in {id(part.source): part.source for part in parts}.values():
         if isinstance(source, FileImages):
             told = functools.partial(progress, "checking images") if progress else None
             source.check(told)
+        elif isinstance(source, SequenceImages):
+            source.sample()
 
 
 def names_code(name: Any) -> bool:

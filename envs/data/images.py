@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gstds.common.checks import LEAST_SPAN
+from gstds.common.checks import LEAST_SPAN, check_not_empty, users_code
 from gstds.common.files import cache_root, sha256, write_bytes
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ Shape = tuple[int, int, int]
 _EDGE_BYTES = 4096
 _CHECKED_AT_ONCE = 64
 _MOST_LOOKED_AT = 64
+_SAMPLED = 16
 _log = logging.getLogger(__name__)
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MOST_PIXELS = 89_000_000  # what Pillow warns at
@@ -143,8 +144,8 @@ class FileImages:
         if high - low < LEAST_SPAN:
             raise OSError(
                 f"{self._paths[0]} and all other images are empty, with values from {low} to "
-                f"{high} of 255; were "
-                "they of 16 bits a channel? Convert them to 8"
+                f"{high} of 255; were they of 16 bits a channel, or drawn in the transparency "
+                "alone? Convert them to 8 bits, on a background"
             )
         if flat:
             _log.warning(
@@ -201,11 +202,13 @@ class SequenceImages:
         ValueError: If an item has another shape.
     """
 
+    shape: Shape = (0, 0, 0)
+
     def __init__(
         self, images: Any, fingerprint: str, shape: Shape | None = None, name: str = "X"
     ) -> None:
         self._images, self._length, self._name = images, len(images), name
-        self.shape: Shape = shape or self._item(0).shape
+        self.shape = shape or self._item(0).shape
         self.fingerprint = fingerprint
 
     def __len__(self) -> int:
@@ -224,17 +227,35 @@ class SequenceImages:
             out[position] = item
         return torch.from_numpy(out)
 
+    def sample(self) -> NDArray[np.uint8]:
+        """Return up to 16 images (m, C, H, W), evenly spaced, which stand for all.
+
+        Raises:
+            ValueError: If they show nothing, or are others when they are read again.
+        """
+        rows = np.unique(np.linspace(0, len(self) - 1, _SAMPLED).astype(np.int64))
+        pixels, again = self.gather(rows).numpy(), self.gather(rows).numpy()
+        check_not_empty(self._name, pixels)
+        if not np.array_equal(pixels, again):
+            told = "hands out other images when it is read again; leave random transforms out"
+            raise ValueError(f"{self._name} {told}")
+        return pixels
+
     def _item(self, row: int) -> NDArray[np.uint8]:
-        item, name = self._images[row], f"{self._name}[{row}]"
+        name = f"{self._name}[{row}]"
+        with users_code(name):
+            item = self._images[row]
         if hasattr(item, "mode") and hasattr(item, "convert"):  # an image of Pillow's
             if item.mode[0] in "IF":
                 raise TypeError(
                     f"{name} has mode {item.mode!r}, more than 8 bits a channel: scale the images "
                     "to 0..255 and convert them to uint8"
                 )
-            if item.mode not in ("L", "RGB"):  # of a palette the pixels are but indices
-                item = item.convert("L" if item.mode == "1" else "RGB")
-        return _planes(np.asarray(item), name)
+            # Of a palette the pixels are but indices; a gray one may stand among colored ones.
+            gray = item.mode in ("1", "L") and self.shape[0] != 3
+            item = item.convert("L" if gray else "RGB")
+        plain = isinstance(item, tuple | list | str | bytes | Mapping)
+        return _planes(item if plain else np.asarray(item), name)
 
 
 ImageSource = ArrayImages | FileImages | SequenceImages
@@ -243,11 +264,13 @@ ImageSource = ArrayImages | FileImages | SequenceImages
 
 def _planes(images: Any, name: str, lead: str = "") -> NDArray[np.uint8]:
     """Return checked images as (..., C, H, W); ``lead`` names the axes before height."""
+    if np.ma.is_masked(images):
+        raise ValueError(f"{name} has masked pixels; give them a value, such as X.filled(0)")
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         kind = getattr(images, "dtype", type(images).__name__)
         raise TypeError(
-            f"{name} must be a uint8 array, got {kind}: scale the images to 0..255 and then "
-            "convert them; those in [0, 1] by (X * 255).round().astype('uint8')"
+            f"{name} must be a uint8 array, got {kind}: an image alone, read from its file and "
+            "scaled to 0..255; those in [0, 1] become it by (X * 255).round().astype('uint8')"
         )
     before = 1 if lead else 0
     planes = images[..., None] if images.ndim == 2 + before else images

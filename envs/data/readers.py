@@ -27,29 +27,34 @@ from gstds.envs.data.images import (
 )
 from gstds.reference.vision import mend_imports
 
-_KEYS = ("X", "y", "X_test", "y_test", "class_names")
+_KEYS = ("X", "y", "X_test", "y_test", "class_names", "fingerprint")
 _LAYOUTS = (
     _KEYS[:4],
     ("x_train", "y_train", "x_test", "y_test"),  # Keras
+    ("X_train", "y_train", "X_test", "y_test"),
     ("train_images", "train_labels", "test_images", "test_labels"),  # MedMNIST
     ("images", "labels", "test_images", "test_labels"),
     ("x", "y", "x_test", "y_test"),
 )
-"""How files name the images, their labels, and those of the test part."""
+"""How people name the images, their labels, and those of the test part."""
 
 _KINDS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _DEFAULT_SIDE = 64
-_SAMPLED = 16
-"""Images that stand for a sequence which says by no fingerprint which content it is."""
-
 _PARTS = {
-    "train": ("train", "training"),
-    "test": ("test", "testing"),
-    "val": ("val", "valid", "validation", "dev"),
+    "train": ("training", "train"),
+    "test": ("testing", "test"),
+    "val": ("validation", "evaluation", "valid", "eval", "val", "dev"),
 }
-"""How folders name the parts of a data set."""
+"""How folders name the parts of a data set, a word before those that it holds."""
 
 _LARGEST_NATIVE_SIDE = 256
+_MISSING = ("None", "nan", "<NA>", "NaT")
+_ORIENTATION = 0x0112
+_MARKS = (
+    "of 16 bits",
+    "photographs with an orientation tag, which is not applied",
+    "files of several images, of which the first is read",
+)
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,8 @@ def make_content(
                 f"{where}: X_test has images of shape (C, H, W) = {test[0].shape}, X of "
                 f"{source.shape}; give both one shape"
             )
+        if test[0].fingerprint == source.fingerprint:
+            raise ValueError(f"{where}: the test part holds the very images of train; leave it out")
         last = int(test[1].max())
         if last >= len(names):
             raise ValueError(f"{where}: y_test holds class {last}, but y ends at {len(names) - 1}")
@@ -157,7 +164,8 @@ def read_npz(path: str | Path) -> Content:
     """Read arrays ``X``, ``y`` and, if they are there, ``X_test``, ``y_test``, ``class_names``.
 
     The first four may have the names of Keras' files (``x_train`` and so on), of MedMNIST's
-    (``train_images``, ``train_labels`` and so on), or ``images`` and ``labels``.
+    (``train_images``, ``train_labels`` and so on), or ``images`` and ``labels``. What else there is
+    is told, and not read.
 
     Args:
         path: A file of `numpy.savez` or `numpy.savez_compressed`.
@@ -172,17 +180,12 @@ def read_npz(path: str | Path) -> Content:
         raise FileNotFoundError(f"npz:{path}: there is no such file; give the path of an .npz file")
     try:
         there = array_names(file)
-        layout = next((names for names in _LAYOUTS if set(names[:2]) <= set(there)), None)
-        # Without the two, the names alone are enough to say what is missing.
-        arrays: dict[str, Any] = dict.fromkeys(there)
-        if layout is not None:
-            ours = dict(zip((*layout, _KEYS[4]), _KEYS, strict=True))
-            arrays = {ours[name]: array for name, array in read_arrays(file, ours).items()}
+        arrays = read_arrays(file, _ours(there))
     except (NpzError, OSError) as error:
         raise ValueError(
             f"npz:{error}; write it with numpy.savez(path, X=images, y=labels), no object arrays"
         ) from error
-    return _from_mapping(f"npz:{path}", arrays)
+    return _from_mapping(f"npz:{path}", arrays, there)
 
 
 def read_function(name: str) -> Content:
@@ -211,20 +214,57 @@ def read_function(name: str) -> Content:
     return _from_mapping(name, answer)
 
 
-def _from_mapping(where: str, given: Mapping[str, Any]) -> Content:
-    arrays = {**given, **_numbered(where, given)}
+def _ours(there: Iterable[Any]) -> dict[str, str]:
+    """Return what each name means in the first layout whose images and labels are there."""
+    fits = (names for names in _LAYOUTS if set(names[:2]) <= set(there))
+    return dict(zip((*next(fits, _KEYS[:4]), *_KEYS[4:]), _KEYS, strict=True))
+
+
+def _from_mapping(where: str, given: Mapping[str, Any], there: Sequence[str] = ()) -> Content:
+    """Put together what is given; ``there`` names also what was left in a file."""
+    ours, found = _ours(given), sorted(map(str, there or given))
+    arrays = {ours[name]: value for name, value in given.items() if name in ours}
     missing = [key for key in ("X", "y") if key not in arrays]
     if missing:
-        found = ", ".join(sorted(map(str, arrays))) or "nothing"
-        raise ValueError(f"{where}: {' and '.join(missing)} missing; found {found}")
+        told = ", ".join(found) or "nothing"
+        raise ValueError(f"{where}: {' and '.join(missing)} missing; found {told}")
     if ("X_test" in arrays) != ("y_test" in arrays):
         alone, other = ("X_test", "y_test") if "X_test" in arrays else ("y_test", "X_test")
         raise ValueError(f"{where}: {alone} stands without {other}; give both or neither")
+    names = arrays.get("class_names", ())
+    if np.ndim(names) != 1 or len(set(map(str, names))) < len(names):
+        told = f"a list of different names, in the order of the classes, got {names!r:.80}"
+        raise ValueError(f"{where}: class_names must be {told}")
+    arrays |= _numbered(where, arrays)
     first = _source(where, arrays, "X")
     pairs = [(first, arrays["y"])]
     if "X_test" in arrays:
         pairs += [(_source(where, arrays, "X_test", first.shape), arrays["y_test"])]
-    return make_content(where, *pairs, class_names=arrays.get("class_names"))
+    unread = ", ".join(name for name in found if name not in ours)
+    notes = [f"not read: {unread}"] * bool(unread)
+    return make_content(where, *pairs, class_names=arrays.get("class_names"), notes=notes)
+
+
+def _plain(name: str, labels: Any) -> NDArray[Any]:
+    """Return labels as an array, of a plain type where each is of one.
+
+    Raises:
+        ValueError: If some are missing.
+    """
+    held = np.asanyarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
+    array, missing = np.asarray(held), np.ma.getmaskarray(held)
+    if array.dtype.kind == "f":
+        missing = missing | np.isnan(array)
+    elif array.dtype == object:  # pandas has several
+        told = [str(one) in _MISSING and not isinstance(one, str) for one in array.flat]
+        missing = missing | np.reshape(told, array.shape)
+    if missing.any():
+        count, row = f"{int(missing.sum())} of {len(array)}", int(np.argwhere(missing)[0, 0])
+        known = f"labels (masked, NaN or None), the first that of sample {row}"
+        raise ValueError(f"{name} lacks {count} {known}; leave those samples out")
+    if array.dtype == object and len({type(one) for one in array.flat}) == 1:
+        array = np.array(array.tolist())
+    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
 
 
 def _numbered(where: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,11 +272,9 @@ def _numbered(where: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
 
     What has no one meaning is left for `_labels` to refuse.
     """
-    given = {key: np.asarray(arrays[key]) for key in ("y", "y_test") if key in arrays}
+    given = {k: _plain(f"{where}: {k}", arrays[k]) for k in ("y", "y_test") if k in arrays}
     for key, labels in given.items():
-        if labels.dtype == object and all(isinstance(label, str) for label in labels.flat):
-            given[key] = labels.astype(str)
-        elif labels.ndim == 2 and labels.shape[1] > 1 and np.isin(labels, (0, 1)).all():
+        if labels.ndim == 2 and labels.shape[1] > 1 and np.isin(labels, (0, 1)).all():
             several = int((labels.sum(axis=1) != 1).sum())
             if several:
                 raise ValueError(
@@ -249,8 +287,10 @@ def _numbered(where: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
         ):
             given[key] = labels.astype(np.int64)
     named = {key: labels.reshape(-1) for key, labels in given.items() if labels.dtype.kind == "U"}
-    if "y" not in named:
+    if not named:
         return given
+    if len(named) < len(given):
+        raise ValueError(f"{where}: y and y_test must both hold names, or both numbers")
     names = [str(name) for name in arrays.get("class_names", np.unique(named["y"]))]
     for key, labels in named.items():
         strange = sorted(set(labels.tolist()) - set(names))
@@ -282,13 +322,11 @@ def _source(
                 f"got {type(images).__name__}"
             )
         labels = _labels(label_key, arrays[label_key], len(images))  # before any item is read
-        given = str(arrays.get("fingerprint", getattr(images, "fingerprint", "")))
-        source = SequenceImages(images, given, shape, key)
-        if not given:
-            spaced = np.unique(np.linspace(0, len(images) - 1, _SAMPLED).astype(np.int64))
-            pixels = source.gather(spaced).numpy()
-            check_not_empty(key, pixels)
-            given = sha256(pixels.data)
+        given = arrays.get("fingerprint", getattr(images, "fingerprint", None))
+        if not isinstance(given, str | int | None):
+            raise TypeError(f"fingerprint must be a text, got {given!r:.80}")
+        source = SequenceImages(images, str(given), shape, key)
+        given = given or sha256(source.sample().data)
         source.fingerprint = sha256(f"{key}|{len(images)}|{given}|", labels.tobytes())
         return source
     except (TypeError, ValueError) as error:
@@ -321,7 +359,8 @@ def read_folder(path: str | Path, image_size: int | None = None) -> Content:
         such = ", ".join(file.relative_to(root).as_posix() for file in skipped[:3])
         files = "file" + "s" * (len(skipped) > 1)
         notes.append(f"passed over: {len(skipped)} other {files}, such as {such}")
-    size, deep = _headers([file for files, *_ in found for file in files], image_size)
+    size, deep, told = _headers([file for files, *_ in found for file in files], image_size)
+    notes += told
     depth = sixteen_bit_depth(deep) if deep else 16
     if depth != 16:
         notes.append(
@@ -338,18 +377,29 @@ def _folders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
+def _part_of(name: str) -> tuple[str, str]:
+    """Return the part that a folder's name begins or ends with, "" for none; and what is left."""
+    for part, words in _PARTS.items():
+        for word in words:
+            if name.startswith(word) or name.endswith(word):
+                return part, name.replace(word, "", 1)
+    return "", name
+
+
 def _parts(root: Path) -> tuple[list[Path], list[str]]:
     """Return the folders of train and, if there is one, of test; and what to tell of the others."""
     found: dict[str, Path] = {}
-    for folder in (folders := _folders(root)):
-        for part, names in _PARTS.items():
-            if folder.name.lower() in names:
-                if part in found:
-                    raise ValueError(
-                        f"folder:{root} holds {found[part].name} and {folder.name}, which both "
-                        f"mean its {part} part; rename one"
-                    )
-                found[part] = folder
+    folders = _folders(root)
+    told = {folder: _part_of(folder.name.lower()) for folder in folders}
+    alike = len({rest for _, rest in told.values()}) == 1  # as train_set and test_set are
+    for folder, (part, rest) in told.items():
+        if part and (alike or not rest):
+            if part in found:
+                raise ValueError(
+                    f"folder:{root} holds {found[part].name} and {folder.name}, which both "
+                    f"mean its {part} part; rename one"
+                )
+            found[part] = folder
     if "train" not in found or len(found) == 1:
         if found and len(found) == len(folders):
             raise ValueError(
@@ -383,8 +433,8 @@ def _class_names(root: Path) -> list[str]:
 
 
 def _parts_inside(folder: Path) -> bool:
-    inside = {inner.name.lower() for inner in _folders(folder)}
-    return sum(bool(inside & set(names)) for names in _PARTS.values()) > 1
+    told = {_part_of(inner.name.lower()) for inner in _folders(folder)}
+    return len({part for part, rest in told if part and not rest}) > 1
 
 
 def _images(
@@ -401,10 +451,11 @@ def _images(
         mine = [
             file
             for file in sorted((root / name).rglob("*"))
-            if not file.name.startswith(".") and file.is_file()
+            if (file.is_file() or file.is_symlink())
+            and not any(part[0] == "." for part in file.relative_to(root / name).parts)
         ]
-        images = [file for file in mine if file.suffix.lower() in _KINDS]
-        skipped += [file for file in mine if file.suffix.lower() not in _KINDS]
+        images = [file for file in mine if file.suffix.lower() in _KINDS and file.is_file()]
+        skipped += [file for file in mine if file not in set(images)]
         if not images and not may_lack:
             raise ValueError(f"folder:{root / name} has no image; known kinds: {', '.join(_KINDS)}")
         files += images
@@ -412,23 +463,31 @@ def _images(
     return files, labels, skipped
 
 
-def _headers(files: Sequence[Path], image_size: int | None) -> tuple[tuple[int, int], list[Path]]:
-    """Return the size that images are handed out in, and the files of 16 bits a pixel."""
-    found = [_header(file) for file in files]
-    deep = [file for file, (*_, sixteen) in zip(files, found, strict=True) if sixteen]
-    sizes = {(height, width) for height, width, _ in found}
+def _headers(
+    files: Sequence[Path], image_size: int | None
+) -> tuple[tuple[int, int], list[Path], list[str]]:
+    """Return the size that images get, the files of 16 bits a pixel, and what to tell of others."""
+    found = {file: _header(file) for file in files}
+    told = [(mark, [file for file in files if found[file][1] == mark]) for mark in _MARKS]
+    notes = [f"{mark}: {len(such)}, such as {such[0].name}" for mark, such in told[1:] if such]
+    sizes = {size for size, _ in found.values()}
     if image_size is None and len(sizes) == 1:
         size = sizes.pop()
         if max(size) <= _LARGEST_NATIVE_SIDE:
-            return size, deep
+            return size, told[0][1], notes
     side = image_size or _DEFAULT_SIDE
-    return (side, side), deep
+    return (side, side), told[0][1], notes
 
 
-def _header(file: Path) -> tuple[int, int, bool]:
+def _header(file: Path) -> tuple[tuple[int, int], str]:
+    """Return height and width, and what of `_MARKS` it is, or ""."""
     try:
         with open_image(file) as image:
-            return image.height, image.width, has_sixteen_bits(image)
+            photo = image.format in ("JPEG", "MPO")  # whose further images are previews
+            turned = photo and image.getexif().get(_ORIENTATION, 1) != 1
+            several = not photo and getattr(image, "n_frames", 1) > 1
+            marks = zip(_MARKS, (has_sixteen_bits(image), turned, several), strict=True)
+            return (image.height, image.width), next((mark for mark, so in marks if so), "")
     except Exception as error:  # Pillow raises more than its own errors
         raise OSError(f"{file}: not a readable image ({error}); replace it or remove it") from error
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -153,11 +154,12 @@ class Learner(Stateful):
         self._is_users = ":" in options.learner
         wanted = options.precision
         self._bfloat16 = wanted == "bfloat16" or (wanted == "auto" and has_bfloat16(device))
-        model = build_model(options.learner, shape, classes, seed).to(device)
+        make = partial(build_model, options.learner, shape, classes, seed)
+        model = make().to(device)
         self._layout = _layout(model) if self._is_users else torch.channels_last
         self.model: nn.Module = model.to(memory_format=self._layout)  # type: ignore[call-overload]
         with self._dropout_of(seed):
-            costs = try_network(options.learner, self.model, shape, classes, self._answer)
+            costs = try_network(options.learner, self.model, shape, classes, self._answer, make)
         self.train_flops, self.forward_flops, self.min_batch = costs
         if self._group.size > 1:
             normalize_globally(self.model, self._group)
@@ -183,15 +185,17 @@ class Learner(Stateful):
         """Return logits (n, classes) in float32; a user's network may hold dropout."""
         # The seed of a step's dropout: another one in each process.
         seed = (self._seed + step + self._group.rank * 2**40) % 2**63
-        with self._dropout_of(seed):
-            logits: torch.Tensor = self._answer(self.model, images, exact=exact)
+        logits: torch.Tensor = self._answer(self.model, images, seed, exact=exact)
         return logits.float()
 
-    def _answer(self, model: nn.Module, images: torch.Tensor, *, exact: bool = False) -> Any:
-        if self._is_users:
-            images = images.contiguous(memory_format=self._layout)
+    def _answer(
+        self, model: nn.Module, images: torch.Tensor, seed: int = 0, *, exact: bool = False
+    ) -> Any:
+        if self._is_users:  # who may change them in place
+            images = images.clone(memory_format=self._layout)
         rounded = self._bfloat16 and not exact
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=rounded):
+        half = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=rounded)
+        with self._dropout_of(seed), half:
             return model(images)
 
     @contextlib.contextmanager

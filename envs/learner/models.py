@@ -49,8 +49,6 @@ def _resnet(name: str, shape: Shape, classes: int) -> nn.Module:
     return model
 
 
-_resnet18, _resnet50 = (partial(_resnet, name) for name in ("resnet18", "resnet50"))
-
 LEARNERS: dict[str, tuple[Builder, str]] = {
     "small-cnn": (_small_cnn, "three 3x3 convolutions with BatchNorm, 24 thousand parameters"),
     "resnet18": (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,34 +16,44 @@ from gstds.common.checks import users_code
 from gstds.observation.cost import count_flops, count_layers
 
 Shape = tuple[int, int, int]
+Make = Callable[[], nn.Module]
 Forward = Callable[[nn.Module, torch.Tensor], Any]
 _log = logging.getLogger(__name__)
 _known_costs: dict[tuple[str, Shape, int], tuple[float, float, int]] = {}
 _SAMPLES = 4
+_MIXED = "rows are mixed up (a view, a flip), or normalized by the batch"
+_FORGOTTEN = (
+    "it keeps something outside (an attribute, a buffer with persistent=False), or draws by numpy "
+    "or random; a resumed run may differ, and so may an equal one"
+)
 
 
 def try_network(
-    name: str, model: nn.Module, shape: Shape, classes: int, forward: Forward
+    name: str, model: nn.Module, shape: Shape, classes: int, forward: Forward, again: Make
 ) -> tuple[float, float, int]:
     """Return the operations of training on and scoring one sample, and the smallest batch.
 
-    A user's network is first taken through what training does, on the device that it lies on; a
-    copy of it is: weights, statistics and gradients stay what they are. What a built-in network
-    costs is kept, as counting takes longer than making it.
+    A user's network is made once more, and that one is taken through what training does, on the
+    device of the first: its weights, statistics and gradients stay what they are. Two warnings may
+    come of it: that an image's answer depends on the others beside it, and that something decides
+    about answers which is not in the state. What a built-in network costs is kept, as counting
+    takes longer than making it.
 
     Args:
         name: The learner's.
         model: The network.
         shape: An image's shape (C, H, W).
         classes: Number of classes.
-        forward: Model and images (n, C, H, W) -> what the model answers.
+        forward: Model and images (n, C, H, W) -> what the model answers; the same seed each time.
+        again: Makes the network anew.
 
     Raises:
         ValueError: If a user's network cannot be trained; the message says why.
     """
     key = (name, shape, classes)
     if ":" in name:
-        least = _rehearse(name, model, shape, classes, forward)
+        twin = again().to(next(iter(model.parameters()), torch.empty(0)).device)
+        least = _rehearse(name, model, twin, shape, classes, forward)
         return *_users_costs(name, model, shape), least
     if key not in _known_costs:
         train, score = (count_layers(model, shape, train=trains) for trains in (True, False))
@@ -57,8 +66,10 @@ def try_network(
     return _known_costs[key]
 
 
-def _rehearse(name: str, model: nn.Module, shape: Shape, classes: int, forward: Forward) -> int:
-    """Forward in both modes, loss and backward of a few made-up images."""
+def _rehearse(
+    name: str, model: nn.Module, twin: nn.Module, shape: Shape, classes: int, forward: Forward
+) -> int:
+    """Take the twin through both modes, loss and backward, and back to the state of the model."""
     who = f"learner {name!r}"
     if not any(p.requires_grad for p in model.parameters()):
         count = sum(1 for _ in model.parameters())
@@ -66,8 +77,12 @@ def _rehearse(name: str, model: nn.Module, shape: Shape, classes: int, forward: 
             f"{who} has nothing to train: all of its {count} parameters are frozen "
             "(requires_grad=False); leave some of them to train, such as the last layer's"
         )
-    with users_code(f"{who} cannot be copied: it"):
-        twin = copy.deepcopy(model)
+    pairs = zip(model.parameters(), twin.parameters(), strict=False)
+    if not all(
+        not (a is b and a.requires_grad) and a.nan_to_num().equal(b.nan_to_num()) for a, b in pairs
+    ):
+        told = "with weights drawn by torch; it hands out one, or other weights by the same seed"
+        raise ValueError(f"{who} must make a network anew whenever it is called, {told}")
     device = next(model.parameters()).device
     labels = torch.arange(_SAMPLES, device=device) % classes
 
@@ -91,9 +106,18 @@ def _rehearse(name: str, model: nn.Module, shape: Shape, classes: int, forward: 
     noise = np.random.default_rng(0).standard_normal((_SAMPLES, *shape), dtype=np.float32)
     images = torch.from_numpy(noise).to(device)
     with torch.inference_mode():
-        answer(images, train=False)
-        answer(images[:1], train=False)
-    loss = F.cross_entropy(answer(images, train=True), labels)
+        shown, alone = answer(images, train=False), answer(images[:1], train=False)
+    size = float(shown.abs().max())
+    if bool((shown >= 0).all() and ((shown.sum(1) - 1).abs() < 0.01).all()):
+        raise ValueError(
+            f"{who} answers with probabilities; leave the softmax out, the loss has it"
+        )
+    if not torch.allclose(shown[:1], alone, 0, 0.1 * size):
+        _log.warning(
+            f"{who} answers an image otherwise beside others, in evaluation mode: {_MIXED}"
+        )
+    trained = answer(images, train=True)
+    loss = F.cross_entropy(trained, labels)
     if not loss.requires_grad:
         raise ValueError(
             f"{who} cannot be trained: its answer in training mode does not depend on its "
@@ -101,6 +125,12 @@ def _rehearse(name: str, model: nn.Module, shape: Shape, classes: int, forward: 
         )
     with users_code(f"{who}, in its backward pass,"):
         torch.autograd.backward(loss)
+    with users_code(f"{who}, given the state_dict of its like,"):
+        twin.load_state_dict(model.state_dict())
+    later = torch.cat([answer(images, train=trains) for trains in (False, True)])
+    slack = 0.0 if device.type == "cpu" else 0.01 * size
+    if not torch.allclose(torch.cat([shown, trained]), later, 0, slack):
+        _log.warning(f"{who} answers otherwise once its state_dict is put back: {_FORGOTTEN}")
     try:
         answer(images[:1], train=True)
     except ValueError as error:

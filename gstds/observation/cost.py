@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -93,12 +95,20 @@ def count_flops(
     """
     twin = copy.deepcopy(model).to(device).train(train)
     images = torch.ones((batch, *shape), device=device)
-    counter = FlopCounterMode(display=False)
+    backward = torch.ops.aten.convolution_backward
+    counter = FlopCounterMode(display=False, custom_mapping={backward: _convolution_backward})
     with counter, torch.set_grad_enabled(train):
         output = twin(images)
         if train:
             output.sum().backward()
     return counter.get_total_flops() / batch
+
+
+def _convolution_backward(*call: Any, out_shape: Any) -> int:
+    """Count a forward for each gradient; torch's own count knows no groups."""
+    gradient, inputs, weight, transposed, wanted = *call[:3], call[7], call[10]
+    batch, _, *area = inputs if transposed else gradient
+    return int(2 * batch * math.prod(area) * math.prod(weight) * sum(wanted[:2]))
 
 
 def count_layers(

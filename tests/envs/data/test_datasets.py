@@ -4,11 +4,19 @@ import sys
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from gstds.envs.data.datasets import dataset_names, describe, fetch_data, load_data, probe_data
+from gstds.envs.data.datasets import (
+    check_files,
+    dataset_names,
+    describe,
+    fetch_data,
+    load_data,
+    probe_data,
+)
 from gstds.envs.data.images import ArrayImages, FileImages
 
 N, CLASSES = 120, 3
@@ -335,6 +343,10 @@ LABELS = {
     "one-hot floats": np.eye(3)[np.arange(N) % 3],
     "one-hot truths": np.eye(3, dtype=bool)[np.arange(N) % 3],
     "floats": (np.arange(N) % 3).astype(np.float32),
+    "bytes": NAMES[np.arange(N) % 3].astype("S"),
+    "objects that are numbers": (np.arange(N) % 3).astype(object),
+    "a tensor with gradients": (torch.arange(N) % 3).float().requires_grad_(),
+    "masked, and nothing is": np.ma.array(np.arange(N) % 3),
 }
 
 
@@ -343,9 +355,9 @@ def test_labels_of_one_meaning_are_read(user, kind):
     content = arrays()
     wanted = load_arrays(user, **content)
     got = load_arrays(
-        user, X=content["X"], y=LABELS[kind], X_test=content["X"], y_test=LABELS[kind]
+        user, X=content["X"], y=LABELS[kind], X_test=255 - content["X"], y_test=LABELS[kind]
     )
-    named = kind in ("names", "objects", "list", "column")
+    named = kind in ("names", "objects", "list", "column", "bytes")
     assert got.class_names == (tuple(NAMES) if named else wanted.class_names)
     assert np.array_equal(got.test.labels, content["y"])
 
@@ -381,12 +393,18 @@ def multi_hot():
             ValueError,
             "y holds 'cow', which is no class of",
         ),
-        ({"y": np.array(["a", 7, None] * 40, dtype=object)}, TypeError, "whole numbers"),
+        ({"y": np.array(["a", 7] * 60, dtype=object)}, TypeError, "whole numbers"),
         (
-            {"y": LABELS["names"], "X_test": arrays()["X"], "y_test": arrays()["y"] + 7},
+            {"y": LABELS["names"], "X_test": arrays()["X"], "y_test": arrays()["y"]},
             ValueError,
-            "y_test holds class 9",
+            "y and y_test must both hold names, or both numbers",
         ),
+        (
+            {"X_test": arrays()["X"], "y_test": arrays()["y"]},
+            ValueError,
+            "the test part holds the very images of train",
+        ),
+        ({"X": np.ma.array(arrays()["X"], mask=arrays()["X"] > 9)}, ValueError, "masked pixels"),
         ({"X": (arrays()["X"] / 255).astype("uint8")}, ValueError, r"X shows nothing.*from 0 to 1"),
         ({"X": arrays()["X"] * 0 + 7}, ValueError, "X shows nothing, with values from 7 to 7"),
         (
@@ -404,6 +422,99 @@ def multi_hot():
 def test_what_has_several_meanings_or_none_is_refused(user, change, error, message):
     with pytest.raises(error, match=message):
         load_arrays(user, **arrays() | change)
+
+
+MISSING = {
+    "masked": np.ma.array(np.arange(N) % 3, mask=np.arange(N) % 30 == 7),
+    "NaN": np.where(np.arange(N) % 30 == 7, np.nan, np.arange(N) % 3),
+    "pandas' integers": pd.Series(np.where(np.arange(N) % 30 == 7, None, 1)).astype("Int64"),
+    "None": np.where(np.arange(N) % 30 == 7, None, NAMES[np.arange(N) % 3]),
+    "pandas' texts": pd.Series(np.where(np.arange(N) % 30 == 7, None, NAMES[np.arange(N) % 3])),
+}
+
+
+@pytest.mark.parametrize("kind", MISSING)
+def test_missing_labels_are_counted_and_refused(user, kind):
+    with pytest.raises(ValueError, match=r"y lacks 4 of 120 labels .*, the first .* sample 7;"):
+        load_arrays(user, X=arrays()["X"], y=MISSING[kind])
+
+
+@pytest.mark.parametrize(
+    "names", ["abc", {0: "a", 1: "b", 2: "c"}, {"a", "b", "c"}, ["a", "b", "a"]]
+)
+def test_class_names_in_no_order_or_twice_are_refused(user, names):
+    with pytest.raises(ValueError, match="class_names must be a list of different names"):
+        load_arrays(user, **arrays(), class_names=names)
+
+
+def test_what_is_given_and_not_read_is_told(user, tmp_path):
+    content = arrays() | {"X_val": arrays(9)["X"], "Xtest": 1}
+    for data in (load_arrays(user, **content), load_data(save(tmp_path / "a.npz", **content))):
+        assert data.notes == ("not read: X_val, Xtest",)
+    theirs = {"X_train": content["X"], "y_train": content["y"], "fingerprint": "v1"}
+    data = load_arrays(user, **theirs)
+    assert (data.notes, len(data.train)) == ((), 84)
+
+
+@pytest.mark.parametrize("mark", [lambda: "v1", 1.5])
+def test_a_fingerprint_that_is_no_text_is_refused(user, mark):
+    with pytest.raises(TypeError, match="fingerprint must be a text, got"):
+        load_arrays(user, X=Counting(arrays()["X"]), y=arrays()["y"], fingerprint=mark)
+
+
+def test_no_fingerprint_is_none(user):
+    images = Counting(arrays()["X"])
+    images.fingerprint = None
+    one = load_arrays(user, X=images, y=arrays()["y"]).train.source.fingerprint
+    images.images = 255 - images.images
+    assert load_arrays(user, X=images, y=arrays()["y"]).train.source.fingerprint != one
+
+
+class Turning(Counting):
+    """Another image each time, as random transforms make it."""
+
+    def __getitem__(self, index):
+        return np.roll(super().__getitem__(index), len(self.loaded), axis=1)
+
+
+def test_images_that_change_or_show_nothing_are_refused_before_a_run(user):
+    for images, words in (
+        (Turning(arrays()["X"]), "X hands out other images when it is read again; leave random"),
+        (Counting(arrays()["X"] // 255), "X shows nothing"),
+    ):
+        data = load_arrays(user, X=images, y=arrays()["y"], fingerprint="v1")
+        with pytest.raises(ValueError, match=words):
+            check_files(data)
+        with pytest.raises(ValueError, match=words):
+            load_arrays(user, X=images, y=arrays()["y"])
+
+
+@pytest.mark.parametrize(
+    ("item", "kind"),
+    [((arrays()["X"][0], 1), "tuple"), ({"image": 1}, "dict"), ("a.png", "str"), (b"x", "bytes")],
+)
+def test_an_item_that_is_no_image_is_named(user, item, kind):
+    with pytest.raises(
+        TypeError, match=rf"X\[0\] must be a uint8 array, got {kind}: an image alone"
+    ):
+        load_arrays(user, X=[item] * N, y=arrays()["y"])
+
+
+def test_an_item_that_raises_is_named_with_its_line(user):
+    class Broken(Counting):
+        def __getitem__(self, index):
+            raise KeyError("image")
+
+    with pytest.raises(ValueError, match=r"X\[0\] raised KeyError: 'image' \(.*test_datasets.py:"):
+        load_arrays(user, X=Broken(arrays()["X"]), y=arrays()["y"])
+
+
+def test_a_gray_picture_among_colored_ones_is_read_as_color(user):
+    pictures = [Image.fromarray(one) for one in arrays(shape=(8, 10, 3))["X"]]
+    pictures[30] = pictures[30].convert("L")
+    data = load_arrays(user, X=pictures, y=arrays()["y"])
+    got = data.train.source.gather(np.array([30]))[0].numpy()
+    assert np.array_equal(got, np.stack([np.asarray(pictures[30])] * 3))
 
 
 @pytest.mark.parametrize("mode", ["P", "RGBA", "CMYK", "RGB"])
@@ -514,6 +625,10 @@ def parts(root, **counts):
         (("train", "test"), ()),
         (("Training", "Testing"), ()),
         (("train", "val"), ("the test part is val",)),
+        (("train", "eval"), ("the test part is eval",)),
+        (("train_set", "test_set"), ()),
+        (("Seg-Train", "Seg-Test"), ()),
+        (("training data", "validation data"), ("the test part is validation data",)),
         (("training", "validation"), ("the test part is validation",)),
     ],
 )
@@ -537,6 +652,7 @@ def test_a_third_part_is_told_of_and_not_read(tmp_path, val):
         (("train",), r"holds train and nothing beside: .*folder:.*/train, from which a test part"),
         (("train", "training", "test"), "train and training, which both mean its train part"),
         (("data",), r"at least two classes, got data; or give folder:.*/data"),
+        (("test_set", "val_set"), "holds test_set and val_set and nothing beside"),
         (("cat/train", "cat/test", "dog/train", "dog/test"), "put the parts above the classes"),
     ],
 )
@@ -550,14 +666,45 @@ def test_classes_may_have_names_of_parts(tmp_path):
         for i in range(20):
             picture(tmp_path / name / f"{i}.png", value=i)
     assert load_data(f"folder:{tmp_path}").class_names == ("invalid", "valid")
+    for name in ("train station", "test tube"):
+        (tmp_path / name).mkdir()
+        picture(tmp_path / name / "0.png")
+        picture(tmp_path / name / "1.png")
+    assert len(load_data(f"folder:{tmp_path}").class_names) == 4
 
 
 def test_what_is_passed_over_is_counted_and_named(folder):
     (folder / "cat" / "notes.txt").write_text("no image")
     (folder / "labels.csv").write_text("a,b")
     (folder / "cat" / ".hidden").write_text("")
+    checkpoints = folder / "cat" / ".ipynb_checkpoints"
+    checkpoints.mkdir()
+    picture(checkpoints / "0-checkpoint.png")
     notes = load_data(f"folder:{folder}").notes
     assert notes == ("passed over: 2 other files, such as labels.csv, cat/notes.txt",)
+    (folder / "cat" / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "cat" / "more").symlink_to(folder / "dog")
+    (notes,) = load_data(f"folder:{folder}").notes
+    assert notes == "passed over: 4 other files, such as labels.csv, cat/gone.png, cat/more"
+
+
+def test_parts_of_the_same_images_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="the test part holds the very images of train"):
+        parts(tmp_path, train=40, test=40)
+
+
+def test_what_of_a_file_is_not_read_is_told(folder):
+    photo, frames = Image.new("RGB", (10, 8)), [Image.new("RGB", (10, 8), (9 * i,)) for i in (0, 9)]
+    tags = photo.getexif()
+    tags[0x0112] = 6
+    photo.save(folder / "cat" / "turned.jpg", exif=tags)
+    for name in ("moving.gif", "pages.tif"):
+        frames[0].save(folder / "dog" / name, save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "dog" / "preview.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert load_data(f"folder:{folder}").notes == (
+        "photographs with an orientation tag, which is not applied: 1, such as turned.jpg",
+        "files of several images, of which the first is read: 2, such as moving.gif",
+    )
 
 
 def test_the_description_holds_classes_and_counts(folder, tmp_path):
