@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,13 @@ def resolve_policy(
             "pass the schedule's name, or make it with make_schedule(name, keep=...)"
         )
     return make_policy(policy, schedule=schedule), policy
+
+
+def described(policy: Policy) -> dict[str, str]:
+    """Return what a policy was made with, name -> text, as far as it keeps that by its name."""
+    names = [*inspect.signature(type(policy)).parameters, "schedule", "picker"]
+    found = {name: repr(getattr(policy, name)) for name in names if hasattr(policy, name)}
+    return {name: re.sub(" at 0x[0-9a-f]+", "", text) for name, text in found.items()}
 
 
 def check_needs(name: str, policy: Policy) -> dict[str, dict[str, Any]]:
@@ -146,7 +154,11 @@ class Samples:
         counts = (
             {} if count is None else {"num_samples": check_integer("num_samples", count, low=1)}
         )
-        self._ids = None if ids is None else [_plain(one) for one in ids]
+        self._ids = None if ids is None else [plain(one) for one in ids]
+        for one in self._ids or ():
+            if not isinstance(one, Hashable) or type(one).__repr__ is object.__repr__:
+                text = "numbers, text or other values that can be looked up and have a repr"
+                raise TypeError(f"ids must be {text}, got {one!r:.80}")
         self._positions = {one: at for at, one in enumerate(self._ids or ())}
         if self._ids is not None:
             counts["ids"] = len(self._ids)
@@ -209,11 +221,13 @@ class Samples:
         """
         if self._ids is None:
             return ids
-        named = [_plain(one) for one in ([ids] if isinstance(ids, str) else ids)]
-        for one in named:
-            if one not in self._positions:
+        named = [plain(one) for one in ([ids] if isinstance(ids, str | bytes) else ids)]
+        at = [self._positions.get(one, -1) for one in named]
+        for one, where in zip(named, at, strict=True):
+            # A float equals the whole number that it was rounded to, and so another sample's id.
+            if where < 0 or isinstance(one, float) > isinstance(self._ids[where], float):
                 raise ValueError(f"indices: no sample has the id {one!r}; ids= must name them all")
-        return np.array([self._positions[one] for one in named], dtype=np.int64)
+        return np.array(at, dtype=np.int64)
 
     def ids_digest(self, count: int) -> str:
         """Return a digest of the first ids, "" without ids: a state is of samples in an order."""
@@ -231,7 +245,8 @@ class Samples:
         return raw | {n: values[batch] for n, values in known.items() if values is not None}, flops
 
 
-def _plain(one: Any) -> Any:
+def plain(one: Any) -> Any:
+    """Return Python's own value of a number, a text or an id."""
     return one.item() if hasattr(one, "item") else one
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.utils.data
 
 from gstds.common.checks import near_names
 from gstds.common.state import Stateful
-from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS, asked_of
+from gstds.observation.spec import LARGEST, OBSERVATIONS, OPTIONAL_OBSERVATIONS, asked_of
 
 TELL = (
     "call selector.observe_losses(indices[kept], losses) after each update, "
@@ -53,21 +55,34 @@ def refusals(
 
 
 def numbers(values: Any) -> npt.NDArray[Any]:
-    """Return an array of whatever holds numbers, tensors on any device included."""
-    if hasattr(values, "detach"):
-        values = values.detach().float().cpu() if values.is_floating_point() else values.cpu()
+    """Return an array of whatever holds numbers: tensors on any device, or a list of them."""
+    if isinstance(values, list | tuple) and any(isinstance(one, torch.Tensor) for one in values):
+        values = torch.stack([torch.as_tensor(one) for one in values])
+    if isinstance(values, torch.Tensor):
+        narrow = values.is_floating_point() and values.dtype != torch.float64
+        values = (values.detach().float() if narrow else values.detach()).cpu()
     return np.asarray(values)
 
 
 def eager(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a method called outside what ``torch.compile`` compiles, as a step around it may be."""
+    """Have a method called outside what ``torch.compile`` compiles, as a step around it may be.
+
+    And outside of inference mode, whose tensors no gradient could go through; and in no worker.
+    """
 
     @functools.wraps(method)
     def called(*arguments: Any, **options: Any) -> Any:
         if torch.compiler.is_compiling():  # what it imports takes seconds: only where it is needed
             disable: Callable[..., Any] = torch.compiler.disable
-            return disable(method)(*arguments, **options)
-        return method(*arguments, **options)
+            return disable(called)(*arguments, **options)
+        if torch.utils.data.get_worker_info() is not None:
+            raise RuntimeError(
+                f"{method.__name__} is called in a DataLoader's worker, on a copy of the selector "
+                "that nobody else sees; call it in the training loop, or pass "
+                "batch_sampler=SelectionSampler(selector, batches)"
+            )
+        with torch.inference_mode(False):
+            return method(*arguments, **options)
 
     return called
 
@@ -86,6 +101,13 @@ def per_sample(name: str, values: Any, n: int) -> npt.NDArray[np.float32]:
     if array.ndim > 1 and len(array) == n:
         mend = f"reduce each sample's: {name}.flatten(1).mean(1)"
         mend += ", or its sum if that is what you train on" if array.shape[1:] != (1,) else ""
+    elif array.ndim == 2 and array.shape[1] == n:
+        mend = f"reduce each sample's, which stand in a column: {name}.mean(0)"
+    elif array.ndim == 1 and 1 < len(array) < n:
+        mend = "pass the indices of the samples that they are of, indices[kept] after training"
+    elif n and array.ndim == 1 and len(array) > n and len(array) % n == 0:
+        mend = f"reduce each sample's {len(array) // n}: {name}.view({n}, -1).mean(1) where they "
+        mend += f"stand together, {name}.view(-1, {n}).mean(0) where the samples come anew"
     raise ValueError(
         f"{name} must be one number for each of the {n} indices, got shape {np.shape(values)}; "
         f"{mend}"
@@ -129,7 +151,7 @@ class DrawnIndices(Stateful):
 
 
 def floats(name: str, values: Any) -> npt.NDArray[np.float32]:
-    """Return numbers as float32.
+    """Return numbers as float32; what is finite stays finite, at its bounds.
 
     Raises:
         TypeError: If they are something else.
@@ -137,7 +159,14 @@ def floats(name: str, values: Any) -> npt.NDArray[np.float32]:
     array = numbers(values)
     if array.dtype.kind not in "fiub" and array.size:
         raise TypeError(f"{name} must be numbers, got {array.dtype}")
-    return array.astype(np.float32)
+    told = array
+    if array.dtype == np.float64:
+        told = np.where(np.isfinite(array), np.clip(array, -LARGEST, LARGEST), array)
+    kept = told.astype(np.float32)
+    if kept.size and kept.min() == kept.max() and array.min() < array.max():
+        text = "that float32, in which they are kept, does not tell apart; multiply them, or "
+        warnings.warn(f"{name} differ by so little {text}subtract what they share", stacklevel=5)
+    return kept
 
 
 def whole_numbers(

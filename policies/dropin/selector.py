@@ -30,9 +30,17 @@ from gstds.observation.gradient_noise import noise_share
 from gstds.observation.memory import SampleMemory
 from gstds.observation.shown import Shown
 from gstds.observation.spec import observation_bounds
-from gstds.policies.base import AnySchedule, Array, Indices, Policy, RunContext, transition_of
+from gstds.policies.base import (
+    AnySchedule,
+    Array,
+    Indices,
+    KeepRatioPolicy,
+    Policy,
+    RunContext,
+    transition_of,
+)
 from gstds.policies.dropin import observed
-from gstds.policies.dropin.arguments import Samples, check_needs, resolve_policy
+from gstds.policies.dropin.arguments import Samples, check_needs, described, resolve_policy
 from gstds.store.feature_store import FeatureStore
 
 
@@ -116,6 +124,7 @@ class Selector(Stateful):
         device: torch.device | str = "cpu",
     ) -> None:
         self.policy, self.name = resolve_policy(policy, schedule, keep)
+        self._parameters = described(self.policy)
         self.total_steps = total_steps
         if total_steps is not None:
             self.total_steps = check_integer("total_steps", total_steps, low=1)
@@ -126,9 +135,9 @@ class Selector(Stateful):
         self._samples = Samples(self.name, self._needs, *told)
         self._indices = observed.DrawnIndices(self._samples.count)
         self._memory = SampleMemory(self._samples.count, self._samples.classes)
-        self._batch_size = batch_size
         if batch_size is not None:
-            self._batch_size = check_integer("batch_size", batch_size, low=1)
+            batch_size = check_integer("batch_size", batch_size, low=1)
+        self._batch_size = self._given_size = batch_size
         self._free_solves = sample_flops is None
         sample = 3.0 if sample_flops is None else sample_flops
         self._sample_flops = check_number("sample_flops", sample, low=0, open_low=True)
@@ -165,7 +174,7 @@ class Selector(Stateful):
         Args:
             indices: Index (n,) of each drawn sample among the training samples, or its id.
             learner_losses: The learner's losses (n,) of the batch now, from a forward in
-                evaluation mode, for a policy that needs them; what is not finite is set aside.
+                evaluation mode, for a policy that needs them; what is not finite ranks last.
             progress: Share of the run done, in [0, 1], where ``total_steps`` is None.
             **learner: What else of `learner_margin`, `learner_entropy`, `learner_probabilities`,
                 `learner_embeddings` the policy needs.
@@ -216,7 +225,8 @@ class Selector(Stateful):
 
         Args:
             batches: Indices (n,) of each.
-            **options: As for `select`, of all the batches, one after the other.
+            **options: As for `select`: a list with what is of each batch, or of all of them, one
+                after the other.
 
         Returns:
             What `select` returns, for each of the batches.
@@ -224,13 +234,19 @@ class Selector(Stateful):
         Raises:
             ValueError: If there is no batch, or as `select`.
         """
-        if not len(batches):
-            raise ValueError("batches must hold at least one batch, got none")
-        parts = [np.atleast_1d(observed.numbers(batch)) for batch in batches]
-        kept, weights = self.select(np.concatenate(parts), **options)
-        ends = np.cumsum([len(part) for part in parts])
+        if not len(batches) or np.ndim(batches[0]) == 0:
+            raise ValueError(
+                f"batches must hold at least one batch of indices, got {batches!r:.80}"
+            )
+        lengths = [len(batch) for batch in batches]
+        parts = {name: told for name, told in options.items() if isinstance(told, list | tuple)}
+        for name, told in parts.items():
+            if [np.shape(one)[:1] for one in told] == [(length,) for length in lengths]:
+                options[name] = [one for part in told for one in part]
+        kept, weights = self.select([one for batch in batches for one in batch], **options)
+        ends = np.cumsum(lengths)
         cuts = np.searchsorted(kept.cpu().numpy(), ends)
-        starts, sizes = (ends - [len(part) for part in parts]).tolist(), np.diff(cuts, prepend=0)
+        starts, sizes = (ends - lengths).tolist(), np.diff(cuts, prepend=0)
         pieces = zip(kept.split(sizes.tolist()), weights.split(sizes.tolist()), starts, strict=True)
         return [(positions - start, own) for positions, own, start in pieces]
 
@@ -250,20 +266,23 @@ class Selector(Stateful):
         return check_fraction("progress", progress)
 
     def _finite(self, batch: Indices, losses: Array) -> Array:
-        """Return losses (n,) of a batch, in place of those not finite what the samples had."""
+        """Return losses (n,) of a batch, the least in place of those not finite: they rank last."""
         wrong = ~np.isfinite(losses)
         if wrong.any():
             if not self.set_aside:
                 text = f"{int(wrong.sum())} of {len(losses)} losses are not finite: set aside, the "
-                text += "samples keep what they had; later ones are counted in selector.set_aside"
+                text += "samples rank last; later ones are counted in selector.set_aside"
                 warnings.warn(f"{text} (step {self.step})", stacklevel=4)
             self.set_aside += int(wrong.sum())
-            return np.where(wrong, self._memory.shown(batch), losses)
+            instead = self._memory.shown(batch) if wrong.all() else losses[~wrong].min()
+            return np.where(wrong, instead, losses)
         return losses
 
     def _checked(self, indices: Any, *, empty: bool = False) -> Indices:
-        indices = self._samples.positions(indices)
-        batch = observed.whole_numbers("indices", indices, kinds="iu", empty=empty)
+        if not self.ahead or observed.numbers(indices).dtype.kind not in "iu":
+            indices = self._samples.positions(indices)  # a sampler draws positions
+        mend = "; pass ids= to Selector if that is what the samples are called"
+        batch = observed.whole_numbers("indices", indices, mend, kinds="iu", empty=empty)
         last = self._samples.count - 1
         if len(batch) and batch.max() > last:
             raise ValueError(
@@ -279,7 +298,8 @@ class Selector(Stateful):
         Args:
             indices: Index (k,) of each sample, in any order.
             losses: Its loss (k,), as training computed it, not weighted, in any unit and of any
-                sign. What is not finite is set aside, counted and warned of once.
+                sign. What is not finite is set aside, counted and warned of once: the sample ranks
+                last until a finite loss is told.
 
         Raises:
             TypeError: If an argument has the wrong type.
@@ -378,6 +398,11 @@ class Selector(Stateful):
             if learned is not None:
                 self.policy.load_state_dict(learned)
         self._begun, self._begun_with = True, ranks
+        if n == 1 and isinstance(self.policy, KeepRatioPolicy):
+            text = (
+                "of each drawn batch at least one sample is kept, which for batches of one is all"
+            )
+            warnings.warn(f"{text}: call selector.select_together([...])", stacklevel=4)
 
     def _look(self, batch: Indices, views: dict[str, Any]) -> Shown:
         known = self._samples
@@ -477,7 +502,8 @@ class Selector(Stateful):
             warnings.warn(
                 f"{never} of {self._samples.count} samples are never drawn, by all appearance: "
                 "epochs are counted, and the samples known, by num_samples (or labels, rows, "
-                "store); give those of the samples that you draw from, or their ids=",
+                "store); give those of the samples that you draw from, or their ids=, unless the "
+                "others come later",
                 stacklevel=5,
             )
 
@@ -497,6 +523,7 @@ class Selector(Stateful):
             learned = self.policy.state_dict()
         learned = observed.portable(learned, f"state of policy {self.name!r}")
         own = {**self._made_with(), **observed.portable(super().state_dict()), "policy": learned}
+        own["parameters"] = dict(self._parameters)
         return own if self.passed is None else {**own, "passed": copy.deepcopy(self.passed)}
 
     def _made_with(self) -> dict[str, Any]:
@@ -512,9 +539,10 @@ class Selector(Stateful):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned, in a selector made with the same arguments.
 
-        There may be more samples now, behind those that there were, and more steps: that is told
-        in a warning, and schedules go on at the share of the new length that is done. Arrays may
-        stand for tensors. What is refused changes nothing.
+        There may be more samples now, behind those that there were, more steps, another batch size
+        and other parameters of the policy: that is told in a warning, and schedules go on at the
+        share of the new length that is done. Arrays may stand for tensors. What is refused changes
+        nothing.
 
         Raises:
             TypeError: If it is no such state.
@@ -524,11 +552,14 @@ class Selector(Stateful):
             raise TypeError(f"state must be what state_dict returned, got {type(state).__name__}")
         own = self._made_with()
         require_entries(state, (*own, *entries(self), "policy"))
-        grown = {}
+        saved, given = state.get("parameters", {}), self._parameters
+        told = [(name, saved.get(name, text), text) for name, text in given.items()]
+        told += [("batch_size", state["batch_size"], self._given_size or state["batch_size"])]
+        others = [f"{name} {was!s:.60} -> {now!s:.60}" for name, was, now in told if was != now]
         for name in ("num_samples", "total_steps"):
             more = own[name] is not None and state[name] is not None and own[name] > state[name]
             if more:
-                grown[name] = f"{name} {state[name]} -> {own[name]}"
+                others.append(f"{name} {state[name]} -> {own[name]}")
                 own[name] = state[name]
         own["ids"] = self._samples.ids_digest(own["num_samples"])
         for name, value in own.items():
@@ -549,11 +580,12 @@ class Selector(Stateful):
             self._memory = SampleMemory(self._samples.count, self._samples.classes)
             self._indices = observed.DrawnIndices(self._samples.count)
             super().load_state_dict(restored_state)
+            self._batch_size = self._given_size or self._batch_size
             self._memory.grow(self._samples.count)
             self._indices.grow(self._samples.count)
             begun, self._begun = self._begun, False
             if begun:
-                self._begin(int(restored_state["batch_size"]), self._ranks.now().size)
+                self._begin(int(self._batch_size or 1), self._ranks.now().size)
             self.policy.load_state_dict(restored_state["policy"])
         except Exception as error:
             vars(self).update(before)
@@ -563,9 +595,10 @@ class Selector(Stateful):
                 f"the state cannot be taken up by policy {self.name!r}: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        if grown:
-            text = f"the state is of a shorter run or fewer samples: {', '.join(grown.values())}"
-            warnings.warn(f"{text}; what is new counts as not seen yet", stacklevel=2)
+        if others:
+            text = f"the state is of a selector that was made otherwise: {', '.join(others)}"
+            text += "; what is new counts as not seen yet"
+            warnings.warn(f"{text}, and what this one was made with holds", stacklevel=2)
 
 
 def _note_losses(last: Mapping[str, Any], indices: Indices, losses: Array) -> None:
