@@ -27,6 +27,10 @@ _MENDS = {
     "evaluation": "it; call selector.observe_validation(loss, accuracy) before select",
     "gradients": "it; call selector.observe_gradient_noise(samples) before select",
 }
+_IN_WORKER = (
+    "is called in a DataLoader's worker, on a copy of the selector that nobody else sees; call it "
+    "in the training loop, or pass batch_sampler=SelectionSampler(selector, batches)"
+)
 _AHEAD = "it; it is not known ahead of training: call selector.select inside the loop"
 _LEARNER = asked_of(OPTIONAL_OBSERVATIONS, "learner")
 _TENSOR = "__tensor__"
@@ -76,11 +80,7 @@ def eager(method: Callable[..., Any]) -> Callable[..., Any]:
             disable: Callable[..., Any] = torch.compiler.disable
             return disable(called)(*arguments, **options)
         if torch.utils.data.get_worker_info() is not None:
-            raise RuntimeError(
-                f"{method.__name__} is called in a DataLoader's worker, on a copy of the selector "
-                "that nobody else sees; call it in the training loop, or pass "
-                "batch_sampler=SelectionSampler(selector, batches)"
-            )
+            raise RuntimeError(f"{method.__name__} {_IN_WORKER}")
         with torch.inference_mode(False):
             return method(*arguments, **options)
 

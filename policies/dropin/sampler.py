@@ -241,7 +241,7 @@ class SelectionSampler:
             return {**self._beginning, "drawn": self._drawn, "digest": self._digest}
         order |= {"epoch": self._epoch}
         state = {"selector": self.selector.state_dict(), "order": order, "drawn": self._start}
-        return {**state, "digest": self._expected or 0}
+        return {**state, "digest": self._expected}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned: the next epoch is the rest of the one it was in.
@@ -289,17 +289,12 @@ def _refuse_beyond(drawn: int, start: int) -> None:
 
 
 def _refuse_what_is_known_later(selector: Selector) -> None:
-    needs = selector.policy.needs
-    ahead = "at a batch selected ahead of training would depend on the number of workers"
-    late = {"are not known before the images are loaded": asked_of(needs, "learner")}
-    late[ahead] = asked_of(needs, "evaluation", "gradients")
-    reasons = [f"needs {', '.join(names)}, which {why}" for why, names in late.items() if names]
-    if selector.learns:
-        reasons.append("learns from each step, and batches are selected ahead of training")
-    if reasons:
+    late = asked_of(selector.policy.needs, "learner", "evaluation", "gradients")
+    why = f"needs {', '.join(late)}" if late else "learns from each step"
+    if late or selector.learns:
         raise ValueError(
-            f"selector: policy {selector.name!r} {reasons[0]}; call selector.select inside the "
-            "loop instead"
+            f"selector: policy {selector.name!r} {why}, and batches are selected ahead of "
+            "training, how far depends on the workers; call selector.select inside the loop instead"
         )
 
 

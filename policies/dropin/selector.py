@@ -15,13 +15,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from gstds.common.checks import (
-    check_fraction,
-    check_integer,
-    check_number,
-    require_entries,
-    users_code,
-)
+from gstds.common import checks
 from gstds.common.noise import STREAMS, fan_out, policy_seed
 from gstds.common.process_group import Group, ProcessGroup
 from gstds.common.state import Stateful, entries
@@ -30,18 +24,12 @@ from gstds.observation.gradient_noise import noise_share
 from gstds.observation.memory import SampleMemory
 from gstds.observation.shown import Shown
 from gstds.observation.spec import observation_bounds
-from gstds.policies.base import (
-    AnySchedule,
-    Array,
-    Indices,
-    KeepRatioPolicy,
-    Policy,
-    RunContext,
-    transition_of,
-)
+from gstds.policies.base import AnySchedule, Array, Indices, Policy, RunContext, transition_of
 from gstds.policies.dropin import observed
 from gstds.policies.dropin.arguments import Samples, check_needs, described, resolve_policy
 from gstds.store.feature_store import FeatureStore
+
+_ALONE = 10
 
 
 class Selector(Stateful):
@@ -70,10 +58,9 @@ class Selector(Stateful):
             positions; it says the number of samples too.
         batch_size: Samples of a drawn batch, what an epoch's steps are counted with; None for the
             first one's. Where batch sizes differ, give their mean.
-        sample_flops: Operations of a forward and backward of one sample; None counts a forward as
-            one, a forward and backward as three, and nothing for spectral solves or the policy's
-            own arithmetic.
-        forward_flops: Operations of a forward of one sample; None for a third of the above.
+        sample_flops: Operations of a forward and backward of one sample, of which a forward is a
+            third; None counts three, and nothing for spectral solves or the policy's own
+            arithmetic.
         price: What full training's compute costs, in units of the validation loss, in the reward.
         distributed: Whether to agree with the other processes on what the loss is divided by; None
             if ``torch.distributed`` is initialized when the first batch is selected.
@@ -118,7 +105,6 @@ class Selector(Stateful):
         ids: Any = None,
         batch_size: int | None = None,
         sample_flops: float | None = None,
-        forward_flops: float | None = None,
         price: float = 0.1,
         distributed: bool | None = None,
         device: torch.device | str = "cpu",
@@ -127,8 +113,8 @@ class Selector(Stateful):
         self._parameters = described(self.policy)
         self.total_steps = total_steps
         if total_steps is not None:
-            self.total_steps = check_integer("total_steps", total_steps, low=1)
-        self._seed = check_integer("seed", seed)
+            self.total_steps = checks.check_integer("total_steps", total_steps, low=1)
+        self._seed = checks.check_integer("seed", seed)
         self._selection_seed = fan_out(self._seed, STREAMS)["selection"]
         self._needs = check_needs(self.name, self.policy)
         told = (store, reference_losses, rows, labels, num_samples, num_classes, ids)
@@ -136,27 +122,23 @@ class Selector(Stateful):
         self._indices = observed.DrawnIndices(self._samples.count)
         self._memory = SampleMemory(self._samples.count, self._samples.classes)
         if batch_size is not None:
-            batch_size = check_integer("batch_size", batch_size, low=1)
+            batch_size = checks.check_integer("batch_size", batch_size, low=1)
         self._batch_size = self._given_size = batch_size
         self._free_solves = sample_flops is None
         sample = 3.0 if sample_flops is None else sample_flops
-        self._sample_flops = check_number("sample_flops", sample, low=0, open_low=True)
-        forward = self._sample_flops / 3 if forward_flops is None else forward_flops
-        self._forward_flops = check_number("forward_flops", forward, low=0)
-        self._price = check_number("price", price, low=0)
+        self._sample_flops = checks.check_number("sample_flops", sample, low=0, open_low=True)
+        self._price = checks.check_number("price", price, low=0)
         self._ranks = Ranks(distributed, device)
         self.learns = type(self.policy).learn is not Policy.learn
-        self.ahead, self._begun, self._begun_with = False, False, 1
-        self.step, self._spent, self._keep_ratio, self._progress = 0, 0.0, 1.0, 0.0
-        self.set_aside = 0
-        self._drawn = self._kept = self._width = 0
+        self.ahead = self._begun = self._told_of_undrawn = self._told_of_strange = False
+        self.step = self.set_aside = self._drawn = self._kept = self._width = 0
         self._untold = self._empty = self.kept_elsewhere = 0
+        self._spent = self._progress = self._spent_at_validation = self._reward = 0.0
+        self._keep_ratio, self._begun_with = 1.0, 1
         self._told: dict[str, float] = {}
-        self._spent_at_validation, self._reward = 0.0, 0.0
         self._last: dict[str, Any] | None = None
         self.held: dict[str, Any] | None = None
         self.passed: dict[str, Any] | None = None
-        self._told_of_undrawn = self._told_of_strange = False
 
     # ------------------------------------------------------------------ what is called
 
@@ -207,7 +189,7 @@ class Selector(Stateful):
             warnings.warn(f"total_steps={self.total_steps} {text}", stacklevel=2)
         observation = self._look(batch, views)
         self._teach(observation)
-        with users_code(self._who):
+        with checks.users_code(self._who):
             answer = self.policy.act(observation)
         n, highest = len(observation["valid"]), self.policy.max_weight
         where = f"(policy {self.name!r}, step {self.step})"
@@ -263,7 +245,7 @@ class Selector(Stateful):
                 "progress is not known, for total_steps is None; call selector.select(indices, "
                 "progress=...) with the share of the run done, in [0, 1]"
             )
-        return check_fraction("progress", progress)
+        return checks.check_fraction("progress", progress)
 
     def _finite(self, batch: Indices, losses: Array) -> Array:
         """Return losses (n,) of a batch, the least in place of those not finite: they rank last."""
@@ -332,8 +314,8 @@ class Selector(Stateful):
         For a policy that needs `validation_loss` or learns from a reward, which is the drop of this
         loss since the call before, minus ``price`` times the share of compute spent meanwhile.
         """
-        loss = check_number("loss", loss)
-        accuracy = check_number("accuracy", accuracy, low=0, high=1)
+        loss = checks.check_number("loss", loss)
+        accuracy = checks.check_number("accuracy", accuracy, low=0, high=1)
         if "validation_loss" in self._told and self._begun:
             spent = self._share(self._spent - self._spent_at_validation)
             self._reward += self._told["validation_loss"] - loss - self._price * spent
@@ -348,7 +330,7 @@ class Selector(Stateful):
         one's own.
         """
         if samples != math.inf:
-            samples = check_number("samples", samples, low=0)
+            samples = checks.check_number("samples", samples, low=0)
         self._told["gradient_noise"] = noise_share(samples)
 
     def _share(self, flops: float) -> float:
@@ -384,7 +366,7 @@ class Selector(Stateful):
             embedding_dim=self._width,
             epochs=epochs,
             feature_dim=known.dim,
-            forward_flops=self._forward_flops,
+            forward_flops=self._sample_flops / 3,
             max_draws=steps,
             num_classes=known.classes,
             num_samples=known.count,
@@ -393,22 +375,17 @@ class Selector(Stateful):
             steps_per_epoch=per_epoch,
             total_steps=steps,
         )
-        with users_code(self._who):
+        with checks.users_code(self._who):
             self.policy.reset(policy_seed(self._seed), self._context)
             if learned is not None:
                 self.policy.load_state_dict(learned)
         self._begun, self._begun_with = True, ranks
-        if n == 1 and isinstance(self.policy, KeepRatioPolicy):
-            text = (
-                "of each drawn batch at least one sample is kept, which for batches of one is all"
-            )
-            warnings.warn(f"{text}: call selector.select_together([...])", stacklevel=4)
 
     def _look(self, batch: Indices, views: dict[str, Any]) -> Shown:
         known = self._samples
         raw, flops = known.view(batch)
         self._spent += 0.0 if self._free_solves else flops
-        self._spent += len(batch) * self._forward_flops if views else 0.0
+        self._spent += len(batch) * self._sample_flops / 3 if views else 0.0
         n = max(len(batch), self._batch_size or 0)
         view = batch_view(
             observation_bounds(self._needs, n, known.classes, known.dim, self._width),
@@ -455,7 +432,7 @@ class Selector(Stateful):
         }
         seen, weights = info.pop("observation"), info.pop("weights")
         reward, self._reward = self._reward, 0.0
-        with users_code(self._who):
+        with checks.users_code(self._who):
             self.policy.learn(transition_of(self.policy, seen, weights, reward, following, info))
 
     def _answer(
@@ -465,12 +442,12 @@ class Selector(Stateful):
         n, kept = len(batch), np.flatnonzero(weights[: len(batch)] > 0)
         self._spent += len(kept) * self._sample_flops
         if not self._free_solves:
-            with users_code(self._who):
+            with checks.users_code(self._who):
                 self._spent += self.policy.step_flops(n, len(kept), self._context)
         self._keep_ratio = len(kept) / n
         self._drawn += n
-        self._note_drawn(batch)
         self._kept += len(kept)
+        self._note_drawn(batch)
         self._untold += len(kept) > 0
         self.step += 1
         if self.learns:
@@ -494,6 +471,10 @@ class Selector(Stateful):
 
     def _note_drawn(self, batch: Indices) -> None:
         self._indices.take(batch)
+        named = hasattr(self.policy, "keep") or hasattr(self.policy, "keep_ratio")
+        if named and self.step + 1 == self._drawn == self._kept == _ALONE:
+            text = "of each batch at least one sample is kept, which for batches of one is all"
+            warnings.warn(f"{text}: call selector.select_together([...])", stacklevel=5)
         at_end = (self.step + 1) % self._context.steps_per_epoch == 0
         if self._begun_with > 1 or not at_end or self._told_of_undrawn:
             return
@@ -519,7 +500,7 @@ class Selector(Stateful):
         """
         if self.held is not None:
             return copy.deepcopy(self.held)
-        with users_code(self._who):
+        with checks.users_code(self._who):
             learned = self.policy.state_dict()
         learned = observed.portable(learned, f"state of policy {self.name!r}")
         own = {**self._made_with(), **observed.portable(super().state_dict()), "policy": learned}
@@ -551,23 +532,20 @@ class Selector(Stateful):
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be what state_dict returned, got {type(state).__name__}")
         own = self._made_with()
-        require_entries(state, (*own, *entries(self), "policy"))
+        checks.require_entries(state, (*own, *entries(self), "policy"))
         saved, given = state.get("parameters", {}), self._parameters
         told = [(name, saved.get(name, text), text) for name, text in given.items()]
         told += [("batch_size", state["batch_size"], self._given_size or state["batch_size"])]
         others = [f"{name} {was!s:.60} -> {now!s:.60}" for name, was, now in told if was != now]
         for name in ("num_samples", "total_steps"):
-            more = own[name] is not None and state[name] is not None and own[name] > state[name]
-            if more:
+            if (own[name] or 0) > (state[name] or math.inf):
                 others.append(f"{name} {state[name]} -> {own[name]}")
                 own[name] = state[name]
         own["ids"] = self._samples.ids_digest(own["num_samples"])
         for name, value in own.items():
             if state[name] != value:
-                raise ValueError(
-                    f"the state is of {name} {state[name]!r}, this selector of {value!r}; "
-                    "make it with the same arguments"
-                )
+                text = f"the state is of {name} {state[name]!r}, this selector of {value!r}"
+                raise ValueError(f"{text}; make it with the same arguments")
         wanted = (own["num_samples"],)
         for name in ("last_losses", "last_trained", "visits", "known"):
             shape = tuple(np.shape(state["memory"].get(name)))
@@ -591,10 +569,8 @@ class Selector(Stateful):
             vars(self).update(before)
             if learned is not None:
                 self.policy.load_state_dict(observed.restored(learned))
-            raise ValueError(
-                f"the state cannot be taken up by policy {self.name!r}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+            text = f"the state cannot be taken up by policy {self.name!r}"
+            raise ValueError(f"{text}: {type(error).__name__}: {error}") from error
         if others:
             text = f"the state is of a selector that was made otherwise: {', '.join(others)}"
             text += "; what is new counts as not seen yet"
@@ -638,11 +614,8 @@ class Ranks:
         try:
             torch.device(device)
         except (RuntimeError, TypeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"device must be a torch device, such as 'cpu' or 'cuda:0', got {device!r}: "
-                f"{reason}"
-            ) from error
+            text = f"device must be a torch device, such as 'cpu' or 'cuda:0', got {device!r}"
+            raise ValueError(text + ": " + str(error).partition("\n")[0]) from error
 
     def now(self) -> Group:
         """Return the processes that there are at this moment."""

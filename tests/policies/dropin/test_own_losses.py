@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-import warnings
 
 import numpy as np
 import pytest
@@ -355,13 +354,24 @@ def test_losses_of_batches_of_one_update_may_be_told_in_parts():
     assert found.tolist() == sorted(losses.topk(5).indices.tolist())
 
 
-def test_batches_of_one_are_kept_whole_and_told_of():
+def one_by_one(chooser, steps):
+    for index in range(steps):
+        chooser.select([index])
+        chooser.observe_losses([index], [1.0])
+
+
+@pytest.mark.parametrize("policy", ["random", make_policy("best", doubt=0)])
+def test_batches_of_one_are_kept_whole_and_told_of(policy):
+    chooser = selector(policy=policy)
+    one_by_one(chooser, 9)
     with pytest.warns(UserWarning, match=r"which for batches of one is all: call .*_together"):
-        selector(schedule="constant", keep=0.25).select([3])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        selector(policy="infobatch").select([3])  # it decides sample by sample
-        selector(batch_size=20).select([3])
+        one_by_one(chooser, 3)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("policy", ["infobatch", "full"])  # they decide sample by sample
+def test_batches_of_one_may_be_meant(policy):
+    one_by_one(selector(policy=policy), 12)
 
 
 def test_a_compiled_step_selects_outside_what_is_compiled():
