@@ -82,13 +82,11 @@ class SampleMemory(Stateful):
         values = told[finite].astype(np.float64)
         if not len(values):
             return
-        samples, at = np.unique(indices[finite][::-1], return_index=True)
-        aside = np.setdiff1d(indices[~finite], samples)
-        new = np.append(values[::-1][at], np.zeros(len(aside)))
-        samples = np.append(samples, aside)
-        now = np.arange(len(samples)) < len(at)
+        each = np.append(indices[finite][::-1], indices[~finite])  # the first of a sample counts
+        samples, at = np.unique(each, return_index=True)
+        now, new = at < len(values), np.append(values[::-1], np.zeros(len(each) - len(values)))[at]
         self._sum += _exact(new) - _exact(self.last_losses[samples])  # 0 where none is known
-        self._count += len(at) - int(self.known[samples].sum())
+        self._count += int(now.sum()) - int(self.known[samples].sum())
         self.last_losses[samples], self.known[samples] = new, now
         self.train_loss = float(values.mean())
         self._first = self._first or [self.train_loss, float(np.abs(values).mean()) or 1.0]

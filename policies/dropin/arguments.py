@@ -96,14 +96,8 @@ class Samples:
     Args:
         policy: The policy's name, for messages.
         needs: Optional observations of the policy, name -> options.
-        store: The features, or their folder, or None.
-        losses: Reference losses (n,), one for each sample; or their file, one for each row of the
-            store; None for ``losses.safetensors`` in the store's folder.
-        rows: Row of the store (n,) for each sample; None for the sample's own index.
-        labels: Class (n,) of each sample, or None.
-        count: Number of samples, or None.
-        classes: Number of classes, or None.
-        ids: What each sample is called (n,), where that is not its position; or None.
+        told: What a `Selector` was given as store, reference_losses, rows, labels, num_samples,
+            num_classes and ids; see there.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -118,18 +112,8 @@ class Samples:
         labels: Class (n,) of each sample, None if they are not given.
     """
 
-    def __init__(
-        self,
-        policy: str,
-        needs: Mapping[str, Mapping[str, Any]],
-        store: Any,
-        losses: Any,
-        rows: Any,
-        labels: Any,
-        count: int | None,
-        classes: int | None,
-        ids: Any = None,
-    ) -> None:
+    def __init__(self, policy: str, needs: Mapping[str, Mapping[str, Any]], *told: Any) -> None:
+        store, losses, rows, labels, count, classes, ids = told
         self._policy, self._needs = policy, needs
         self.labels = None if labels is None else _checked_labels(labels)
         store = FeatureStore.open(store) if isinstance(store, str | Path) else store

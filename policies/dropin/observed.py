@@ -130,9 +130,8 @@ class DrawnIndices(Stateful):
     def take(self, batch: npt.NDArray[np.int64]) -> None:
         """Take in a drawn batch (n,)."""
         new = np.flatnonzero(~self.drawn[batch])
-        self._since_new = (
-            len(batch) - 1 - int(new[-1]) if len(new) else self._since_new + len(batch)
-        )
+        since = int(new[-1]) + 1 if len(new) else -self._since_new
+        self._since_new = len(batch) - since
         self.drawn[batch] = True
 
     def grow(self, samples: int) -> None:
@@ -224,15 +223,14 @@ def learner_views(
                 f"{name}: policy {policy!r} needs it; call "
                 f"selector.select(indices, {name}=...) with the learner's on this batch"
             )
-        if name == "learner_losses":  # what is not finite is set aside, as it is after training
-            views[name] = per_sample(name, given[name], sizes["N"])
-            continue
-        views[name] = floats(name, given[name])
-        _check_view(name, views[name], sizes)
+        # Of losses what is not finite is set aside, as it is after training.
+        losses = per_sample(name, given[name], sizes["N"]) if name == "learner_losses" else None
+        views[name] = _checked(name, given[name], sizes) if losses is None else losses
     return views
 
 
-def _check_view(name: str, values: npt.NDArray[Any], sizes: Mapping[str, int]) -> None:
+def _checked(name: str, told: Any, sizes: Mapping[str, int]) -> npt.NDArray[np.float32]:
+    values = floats(name, told)
     row, shape, n = OBSERVATIONS[name], values.shape, sizes["N"]
     wanted = tuple(sizes[str(size)] for size in row.shape)
     if not wanted[-1] and len(shape) == 2:  # the first say how wide they are
@@ -240,16 +238,15 @@ def _check_view(name: str, values: npt.NDArray[Any], sizes: Mapping[str, int]) -
     if shape != wanted:
         text = str(wanted) if wanted[-1] else f"({n}, H)"
         raise ValueError(f"{name} must have {n} rows and the shape {text}, got shape {shape}")
-    low = (
-        row.low if row.low >= -1 else -math.inf
-    )  # beyond ±1 it is a bound that they are clipped to
-    high = row.high if row.high == 1 else math.inf
+    low, high = row.low, row.high if row.high == 1 else math.inf
+    if high == math.inf:  # it is a bound that they are clipped to
+        low = -math.inf
     wrong = ~np.isfinite(values) | (values < low - _ROUNDING) | (values > high + _ROUNDING)
     if wrong.any():
         bad, at = values[wrong][0], int(np.argwhere(wrong)[0][0])
-        span = "finite" if low == -math.inf else f"finite and at least {low:g}"
-        span = f"in [{low:g}, {high:g}]" if high < math.inf else span
+        span = f"in [{low:g}, {high:g}]" if high == 1 else "finite"
         raise ValueError(f"{name} must be {span}, got {bad:g} at position {at} of the batch")
+    return values
 
 
 def portable(value: Any, where: str = "state") -> Any:

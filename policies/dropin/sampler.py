@@ -266,18 +266,15 @@ class SelectionSampler:
 
 def _drawn_by(sampler: Any, batches: Any) -> Any:
     """Return the batches drawn by another sampler, by one that is of several processes already."""
-    own = getattr(batches, "sampler", None)
-    if sampler is None:
+    own, replicas = getattr(batches, "sampler", None), getattr(sampler, "num_replicas", None)
+    if sampler is None or replicas == getattr(own, "num_replicas", 0):
         return batches
-    if isinstance(sampler, data.DistributedSampler):
-        if isinstance(own, data.DistributedSampler) and own.num_replicas == sampler.num_replicas:
-            return batches
-        every = type(own) in _OF_ALL and not getattr(own, "replacement", False)
-        if every and len(own) == len(sampler.dataset):
-            batches = copy.copy(batches)
-            batches.sampler = sampler
-            return batches
-    raise ValueError(_INJECTED.format(type(sampler).__name__, type(own).__name__))
+    every = replicas and type(own) in _OF_ALL and not getattr(own, "replacement", False)
+    if not every or len(own) != len(sampler.dataset):
+        raise ValueError(_INJECTED.format(type(sampler).__name__, type(own).__name__))
+    batches = copy.copy(batches)
+    batches.sampler = sampler
+    return batches
 
 
 def _refuse_beyond(drawn: int, start: int) -> None:

@@ -29,8 +29,6 @@ from gstds.policies.dropin import observed
 from gstds.policies.dropin.arguments import Samples, check_needs, described, resolve_policy
 from gstds.store.feature_store import FeatureStore
 
-_ALONE = 10
-
 
 class Selector(Stateful):
     """Says which samples of each drawn batch to train on, in any training loop.
@@ -233,18 +231,14 @@ class Selector(Stateful):
         return [(positions - start, own) for positions, own, start in pieces]
 
     def _progress_told(self, progress: float | None) -> float:
-        if self.total_steps is not None:
-            if progress is not None:
-                raise ValueError(
-                    f"progress must be None beside total_steps={self.total_steps}, got {progress!r}"
-                    "; make the Selector with total_steps=None to tell the progress"
-                )
-            return min(1.0, self.step / self.total_steps)
-        if progress is None:
+        if (progress is None) == (self.total_steps is None):
             raise ValueError(
-                "progress is not known, for total_steps is None; call selector.select(indices, "
-                "progress=...) with the share of the run done, in [0, 1]"
+                f"progress is told where total_steps is None, and nowhere else, got {progress!r} "
+                f"beside total_steps={self.total_steps}; where it is None call selector.select("
+                "indices, progress=...) with the share of the run done, in [0, 1]"
             )
+        if self.total_steps is not None:
+            return min(1.0, self.step / self.total_steps)
         return checks.check_fraction("progress", progress)
 
     def _finite(self, batch: Indices, losses: Array) -> Array:
@@ -294,18 +288,14 @@ class Selector(Stateful):
         strange = ~self._indices.drawn[batch]
         if self.step and strange.any() and not self._told_of_strange:
             self._told_of_strange = True
-            warnings.warn(
-                f"losses are told of samples that were never drawn, {batch[strange][0]} for one; "
-                "pass indices[kept], not the positions kept",
-                stacklevel=3,
-            )
+            text = f"losses are told of samples that were never drawn, {batch[strange][0]} for one"
+            warnings.warn(f"{text}; pass indices[kept], not the positions kept", stacklevel=3)
         self._untold = 0
         if len(everyones[0]):
             self._memory.remember(*everyones, self._progress)
+        finite = self._finite(batch, values)
         if self._last is not None:
-            _note_losses(self._last, batch, self._finite(batch, values))
-        else:
-            self._finite(batch, values)
+            _note_losses(self._last, batch, finite)
 
     @observed.eager
     def observe_validation(self, loss: float, accuracy: float = 0.0) -> None:
@@ -472,7 +462,7 @@ class Selector(Stateful):
     def _note_drawn(self, batch: Indices) -> None:
         self._indices.take(batch)
         named = hasattr(self.policy, "keep") or hasattr(self.policy, "keep_ratio")
-        if named and self.step + 1 == self._drawn == self._kept == _ALONE:
+        if named and self.step + 1 == self._drawn == self._kept == 10:
             text = "of each batch at least one sample is kept, which for batches of one is all"
             warnings.warn(f"{text}: call selector.select_together([...])", stacklevel=5)
         at_end = (self.step + 1) % self._context.steps_per_epoch == 0
@@ -480,13 +470,10 @@ class Selector(Stateful):
             return
         if never := self._indices.never():
             self._told_of_undrawn = True
-            warnings.warn(
-                f"{never} of {self._samples.count} samples are never drawn, by all appearance: "
-                "epochs are counted, and the samples known, by num_samples (or labels, rows, "
-                "store); give those of the samples that you draw from, or their ids=, unless the "
-                "others come later",
-                stacklevel=5,
-            )
+            text = f"{never} of {self._samples.count} samples are never drawn, by all appearance: "
+            text += "epochs are counted, and the samples known, by num_samples (or labels, rows, "
+            text += "store); give those of the samples that you draw from, or their ids="
+            warnings.warn(f"{text}, unless the others come later", stacklevel=5)
 
     # ------------------------------------------------------------------ state
 
@@ -621,10 +608,8 @@ class Ranks:
         """Return the processes that there are at this moment."""
         ready = dist.is_available() and dist.is_initialized()
         if self._wanted and not ready:
-            raise ValueError(
-                "distributed must not be True without a process group; call "
-                "torch.distributed.init_process_group first, or leave distributed out"
-            )
+            text = "call torch.distributed.init_process_group first, or leave distributed out"
+            raise ValueError(f"distributed must not be True without a process group; {text}")
         alone = self._wanted is False or not ready
         return Group() if alone else ProcessGroup(torch.device(self.device))
 

@@ -317,11 +317,13 @@ def test_of_a_length_unknown_the_progress_is_told():
     for step in range(10):
         same = known.select(np.arange(32))[0]
         assert torch.equal(unknown.select(np.arange(32), progress=step / 10)[0], same)
-    with pytest.raises(ValueError, match=r"total_steps is None; call .*progress=\.\.\."):
+    with pytest.raises(ValueError, match=r"got None beside total_steps=None; .*progress=\.\.\."):
         unknown.select([1])
     with pytest.raises(ValueError, match=r"progress must be in \[0, 1\], got 3"):
         unknown.select([1], progress=3)
-    with pytest.raises(ValueError, match="progress must be None beside total_steps=10"):
+    with pytest.raises(
+        ValueError, match=r"progress is told where total_steps is None, .* beside total_steps=10"
+    ):
         known.select([1], progress=0.5)
     for name in ("plateau", "budget", "linucb"):
         one = Selector(make_policy(name, picker="uniform"), None, None, num_samples=64)
