@@ -23,8 +23,10 @@ class Best(Policy):
     A sample's error is the probability that the learner gave to other classes when it last trained
     on it: 1 - exp(-last loss); and that of a guess, 1 - 1/C, if it was never trained on. That is
     for classification: elsewhere it is the share of the batch's losses that its own reaches, and 1
-    before it was trained on, so that the unseen rank first. Samples are drawn without
-    replacement, with odds in proportion to (floor + error) times the trust in the label.
+    before it was trained on, so that none has better odds than the unseen. Samples are drawn
+    without replacement, with odds in proportion to (floor + error) times the trust in the label.
+    A draw leaves some out: after E epochs up to about (1 - keep)^E of the trusted samples were
+    never trained on, 10% after 8 epochs of a quarter; 3% where losses are spread as usual.
     Trust falls from 1 to 0 as the label's chance to be wrong rises from 0 to ``doubt``; those
     without trust come last. How many labels are wrong is estimated from the reference losses, see
     `gstds.selection.control`, which assumes that a wrong one is drawn uniformly. Clean labels

@@ -22,10 +22,11 @@ _UNIT = 149  # every float32 is a whole number of 2^-149: sums of those are exac
 class SampleMemory(Stateful):
     """Remembers, for every training sample, its last loss and when it was trained on.
 
-    Losses are kept as told, in whatever unit and of whatever sign. Those that are not finite are
-    set aside: the sample keeps the loss that it had. One without a loss shows the mean of those
-    that have one; before any, log C for a classification, else 0. A step takes the time of its
-    batch, however many samples there are.
+    Losses are kept as told, in whatever unit and of whatever sign. A sample whose loss was not
+    finite is set aside until a finite one is told: it shows the least of its batch, so that it
+    ranks last. (Where none of a batch is finite that is no sample's fault, and all keep what they
+    had.) One that was never seen shows the mean of those that have a loss; before any, log C for a
+    classification, else 0. A step takes the time of its batch, however many samples there are.
 
     Args:
         samples: Number of training samples n.
@@ -36,7 +37,8 @@ class SampleMemory(Stateful):
         ValueError: If a count is below 1.
 
     Attributes:
-        last_losses: Learner loss (n,) when last trained on; 0 where none was told.
+        last_losses: Learner loss (n,) when last trained on; 0 where none was told, or it is set
+            aside.
         known: Whether a sample has such a loss (n,).
         last_trained: Progress (n,) when last trained on; -1 before.
         visits: How often each sample was trained on (n,).
@@ -72,7 +74,7 @@ class SampleMemory(Stateful):
 
         Of a sample that is there more than once the last finite loss counts.
         """
-        told = np.asarray(losses, dtype=np.float32)
+        told, indices = np.asarray(losses, dtype=np.float32), np.asarray(indices)
         self.last_trained[indices] = progress
         np.add.at(self.visits, indices, 1)
         finite = np.isfinite(told)
@@ -80,11 +82,12 @@ class SampleMemory(Stateful):
         values = told[finite].astype(np.float64)
         if not len(values):
             return
-        samples, at = np.unique(np.asarray(indices)[finite][::-1], return_index=True)
-        new = values[::-1][at]
+        each = np.append(indices[finite][::-1], indices[~finite])  # the first of a sample counts
+        samples, at = np.unique(each, return_index=True)
+        now, new = at < len(values), np.append(values[::-1], np.zeros(len(each) - len(values)))[at]
         self._sum += _exact(new) - _exact(self.last_losses[samples])  # 0 where none is known
-        self._count += int((~self.known[samples]).sum())
-        self.last_losses[samples], self.known[samples] = new, True
+        self._count += int(now.sum()) - int(self.known[samples].sum())
+        self.last_losses[samples], self.known[samples] = new, now
         self.train_loss = float(values.mean())
         self._first = self._first or [self.train_loss, float(np.abs(values).mean()) or 1.0]
         first, size = self._first
@@ -96,8 +99,13 @@ class SampleMemory(Stateful):
         return self._sum / (self._count << _UNIT) if self._count else self._guess
 
     def shown(self, batch: Indices) -> npt.NDArray[np.float32]:
-        """Return the last losses of samples (n,), the mean where there is none."""
-        return np.where(self.known[batch], self.last_losses[batch], np.float32(self.mean_last_loss))
+        """Return the last losses of samples (n,): the mean for the unseen, the least set aside."""
+        known, mean = self.known[batch], np.float32(self.mean_last_loss)
+        losses = np.where(known, self.last_losses[batch], mean)
+        aside = ~known & (self.visits[batch] > 0)
+        if aside.any() and not aside.all():
+            losses[aside] = losses[~aside].min()
+        return losses
 
     def grow(self, samples: int) -> None:
         """Have room for more samples: the new ones have not been seen."""

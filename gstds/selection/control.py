@@ -170,6 +170,8 @@ class RiseWatch(Stateful):
         if len(values) == 0 or not np.isfinite(values).all():
             return
         mean, size = float(values.mean()), float(np.abs(values).mean())
+        if not (self._first or size):
+            return  # losses of 0 have no size that others could be measured by
         self._first = self._first or [max(one, self._log_classes) for one in (mean, size)]
         fade = 1.0 - 1.0 / self.BATCHES
         self._loss = fade * self._loss + float(values.sum())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,13 @@ def resolve_policy(
     return make_policy(policy, schedule=schedule), policy
 
 
+def described(policy: Policy) -> dict[str, str]:
+    """Return what a policy was made with, name -> text, as far as it keeps that by its name."""
+    names = [*inspect.signature(type(policy)).parameters, "schedule", "picker"]
+    found = {name: repr(getattr(policy, name)) for name in names if hasattr(policy, name)}
+    return {name: re.sub(" at 0x[0-9a-f]+", "", text) for name, text in found.items()}
+
+
 def check_needs(name: str, policy: Policy) -> dict[str, dict[str, Any]]:
     """Return what a policy needs, name -> options.
 
@@ -87,14 +95,8 @@ class Samples:
     Args:
         policy: The policy's name, for messages.
         needs: Optional observations of the policy, name -> options.
-        store: The features, or their folder, or None.
-        losses: Reference losses (n,), one for each sample; or their file, one for each row of the
-            store; None for ``losses.safetensors`` in the store's folder.
-        rows: Row of the store (n,) for each sample; None for the sample's own index.
-        labels: Class (n,) of each sample, or None.
-        count: Number of samples, or None.
-        classes: Number of classes, or None.
-        ids: What each sample is called (n,), where that is not its position; or None.
+        told: What a `Selector` was given as store, reference_losses, rows, labels, num_samples,
+            num_classes and ids; see there.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -109,18 +111,8 @@ class Samples:
         labels: Class (n,) of each sample, None if they are not given.
     """
 
-    def __init__(
-        self,
-        policy: str,
-        needs: Mapping[str, Mapping[str, Any]],
-        store: Any,
-        losses: Any,
-        rows: Any,
-        labels: Any,
-        count: int | None,
-        classes: int | None,
-        ids: Any = None,
-    ) -> None:
+    def __init__(self, policy: str, needs: Mapping[str, Mapping[str, Any]], *told: Any) -> None:
+        store, losses, rows, labels, count, classes, ids = told
         self._policy, self._needs = policy, needs
         self.labels = None if labels is None else _checked_labels(labels)
         store = FeatureStore.open(store) if isinstance(store, str | Path) else store
@@ -145,7 +137,11 @@ class Samples:
         counts = (
             {} if count is None else {"num_samples": check_integer("num_samples", count, low=1)}
         )
-        self._ids = None if ids is None else [_plain(one) for one in ids]
+        self._ids = None if ids is None else [plain(one) for one in ids]
+        for one in self._ids or ():
+            if not isinstance(one, Hashable) or type(one).__repr__ is object.__repr__:
+                text = "numbers, text or other values that can be looked up and have a repr"
+                raise TypeError(f"ids must be {text}, got {one!r:.80}")
         self._positions = {one: at for at, one in enumerate(self._ids or ())}
         if self._ids is not None:
             counts["ids"] = len(self._ids)
@@ -208,11 +204,13 @@ class Samples:
         """
         if self._ids is None:
             return ids
-        named = [_plain(one) for one in ([ids] if isinstance(ids, str) else ids)]
-        for one in named:
-            if one not in self._positions:
+        named = [plain(one) for one in ([ids] if isinstance(ids, str | bytes) else ids)]
+        at = [self._positions.get(one, -1) for one in named]
+        for one, where in zip(named, at, strict=True):
+            # A float equals the whole number that it was rounded to, and so another sample's id.
+            if where < 0 or isinstance(one, float) > isinstance(self._ids[where], float):
                 raise ValueError(f"indices: no sample has the id {one!r}; ids= must name them all")
-        return np.array([self._positions[one] for one in named], dtype=np.int64)
+        return np.array(at, dtype=np.int64)
 
     def ids_digest(self, count: int) -> str:
         """Return a digest of the first ids, "" without ids: a state is of samples in an order."""
@@ -230,7 +228,8 @@ class Samples:
         return raw | {n: values[batch] for n, values in known.items() if values is not None}, flops
 
 
-def _plain(one: Any) -> Any:
+def plain(one: Any) -> Any:
+    """Return Python's own value of a number, a text or an id."""
     return one.item() if hasattr(one, "item") else one
 
 

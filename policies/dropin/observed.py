@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.utils.data
 
 from gstds.common.checks import near_names
 from gstds.common.state import Stateful
-from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS, asked_of
+from gstds.observation.spec import LARGEST, OBSERVATIONS, OPTIONAL_OBSERVATIONS, asked_of
 
 TELL = (
     "call selector.observe_losses(indices[kept], losses) after each update, "
@@ -25,6 +27,10 @@ _MENDS = {
     "evaluation": "it; call selector.observe_validation(loss, accuracy) before select",
     "gradients": "it; call selector.observe_gradient_noise(samples) before select",
 }
+_IN_WORKER = (
+    "is called in a DataLoader's worker, on a copy of the selector that nobody else sees; call it "
+    "in the training loop, or pass batch_sampler=SelectionSampler(selector, batches)"
+)
 _AHEAD = "it; it is not known ahead of training: call selector.select inside the loop"
 _LEARNER = asked_of(OPTIONAL_OBSERVATIONS, "learner")
 _TENSOR = "__tensor__"
@@ -53,21 +59,30 @@ def refusals(
 
 
 def numbers(values: Any) -> npt.NDArray[Any]:
-    """Return an array of whatever holds numbers, tensors on any device included."""
-    if hasattr(values, "detach"):
-        values = values.detach().float().cpu() if values.is_floating_point() else values.cpu()
+    """Return an array of whatever holds numbers: tensors on any device, or a list of them."""
+    if isinstance(values, list | tuple) and any(isinstance(one, torch.Tensor) for one in values):
+        values = torch.stack([torch.as_tensor(one) for one in values])
+    if isinstance(values, torch.Tensor):
+        narrow = values.is_floating_point() and values.dtype != torch.float64
+        values = (values.detach().float() if narrow else values.detach()).cpu()
     return np.asarray(values)
 
 
 def eager(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a method called outside what ``torch.compile`` compiles, as a step around it may be."""
+    """Have a method called outside what ``torch.compile`` compiles, as a step around it may be.
+
+    And outside of inference mode, whose tensors no gradient could go through; and in no worker.
+    """
 
     @functools.wraps(method)
     def called(*arguments: Any, **options: Any) -> Any:
         if torch.compiler.is_compiling():  # what it imports takes seconds: only where it is needed
             disable: Callable[..., Any] = torch.compiler.disable
-            return disable(method)(*arguments, **options)
-        return method(*arguments, **options)
+            return disable(called)(*arguments, **options)
+        if torch.utils.data.get_worker_info() is not None:
+            raise RuntimeError(f"{method.__name__} {_IN_WORKER}")
+        with torch.inference_mode(False):
+            return method(*arguments, **options)
 
     return called
 
@@ -86,6 +101,13 @@ def per_sample(name: str, values: Any, n: int) -> npt.NDArray[np.float32]:
     if array.ndim > 1 and len(array) == n:
         mend = f"reduce each sample's: {name}.flatten(1).mean(1)"
         mend += ", or its sum if that is what you train on" if array.shape[1:] != (1,) else ""
+    elif array.ndim == 2 and array.shape[1] == n:
+        mend = f"reduce each sample's, which stand in a column: {name}.mean(0)"
+    elif array.ndim == 1 and 1 < len(array) < n:
+        mend = "pass the indices of the samples that they are of, indices[kept] after training"
+    elif n and array.ndim == 1 and len(array) > n and len(array) % n == 0:
+        mend = f"reduce each sample's {len(array) // n}: {name}.view({n}, -1).mean(1) where they "
+        mend += f"stand together, {name}.view(-1, {n}).mean(0) where the samples come anew"
     raise ValueError(
         f"{name} must be one number for each of the {n} indices, got shape {np.shape(values)}; "
         f"{mend}"
@@ -108,9 +130,8 @@ class DrawnIndices(Stateful):
     def take(self, batch: npt.NDArray[np.int64]) -> None:
         """Take in a drawn batch (n,)."""
         new = np.flatnonzero(~self.drawn[batch])
-        self._since_new = (
-            len(batch) - 1 - int(new[-1]) if len(new) else self._since_new + len(batch)
-        )
+        since = int(new[-1]) + 1 if len(new) else -self._since_new
+        self._since_new = len(batch) - since
         self.drawn[batch] = True
 
     def grow(self, samples: int) -> None:
@@ -129,7 +150,7 @@ class DrawnIndices(Stateful):
 
 
 def floats(name: str, values: Any) -> npt.NDArray[np.float32]:
-    """Return numbers as float32.
+    """Return numbers as float32; what is finite stays finite, at its bounds.
 
     Raises:
         TypeError: If they are something else.
@@ -137,7 +158,14 @@ def floats(name: str, values: Any) -> npt.NDArray[np.float32]:
     array = numbers(values)
     if array.dtype.kind not in "fiub" and array.size:
         raise TypeError(f"{name} must be numbers, got {array.dtype}")
-    return array.astype(np.float32)
+    told = array
+    if array.dtype == np.float64:
+        told = np.where(np.isfinite(array), np.clip(array, -LARGEST, LARGEST), array)
+    kept = told.astype(np.float32)
+    if kept.size and kept.min() == kept.max() and array.min() < array.max():
+        text = "that float32, in which they are kept, does not tell apart; multiply them, or "
+        warnings.warn(f"{name} differ by so little {text}subtract what they share", stacklevel=5)
+    return kept
 
 
 def whole_numbers(
@@ -195,15 +223,14 @@ def learner_views(
                 f"{name}: policy {policy!r} needs it; call "
                 f"selector.select(indices, {name}=...) with the learner's on this batch"
             )
-        if name == "learner_losses":  # what is not finite is set aside, as it is after training
-            views[name] = per_sample(name, given[name], sizes["N"])
-            continue
-        views[name] = floats(name, given[name])
-        _check_view(name, views[name], sizes)
+        # Of losses what is not finite is set aside, as it is after training.
+        losses = per_sample(name, given[name], sizes["N"]) if name == "learner_losses" else None
+        views[name] = _checked(name, given[name], sizes) if losses is None else losses
     return views
 
 
-def _check_view(name: str, values: npt.NDArray[Any], sizes: Mapping[str, int]) -> None:
+def _checked(name: str, told: Any, sizes: Mapping[str, int]) -> npt.NDArray[np.float32]:
+    values = floats(name, told)
     row, shape, n = OBSERVATIONS[name], values.shape, sizes["N"]
     wanted = tuple(sizes[str(size)] for size in row.shape)
     if not wanted[-1] and len(shape) == 2:  # the first say how wide they are
@@ -211,16 +238,15 @@ def _check_view(name: str, values: npt.NDArray[Any], sizes: Mapping[str, int]) -
     if shape != wanted:
         text = str(wanted) if wanted[-1] else f"({n}, H)"
         raise ValueError(f"{name} must have {n} rows and the shape {text}, got shape {shape}")
-    low = (
-        row.low if row.low >= -1 else -math.inf
-    )  # beyond ±1 it is a bound that they are clipped to
-    high = row.high if row.high == 1 else math.inf
+    low, high = row.low, row.high if row.high == 1 else math.inf
+    if high == math.inf:  # it is a bound that they are clipped to
+        low = -math.inf
     wrong = ~np.isfinite(values) | (values < low - _ROUNDING) | (values > high + _ROUNDING)
     if wrong.any():
         bad, at = values[wrong][0], int(np.argwhere(wrong)[0][0])
-        span = "finite" if low == -math.inf else f"finite and at least {low:g}"
-        span = f"in [{low:g}, {high:g}]" if high < math.inf else span
+        span = f"in [{low:g}, {high:g}]" if high == 1 else "finite"
         raise ValueError(f"{name} must be {span}, got {bad:g} at position {at} of the batch")
+    return values
 
 
 def portable(value: Any, where: str = "state") -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch.utils import data
 
 from gstds.common.checks import check_integer, require_entries
 from gstds.observation.spec import asked_of
+from gstds.policies.dropin.arguments import plain
 from gstds.policies.dropin.selector import Selector
 
 _NO_BATCH = (
@@ -23,15 +26,16 @@ _NO_GENERATOR = (
     "generator=torch.Generator().manual_seed(0)"
 )
 _INJECTED = (
-    "SelectionSampler got an unexpected keyword argument {!r}: it takes a selector and batches. "
-    "Lightning gives it one to put a sampler of its own into it: pass "
-    "Trainer(use_distributed_sampler=False), and batches drawn by a DistributedSampler"
+    "sampler: a {} does not draw what the batches' own {} does, and Lightning would put it in its "
+    "place; pass Trainer(use_distributed_sampler=False), and batches drawn by a "
+    "DistributedSampler. To evaluate or predict, use a loader without selection"
 )
-_OF_INDICES: tuple[type, ...] = (
-    data.RandomSampler,
-    data.SequentialSampler,
-    data.SubsetRandomSampler,
+_ANOTHER_ORDER = (
+    "batches: the {} batches drawn again are not those that were drawn before the state was saved; "
+    "draw by a sampler that has set_epoch, or a generator of its own, with the same seed"
 )
+_OF_ALL = (data.RandomSampler, data.SequentialSampler)
+_OF_INDICES: tuple[type, ...] = (*_OF_ALL, data.SubsetRandomSampler)
 _OF_INDICES += (data.WeightedRandomSampler, data.DistributedSampler)
 
 
@@ -84,22 +88,29 @@ class SelectionSampler:
     Args:
         selector: Selects; its losses need not be told.
         batches: The drawn batches of an epoch, as lists of indices: a ``BatchSampler``, for one.
+            Of ids, if the selector has some and these are no whole numbers, which are positions.
+        sampler: A ``DistributedSampler`` that takes the place of the batches' own, which draws
+            all samples; Lightning gives it. One that the batches have already stays.
 
     Raises:
         TypeError: If an argument has the wrong type, or the batches could be drawn only once.
-        ValueError: If the policy needs to look at the learner, or learns while training goes on.
+        ValueError: If the policy needs to look at the learner, or learns while training goes on; or
+            the sampler would draw other samples than the batches' own.
     """
 
-    def __init__(self, selector: Selector, batches: Any = None, **injected: Any) -> None:
-        if injected:
-            raise TypeError(_INJECTED.format(next(iter(injected))))
+    def __init__(self, selector: Selector, batches: Any, *, sampler: Any = None) -> None:
         if not isinstance(selector, Selector):
             raise TypeError(f"selector must be a gstds.Selector, got {selector!r}")
         _refuse_what_is_known_later(selector)
         _check_batches(batches)
         selector.ahead = True
-        self.selector, self.batches = selector, batches
-        self._start = self._drawn = 0
+        self.selector, self.batches = selector, _drawn_by(sampler, batches)
+        made_with = {"selector": selector, "batches": batches, "sampler": None}
+        noted = {"args": (), "kwargs": made_with, "arg_names": (), "default_kwargs": {}}
+        for name, value in noted.items():  # by which Lightning makes it anew, with its own sampler
+            setattr(self, f"__pl_saved_{name}", value)
+        self._start = self._drawn = self._digest = 0
+        self._expected: int | None = None
         self._epoch: int | None = None
         self._beginning: dict[str, Any] | None = None
         self._passed: dict[str, Any] | None = None
@@ -156,14 +167,15 @@ class SelectionSampler:
         start = check_integer("batch", batch)
         if hasattr(self.batches, "__len__"):
             _refuse_beyond(len(self), start)
-        self._start = start
+        self._start, self._expected = start, None
 
     def __iter__(self) -> Iterator[list[tuple[int, float]]]:
         """Yield the (index, weight) pairs of each batch of which something is kept.
 
         Raises:
             TypeError: If a drawn batch is no list of indices.
-            ValueError: If the epoch ends before the batch it was to start at.
+            ValueError: If the epoch ends before the batch it was to start at, or the batches before
+                are not those that were drawn when the state was saved.
         """
         selector, order = self.selector, self._order()
         again, told, self._epoch = self._epoch, order["epoch"], None
@@ -174,6 +186,7 @@ class SelectionSampler:
         selector.held = held = selector.state_dict()
         self._beginning = {"selector": held, "order": order | {"epoch": epoch}}
         start, self._start, self._drawn = self._start, 0, 0
+        expected, self._expected, self._digest = self._expected, None, 0
         if again is not None:
             self.set_epoch(again)
         drawn_batches = iter(self.batches)
@@ -184,8 +197,11 @@ class SelectionSampler:
             drawn, following = following, next(drawn_batches, None)
             if np.ndim(drawn) == 0:
                 raise TypeError(_NO_BATCH.format(f"{drawn!r} as batch {self._drawn}"))
-            indices = [int(index) for index in drawn]
-            kept, weights = selector.select(np.asarray(indices, dtype=np.int64))
+            indices = [plain(index) for index in drawn]
+            self._digest = zlib.crc32(repr(indices).encode(), self._digest)
+            if self._drawn + 1 == start and expected not in (None, self._digest):
+                raise ValueError(_ANOTHER_ORDER.format(start))
+            kept, weights = selector.select(indices)
             pairs = zip(kept.tolist(), weights.tolist(), strict=True)
             chosen = [(indices[i], float(weight)) for i, weight in pairs]
             if not chosen and selector.kept_elsewhere:
@@ -222,9 +238,10 @@ class SelectionSampler:
         if hasattr(sampler, "generator") and order["epoch"] is order["generator"] is None:
             raise ValueError(_NO_GENERATOR.format(type(sampler).__name__))
         if self._beginning is not None:  # made once an epoch: loaders ask at every batch
-            return {**self._beginning, "drawn": self._drawn}
+            return {**self._beginning, "drawn": self._drawn, "digest": self._digest}
         order |= {"epoch": self._epoch}
-        return {"selector": self.selector.state_dict(), "order": order, "drawn": self._start}
+        state = {"selector": self.selector.state_dict(), "order": order, "drawn": self._start}
+        return {**state, "digest": self._expected}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned: the next epoch is the rest of the one it was in.
@@ -244,6 +261,20 @@ class SelectionSampler:
         if drawn_by is not None:
             generator.set_state(torch.as_tensor(drawn_by, dtype=torch.uint8))
         self._epoch, self._drawn, self._beginning = order["epoch"], 0, None
+        self._expected = state.get("digest")
+
+
+def _drawn_by(sampler: Any, batches: Any) -> Any:
+    """Return the batches drawn by another sampler, by one that is of several processes already."""
+    own, replicas = getattr(batches, "sampler", None), getattr(sampler, "num_replicas", None)
+    if sampler is None or replicas == getattr(own, "num_replicas", 0):
+        return batches
+    every = replicas and type(own) in _OF_ALL and not getattr(own, "replacement", False)
+    if not every or len(own) != len(sampler.dataset):
+        raise ValueError(_INJECTED.format(type(sampler).__name__, type(own).__name__))
+    batches = copy.copy(batches)
+    batches.sampler = sampler
+    return batches
 
 
 def _refuse_beyond(drawn: int, start: int) -> None:
@@ -255,17 +286,12 @@ def _refuse_beyond(drawn: int, start: int) -> None:
 
 
 def _refuse_what_is_known_later(selector: Selector) -> None:
-    needs = selector.policy.needs
-    ahead = "at a batch selected ahead of training would depend on the number of workers"
-    late = {"are not known before the images are loaded": asked_of(needs, "learner")}
-    late[ahead] = asked_of(needs, "evaluation", "gradients")
-    reasons = [f"needs {', '.join(names)}, which {why}" for why, names in late.items() if names]
-    if selector.learns:
-        reasons.append("learns from each step, and batches are selected ahead of training")
-    if reasons:
+    late = asked_of(selector.policy.needs, "learner", "evaluation", "gradients")
+    why = f"needs {', '.join(late)}" if late else "learns from each step"
+    if late or selector.learns:
         raise ValueError(
-            f"selector: policy {selector.name!r} {reasons[0]}; call selector.select inside the "
-            "loop instead"
+            f"selector: policy {selector.name!r} {why}, and batches are selected ahead of "
+            "training, how far depends on the workers; call selector.select inside the loop instead"
         )
 
 

@@ -15,13 +15,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from gstds.common.checks import (
-    check_fraction,
-    check_integer,
-    check_number,
-    require_entries,
-    users_code,
-)
+from gstds.common import checks
 from gstds.common.noise import STREAMS, fan_out, policy_seed
 from gstds.common.process_group import Group, ProcessGroup
 from gstds.common.state import Stateful, entries
@@ -32,7 +26,7 @@ from gstds.observation.shown import Shown
 from gstds.observation.spec import observation_bounds
 from gstds.policies.base import AnySchedule, Array, Indices, Policy, RunContext, transition_of
 from gstds.policies.dropin import observed
-from gstds.policies.dropin.arguments import Samples, check_needs, resolve_policy
+from gstds.policies.dropin.arguments import Samples, check_needs, described, resolve_policy
 from gstds.store.feature_store import FeatureStore
 
 
@@ -62,10 +56,9 @@ class Selector(Stateful):
             positions; it says the number of samples too.
         batch_size: Samples of a drawn batch, what an epoch's steps are counted with; None for the
             first one's. Where batch sizes differ, give their mean.
-        sample_flops: Operations of a forward and backward of one sample; None counts a forward as
-            one, a forward and backward as three, and nothing for spectral solves or the policy's
-            own arithmetic.
-        forward_flops: Operations of a forward of one sample; None for a third of the above.
+        sample_flops: Operations of a forward and backward of one sample, of which a forward is a
+            third; None counts three, and nothing for spectral solves or the policy's own
+            arithmetic.
         price: What full training's compute costs, in units of the validation loss, in the reward.
         distributed: Whether to agree with the other processes on what the loss is divided by; None
             if ``torch.distributed`` is initialized when the first batch is selected.
@@ -110,44 +103,40 @@ class Selector(Stateful):
         ids: Any = None,
         batch_size: int | None = None,
         sample_flops: float | None = None,
-        forward_flops: float | None = None,
         price: float = 0.1,
         distributed: bool | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.policy, self.name = resolve_policy(policy, schedule, keep)
+        self._parameters = described(self.policy)
         self.total_steps = total_steps
         if total_steps is not None:
-            self.total_steps = check_integer("total_steps", total_steps, low=1)
-        self._seed = check_integer("seed", seed)
+            self.total_steps = checks.check_integer("total_steps", total_steps, low=1)
+        self._seed = checks.check_integer("seed", seed)
         self._selection_seed = fan_out(self._seed, STREAMS)["selection"]
         self._needs = check_needs(self.name, self.policy)
         told = (store, reference_losses, rows, labels, num_samples, num_classes, ids)
         self._samples = Samples(self.name, self._needs, *told)
         self._indices = observed.DrawnIndices(self._samples.count)
         self._memory = SampleMemory(self._samples.count, self._samples.classes)
-        self._batch_size = batch_size
         if batch_size is not None:
-            self._batch_size = check_integer("batch_size", batch_size, low=1)
+            batch_size = checks.check_integer("batch_size", batch_size, low=1)
+        self._batch_size = self._given_size = batch_size
         self._free_solves = sample_flops is None
         sample = 3.0 if sample_flops is None else sample_flops
-        self._sample_flops = check_number("sample_flops", sample, low=0, open_low=True)
-        forward = self._sample_flops / 3 if forward_flops is None else forward_flops
-        self._forward_flops = check_number("forward_flops", forward, low=0)
-        self._price = check_number("price", price, low=0)
+        self._sample_flops = checks.check_number("sample_flops", sample, low=0, open_low=True)
+        self._price = checks.check_number("price", price, low=0)
         self._ranks = Ranks(distributed, device)
         self.learns = type(self.policy).learn is not Policy.learn
-        self.ahead, self._begun, self._begun_with = False, False, 1
-        self.step, self._spent, self._keep_ratio, self._progress = 0, 0.0, 1.0, 0.0
-        self.set_aside = 0
-        self._drawn = self._kept = self._width = 0
+        self.ahead = self._begun = self._told_of_undrawn = self._told_of_strange = False
+        self.step = self.set_aside = self._drawn = self._kept = self._width = 0
         self._untold = self._empty = self.kept_elsewhere = 0
+        self._spent = self._progress = self._spent_at_validation = self._reward = 0.0
+        self._keep_ratio, self._begun_with = 1.0, 1
         self._told: dict[str, float] = {}
-        self._spent_at_validation, self._reward = 0.0, 0.0
         self._last: dict[str, Any] | None = None
         self.held: dict[str, Any] | None = None
         self.passed: dict[str, Any] | None = None
-        self._told_of_undrawn = self._told_of_strange = False
 
     # ------------------------------------------------------------------ what is called
 
@@ -165,7 +154,7 @@ class Selector(Stateful):
         Args:
             indices: Index (n,) of each drawn sample among the training samples, or its id.
             learner_losses: The learner's losses (n,) of the batch now, from a forward in
-                evaluation mode, for a policy that needs them; what is not finite is set aside.
+                evaluation mode, for a policy that needs them; what is not finite ranks last.
             progress: Share of the run done, in [0, 1], where ``total_steps`` is None.
             **learner: What else of `learner_margin`, `learner_entropy`, `learner_probabilities`,
                 `learner_embeddings` the policy needs.
@@ -198,7 +187,7 @@ class Selector(Stateful):
             warnings.warn(f"total_steps={self.total_steps} {text}", stacklevel=2)
         observation = self._look(batch, views)
         self._teach(observation)
-        with users_code(self._who):
+        with checks.users_code(self._who):
             answer = self.policy.act(observation)
         n, highest = len(observation["valid"]), self.policy.max_weight
         where = f"(policy {self.name!r}, step {self.step})"
@@ -216,7 +205,8 @@ class Selector(Stateful):
 
         Args:
             batches: Indices (n,) of each.
-            **options: As for `select`, of all the batches, one after the other.
+            **options: As for `select`: a list with what is of each batch, or of all of them, one
+                after the other.
 
         Returns:
             What `select` returns, for each of the batches.
@@ -224,46 +214,51 @@ class Selector(Stateful):
         Raises:
             ValueError: If there is no batch, or as `select`.
         """
-        if not len(batches):
-            raise ValueError("batches must hold at least one batch, got none")
-        parts = [np.atleast_1d(observed.numbers(batch)) for batch in batches]
-        kept, weights = self.select(np.concatenate(parts), **options)
-        ends = np.cumsum([len(part) for part in parts])
+        if not len(batches) or np.ndim(batches[0]) == 0:
+            raise ValueError(
+                f"batches must hold at least one batch of indices, got {batches!r:.80}"
+            )
+        lengths = [len(batch) for batch in batches]
+        parts = {name: told for name, told in options.items() if isinstance(told, list | tuple)}
+        for name, told in parts.items():
+            if [np.shape(one)[:1] for one in told] == [(length,) for length in lengths]:
+                options[name] = [one for part in told for one in part]
+        kept, weights = self.select([one for batch in batches for one in batch], **options)
+        ends = np.cumsum(lengths)
         cuts = np.searchsorted(kept.cpu().numpy(), ends)
-        starts, sizes = (ends - [len(part) for part in parts]).tolist(), np.diff(cuts, prepend=0)
+        starts, sizes = (ends - lengths).tolist(), np.diff(cuts, prepend=0)
         pieces = zip(kept.split(sizes.tolist()), weights.split(sizes.tolist()), starts, strict=True)
         return [(positions - start, own) for positions, own, start in pieces]
 
     def _progress_told(self, progress: float | None) -> float:
-        if self.total_steps is not None:
-            if progress is not None:
-                raise ValueError(
-                    f"progress must be None beside total_steps={self.total_steps}, got {progress!r}"
-                    "; make the Selector with total_steps=None to tell the progress"
-                )
-            return min(1.0, self.step / self.total_steps)
-        if progress is None:
+        if (progress is None) == (self.total_steps is None):
             raise ValueError(
-                "progress is not known, for total_steps is None; call selector.select(indices, "
-                "progress=...) with the share of the run done, in [0, 1]"
+                f"progress is told where total_steps is None, and nowhere else, got {progress!r} "
+                f"beside total_steps={self.total_steps}; where it is None call selector.select("
+                "indices, progress=...) with the share of the run done, in [0, 1]"
             )
-        return check_fraction("progress", progress)
+        if self.total_steps is not None:
+            return min(1.0, self.step / self.total_steps)
+        return checks.check_fraction("progress", progress)
 
     def _finite(self, batch: Indices, losses: Array) -> Array:
-        """Return losses (n,) of a batch, in place of those not finite what the samples had."""
+        """Return losses (n,) of a batch, the least in place of those not finite: they rank last."""
         wrong = ~np.isfinite(losses)
         if wrong.any():
             if not self.set_aside:
                 text = f"{int(wrong.sum())} of {len(losses)} losses are not finite: set aside, the "
-                text += "samples keep what they had; later ones are counted in selector.set_aside"
+                text += "samples rank last; later ones are counted in selector.set_aside"
                 warnings.warn(f"{text} (step {self.step})", stacklevel=4)
             self.set_aside += int(wrong.sum())
-            return np.where(wrong, self._memory.shown(batch), losses)
+            instead = self._memory.shown(batch) if wrong.all() else losses[~wrong].min()
+            return np.where(wrong, instead, losses)
         return losses
 
     def _checked(self, indices: Any, *, empty: bool = False) -> Indices:
-        indices = self._samples.positions(indices)
-        batch = observed.whole_numbers("indices", indices, kinds="iu", empty=empty)
+        if not self.ahead or observed.numbers(indices).dtype.kind not in "iu":
+            indices = self._samples.positions(indices)  # a sampler draws positions
+        mend = "; pass ids= to Selector if that is what the samples are called"
+        batch = observed.whole_numbers("indices", indices, mend, kinds="iu", empty=empty)
         last = self._samples.count - 1
         if len(batch) and batch.max() > last:
             raise ValueError(
@@ -279,7 +274,8 @@ class Selector(Stateful):
         Args:
             indices: Index (k,) of each sample, in any order.
             losses: Its loss (k,), as training computed it, not weighted, in any unit and of any
-                sign. What is not finite is set aside, counted and warned of once.
+                sign. What is not finite is set aside, counted and warned of once: the sample ranks
+                last until a finite loss is told.
 
         Raises:
             TypeError: If an argument has the wrong type.
@@ -292,18 +288,14 @@ class Selector(Stateful):
         strange = ~self._indices.drawn[batch]
         if self.step and strange.any() and not self._told_of_strange:
             self._told_of_strange = True
-            warnings.warn(
-                f"losses are told of samples that were never drawn, {batch[strange][0]} for one; "
-                "pass indices[kept], not the positions kept",
-                stacklevel=3,
-            )
+            text = f"losses are told of samples that were never drawn, {batch[strange][0]} for one"
+            warnings.warn(f"{text}; pass indices[kept], not the positions kept", stacklevel=3)
         self._untold = 0
         if len(everyones[0]):
             self._memory.remember(*everyones, self._progress)
+        finite = self._finite(batch, values)
         if self._last is not None:
-            _note_losses(self._last, batch, self._finite(batch, values))
-        else:
-            self._finite(batch, values)
+            _note_losses(self._last, batch, finite)
 
     @observed.eager
     def observe_validation(self, loss: float, accuracy: float = 0.0) -> None:
@@ -312,8 +304,8 @@ class Selector(Stateful):
         For a policy that needs `validation_loss` or learns from a reward, which is the drop of this
         loss since the call before, minus ``price`` times the share of compute spent meanwhile.
         """
-        loss = check_number("loss", loss)
-        accuracy = check_number("accuracy", accuracy, low=0, high=1)
+        loss = checks.check_number("loss", loss)
+        accuracy = checks.check_number("accuracy", accuracy, low=0, high=1)
         if "validation_loss" in self._told and self._begun:
             spent = self._share(self._spent - self._spent_at_validation)
             self._reward += self._told["validation_loss"] - loss - self._price * spent
@@ -328,7 +320,7 @@ class Selector(Stateful):
         one's own.
         """
         if samples != math.inf:
-            samples = check_number("samples", samples, low=0)
+            samples = checks.check_number("samples", samples, low=0)
         self._told["gradient_noise"] = noise_share(samples)
 
     def _share(self, flops: float) -> float:
@@ -364,7 +356,7 @@ class Selector(Stateful):
             embedding_dim=self._width,
             epochs=epochs,
             feature_dim=known.dim,
-            forward_flops=self._forward_flops,
+            forward_flops=self._sample_flops / 3,
             max_draws=steps,
             num_classes=known.classes,
             num_samples=known.count,
@@ -373,7 +365,7 @@ class Selector(Stateful):
             steps_per_epoch=per_epoch,
             total_steps=steps,
         )
-        with users_code(self._who):
+        with checks.users_code(self._who):
             self.policy.reset(policy_seed(self._seed), self._context)
             if learned is not None:
                 self.policy.load_state_dict(learned)
@@ -383,7 +375,7 @@ class Selector(Stateful):
         known = self._samples
         raw, flops = known.view(batch)
         self._spent += 0.0 if self._free_solves else flops
-        self._spent += len(batch) * self._forward_flops if views else 0.0
+        self._spent += len(batch) * self._sample_flops / 3 if views else 0.0
         n = max(len(batch), self._batch_size or 0)
         view = batch_view(
             observation_bounds(self._needs, n, known.classes, known.dim, self._width),
@@ -430,7 +422,7 @@ class Selector(Stateful):
         }
         seen, weights = info.pop("observation"), info.pop("weights")
         reward, self._reward = self._reward, 0.0
-        with users_code(self._who):
+        with checks.users_code(self._who):
             self.policy.learn(transition_of(self.policy, seen, weights, reward, following, info))
 
     def _answer(
@@ -440,12 +432,12 @@ class Selector(Stateful):
         n, kept = len(batch), np.flatnonzero(weights[: len(batch)] > 0)
         self._spent += len(kept) * self._sample_flops
         if not self._free_solves:
-            with users_code(self._who):
+            with checks.users_code(self._who):
                 self._spent += self.policy.step_flops(n, len(kept), self._context)
         self._keep_ratio = len(kept) / n
         self._drawn += n
-        self._note_drawn(batch)
         self._kept += len(kept)
+        self._note_drawn(batch)
         self._untold += len(kept) > 0
         self.step += 1
         if self.learns:
@@ -469,17 +461,19 @@ class Selector(Stateful):
 
     def _note_drawn(self, batch: Indices) -> None:
         self._indices.take(batch)
+        named = hasattr(self.policy, "keep") or hasattr(self.policy, "keep_ratio")
+        if named and self.step + 1 == self._drawn == self._kept == 10:
+            text = "of each batch at least one sample is kept, which for batches of one is all"
+            warnings.warn(f"{text}: call selector.select_together([...])", stacklevel=5)
         at_end = (self.step + 1) % self._context.steps_per_epoch == 0
         if self._begun_with > 1 or not at_end or self._told_of_undrawn:
             return
         if never := self._indices.never():
             self._told_of_undrawn = True
-            warnings.warn(
-                f"{never} of {self._samples.count} samples are never drawn, by all appearance: "
-                "epochs are counted, and the samples known, by num_samples (or labels, rows, "
-                "store); give those of the samples that you draw from, or their ids=",
-                stacklevel=5,
-            )
+            text = f"{never} of {self._samples.count} samples are never drawn, by all appearance: "
+            text += "epochs are counted, and the samples known, by num_samples (or labels, rows, "
+            text += "store); give those of the samples that you draw from, or their ids="
+            warnings.warn(f"{text}, unless the others come later", stacklevel=5)
 
     # ------------------------------------------------------------------ state
 
@@ -493,10 +487,11 @@ class Selector(Stateful):
         """
         if self.held is not None:
             return copy.deepcopy(self.held)
-        with users_code(self._who):
+        with checks.users_code(self._who):
             learned = self.policy.state_dict()
         learned = observed.portable(learned, f"state of policy {self.name!r}")
         own = {**self._made_with(), **observed.portable(super().state_dict()), "policy": learned}
+        own["parameters"] = dict(self._parameters)
         return own if self.passed is None else {**own, "passed": copy.deepcopy(self.passed)}
 
     def _made_with(self) -> dict[str, Any]:
@@ -512,9 +507,10 @@ class Selector(Stateful):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned, in a selector made with the same arguments.
 
-        There may be more samples now, behind those that there were, and more steps: that is told
-        in a warning, and schedules go on at the share of the new length that is done. Arrays may
-        stand for tensors. What is refused changes nothing.
+        There may be more samples now, behind those that there were, more steps, another batch size
+        and other parameters of the policy: that is told in a warning, and schedules go on at the
+        share of the new length that is done. Arrays may stand for tensors. What is refused changes
+        nothing.
 
         Raises:
             TypeError: If it is no such state.
@@ -523,20 +519,20 @@ class Selector(Stateful):
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be what state_dict returned, got {type(state).__name__}")
         own = self._made_with()
-        require_entries(state, (*own, *entries(self), "policy"))
-        grown = {}
+        checks.require_entries(state, (*own, *entries(self), "policy"))
+        saved, given = state.get("parameters", {}), self._parameters
+        told = [(name, saved.get(name, text), text) for name, text in given.items()]
+        told += [("batch_size", state["batch_size"], self._given_size or state["batch_size"])]
+        others = [f"{name} {was!s:.60} -> {now!s:.60}" for name, was, now in told if was != now]
         for name in ("num_samples", "total_steps"):
-            more = own[name] is not None and state[name] is not None and own[name] > state[name]
-            if more:
-                grown[name] = f"{name} {state[name]} -> {own[name]}"
+            if (own[name] or 0) > (state[name] or math.inf):
+                others.append(f"{name} {state[name]} -> {own[name]}")
                 own[name] = state[name]
         own["ids"] = self._samples.ids_digest(own["num_samples"])
         for name, value in own.items():
             if state[name] != value:
-                raise ValueError(
-                    f"the state is of {name} {state[name]!r}, this selector of {value!r}; "
-                    "make it with the same arguments"
-                )
+                text = f"the state is of {name} {state[name]!r}, this selector of {value!r}"
+                raise ValueError(f"{text}; make it with the same arguments")
         wanted = (own["num_samples"],)
         for name in ("last_losses", "last_trained", "visits", "known"):
             shape = tuple(np.shape(state["memory"].get(name)))
@@ -549,23 +545,23 @@ class Selector(Stateful):
             self._memory = SampleMemory(self._samples.count, self._samples.classes)
             self._indices = observed.DrawnIndices(self._samples.count)
             super().load_state_dict(restored_state)
+            self._batch_size = self._given_size or self._batch_size
             self._memory.grow(self._samples.count)
             self._indices.grow(self._samples.count)
             begun, self._begun = self._begun, False
             if begun:
-                self._begin(int(restored_state["batch_size"]), self._ranks.now().size)
+                self._begin(int(self._batch_size or 1), self._ranks.now().size)
             self.policy.load_state_dict(restored_state["policy"])
         except Exception as error:
             vars(self).update(before)
             if learned is not None:
                 self.policy.load_state_dict(observed.restored(learned))
-            raise ValueError(
-                f"the state cannot be taken up by policy {self.name!r}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if grown:
-            text = f"the state is of a shorter run or fewer samples: {', '.join(grown.values())}"
-            warnings.warn(f"{text}; what is new counts as not seen yet", stacklevel=2)
+            text = f"the state cannot be taken up by policy {self.name!r}"
+            raise ValueError(f"{text}: {type(error).__name__}: {error}") from error
+        if others:
+            text = f"the state is of a selector that was made otherwise: {', '.join(others)}"
+            text += "; what is new counts as not seen yet"
+            warnings.warn(f"{text}, and what this one was made with holds", stacklevel=2)
 
 
 def _note_losses(last: Mapping[str, Any], indices: Indices, losses: Array) -> None:
@@ -605,20 +601,15 @@ class Ranks:
         try:
             torch.device(device)
         except (RuntimeError, TypeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"device must be a torch device, such as 'cpu' or 'cuda:0', got {device!r}: "
-                f"{reason}"
-            ) from error
+            text = f"device must be a torch device, such as 'cpu' or 'cuda:0', got {device!r}"
+            raise ValueError(text + ": " + str(error).partition("\n")[0]) from error
 
     def now(self) -> Group:
         """Return the processes that there are at this moment."""
         ready = dist.is_available() and dist.is_initialized()
         if self._wanted and not ready:
-            raise ValueError(
-                "distributed must not be True without a process group; call "
-                "torch.distributed.init_process_group first, or leave distributed out"
-            )
+            text = "call torch.distributed.init_process_group first, or leave distributed out"
+            raise ValueError(f"distributed must not be True without a process group; {text}")
         alone = self._wanted is False or not ready
         return Group() if alone else ProcessGroup(torch.device(self.device))
 

@@ -103,11 +103,15 @@ import sys, torch, warnings
 from gstds.reference.vision import import_torchvision
 import_torchvision()
 import lightning
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler, DataLoader, DistributedSampler, RandomSampler, TensorDataset)
 from gstds import IndexedDataset, SelectionSampler, Selector
 
 N, BATCH, EPOCHS = 80, 8, 3
-PROCESSES, DEFAULT_SAMPLER, OUT = int(sys.argv[1]), sys.argv[2] == "on", sys.argv[3]
+PROCESSES, DEFAULT_SAMPLER, OUT = int(sys.argv[1]), sys.argv[2] != "off", sys.argv[3]
+WHOLE, STATEFUL, EARLY = sys.argv[2] == "whole", sys.argv[2] == "stateful", len(sys.argv) > 4
+if STATEFUL:
+    from torchdata.stateful_dataloader import StatefulDataLoader as DataLoader
 x = torch.arange(N * 64).reshape(N, 64).float().cos()
 data = TensorDataset(x, torch.arange(N) % 4)
 
@@ -123,7 +127,8 @@ class Small(lightning.LightningModule):
 
     def train_dataloader(self):
         shard = DistributedSampler(data, PROCESSES, self.rank, seed=1)
-        batches = BatchSampler(shard, BATCH, drop_last=False)
+        drawn = RandomSampler(data, generator=torch.Generator().manual_seed(0))
+        batches = BatchSampler(drawn if WHOLE else shard, BATCH, drop_last=False)
         return DataLoader(
             IndexedDataset(data), batch_sampler=SelectionSampler(self.selector, batches))
 
@@ -149,17 +154,17 @@ class Small(lightning.LightningModule):
         whole = self.selector.step, self.seen, self.network.weight.detach().clone()
         torch.save(whole, f"{OUT}/{self.rank}.pt")
 
-def trainer(epochs):
+def trainer(epochs, steps=-1):
     options = dict(devices=PROCESSES, strategy="ddp_fork") if PROCESSES > 1 else {}
     return lightning.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=OUT,
-        use_distributed_sampler=DEFAULT_SAMPLER, **options)
+        max_steps=steps, use_distributed_sampler=DEFAULT_SAMPLER, **options)
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    if len(sys.argv) > 4:
-        half = trainer(1)
+    if EARLY:
+        half = trainer(EPOCHS, 14) if STATEFUL else trainer(1)
         half.fit(Small())
         half.save_checkpoint(f"{OUT}/half.ckpt")
         trainer(EPOCHS).fit(Small(), ckpt_path=f"{OUT}/half.ckpt")
@@ -212,6 +217,29 @@ def test_two_lightning_processes_select_from_their_shards(example, tmp_path):
             {i for e, drawn in seen if e == epoch for i in drawn} for seen in (first[1], second[1])
         )
         assert not ours & theirs
-    told = fitted(tmp_path / "on", 2, "on")
-    assert "use_distributed_sampler=False" in told
-    assert "SelectionSampler got an unexpected keyword argument 'batch_size'" in told
+    on = fitted(tmp_path / "on", 2, "on")  # a sampler of one's own stays
+    assert [(steps, seen) for steps, seen, _ in on] == [first[:2], second[:2]]
+    assert torch.equal(on[0][2], first[2])
+
+
+def test_lightnings_own_distributed_sampler_draws_each_processs_shard(example, tmp_path):
+    first, second = fitted(tmp_path / "whole", 2, "whole")
+    assert first[0] == second[0] == 15
+    assert torch.equal(first[2], second[2])
+    for rank, (_, seen, _) in enumerate((first, second)):
+        order = torch.utils.data.DistributedSampler(range(N), 2, rank, seed=0)
+        for epoch in range(3):
+            order.set_epoch(epoch)
+            drawn = list(torch.utils.data.BatchSampler(order, 8, drop_last=False))
+            kept = [indices for e, indices in seen if e == epoch]
+            assert len(kept) == len(drawn)
+            assert all(set(k) <= set(d) for k, d in zip(kept, drawn, strict=True))
+
+
+def test_lightning_resumes_in_mid_epoch_by_torchdatas_loader(example, tmp_path):
+    pytest.importorskip("torchdata")
+    [whole] = fitted(tmp_path / "whole", 1, "stateful")
+    [resumed] = fitted(tmp_path / "resumed", 1, "stateful", "resume")
+    assert resumed[0] == whole[0] == 30
+    assert resumed[1] == whole[1][14:]
+    assert torch.equal(resumed[2], whole[2])

@@ -18,18 +18,24 @@ STEP = st.lists(st.tuples(st.integers(0, 7), FLOATS), max_size=6)
 
 @given(st.lists(STEP, max_size=8))
 def test_means_are_of_the_samples_that_were_told_of_and_exact_at_any_step(steps):
-    memory, told, aside = SampleMemory(8, 4), {}, 0
+    memory, told, aside, seen = SampleMemory(8, 4), {}, 0, set()
     for step in steps:
         with np.errstate(all="ignore"):
             memory.remember(np.array([i for i, _ in step], int), [loss for _, loss in step], 0.5)
-        told |= {i: np.float32(loss) for i, loss in step if np.isfinite(loss)}
+        finite = {i: np.float32(loss) for i, loss in step if np.isfinite(loss)}
+        wrong = {i for i, _ in step if i not in finite} if finite else set()
+        told = {i: loss for i, loss in told.items() if i not in wrong} | finite
+        seen |= {i for i, _ in step}
         aside += sum(not np.isfinite(loss) for _, loss in step)
     mean = np.mean(np.array(list(told.values()), np.float128)) if told else np.log(4)
     biggest = max((abs(float(v)) for v in told.values()), default=1.0)
     assert memory.mean_last_loss == pytest.approx(float(mean), rel=1e-12, abs=1e-12 * biggest)
     shown = memory.shown(np.arange(8))
+    others = [told.get(i, np.float32(memory.mean_last_loss)) for i in range(8)]
+    least = min((loss for i, loss in enumerate(others) if i in told or i not in seen), default=None)
     for i in range(8):
-        assert shown[i] == told.get(i, np.float32(memory.mean_last_loss))
+        set_aside = i in seen and i not in told and least is not None
+        assert shown[i] == (least if set_aside else others[i])
     assert memory.set_aside == aside
     assert np.isfinite([memory.train_loss, memory.train_loss_ratio]).all()
 
@@ -65,6 +71,20 @@ def test_the_ratio_is_to_the_first_mean_and_defined_for_any_sign(first, then, ra
     assert memory.train_loss_ratio == 1.0
     memory.remember(np.array([2]), then, 0.1)
     assert memory.train_loss_ratio == pytest.approx(ratio)
+
+
+def test_a_sample_of_which_no_loss_is_finite_ranks_last_until_one_is():
+    memory, three = SampleMemory(4, 1), np.arange(3)
+    memory.remember(three, [5.0, np.nan, 2.0], 0.0)
+    assert memory.shown(np.array([0, 1])).tolist() == [5.0, 5.0]
+    assert memory.shown(np.array([0, 1, 2, 3])).tolist() == [5.0, 2.0, 2.0, 3.5]
+    memory.remember(three[:2], [np.inf, 1.0], 0.1)
+    assert memory.shown(three).tolist() == [1.0, 1.0, 2.0]
+    assert memory.mean_last_loss == 1.5
+    memory.remember(three, [np.nan] * 3, 0.2)  # not a sample's fault
+    assert memory.shown(three).tolist() == [1.0, 1.0, 2.0]
+    memory.remember(three[:1], [9.0], 0.3)
+    assert memory.shown(three).tolist() == [9.0, 1.0, 2.0]
 
 
 def test_of_a_sample_that_is_there_twice_the_last_finite_loss_counts_once():

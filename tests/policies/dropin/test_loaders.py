@@ -16,6 +16,7 @@ from torch.utils.data import (
     DistributedSampler,
     RandomSampler,
     SequentialSampler,
+    SubsetRandomSampler,
 )
 
 from gstds.policies import IndexedDataset, SelectionSampler, Selector
@@ -276,8 +277,75 @@ def test_accelerate_deals_the_batches_out_to_its_processes_and_loses_none(monkey
 # ---------------------------------------------------------------------------- Lightning
 
 
-def test_lightnings_own_distributed_sampler_is_refused_with_the_mend():
-    """It calls the batch sampler's class so, in every process, unless it is told not to."""
+def rebuilt(sampler, injected):
+    """Return what Lightning makes of a batch sampler: anew, with a sampler of its own."""
+    made_with = getattr(sampler, "__pl_saved_kwargs")
+    assert "sampler" in made_with
+    return type(sampler)(*getattr(sampler, "__pl_saved_args"), **made_with | {"sampler": injected})
+
+
+@pytest.mark.parametrize("order", [seeded, SequentialSampler])
+def test_lightnings_own_distributed_sampler_draws_the_batches(order):
+    sampler = made(order)
+    parts = [rebuilt(sampler, DistributedSampler(range(N), 2, rank, seed=3)) for rank in (0, 1)]
+    drawn = []
+    for rank, part in enumerate(parts):
+        part.set_epoch(4)
+        own = DistributedSampler(range(N), 2, rank, seed=3)
+        own.set_epoch(4)
+        assert [list(batch) for batch in part.batches] == list(BatchSampler(own, BATCH, False))
+        drawn += [index for batch in part.batches for index in batch]
+        assert part.selector is sampler.selector
+        assert len(list(part)) == PER_EPOCH / 2
+    assert sorted(drawn) == list(range(N))
+    assert isinstance(sampler.sampler, RandomSampler | SequentialSampler)
+
+
+def test_a_distributed_sampler_of_ones_own_stays():
+    sampler = made(lambda samples: DistributedSampler(samples, 2, 1, seed=3))
+    again = rebuilt(sampler, DistributedSampler(range(N), 2, 1, seed=0))
+    assert again.batches is sampler.batches
+
+
+@pytest.mark.parametrize(
+    ("order", "injected"),
+    [
+        (lambda samples: SubsetRandomSampler(range(30)), DistributedSampler(range(N), 2, 0)),
+        (lambda samples: RandomSampler(samples, True), DistributedSampler(range(N), 2, 0)),
+        (lambda samples: DistributedSampler(samples, 1, 0), DistributedSampler(range(N), 2, 0)),
+        (seeded, SequentialSampler(range(N))),  # to predict, of what is kept alone
+    ],
+)
+def test_a_sampler_that_would_draw_other_samples_is_refused(order, injected):
+    with pytest.raises(ValueError, match=r"does not draw what .*use_distributed_sampler=False"):
+        rebuilt(made(order), injected)
+
+
+def test_batches_that_are_drawn_in_another_order_when_resumed_are_refused():
+    """As by a sampler that reads the global generator: nothing else would tell."""
     sampler = made(by_epoch)
-    with pytest.raises(TypeError, match=r"batch_size.*use_distributed_sampler=False"):
-        type(sampler)(sampler.sampler, batch_size=sampler.batch_size, drop_last=sampler.drop_last)
+    state = stopped(loader_of(sampler), sampler, 4, sampler.state_dict)
+    other = made(lambda samples: DistributedSampler(samples, 1, 0, seed=4))
+    other.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"the 4 batches drawn again are not those that were"):
+        list(other)
+
+
+# ---------------------------------------------------------------------------- ids
+
+
+def test_samplers_draw_positions_and_ids_that_are_no_numbers():
+    names = [f"image-{at}" for at in range(N)]
+    positions = [list(range(20)), list(range(20, 60))]
+    of_names = [[names[at] for at in batch] for batch in positions]
+    plain = list(SelectionSampler(Selector("random", None, 9, num_samples=N), positions))
+    for ids in (names, list(range(1, N + 1))):
+        named = SelectionSampler(Selector("random", None, 9, ids=ids), positions)
+        assert list(named) == plain
+    found = list(SelectionSampler(Selector("random", None, 9, ids=names), of_names))
+    assert found == [[(names[at], weight) for at, weight in batch] for batch in plain]
+    keyed = IndexedDataset({name: float(at) for at, name in enumerate(names)})
+    loader = DataLoader(
+        keyed, batch_sampler=SelectionSampler(Selector("random", None, 9, ids=names), of_names)
+    )
+    assert [list(name) for _, name, _ in loader] == [[name for name, _ in batch] for batch in found]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
+
 import numpy as np
 import pytest
 import torch
 from test_selector import N, run, selector
+from torch.utils.data import DataLoader
 
 from gstds.observation.spec import LARGEST
 from gstds.policies import Policy, Selector, make_policy
@@ -87,15 +90,16 @@ def test_losses_that_are_not_finite_are_set_aside_and_told_of_once_at_both_doors
     chooser.observe_losses([1, 2, 3], [2.0, np.inf, 4.0])  # where warnings are errors
     chooser.select([1, 2, 3], [1.0, np.nan, 3.0])
     assert chooser.set_aside == 3
-    assert policy.seen["learner_losses"].tolist() == [1.0, 3.0, 3.0]  # 3 is the mean last loss
-    assert policy.seen["last_losses"].tolist() == [2.0, 3.0, 4.0]
-    assert policy.told["losses"].tolist() == [2.0, 3.0, 4.0]
+    assert policy.seen["learner_losses"].tolist() == [1.0, 1.0, 3.0]  # the least: it ranks last
+    assert policy.seen["last_losses"].tolist() == [2.0, 2.0, 4.0]
+    assert policy.told["losses"].tolist() == [2.0, 2.0, 4.0]
     assert policy.seen["visited"].tolist() == [1.0] * 3
     assert policy.seen["train_loss"] == [3.0]
 
 
 @pytest.mark.filterwarnings("ignore:.*not finite")
-def test_broken_samples_are_trained_on_no_more_than_others():
+@pytest.mark.parametrize("before", [np.nan, 9.0])
+def test_broken_samples_are_trained_on_no_more_than_others(before):
     options = {"num_samples": 1000, "schedule": "constant", "keep": 0.25}
     chooser = Selector("stale-big-loss", None, 160, **options)
     counts, rng = np.zeros(1000), np.random.default_rng(0)
@@ -103,9 +107,10 @@ def test_broken_samples_are_trained_on_no_more_than_others():
         batch = rng.permutation(1000)[:64]
         kept = batch[chooser.select(batch)[0].numpy()]
         counts[kept] += 1
-        chooser.observe_losses(kept, np.where(kept < 20, np.nan, rng.random(len(kept))))
+        broken = np.where(counts[kept] < 2, before, np.nan)
+        chooser.observe_losses(kept, np.where(kept < 20, broken, rng.random(len(kept))))
     assert counts[:20].mean() < counts[20:].mean()
-    assert chooser.set_aside == counts[:20].sum()
+    assert chooser.set_aside == counts[:20].sum() - 20 * np.isfinite(before)
 
 
 def infobatch_keep(indices, count):
@@ -157,6 +162,54 @@ def test_losses_of_parts_of_a_sample_are_to_be_reduced(shape):
         chooser.select(np.arange(4), torch.rand(shape))
     reduced = torch.rand(shape).flatten(1).mean(1)
     assert len(chooser.select(np.arange(4), reduced)[0])
+
+
+@pytest.mark.parametrize(
+    ("losses", "advice"),
+    [
+        (torch.rand(7, 4), r"stand in a column: losses\.mean\(0\)"),
+        (torch.rand(28), r"each sample's 7: losses\.view\(4, -1\)\.mean\(1\) where they stand"),
+        (torch.rand(2), r"they are of, indices\[kept\] after training"),
+        (torch.rand(()), "compute them with reduction='none'"),
+    ],
+)
+def test_losses_of_another_length_get_advice_of_their_own(losses, advice):
+    with pytest.raises(ValueError, match=advice):
+        selector().observe_losses(np.arange(4), losses)
+
+
+def kept_of(losses):
+    chooser = Selector("big-loss", None, 9, num_samples=64, schedule="constant", keep=0.25)
+    return chooser.select(np.arange(32), losses)[0].tolist()
+
+
+@pytest.mark.filterwarnings("error")
+def test_losses_of_any_type_are_ranked_as_told():
+    rising = np.arange(32.0)
+    each = [one.clone().requires_grad_() for one in torch.arange(32.0)]  # made one by one
+    top = rising * 1e300
+    top[24:] = 1e308  # beyond float32: the largest that there are
+    for losses in (each, rising.astype(np.float16), torch.arange(32.0).bfloat16(), top - top[24]):
+        assert kept_of(losses) == list(range(24, 32))
+    assert kept_of([float(one) * 1e-30 for one in rising]) == list(range(24, 32))
+
+
+@pytest.mark.parametrize("losses", [1e9 + np.arange(32.0), 1e-50 * np.arange(32.0)])
+def test_losses_that_float32_cannot_tell_apart_are_told_of(losses):
+    with pytest.warns(UserWarning, match=r"learner_losses differ by so little that float32"):
+        kept_of(losses)
+
+
+def test_a_first_batch_without_losses_lowers_no_weight():
+    chooser, rng = (
+        Selector(make_policy("best", doubt=0), None, 99, num_samples=64),
+        np.random.default_rng(0),
+    )
+    for step in range(40):
+        batch = rng.permutation(64)[:48]
+        kept, weights = chooser.select(batch)
+        chooser.observe_losses(batch[kept], rng.random(len(kept)) * (step > 0))
+    assert float(weights.sum()) == pytest.approx(2)
 
 
 def test_any_finite_validation_loss_may_be_told():
@@ -217,6 +270,28 @@ def test_samples_may_go_by_names():
         selector(policy="stale-big-loss", ids=names[::-1]).load_state_dict(named.state_dict())
 
 
+def test_ids_are_looked_up_exactly():
+    numbers = [2**60 + at for at in range(N)]
+    for ids in (numbers, [uuid.UUID(int=at) for at in numbers], [("a", at) for at in numbers]):
+        chooser = selector(schedule="constant", keep=0.5, ids=ids)
+        parts = chooser.select_together([ids[3:9], ids[9:20]])
+        assert len(np.concatenate([kept for kept, _ in parts])) == 9
+        again = selector(schedule="constant", keep=0.5, ids=ids)
+        again.load_state_dict(chooser.state_dict())
+        assert torch.equal(chooser.select(ids[:20])[0], again.select(ids[:20])[0])
+    chooser = selector(policy="stale-big-loss", ids=numbers)
+    chooser.observe_losses(torch.tensor(numbers[5:7]), [1.0, 2.0])
+    assert chooser.state_dict()["memory"]["visits"].nonzero().flatten().tolist() == [5, 6]
+    with pytest.raises(ValueError, match=r"no sample has the id 1\.15"):  # each one's, once rounded
+        chooser.select(torch.tensor(numbers[:4]).double())
+    assert len(selector(ids=[b"%d" % at for at in range(N)]).select(b"3")[0]) == 1
+    for wrong in ([0], object()):
+        with pytest.raises(TypeError, match=r"ids must be numbers, text or other values that can"):
+            selector(ids=[wrong, *range(N - 1)])
+    with pytest.raises(TypeError, match=r"indices must be whole numbers, got <U1 .*pass ids="):
+        selector().select(["a", "b"])
+
+
 # ---------------------------------------------------------------------- lengths
 
 
@@ -242,11 +317,13 @@ def test_of_a_length_unknown_the_progress_is_told():
     for step in range(10):
         same = known.select(np.arange(32))[0]
         assert torch.equal(unknown.select(np.arange(32), progress=step / 10)[0], same)
-    with pytest.raises(ValueError, match=r"total_steps is None; call .*progress=\.\.\."):
+    with pytest.raises(ValueError, match=r"got None beside total_steps=None; .*progress=\.\.\."):
         unknown.select([1])
     with pytest.raises(ValueError, match=r"progress must be in \[0, 1\], got 3"):
         unknown.select([1], progress=3)
-    with pytest.raises(ValueError, match="progress must be None beside total_steps=10"):
+    with pytest.raises(
+        ValueError, match=r"progress is told where total_steps is None, .* beside total_steps=10"
+    ):
         known.select([1], progress=0.5)
     for name in ("plateau", "budget", "linucb"):
         one = Selector(make_policy(name, picker="uniform"), None, None, num_samples=64)
@@ -264,8 +341,39 @@ def test_batches_of_one_update_share_a_divisor():
     assert torch.equal(torch.cat([w for _, w in parts]), weights)
     assert weights.sum().item() == pytest.approx(1)
     assert apart.step == 1
-    with pytest.raises(ValueError, match="at least one batch"):
-        apart.select_together([])
+    for wrong in ([], np.arange(20), torch.arange(3)):
+        with pytest.raises(ValueError, match="at least one batch of indices"):
+            apart.select_together(wrong)
+
+
+def test_losses_of_batches_of_one_update_may_be_told_in_parts():
+    options = {"num_samples": 64, "schedule": "constant", "keep": 0.25}
+    losses, batches = torch.rand(20), [torch.arange(8), torch.arange(8, 20)]
+    parts = Selector("big-loss", None, 9, **options).select_together(
+        batches, learner_losses=[losses[:8], losses[8:]]
+    )
+    found = torch.cat([batch[kept] for batch, (kept, _) in zip(batches, parts, strict=True)])
+    assert found.tolist() == sorted(losses.topk(5).indices.tolist())
+
+
+def one_by_one(chooser, steps):
+    for index in range(steps):
+        chooser.select([index])
+        chooser.observe_losses([index], [1.0])
+
+
+@pytest.mark.parametrize("policy", ["random", make_policy("best", doubt=0)])
+def test_batches_of_one_are_kept_whole_and_told_of(policy):
+    chooser = selector(policy=policy)
+    one_by_one(chooser, 9)
+    with pytest.warns(UserWarning, match=r"which for batches of one is all: call .*_together"):
+        one_by_one(chooser, 3)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("policy", ["infobatch", "full"])  # they decide sample by sample
+def test_batches_of_one_may_be_meant(policy):
+    one_by_one(selector(policy=policy), 12)
 
 
 def test_a_compiled_step_selects_outside_what_is_compiled():
@@ -284,6 +392,28 @@ def test_a_compiled_step_selects_outside_what_is_compiled():
         assert torch.equal(kept, same)
         assert torch.equal(weights, others * 2)
         plain.observe_losses(torch.arange(20)[same], torch.ones(len(same)))
+
+
+def in_a_worker(indices):
+    return CHOOSER.select(indices)[0]
+
+
+CHOOSER = Selector("random", None, 9, num_samples=N)
+
+
+def test_a_copy_in_a_worker_is_refused():
+    loader = DataLoader(range(N), 20, collate_fn=in_a_worker, num_workers=1)
+    with pytest.raises(RuntimeError, match=r"select is called in a DataLoader's worker, on a copy"):
+        next(iter(loader))
+    assert len(in_a_worker(torch.arange(20))) > 0
+
+
+def test_what_is_selected_in_inference_mode_goes_into_a_gradient():
+    with torch.inference_mode():
+        kept, weights = selector(policy="full").select(torch.arange(4), torch.ones(4))
+    losses = torch.ones(len(kept), requires_grad=True)
+    (weights * losses).sum().backward()
+    assert losses.grad.tolist() == [0.25] * 4
 
 
 @pytest.mark.filterwarnings("error")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -101,6 +102,35 @@ def test_another_runs_state_is_refused_and_changes_nothing(options, message):
         other.load_state_dict(saved.state_dict())
     assert other.step == 0
     assert other.state_dict()["memory"]["visits"].sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({"schedule": "constant", "keep": 0.3}, {"schedule": "constant", "keep": 0.6},
+         r"schedule Constant\(ratio=0\.3\) -> Constant\(ratio=0\.6\);"),
+        ({"policy": make_policy("infobatch")}, {"policy": make_policy("infobatch", rate=0.2)},
+         r"rate 0\.5 -> 0\.2;"),
+        ({"batch_size": 20}, {"batch_size": 30}, "batch_size 20 -> 30;"),
+    ],
+)  # fmt: skip
+def test_another_parameter_is_told_of_and_holds(before, after, message):
+    saved, resumed = selector(**before), selector(**after)
+    run(saved, 3)
+    with pytest.warns(UserWarning, match=f"was made otherwise: {message} .*made with holds"):
+        resumed.load_state_dict(saved.state_dict())
+    fresh = selector(**after)
+    run(fresh, 3)
+    now, other = (
+        [len(one.select(np.arange(60))[0]), one.state_dict()["batch_size"]]
+        for one in (resumed, fresh)
+    )
+    if "rate" not in message:
+        assert now == other
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = selector(**after)
+        again.load_state_dict(resumed.state_dict())
 
 
 def test_what_is_no_state_is_refused():
