@@ -125,6 +125,8 @@ ON_SUMMARY = {
 }
 CASES = [(IDS[0], each) for each in (*ON_ALL, *ON_WEIGHTS)]
 CASES += [(IDS[1], each) for each in (*ON_ALL, *ON_SUMMARY)]
+# The slow tests have what NumpyToTorch needs, the extra gymnasium[torch].
+CASES = [pytest.param(*one, marks=[pytest.mark.slow] * ("NumpyToTorch" in one)) for one in CASES]
 
 
 @pytest.mark.parametrize(("name", "wrapper"), CASES)

@@ -186,6 +186,7 @@ def test_an_order_that_cannot_be_drawn_again_is_not_saved():
 WORKERS = [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", WORKERS)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("after", [4, PER_EPOCH - 1, PER_EPOCH, PER_EPOCH + 0.5, PER_EPOCH + 3])
@@ -210,6 +211,7 @@ def test_torchdatas_loader_goes_on_where_it_stopped(order, options, after):
 # ---------------------------------------------------------------------------- accelerate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("after", [1, 2, PER_EPOCH + 1, PER_EPOCH])
 def test_accelerate_skips_the_first_batches_once(after, workers):
@@ -232,6 +234,7 @@ def test_accelerate_skips_the_first_batches_once(after, workers):
     assert taken(fresh, resumed, epoch + 1) == whole[epoch + 1 :]
 
 
+@pytest.mark.slow
 def test_accelerate_puts_its_own_seeded_sampler_in_and_its_loader_saves():
     accelerate = pytest.importorskip("accelerate")
     pytest.importorskip("torchdata")
@@ -261,6 +264,7 @@ def test_accelerate_puts_its_own_seeded_sampler_in_and_its_loader_saves():
     assert resumed.selector.step == PER_EPOCH * EPOCHS
 
 
+@pytest.mark.slow
 def test_accelerate_deals_the_batches_out_to_its_processes_and_loses_none(monkeypatch):
     shard = pytest.importorskip("accelerate.data_loader").BatchSamplerShard
     whole = whole_run()[0]
