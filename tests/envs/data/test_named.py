@@ -57,6 +57,7 @@ def test_fashion_from_the_systems_folder(tmp_path, tiny_fashion):
     assert probe_data("fashion-mnist").startswith("ready")
 
 
+@pytest.mark.told("Data", "a file of fashion-mnist that is damaged")
 def test_a_damaged_cache_is_passed_over_and_named(tmp_path, tiny_fashion, caplog):
     folder = write_cache(tmp_path, tiny_fashion)
     assert len(load_data("fashion-mnist").test) == 30
@@ -146,6 +147,7 @@ def tiny_cifar(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.told("Data", "a file of cifar10 that is damaged")
 def test_cifar(tiny_cifar):
     data = load_data("cifar10")
     assert (data.image_shape, data.pad, data.flip) == ((3, 32, 32), 4, True)
