@@ -183,7 +183,14 @@ def test_nothing_is_found_where_nothing_is_wrong():
     assert check_policy(Right) == []
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+# One of each kind; that each policy keeps the contract, tests/policies shows too.
+QUICK = ("bandit", "best", "gstds", "infobatch", "k-center", "random")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one not in QUICK)) for one in SETTINGS],
+)
 def test_every_shipped_policy_passes(name):
     report = examine(name)
     assert report.findings == []

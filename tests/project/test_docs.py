@@ -89,6 +89,7 @@ def test_the_runs_of_the_docs_run(folder, page, command):
     assert main(quickly(page, command)) == 0
 
 
+@pytest.mark.slow
 def test_the_comparison_of_the_readme_ends_with_the_plug_ins_row(folder, capsys):
     command = next(c for p, c in ALL if p == "README.md" and "compare" in c and "my_file" in c)
     assert main([*quickly("README.md", command), "--seeds", "2"]) == 0

@@ -300,7 +300,7 @@ CHOICES = [
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: "-".join(map(str, c.values())))
-@pytest.mark.parametrize("share", [0.5, 0.8])
+@pytest.mark.parametrize("share", [0.5, pytest.param(0.8, marks=pytest.mark.slow)])
 def test_the_budget_is_hit_within_a_percent(tmp_path, choice, share):
     options = small("digits", "budget", policy_params={"share": share}, **{"epochs": 2} | choice)
     result = execute(options, tmp_path)
