@@ -25,7 +25,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt .ci/install
 	@$(PYTHON) .ci/install $(VENV) dev,rl,backbone
 	@touch $@
 
-# What the slow tests need besides: Lightning, a Ray cluster of this machine, Optuna and ONNX.
+# What the slow tests need besides: Lightning, accelerate, torchdata, TorchRL, a Ray cluster of this
+# machine, Optuna, and ONNX.
 setup-slow: $(VENV)/.ready-slow ## what the slow tests need besides
 
 $(VENV)/.ready-slow: $(VENV)/.ready

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.plants import marker, pickled  # noqa: F401  (fixtures of every test)
 from tests.stores import free_port, mlflow_schema, store_uri  # noqa: F401  (the same)
+from tests.told import pytest_runtest_call  # noqa: F401  (a hook of every test)
 from tests.untouched import (  # noqa: F401  (hooks of every session)
     pytest_sessionfinish,
     pytest_sessionstart,

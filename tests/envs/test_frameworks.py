@@ -44,6 +44,11 @@ def through_pickle(env):
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle])
 @pytest.mark.parametrize("name", IDS)
+@pytest.mark.told(
+    "Environments",
+    "`copy.deepcopy` or pickle of an environment in mid-episode",
+    works="the copy goes on bit for bit",
+)
 def test_a_copy_in_mid_episode_goes_on_bit_for_bit(tiny_npz, name, copied):
     env = made(name, tiny_npz)
     env.reset(seed=3)
@@ -69,6 +74,7 @@ def test_a_copy_of_what_was_not_begun_begins_alike(tiny_npz, name, copied):
 
 
 @pytest.mark.parametrize("name", IDS)
+@pytest.mark.told("Environments", "`env.step` after `env.close`")
 def test_a_step_after_close_is_refused_and_a_reset_begins_anew(tiny_npz, name):
     env = made(name, tiny_npz).unwrapped
     first, _ = env.reset(seed=0)
@@ -125,6 +131,8 @@ ON_SUMMARY = {
 }
 CASES = [(IDS[0], each) for each in (*ON_ALL, *ON_WEIGHTS)]
 CASES += [(IDS[1], each) for each in (*ON_ALL, *ON_SUMMARY)]
+# The slow tests have what NumpyToTorch needs, the extra gymnasium[torch].
+CASES = [pytest.param(*one, marks=[pytest.mark.slow] * ("NumpyToTorch" in one)) for one in CASES]
 
 
 @pytest.mark.parametrize(("name", "wrapper"), CASES)
@@ -179,6 +187,7 @@ def test_a_picture_of_large_images_stays_small():
 
 
 @pytest.mark.parametrize("name", IDS)
+@pytest.mark.told("Environments", "`render_mode='human'`")
 def test_another_render_mode_is_refused(name):
     with pytest.raises(ValueError, match="render_mode: unknown name 'human'; known: rgb_array"):
         ENVS[name](render_mode="human")

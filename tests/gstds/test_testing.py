@@ -11,6 +11,7 @@ import pytest
 from gstds import KeepRatioPolicy, Policy
 from gstds.testing import check_policy, examine
 from tests.policies.settings import SETTINGS
+from tests.told import note
 
 
 def half(observation, share=0.5):
@@ -164,10 +165,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG, ids=lambda kind: kind.__name__)
+@pytest.mark.told("Policies and plug-ins", "`gstds check`: {id}")
 def test_what_is_wrong_is_found_with_its_line(kind):
     text, method = WRONG[kind]
     found = check_policy(kind)
     assert any(text.replace("_rule", "rule") in str(one) for one in found), found
+    note(next(one.what for one in found if text.replace("_rule", "rule") in str(one)))
     line = kind if method is None else getattr(kind, method)
     assert all(__file__.endswith(one.where.rpartition(":")[0]) for one in found)
     if method:
@@ -180,7 +183,14 @@ def test_nothing_is_found_where_nothing_is_wrong():
     assert check_policy(Right) == []
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+# One of each kind; that each policy keeps the contract, tests/policies shows too.
+QUICK = ("bandit", "best", "gstds", "infobatch", "k-center", "random")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one not in QUICK)) for one in SETTINGS],
+)
 def test_every_shipped_policy_passes(name):
     report = examine(name)
     assert report.findings == []

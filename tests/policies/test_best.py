@@ -102,6 +102,7 @@ def test_elsewhere_than_in_a_classification_the_unit_and_the_sign_change_nothing
     assert kept[0] == kept[1] == kept[2]
 
 
+@pytest.mark.told("Policies and plug-ins", "`best` where labels are no classes")
 def test_labels_that_are_no_classes_cannot_be_doubted():
     with pytest.raises(ValueError, match=r"doubt=0.1 .* num_classes is 1; pass num_classes=, or"):
         Best().reset(0, replace_classes(1))
@@ -161,6 +162,7 @@ def weight(policy):
     return policy.act(view()).max()
 
 
+@pytest.mark.told("Policies and plug-ins", "`best`, and the loss rises")
 def test_the_weight_is_halved_each_time_that_the_loss_rises():
     policy = begun()
     for _ in range(100):

@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ import pytest
 from gstds.observation.spec import OBSERVATIONS
 from gstds.policies import KeepRatioPolicy, Policy, RunContext, Transition, make_policy
 from gstds.policies.registry import POLICIES
+from gstds.train.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "policy.md"
@@ -91,22 +89,16 @@ def test_the_page_is_that_of_the_classes():
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_passes_the_check_and_runs(example, tmp_path):
+def test_an_example_passes_the_check_and_runs(example, tmp_path, monkeypatch, capsys):
     text = (ROOT / "examples" / f"{example}.py").read_text()
     name = re.search(r"--policy (\w+:\w+)", text).group(1)
+    monkeypatch.chdir(ROOT / "examples")
+    monkeypatch.syspath_prepend(ROOT / "examples")
 
     def gstds(*words):
-        command = [sys.executable, "-m", "gstds.train.cli.main", *words]
-        done = subprocess.run(
-            command,
-            cwd=ROOT / "examples",
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        code, shown = main(list(words)), capsys.readouterr()
+        assert code == 0, shown
+        return shown.out
 
     assert f"{name}: nothing was found" in gstds("check", name)
     small = ("--dataset", "digits", "--limit", "256", "--learner", "mlp", "--epochs", "2")

@@ -10,6 +10,7 @@ import pytest
 
 from gstds import policies
 from gstds.common.state import latest_state, save_state
+from gstds.policies import registry
 from gstds.policies.base import Transition
 from gstds.policies.cards import card
 from gstds.policies.registry import (
@@ -60,6 +61,7 @@ class ReadsOnlyItsNeeds(dict):
         super().__init__({k: v for k, v in full.items() if k in ALWAYS_THERE | needs})
 
 
+@pytest.mark.told("Policies and plug-ins", "a plug-in for release 0.1")
 def test_a_plug_in_for_the_first_release_is_told_the_new_name(tmp_path, monkeypatch):
     (tmp_path / "for_old.py").write_text("from policies import KeepRatioPolicy\n")
     monkeypatch.chdir(tmp_path)  # not in the clone, whose folder has the name
@@ -154,16 +156,45 @@ def test_options_reach_the_environment():
         ("gstds.policies.paper:GTSDS", {}, "did you mean 'GSTDS'"),
     ],
 )
+@pytest.mark.told("Policies and plug-ins", "`make_policy('{name}', {parameters})`")
 def test_bad_names_are_refused_with_the_near_ones(name, parameters, message):
     with pytest.raises(ValueError, match=message):
         policies.make_policy(name, **parameters)
 
 
+def test_a_name_is_looked_for_among_all_levels_of_options():
+    with pytest.raises(ValueError, match="'plateau' has no parameter 'stp'; did you mean 'step'"):
+        policies.make_policy("plateau", stp=0.1)
+    with pytest.raises(ValueError, match="'gstds' has no parameter 'laplacan'; did you mean 'lapl"):
+        policies.make_policy("gstds", laplacan="unnormalized")
+
+
+@pytest.mark.told("Policies and plug-ins", "an installed plug-in of the name `best`")
+def test_a_plug_in_that_takes_a_shipped_name_is_refused(monkeypatch):
+    monkeypatch.setattr(registry, "installed_policies", lambda: {"best": "mine:Mine"})
+    with pytest.raises(ValueError, match="plug-in mine:Mine takes the name of a policy that comes"):
+        policies.make_policy("best")
+    assert policies.make_policy("random")
+
+
+@pytest.mark.told(
+    "Policies and plug-ins",
+    "`needs` of a KeepRatioPolicy of your own",
+    works="they are added to those of its picker",
+)
+def test_the_needs_of_a_subclass_are_added_to_its_pickers():
+    one = a_user(policies.KeepRatioPolicy, needs={"validation_loss": {}})
+    assert set(one.needs) > {"validation_loss"}
+    assert set(a_user(policies.KeepRatioPolicy).needs) == set(one.needs) - {"validation_loss"}
+
+
+@pytest.mark.told("Policies and plug-ins", "`make_policy('pathlib:Path')`")
 def test_what_is_no_policy_is_refused():
     with pytest.raises(TypeError, match="subclass"):
         policies.make_policy("pathlib:Path")
 
 
+@pytest.mark.told("Policies and plug-ins", "`keep_ratio` returns 1.3")
 def test_a_plug_in_of_ten_lines_works_even_without_super(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     (tmp_path / "mine.py").write_text(
@@ -213,6 +244,7 @@ def test_a_plug_in_of_ten_lines_works_even_without_super(tmp_path, monkeypatch):
         ("table = open('/nowhere/x')", "'mine:Mine' cannot be imported: FileNotFoundError"),
     ],
 )
+@pytest.mark.told("Policies and plug-ins", "a policy with `{body}`")
 def test_a_plug_in_that_declares_nonsense_is_told_before_the_run(
     tmp_path, monkeypatch, body, message
 ):
@@ -304,6 +336,7 @@ def test_a_users_policy_declares_its_state_and_goes_on_from_a_checkpoint(tmp_pat
     assert other.state_dict()["watch"]["seen"] == 3
 
 
+@pytest.mark.told("Policies and plug-ins", "`state = '_mean'`")
 def test_a_state_that_is_one_word_is_refused_unless_the_pair_is_the_users():
     message = r"state of policy 'mine' must be a tuple of attributes' names, such as \('_mean',\)"
     with pytest.raises(TypeError, match=message):

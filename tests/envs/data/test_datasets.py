@@ -85,6 +85,7 @@ def test_npz_with_others_names(tmp_path, names):
         assert np.array_equal(mine.gather(every), other.gather(every))
 
 
+@pytest.mark.told("Data", "`npz:` with `pixels` and `classes`")
 def test_an_npz_without_images_says_what_it_holds(tmp_path):
     name = save(tmp_path / "a.npz", pixels=np.zeros(3), classes=np.zeros(3))
     with pytest.raises(ValueError, match="X and y missing; found classes, pixels"):
@@ -183,6 +184,7 @@ def test_a_damaged_npz_is_named(tmp_path, write):
         ({"X": arrays(0)["X"], "y": np.arange(0)}, ValueError, "y is empty"),
     ],
 )
+@pytest.mark.told("Data", "`npz:` with `{change}`")
 def test_a_wrong_npz_is_a_clear_error(tmp_path, change, error, message):
     content = {k: v for k, v in {**arrays(), **change}.items() if v is not None}
     with pytest.raises(error, match=message):
@@ -285,6 +287,11 @@ def test_a_lazy_sequence_is_read_only_when_asked(user):
     assert len({one, two, load_data("users_own:load").fingerprint}) == 3
 
 
+@pytest.mark.told(
+    "Data",
+    "a sequence of images without `fingerprint`",
+    works="it is known by a sample of 16 images",
+)
 def test_a_sequence_without_fingerprint_is_known_by_a_sample_of_its_images(user):
     content = arrays(shape=(8, 10, 3))
 
@@ -300,6 +307,11 @@ def test_a_sequence_without_fingerprint_is_known_by_a_sample_of_its_images(user)
 
 
 @pytest.mark.parametrize("wrap", [lambda images: images, np.asarray, lambda images: images[:]])
+@pytest.mark.told(
+    "Data",
+    "`np.load(…, mmap_mode='r')`, or an array that is a view of it",
+    works="it stays on disk",
+)
 def test_a_memory_map_stays_on_disk(user, tmp_path, wrap):
     content = arrays(400, shape=(8, 10, 3))
     np.save(tmp_path / "X.npy", content["X"])
@@ -317,6 +329,9 @@ def test_a_memory_map_stays_on_disk(user, tmp_path, wrap):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.told(
+    "Data", "images of shape (n, 1, h, w) or (n, 3, h, w)", works="channels are put last"
+)
 def test_channels_may_come_first(user, channels):
     content = arrays(shape=(8, 10, channels))
     wanted = load_arrays(user, **content)
@@ -351,6 +366,9 @@ LABELS = {
 
 
 @pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.told(
+    "Data", "labels that are names, one-hot rows, whole floats or truths", works="read as classes"
+)
 def test_labels_of_one_meaning_are_read(user, kind):
     content = arrays()
     wanted = load_arrays(user, **content)
@@ -419,6 +437,7 @@ def multi_hot():
         ),
     ],
 )
+@pytest.mark.told("Data", "a function that returns `{change}`")
 def test_what_has_several_meanings_or_none_is_refused(user, change, error, message):
     with pytest.raises(error, match=message):
         load_arrays(user, **arrays() | change)
@@ -518,6 +537,9 @@ def test_a_gray_picture_among_colored_ones_is_read_as_color(user):
 
 
 @pytest.mark.parametrize("mode", ["P", "RGBA", "CMYK", "RGB"])
+@pytest.mark.told(
+    "Data", "a sequence of pictures of any mode (P, RGBA, CMYK)", works="read as colors"
+)
 def test_pictures_in_a_sequence_are_read_as_colors(user, mode):
     random = np.random.default_rng(0)
     colors = random.integers(0, 2, (N, 8, 10, 3), dtype=np.uint8) * 255
@@ -538,12 +560,14 @@ def test_pictures_in_a_sequence_are_read_as_colors(user, mode):
         ({"X": Counting([]), "y": np.arange(0)}, ValueError, "y is empty"),
     ],
 )
+@pytest.mark.told("Data", "a function that returns `{answer}`")
 def test_a_wrong_answer_is_a_clear_error(user, answer, error, message):
     user(answer)
     with pytest.raises(error, match=message):
         load_data("users_own:load")
 
 
+@pytest.mark.told("Data", "a sequence with an image of another shape")
 def test_an_odd_image_is_named_when_it_is_read(user):
     images = [*arrays(29)["X"], np.zeros((4, 4), np.uint8)]
     user({"X": Counting(images), "y": np.arange(30) % 3, "fingerprint": "v1"})
@@ -552,6 +576,7 @@ def test_an_odd_image_is_named_when_it_is_read(user):
         data.train.source.gather(np.array([0, 29]))
 
 
+@pytest.mark.told("Data", "a file that imports `no_such_library`")
 def test_an_import_error_inside_the_users_module_is_its_own(user, tmp_path):
     (tmp_path / "broken_own.py").write_text("import no_such_library\n")
     with pytest.raises(ValueError, match=r"'broken_own:load'.*No module named 'no_such_library'"):
@@ -598,6 +623,7 @@ def test_folder_scales_and_cuts_the_middle(folder):
     assert middle[1:].max() == 0
 
 
+@pytest.mark.told("Data", "a class in `test` that `train` has not")
 def test_folder_with_train_and_test(tmp_path):
     for i in range(40):
         picture(tmp_path / "train" / ("cat" if i % 2 else "dog") / f"{i}.png")
@@ -632,6 +658,7 @@ def parts(root, **counts):
         (("training", "validation"), ("the test part is validation",)),
     ],
 )
+@pytest.mark.told("Data", "a folder with `{names}`", works="read as train and test part")
 def test_folders_of_parts_are_read_as_parts(tmp_path, names, notes):
     data = parts(tmp_path, **dict(zip(names, (40, 6), strict=True)))
     assert data.class_names == ("cat", "dog")
@@ -639,6 +666,11 @@ def test_folders_of_parts_are_read_as_parts(tmp_path, names, notes):
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation"])
+@pytest.mark.told(
+    "Data",
+    "a folder with `train`, `val` and `test`",
+    works="`val` is not read; validation is drawn from `train`",
+)
 def test_a_third_part_is_told_of_and_not_read(tmp_path, val):
     data = parts(tmp_path, **{"train": 40, val: 4, "test": 6})
     assert (len(data.train), len(data.test)) == (36, 6)
@@ -656,6 +688,7 @@ def test_a_third_part_is_told_of_and_not_read(tmp_path, val):
         (("cat/train", "cat/test", "dog/train", "dog/test"), "put the parts above the classes"),
     ],
 )
+@pytest.mark.told("Data", "a folder with `{names}`")
 def test_a_layout_that_cannot_be_right_is_refused(tmp_path, names, message):
     with pytest.raises(ValueError, match=message):
         parts(tmp_path, **dict.fromkeys(names, 4))
@@ -718,6 +751,7 @@ def test_the_description_holds_classes_and_counts(folder, tmp_path):
     assert many.endswith("8 3, ..., 28 3, 29 2")
 
 
+@pytest.mark.told("Data", "a class without images", "a file that is no image", None)
 def test_folder_with_its_flaws(folder):
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty has no image; known kinds: \.bmp"):
@@ -730,6 +764,7 @@ def test_folder_with_its_flaws(folder):
         load_data(f"folder:{folder}/cat")
 
 
+@pytest.mark.told("Data", "a damaged image", "an image that is gone")
 def test_a_damaged_picture_is_named_when_it_is_decoded(folder):
     path = folder / "cat" / "01.png"
     noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)

@@ -10,6 +10,7 @@ from gstds.envs.data.datasets import check_files, load_data
 from gstds.envs.data.images import FileImages
 from gstds.train.running.options import config_from
 from gstds.train.running.run import execute
+from tests.told import WARNED, note
 
 
 @pytest.fixture
@@ -53,6 +54,9 @@ def deep(root, top, n=8):
 
 
 @pytest.mark.parametrize(("top", "depth"), [(255, 8), (1023, 10), (4095, 12), (40000, 16)])
+@pytest.mark.told(
+    "Data", "16-bit files that hold 8, 10 or 12 bits", works="scaled by the bits that they hold"
+)
 def test_sixteen_bit_files_are_scaled_by_the_bits_that_they_hold(tmp_path, top, depth):
     values, data = deep(tmp_path / "data", top)
     got = data.train.source.gather(np.arange(len(values))).numpy()
@@ -62,6 +66,7 @@ def test_sixteen_bit_files_are_scaled_by_the_bits_that_they_hold(tmp_path, top, 
     assert data.notes == ((told,) if depth < 16 else ())
 
 
+@pytest.mark.told("Data", "a file of more bits than the others")
 def test_a_deeper_file_among_others_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("GSTDS_CACHE", str(tmp_path / "cache"))
     _, data = deep(tmp_path / "data", 255)
@@ -70,6 +75,7 @@ def test_a_deeper_file_among_others_is_named(tmp_path, monkeypatch):
         check_files(data)
 
 
+@pytest.mark.told("Data", "images that are all of one value")
 def test_images_that_show_nothing_are_refused(folder):
     for path in folder.rglob("*.png"):
         Image.new("RGB", (12, 9), (1, 1, 1)).save(path)
@@ -77,14 +83,17 @@ def test_images_that_show_nothing_are_refused(folder):
         check_files(load_data(f"folder:{folder}"))
 
 
+@pytest.mark.told("Data", "images of one flat color")
 def test_images_of_one_color_are_counted(folder, caplog):
     Image.new("RGB", (12, 9), (90, 20, 3)).save(folder / "dog" / "00.png")
     check_files(load_data(f"folder:{folder}"))
     assert "1 of 40 images are one flat color, such as" in caplog.text
     assert "dog/00.png" in caplog.text
+    note(caplog.messages[0], WARNED)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
+@pytest.mark.told("Data", "gray of 32 bits, `{dtype}`")
 def test_gray_of_32_bits_is_refused(tmp_path, dtype):
     with pytest.raises(OSError, match=r"a\.tiff: .*32 bits a pixel; convert it"):
         gathered(tmp_path / "a.tiff", Image.fromarray(np.full((8, 8), 300, dtype)))
@@ -98,6 +107,7 @@ def test_every_usual_mode_is_read_as_the_same_gray(tmp_path, mode):
     assert gathered(tmp_path / f"a.{kind}", image).min() >= 250
 
 
+@pytest.mark.told("Data", "2 damaged files of 40")
 def test_damaged_files_are_named_before_anything_is_trained(folder, tmp_path):
     for name in ("cat/01.png", "dog/20.png"):
         cut(folder / name)

@@ -57,6 +57,7 @@ def test_fashion_from_the_systems_folder(tmp_path, tiny_fashion):
     assert probe_data("fashion-mnist").startswith("ready")
 
 
+@pytest.mark.told("Data", "a file of fashion-mnist that is damaged")
 def test_a_damaged_cache_is_passed_over_and_named(tmp_path, tiny_fashion, caplog):
     folder = write_cache(tmp_path, tiny_fashion)
     assert len(load_data("fashion-mnist").test) == 30
@@ -146,6 +147,7 @@ def tiny_cifar(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.told("Data", "a file of cifar10 that is damaged")
 def test_cifar(tiny_cifar):
     data = load_data("cifar10")
     assert (data.image_shape, data.pad, data.flip) == ((3, 32, 32), 4, True)
@@ -154,6 +156,7 @@ def test_cifar(tiny_cifar):
     (tiny_cifar / "two").write_bytes(b"damaged")
     with pytest.raises(FileNotFoundError, match=r"cifar10 is not in .*gstds data fetch cifar10"):
         load_data("cifar10")
+    assert probe_data("cifar10").startswith("damaged (")  # as `gstds doctor` says
 
 
 def test_pets(tmp_path, monkeypatch):
@@ -171,6 +174,11 @@ def test_pets(tmp_path, monkeypatch):
     assert (data.image_shape, len(data.train), len(data.test)) == ((3, 32, 32), 36, 4)
     assert data.test.gather(np.arange(4)).shape == (4, 3, 32, 32)
     assert load_data("oxford-iiit-pet").image_shape == (3, 224, 224)
+    # What is copied where the message says is found by run and `gstds doctor` alike.
+    assert str(root) in advise_data("oxford-iiit-pet")
+    assert probe_data("oxford-iiit-pet") == "ready"
+    (root / "images").rename(root.parent / "images")
+    assert probe_data("oxford-iiit-pet") != "ready"
 
 
 # sources

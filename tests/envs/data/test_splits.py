@@ -183,6 +183,7 @@ def test_held_out_parts_differ_between_samples_of_a_class():
         ([30] * 3, {"limit": 6, "label_noise": 0.5}, "label_noise=0.5 leaves class 'class-"),
     ],
 )
+@pytest.mark.told("Data", "classes of `{counts}` samples `{options}`")
 def test_too_little_is_a_clear_error(counts, options, message):
     with pytest.raises(ValueError, match=message):
         parts_of(counts, **options)

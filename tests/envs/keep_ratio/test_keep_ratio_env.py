@@ -175,6 +175,7 @@ def test_instances_are_drawn_by_seed_and_named_at_reset(tiny_npz):
         ({"target_accuracy": 2.0}, "target_accuracy"),
     ],
 )
+@pytest.mark.told("Environments", "`KeepRatioEnv({options})`")
 def test_an_impossible_environment_fails_when_it_is_made(options, word):
     with pytest.raises(ValueError, match=word):
         gymnasium.make(ID, **({"dataset": "digits", "picker": "uniform"} | options))
@@ -188,6 +189,7 @@ def test_an_unknown_keyword_is_refused_in_pythons_words():
 
 
 @pytest.mark.parametrize("wrong", [9, -1, 0.5, np.nan, [1, 2]])
+@pytest.mark.told("Environments", "`step({wrong})` of a KeepRatioEnv")
 def test_an_action_outside_the_space_is_refused(tiny_npz, wrong):
     with pytest.raises(ValueError, match="action"):
         RatioActions("discrete").ratio(wrong)

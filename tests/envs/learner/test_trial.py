@@ -17,6 +17,7 @@ from gstds.common.state import state_digest
 from gstds.envs.learner.learner import Learner
 from gstds.observation.cost import count_flops
 from gstds.options.world import LearnerOptions
+from tests.told import WARNED, note
 
 SHAPE, CLASSES = (3, 8, 8), 5
 
@@ -97,6 +98,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("make", "words"), WRONG.values(), ids=WRONG)
+@pytest.mark.told("Networks", "a network: {id}")
 def test_what_cannot_be_trained_is_refused_in_words(learner, make, words):
     with pytest.raises(ValueError, match=words) as caught:
         learner(make, precision="float32")
@@ -113,6 +115,11 @@ def train(one, steps=2):
     return losses
 
 
+@pytest.mark.told(
+    "Networks",
+    "`x.view(len(x), -1)` of color images",
+    works="images are contiguous, unless the network's weights are channels_last",
+)
 def test_view_of_rgb_works(learner):
     viewed = train(learner(lambda: Net(before=lambda x: x.view(len(x), -1))))
     assert np.array_equal(viewed, train(learner(Net)))
@@ -158,6 +165,11 @@ def branches(x):
 
 
 @pytest.mark.parametrize("before", [reads_a_value, branches])
+@pytest.mark.told(
+    "Networks",
+    "`.item()` or a branch on values in `forward`",
+    works="operations are counted on real tensors",
+)
 def test_operations_are_counted_where_values_are_read(learner, caplog, before):
     one = learner(lambda: Net(before=before))
     assert one.train_flops == count_flops(Net(), SHAPE, train=True) > 0
@@ -176,11 +188,13 @@ class Scales(nn.Module):
         return (x.flatten(1)[:, None] * self.scale).sum(2)
 
 
+@pytest.mark.told("Networks", "a network of operations that torch cannot count")
 def test_what_cannot_be_counted_is_estimated_with_a_warning(learner, caplog):
     with caplog.at_level(logging.WARNING):
         one = learner(Scales)
     assert (one.forward_flops, one.train_flops) == (2 * 960, 6 * 960)
     assert "finds no operations" in caplog.text
+    note(caplog.messages[0], WARNED)
 
 
 def test_the_trial_leaves_no_trace(learner):
@@ -309,6 +323,7 @@ def test_the_smallest_batch_is_found(learner):
     assert norm.min_batch == 2
 
 
+@pytest.mark.told("Networks", "lazy layers", works="made by a first batch, from the seed")
 def test_lazy_layers_get_their_shapes_from_the_seed(learner):
     def make():
         return nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(CLASSES))

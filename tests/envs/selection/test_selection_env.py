@@ -249,6 +249,7 @@ def test_an_equal_budget_is_never_exceeded_and_missed_by_less_than_two_samples(
         assert info["kept"] == kept_count(keep, info["drawn"])
 
 
+@pytest.mark.told("Environments", "a budget that pays no batch")
 def test_a_budget_that_pays_no_batch_is_refused(tiny_npz):
     with pytest.raises(ValueError, match=r"budget=0\.1 .*raise --budget"):
         DataSelectionEnv(
@@ -366,6 +367,7 @@ def test_a_lone_sample_that_batchnorm_cannot_take_is_carried_into_the_next_updat
     assert info["charged_flops"] == pytest.approx(2 * env.sample_flops)
 
 
+@pytest.mark.told("Environments", "`batch_size=64` for 50 samples")
 def test_draws_cover_every_sample_once_an_epoch_and_depend_on_the_epoch():
     draws = Draws(50, 16, seed=1)
     first = np.concatenate([draws.batch(s) for s in range(4)])
@@ -396,6 +398,7 @@ def test_an_unknown_option_is_a_type_error_with_the_near_names():
         ({"dataset": "digit"}, "did you mean 'digits'"),
     ],
 )
+@pytest.mark.told("Environments", "`gymnasium.make(…, {options})`")
 def test_bad_options_fail_at_make(options, message):
     with pytest.raises(ValueError, match=message):
         DataSelectionEnv(**({"observe": ()} | options))
@@ -414,6 +417,7 @@ def double():
         ({"learner": f"{__name__}:no_head", "observe": ["learner_embeddings"]}, "Linear"),
     ],
 )
+@pytest.mark.told("Environments", "`gymnasium.make(…, {options})`")
 def test_what_is_cheap_to_find_out_is_found_out_before_the_reference(monkeypatch, options, message):
     def dear(*_):
         raise AssertionError("features of all images would be computed first")

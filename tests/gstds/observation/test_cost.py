@@ -32,7 +32,9 @@ def test_resnet18_costs_what_a_hand_count_says():
 
 
 @pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 64, 64)])
+@pytest.mark.parametrize(
+    "shape", [(1, 8, 8), (3, 32, 32), pytest.param((3, 64, 64), marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", LEARNERS)
 def test_counting_layers_is_torchs_count_for_every_built_in_learner(name, shape, train):
     model = build_model(name, shape, 10, 0)

@@ -57,9 +57,14 @@ IMPORTS = {
 }
 
 
-@pytest.mark.parametrize("how", IMPORTS)
+FAILED = "try:\n    import torchvision\nexcept RuntimeError: pass\n"
+CASES = [(how, before) for how in IMPORTS for before in ("", FAILED)]
+QUICK = [("by another library", FAILED)]
+
+
 @pytest.mark.parametrize(
-    "before", ["", "try:\n    import torchvision\nexcept RuntimeError: pass\n"]
+    ("how", "before"),
+    [pytest.param(*one, marks=[pytest.mark.slow] * (one not in QUICK)) for one in CASES],
 )
 def test_a_users_own_import_is_mended(tmp_path, how, before):
     (tmp_path / "like_timm.py").write_text(

@@ -43,6 +43,7 @@ def changed(at, value):
         ({"device": 0.5}, r"device must be one that torch has here.*got 0\.5"),
     ],
 )
+@pytest.mark.told("Loops of your own", "`prepare_store(…, {changes})`")
 def test_bad_input_is_told_before_anything_is_computed(tmp_path, monkeypatch, changes, message):
     def never(*args, **options):
         raise AssertionError("nothing may be computed")
@@ -61,6 +62,16 @@ def test_a_store_is_made_once_and_a_class_that_does_not_occur_is_no_error(tmp_pa
     losses, note = open_losses(tmp_path / LOSSES_NAME)
     assert losses.shape == (N,)
     assert note["num_classes"] == 6
+
+
+@pytest.mark.told("Loops of your own", "`prepare_store` of other images into the same folder")
+def test_other_images_with_equal_labels_are_no_store_of_these(tmp_path):
+    first = prepare_store(tmp_path, IMAGES, LABELS, reference="untrained").gather(np.arange(N))
+    other = np.ascontiguousarray(IMAGES[::-1])
+    with pytest.raises(StoreError, match=r"fingerprint of the data is .*; delete it"):
+        prepare_store(tmp_path, other, LABELS, reference="untrained")
+    same = prepare_store(tmp_path, IMAGES, LABELS, reference="untrained")
+    assert np.array_equal(same.gather(np.arange(N)), first)
 
 
 def test_what_a_store_lacks_is_told_with_both_ways_to_make_it(tmp_path):

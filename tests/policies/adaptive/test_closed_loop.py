@@ -200,6 +200,7 @@ def test_a_gradient_that_is_no_number_is_passed_over():
     assert scale.samples == pytest.approx(8.0)
 
 
+@pytest.mark.told("Loops of your own", "`gradient-noise` without `observe_gradient_noise`")
 def test_a_loop_of_ones_own_tells_the_noise_scale_or_is_told_to():
     policy = make_policy("gradient-noise", picker="uniform")
     selector = Selector(policy, None, 10, num_samples=64, num_classes=2)
@@ -230,6 +231,7 @@ def test_every_rule_stays_within_its_bounds(train, validation, gap, samples, lef
 
 
 @pytest.mark.parametrize("name", ["plateau", "loss-gap", "gradient-noise", "budget"])
+@pytest.mark.told("Policies and plug-ins", "`make_policy('plateau', low=0.9, high=0.2)`")
 def test_bounds_the_wrong_way_round_are_refused(name):
     with pytest.raises(ValueError, match=r"low must be at most high, got low=0\.9, high=0\.2"):
         make_policy(name, low=0.9, high=0.2)
@@ -298,7 +300,7 @@ CHOICES = [
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: "-".join(map(str, c.values())))
-@pytest.mark.parametrize("share", [0.5, 0.8])
+@pytest.mark.parametrize("share", [0.5, pytest.param(0.8, marks=pytest.mark.slow)])
 def test_the_budget_is_hit_within_a_percent(tmp_path, choice, share):
     options = small("digits", "budget", policy_params={"share": share}, **{"epochs": 2} | choice)
     result = execute(options, tmp_path)
@@ -338,6 +340,7 @@ def test_a_share_that_scoring_and_the_lowest_ratio_exceed_is_refused(tmp_path):
         execute(options, tmp_path)
 
 
+@pytest.mark.told("Policies and plug-ins", "`budget` with a share that scoring exceeds")
 def test_a_budget_that_scoring_alone_exceeds_is_refused_at_the_first_step(tmp_path):
     options = small("digits", "budget", picker="top-score", score="loss",
                     policy_params={"share": 0.2})  # fmt: skip

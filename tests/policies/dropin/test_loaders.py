@@ -85,6 +85,11 @@ def stopped(loader, sampler, after, save):
     raise AssertionError("stopped too late")
 
 
+@pytest.mark.told(
+    "Loaders and frameworks",
+    "`sampler`, `set_epoch`, `batch_size`, `drop_last` of a `SelectionSampler`",
+    works="those of its batches",
+)
 def test_what_frameworks_look_for_is_that_of_the_batches():
     sampler = made(by_epoch)
     assert sampler.sampler is sampler.batches.sampler
@@ -99,6 +104,11 @@ def test_what_frameworks_look_for_is_that_of_the_batches():
     listed.set_epoch(1)
 
 
+@pytest.mark.told(
+    "Loaders and frameworks",
+    "`start_at(7)` in epochs of 6 batches",
+    "`start_at(2)` where there is 1 batch",
+)
 def test_a_position_beyond_the_epoch_is_refused():
     sampler = made()
     with pytest.raises(ValueError, match=r"batch must be in \[0, 6\].* got 7; .*pass batch % 6"):
@@ -121,6 +131,11 @@ def test_a_plain_loader_draws_the_same_with_persistent_workers(order, options):
     assert taken(loader_of(sampler, **options), sampler) == whole_run(order)
 
 
+@pytest.mark.told(
+    "Loaders and frameworks",
+    "a selector's state saved in mid-epoch, and `start_at(4)`",
+    works="each batch is drawn and counted once",
+)
 def test_the_selectors_state_in_mid_epoch_is_of_the_epochs_beginning():
     sampler = made(by_epoch)
     loader = loader_of(sampler)
@@ -168,6 +183,12 @@ def test_the_state_is_copied_once_an_epoch():
     assert [state["drawn"] for state in states] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.told(
+    "Loaders and frameworks",
+    "`state_dict()` over a RandomSampler without generator",
+    None,
+    "`load_state_dict` of what is no state",
+)
 def test_an_order_that_cannot_be_drawn_again_is_not_saved():
     sampler = made(RandomSampler)
     with pytest.raises(ValueError, match=r"RandomSampler without a generator .*manual_seed\(0\)"):
@@ -187,6 +208,7 @@ def test_an_order_that_cannot_be_drawn_again_is_not_saved():
 WORKERS = [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", WORKERS)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("after", [4, PER_EPOCH - 1, PER_EPOCH, PER_EPOCH + 0.5, PER_EPOCH + 3])
@@ -211,6 +233,7 @@ def test_torchdatas_loader_goes_on_where_it_stopped(order, options, after):
 # ---------------------------------------------------------------------------- accelerate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("after", [1, 2, PER_EPOCH + 1, PER_EPOCH])
 def test_accelerate_skips_the_first_batches_once(after, workers):
@@ -233,6 +256,7 @@ def test_accelerate_skips_the_first_batches_once(after, workers):
     assert taken(fresh, resumed, epoch + 1) == whole[epoch + 1 :]
 
 
+@pytest.mark.slow
 def test_accelerate_puts_its_own_seeded_sampler_in_and_its_loader_saves():
     accelerate = pytest.importorskip("accelerate")
     pytest.importorskip("torchdata")
@@ -262,6 +286,7 @@ def test_accelerate_puts_its_own_seeded_sampler_in_and_its_loader_saves():
     assert resumed.selector.step == PER_EPOCH * EPOCHS
 
 
+@pytest.mark.slow
 def test_accelerate_deals_the_batches_out_to_its_processes_and_loses_none(monkeypatch):
     shard = pytest.importorskip("accelerate.data_loader").BatchSamplerShard
     whole = whole_run()[0]

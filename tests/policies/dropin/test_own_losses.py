@@ -51,14 +51,58 @@ def regression(policy):
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.told(
+    "Loops of your own",
+    "`best` in a regression, targets in tens",
+    works="losses are compared with this run's own, in their unit",
+)
 def test_a_regression_is_not_frozen_by_a_weight_that_a_policy_lowers():
     sums, error = regression(make_policy("best", doubt=0))
     assert min(sums) == pytest.approx(2.0)
     assert error < regression("random")[1]
 
 
+def multi_label(policy):
+    """Return the sums of weights, and the loss summed over 20 labels after 60 steps."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 10, generator=generator)
+    target = (x @ torch.randn(10, 20, generator=generator) > 0).float()
+    model = torch.nn.Linear(10, 20)
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    chooser, sums = Selector(policy, None, 60, num_samples=200), []
+
+    def loss(now):
+        score = torch.nn.functional.binary_cross_entropy_with_logits
+        return score(model(x[now]), target[now], reduction="none").sum(1)
+
+    for _ in range(60):
+        indices = torch.randperm(200, generator=generator)[:64]
+        kept, weights = chooser.select(indices)
+        losses = loss(indices[kept])
+        optimizer.zero_grad()
+        (weights * losses).sum().backward()
+        optimizer.step()
+        chooser.observe_losses(indices[kept], losses)
+        sums.append(float(weights.sum()))
+    return sums, float(loss(slice(None)).mean().detach())
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_multi_label_loss_of_twenty_labels_is_not_frozen():
+    sums, loss = multi_label(make_policy("best", doubt=0))
+    assert min(sums) == pytest.approx(2.0)
+    assert loss < multi_label("random")[1]
+
+
 @pytest.mark.parametrize("name", ["stale-big-loss", "stale-selective-backprop", "best"])
 @pytest.mark.parametrize("unit", [1.0, -30.0])
+@pytest.mark.told(
+    "Loops of your own",
+    "a quarter is kept, losses of any sign (`stale-big-loss`, …)",
+    works="samples never seen are a state of their own: all are visited",
+)
 def test_every_sample_is_visited_whatever_the_unit(name, unit):
     policy = make_policy(name, doubt=0) if name == "best" else name
     options = {} if name == "best" else {"schedule": "constant", "keep": 0.25}
@@ -74,6 +118,9 @@ def test_every_sample_is_visited_whatever_the_unit(name, unit):
 
 
 @pytest.mark.parametrize("shift", [0, 1000, -1000])
+@pytest.mark.told(
+    "Loops of your own", "losses of any size and sign", works="ranked as they were told"
+)
 def test_the_highest_losses_are_kept_of_any_size_and_sign(shift):
     chooser = Selector("big-loss", None, 9, num_samples=64, schedule="constant", keep=0.25)
     kept, _ = chooser.select(np.arange(32), shift + np.arange(32.0))
@@ -81,6 +128,7 @@ def test_the_highest_losses_are_kept_of_any_size_and_sign(shift):
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.told("Loops of your own", "losses that are NaN or infinite")
 def test_losses_that_are_not_finite_are_set_aside_and_told_of_once_at_both_doors():
     policy = Looking()
     policy.needs = {"learner_losses": {}}
@@ -123,6 +171,7 @@ def infobatch_keep(indices, count):
     return chooser.mean_keep
 
 
+@pytest.mark.told("Loops of your own", "`num_samples=1000`, of which 900 are drawn")
 def test_samples_that_are_never_drawn_change_no_mean_and_are_told_of():
     used = np.random.default_rng(1).permutation(1000)[:900]
     renumbered = infobatch_keep(np.arange(900), 900)
@@ -144,6 +193,7 @@ def test_draws_with_replacement_and_a_dropped_last_batch_are_no_missing_samples(
             chooser.select(order[at : at + 32])
 
 
+@pytest.mark.told("Loops of your own", "`observe_losses(kept, losses)`")
 def test_losses_told_of_positions_instead_of_indices_are_told_of():
     chooser = selector()
     kept, _ = chooser.select(np.arange(40, 60))
@@ -152,6 +202,11 @@ def test_losses_told_of_positions_instead_of_indices_are_told_of():
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (4, 3, 5), (4, 1)])
+@pytest.mark.told(
+    "Loops of your own",
+    "`observe_losses` with losses of shape `{shape}`",
+    "`select` with losses of shape `{shape}`",
+)
 def test_losses_of_parts_of_a_sample_are_to_be_reduced(shape):
     advice = r"losses\.flatten\(1\)\.mean\(1\)"
     with pytest.raises(ValueError, match=advice) as error:
@@ -212,6 +267,7 @@ def test_a_first_batch_without_losses_lowers_no_weight():
     assert float(weights.sum()) == pytest.approx(2)
 
 
+@pytest.mark.told("Loops of your own", "`observe_validation(nan)`")
 def test_any_finite_validation_loss_may_be_told():
     chooser = selector(policy=make_policy("loss-gap", picker="uniform"))
     for loss in (-3.5, 0.0, 1e30):
@@ -231,6 +287,7 @@ def shown_labels(labels):
     return policy.seen["labels"].tolist()
 
 
+@pytest.mark.told("Loops of your own", "labels that are one-hot or soft")
 def test_labels_of_other_kinds_are_read_where_it_is_clear():
     assert shown_labels(["dog", "cat", "dog"]) == [1, 0, 1]
     assert shown_labels(np.array(["b", "a", "c"], object)) == [1, 0, 2]
@@ -245,11 +302,18 @@ def test_labels_of_other_kinds_are_read_where_it_is_clear():
         (np.array([0.5, 1.7, 2.0]), "targets of a regression leave labels out"),
     ],
 )
+@pytest.mark.told("Loops of your own", "`labels={labels}`")
 def test_what_is_no_class_is_left_out(labels, message):
     with pytest.raises((TypeError, ValueError), match=message):
         shown_labels(labels)
 
 
+@pytest.mark.told(
+    "Loops of your own",
+    "`select(['image-60.png'])`, an id that is not there",
+    "`ids=['a', 'b', 'a']`",
+    "a state of other `ids`",
+)
 def test_samples_may_go_by_names():
     names = [f"image-{at}.png" for at in range(N)]
     named, numbered = (selector(policy="stale-big-loss", **o) for o in ({"ids": names}, {}))
@@ -295,6 +359,9 @@ def test_ids_are_looked_up_exactly():
 # ---------------------------------------------------------------------- lengths
 
 
+@pytest.mark.told(
+    "Loops of your own", "a state of fewer samples and steps", "a state of more samples"
+)
 def test_data_that_grew_and_training_that_goes_on_longer_load_with_a_word():
     before = Selector("stale-big-loss", None, 12, num_samples=N)
     run(before, 4)
@@ -311,6 +378,13 @@ def test_data_that_grew_and_training_that_goes_on_longer_load_with_a_word():
         before.load_state_dict(after.state_dict())
 
 
+@pytest.mark.told(
+    "Loops of your own",
+    "`total_steps=None`, `select` without `progress=`",
+    "`progress=3`",
+    "`progress=0.5` beside `total_steps=10`",
+    "`plateau` with `total_steps=None`",
+)
 def test_of_a_length_unknown_the_progress_is_told():
     known = Selector("random", None, 10, num_samples=64, schedule="linear")
     unknown = Selector("random", None, None, num_samples=64, schedule="linear")
@@ -331,6 +405,7 @@ def test_of_a_length_unknown_the_progress_is_told():
             one.select([1], progress=0.5)
 
 
+@pytest.mark.told("Loops of your own", "`select_together([])`")
 def test_batches_of_one_update_share_a_divisor():
     apart, at_once = (selector(schedule="constant", keep=0.3) for _ in range(2))
     batches = [np.arange(20), np.arange(20, 30), np.arange(30, 60)]
@@ -376,6 +451,11 @@ def test_batches_of_one_may_be_meant(policy):
     one_by_one(selector(policy=policy), 12)
 
 
+@pytest.mark.told(
+    "Loops of your own",
+    "`torch.compile` around the whole step",
+    works="selection stays outside of what is compiled",
+)
 def test_a_compiled_step_selects_outside_what_is_compiled():
     few = {"labels": np.arange(20) % 4, "reference_losses": None}
     chooser, plain = selector(**few), selector(**few)

@@ -26,6 +26,7 @@ BATCHES = [range(20), range(20, 40)]
         ("stale-selective-backprop", {}, "learns from each step"),
     ],
 )
+@pytest.mark.told("Loaders and frameworks", "`SelectionSampler` with `{name}`")
 def test_a_policy_that_follows_training_is_refused_at_once(name, options, message):
     chooser = selector(policy=make_policy(name, **options))
     with pytest.raises(ValueError, match=f"selector: policy .* {message}.*inside the loop instead"):
@@ -42,22 +43,26 @@ def test_a_policy_that_follows_training_is_refused_at_once(name, options, messag
         (iter(BATCHES), "batches must begin anew in each epoch, got a list_iterator"),
     ],
 )
+@pytest.mark.told("Loaders and frameworks", "`SelectionSampler(selector, {batches})`")
 def test_what_is_no_batches_is_refused_at_once(batches, message):
     with pytest.raises(TypeError, match=message):
         SelectionSampler(selector(), batches)
 
 
+@pytest.mark.told("Loaders and frameworks", "`SelectionSampler(selector, np.arange(5))`")
 def test_a_sampler_of_single_indices_of_ones_own_is_named():
     sampler = SelectionSampler(selector(), np.arange(5))
     with pytest.raises(TypeError, match=r"batches must be lists of indices, got .* as batch 0"):
         next(iter(sampler))
 
 
+@pytest.mark.told("Loaders and frameworks", "`SelectionSampler('gstds', batches)`")
 def test_what_is_no_selector_is_named():
     with pytest.raises(TypeError, match=r"selector must be a gstds\.Selector, got 'gstds'"):
         SelectionSampler("gstds", BATCHES)
 
 
+@pytest.mark.told("Loaders and frameworks", "`IndexedDataset` with an ordinary sampler")
 def test_a_data_set_with_an_ordinary_sampler_is_told_of_the_other():
     with pytest.raises(TypeError, match=r"asked for \(index, weight\), got 3; .*batch_sampler=Sel"):
         IndexedDataset(Counting())[3]

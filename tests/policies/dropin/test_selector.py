@@ -108,6 +108,18 @@ def test_the_weights_hold_what_the_loss_is_divided_by():
     assert unbiased.select(np.arange(20))[1].tolist() == pytest.approx([1 / 20] * 20)
 
 
+@pytest.mark.told(
+    "Loops of your own",
+    "`Selector('gstds', None, …)`",
+    "`Selector('stale-rho-loss', …)` without reference losses",
+    "`Selector('random', None, 10)`",
+    "`select([3, 60])` of 60 samples",
+    "`select([0.5])`",
+    "`select([1, 2])` under `big-loss`",
+    "`select([1, 2], [1.0, 2.0, 3.0])`",
+    "`observe_losses([1, 2], 0.5)`",
+    "`select` under `stale-big-loss`, no losses told",
+)
 def test_missing_things_are_named_with_the_mend(store):
     with pytest.raises(ValueError, match="store: policy 'gstds' needs spectral_scores"):
         selector(policy="gstds")
@@ -139,6 +151,7 @@ class Wrong(Policy):
 
 
 @pytest.mark.parametrize("answer", [np.ones(3), np.full(4, np.nan), -np.ones(4), np.full(4, 2.0)])
+@pytest.mark.told("Policies and plug-ins", "`act` returns `{answer}` for 4 samples")
 def test_a_policy_that_answers_nonsense_is_named(answer):
     policy = Wrong()
     policy.answer = answer
@@ -183,6 +196,11 @@ def test_workers_never_load_what_is_dropped_and_change_nothing(store):
     assert torch.equal(more, loads)
 
 
+@pytest.mark.told(
+    "Loaders and frameworks",
+    "`SelectionSampler` with `big-loss`",
+    "`SelectionSampler` with `stale-big-loss`",
+)
 def test_what_is_not_known_ahead_is_refused():
     with pytest.raises(ValueError, match="needs learner_losses"):
         SelectionSampler(selector(policy="big-loss"), [[0, 1]])

@@ -66,6 +66,7 @@ def test_the_stores_note_says_the_number_of_classes_whatever_is_needed(whole, na
          r"keep must be None beside a schedule that is made already, got 0\.7"),
     ],
 )  # fmt: skip
+@pytest.mark.told("Loops of your own", "`Selector('{policy}', …, {options})`")
 def test_a_schedule_that_would_change_nothing_is_refused(policy, options, message):
     with pytest.raises(ValueError, match=message):
         selector(policy=policy, **options)
@@ -87,11 +88,13 @@ def test_a_schedule_that_would_change_nothing_is_refused(policy, options, messag
         ({"num_classes": 3}, "num_classes must be above every label, got 3, and a 3"),
     ],
 )
+@pytest.mark.told("Loops of your own", "`Selector(…, {options})` of 60 samples")
 def test_sizes_that_disagree_are_refused_when_it_is_made(store, options, message):  # noqa: F811
     with pytest.raises(ValueError, match=message):
         selector(store, policy=Looking(), **options)
 
 
+@pytest.mark.told("Loops of your own", "a store of 60 samples, `labels=np.zeros(70)`")
 def test_a_store_of_other_samples_is_refused(store):  # noqa: F811
     with pytest.raises(ValueError, match=r"labels says 70, store 60; .*pass rows="):
         Selector("random", store, 9, labels=np.zeros(70, int))
@@ -116,6 +119,7 @@ def test_a_store_of_other_samples_is_refused(store):  # noqa: F811
         ({"distributed": "yes"}, "distributed must be True, False or None"),
     ],
 )
+@pytest.mark.told("Loops of your own", "`Selector(…, {options})`")
 def test_arguments_of_the_wrong_type_are_named(options, message):
     with pytest.raises(TypeError, match=message):
         selector(**{"policy": Looking()} | options)
@@ -130,6 +134,7 @@ def test_arguments_of_the_wrong_type_are_named(options, message):
         ({"device": "tpu9"}, "device must be a torch device, .*, got 'tpu9'"),
     ],
 )
+@pytest.mark.told("Loops of your own", "`Selector(…, {options})`")
 def test_arguments_out_of_range_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         selector(**options)
@@ -164,12 +169,14 @@ def declaring(**declared):
         ({"normalizer": "sum"}, ValueError, "normalizer of policy 'Declaring': unknown name 'sum'"),
     ],
 )  # fmt: skip
+@pytest.mark.told("Policies and plug-ins", "a policy with `{declared}`")
 def test_a_made_policy_is_checked_as_a_named_one(store, declared, kind, message):  # noqa: F811
     with pytest.raises(kind, match=message):
         selector(store, policy=declaring(**declared))
 
 
 @pytest.mark.parametrize("method", ["reset", "act", "learn"])
+@pytest.mark.told("Policies and plug-ins", "`{method}` raises, in a loop of your own")
 def test_what_a_policy_raises_is_told_with_its_name_and_the_step(method):
     def broken(self, *_):
         raise RuntimeError("my own mistake")

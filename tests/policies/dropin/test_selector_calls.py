@@ -59,6 +59,7 @@ def test_a_process_group_may_be_made_after_the_selector(two):
     assert torch.allclose(weights, torch.full((10,), 2 / 20))
 
 
+@pytest.mark.told("Loops of your own", "a process group made after the first batch")
 def test_a_process_group_made_after_the_first_batch_is_refused(two):
     chooser, alone = selector(policy="full"), selector(policy="full", distributed=False)
     chooser.select(np.arange(10))
@@ -89,6 +90,7 @@ def test_a_process_group_may_be_made_after_a_state_is_taken_up(two, monkeypatch)
     assert [context.steps_per_epoch for context in contexts] == [2]
 
 
+@pytest.mark.told("Loops of your own", "`Selector(…, distributed=True)` in one process")
 def test_processes_that_are_insisted_on_must_be_there():
     with pytest.raises(ValueError, match="distributed must not be True without a process group"):
         selector(distributed=True).select([1])
@@ -97,6 +99,7 @@ def test_processes_that_are_insisted_on_must_be_there():
 # ---------------------------------------------------------------------- steps
 
 
+@pytest.mark.told("Policies and plug-ins", "weights of 0 for a whole epoch")
 def test_an_epoch_of_which_nothing_is_kept_is_an_error():
     policy = Silent()
     chooser = selector(policy=policy, batch_size=20)
@@ -111,6 +114,7 @@ def test_an_epoch_of_which_nothing_is_kept_is_an_error():
             one.select(np.arange(20))
 
 
+@pytest.mark.told("Loops of your own", "more batches than `total_steps`")
 def test_more_batches_than_were_said_are_warned_of_once():
     chooser = selector()
     run(chooser, 12)
@@ -139,6 +143,7 @@ def test_each_place_of_an_index_drawn_twice_is_told():
 
 
 @pytest.mark.parametrize("policy", ["stale-big-loss", "infobatch"])
+@pytest.mark.told("Loops of your own", "`{policy}`: losses told once, then no more")
 def test_losses_that_are_told_once_and_then_forgotten_are_missed(policy):
     chooser = selector(policy=policy)
     run(chooser, 2)
@@ -151,6 +156,7 @@ def test_losses_that_are_told_once_and_then_forgotten_are_missed(policy):
     chooser.select(np.arange(20))
 
 
+@pytest.mark.told("Loops of your own", "`observe_losses([[1]], [1.0])`")
 def test_one_kept_sample_of_a_numpy_batch_is_told():
     chooser = selector(schedule="constant", keep=0.25)
     indices = np.arange(4)
@@ -162,6 +168,12 @@ def test_one_kept_sample_of_a_numpy_batch_is_told():
         chooser.observe_losses([[1]], [1.0])
 
 
+@pytest.mark.told(
+    "Policies and plug-ins",
+    "a policy reads `labels`, the Selector has none",
+    "a policy reads `degrees` and does not declare it",
+    "a policy reads `lasst_losses`",
+)
 def test_what_cannot_be_shown_is_not_got_by_the_other_way():
     policy = Asking()
     chooser = selector(policy=policy, labels=None, num_samples=N, num_classes=4)
@@ -204,11 +216,13 @@ HALF = np.full(3, 0.5)
         ("learner_embeddings", np.full((3, 2), np.nan), "finite, got nan at position 0"),
     ],
 )
+@pytest.mark.told("Loops of your own", "`select([1, 2, 3], {name}={value})`")
 def test_what_the_learner_cannot_have_is_refused(name, value, message):
     with pytest.raises(ValueError, match=f"^{name} must .*{message}"):
         looking(name).select([1, 2, 3], **{name: value})
 
 
+@pytest.mark.told("Loops of your own", "`learner_embeddings` of another width than before")
 def test_half_precision_and_another_width():
     one = looking("learner_probabilities", "learner_embeddings")
     certain = torch.tensor([[1.0, 0, 0, 0]] * 3, dtype=torch.bfloat16)
@@ -231,6 +245,7 @@ def test_where_others_keep_something_a_process_that_keeps_nothing_yields_a_sampl
     assert list(sampler) == [[(5, 0.0)]]
 
 
+@pytest.mark.told("Loops of your own", "`bandit` without `observe_validation`")
 def test_a_policy_that_learns_from_a_reward_asks_for_the_validation_loss_first():
     choosing = selector(policy=make_policy("bandit", picker="uniform"))
     with pytest.raises(

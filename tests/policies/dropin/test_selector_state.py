@@ -78,6 +78,7 @@ class Holding(Policy):
         return {"held": object()}
 
 
+@pytest.mark.told("Policies and plug-ins", "`state_dict` returns `{{'held': object()}}`")
 def test_a_policys_state_that_no_checkpoint_takes_is_named():
     with pytest.raises(TypeError, match="state of policy 'Holding'/held must be an array"):
         selector(policy=Holding()).state_dict()
@@ -93,6 +94,9 @@ def test_a_policys_state_that_no_checkpoint_takes_is_named():
         ({"seed": 5}, "the state is of seed 0, this selector of 5"),
     ],
 )  # fmt: skip
+@pytest.mark.told(
+    "Loops of your own", "a state of `Selector('random', …)` of 60 samples; here `{options}`"
+)
 def test_another_runs_state_is_refused_and_changes_nothing(options, message):
     saved = selector()
     run(saved, 3)
@@ -133,6 +137,12 @@ def test_another_parameter_is_told_of_and_holds(before, after, message):
         again.load_state_dict(resumed.state_dict())
 
 
+@pytest.mark.told(
+    "Loops of your own",
+    "`load_state_dict({{}})`",
+    "`load_state_dict([])`",
+    "a state whose `visits` are 7",
+)
 def test_what_is_no_state_is_refused():
     one = selector()
     with pytest.raises(ValueError, match="the state has no entry 'policy_class'"):
@@ -145,6 +155,7 @@ def test_what_is_no_state_is_refused():
         one.load_state_dict(state)
 
 
+@pytest.mark.told("Policies and plug-ins", "a state that the policy cannot take up")
 def test_a_state_that_the_policy_refuses_changes_nothing():
     expected, one = chooser("infobatch"), chooser("infobatch")
     run(expected, 4)

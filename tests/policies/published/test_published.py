@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -18,8 +19,13 @@ QUARTER = make_schedule("constant", keep=0.25)
 STALE = ("stale-big-loss", "stale-jest", "stale-rho-loss", "stale-selective-backprop")
 
 
+@functools.cache
+def made(name, **parameters):
+    return policies.make_policy(name, schedule=QUARTER, **parameters)
+
+
 def kept(name, view, **parameters):
-    policy = policies.make_policy(name, schedule=QUARTER, **parameters)
+    policy = made(name, **parameters)
     policy.reset(0, CONTEXT)
     return np.flatnonzero(policy.act(view))
 
@@ -270,7 +276,7 @@ def test_customs_unbiased_weights_are():
     view = full_view(2)
     gradients = np.random.default_rng(1).normal(1.0, 1.0, N)
     sums, counts = [], []
-    for step in range(6000):
+    for step in range(2500):
         noise = keyed_uniform(4, step, indices=np.arange(N)).astype(np.float32)
         weights = policy.act(view | {"noise": noise})
         sums.append((weights * gradients).sum() / N)
@@ -307,7 +313,7 @@ def test_infobatchs_expected_epoch_sum_is_the_authors_and_full_trainings():
     policy = policies.make_policy("infobatch")
     policy.reset(0, replace(CONTEXT, batch_size=N, steps_per_epoch=4))
     mine, theirs, counts = [], [], []
-    for epoch in range(2000):
+    for epoch in range(600):
         weights = np.zeros(4 * N)
         for number, batch in enumerate(np.split(np.arange(4 * N), 4)):
             # Training lowers the mean while the epoch goes on: the epoch's first is what counts.

@@ -1,22 +1,27 @@
-"""docs/errors.md is what bad input really gets; this file is run by itself to write it anew."""
+"""docs/errors.md is what bad input really gets; this file is run by itself to write it anew.
+
+The rows of options, commands and functions stand here; those below them are of the tests with the
+mark `told` (tests/told.py).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gstds.train.cli.main import build_parser, main
+from tests import told
+from tests.told import PAGE, cell
 
-PAGE = Path(__file__).parents[3] / "docs" / "errors.md"
-LONGEST = 150
 RUN = ["run", "--no-tracking", "--quiet"]
 COMPARE = ["compare", "--no-tracking", "--quiet"]
 # What an option gets by itself, and what must stand beside it for that.
@@ -196,13 +201,6 @@ def words_of(command: str, option: str, values: list[str]) -> list[str]:
     return [*start, option, *values]
 
 
-def cell(text: str) -> str:
-    # Names known to this installation, which a plug-in would change, are left out.
-    short = text.replace(os.getcwd(), "HERE").partition("known: ")[0].strip().rstrip(";")
-    short = short if len(short) <= LONGEST else short[:LONGEST] + "…"
-    return "`" + short.replace("|", "\\|").replace("`", "'") + "`"
-
-
 HEAD = """# What bad input gets
 
 On the command line: one line on standard error, exit code 2, and no file or record is left behind.
@@ -210,29 +208,38 @@ In the library: a `ValueError` or `TypeError` (bad arguments), an `OSError` (fil
 `RuntimeError` (a call out of turn); messages name the parameter, its value and the mend. A run that
 fails later ends with exit code 1 and says at which step; `--debug` shows the traceback.
 
-This page is written by `python -m tests.train.cli.test_errors_page` and compared with what really
-happens by `tests/train/cli/test_errors_page.py`. Long answers are cut off (…), as are lists of
-names.
+This page is written by `python -m tests.train.cli.test_errors_page` from what really happens in
+tests, which fail where it differs. Long answers are cut off (…), as are lists of names. What is
+made to work rather than refused stands at the end, with what is only warned of.
 """
 
 
-def page() -> str:
+def own_part() -> str:
     parts = [HEAD]
     for command, options in OPTIONS.items():
         rows = [
             (" ".join([option, *(v or "''" for v in values)]), words_of(command, option, values))
             for option, values in options.items()
         ]
-        parts.append(table(f"`gstds {command}`", [(f"`{n}`", cell(refusal(w))) for n, w in rows]))
-    rows = [(f"`gstds {' '.join(words)}`", cell(refusal(words))) for words in COMMANDS]
-    parts.append(table("Other commands", rows))
-    calls = functions().items()
-    parts.append(table("Functions", [(f"`{name}`", cell(raised(call))) for name, call in calls]))
+        lines = [f"| `{name}` | {cell(refusal(words))} |" for name, words in rows]
+        parts.append(table(f"`gstds {command}`", lines))
+    lines = [f"| `gstds {' '.join(words)}` | {cell(refusal(words))} |" for words in COMMANDS]
+    parts.append(table("Other commands", lines))
+    lines = [f"| `{name}` | {cell(raised(call))} |" for name, call in functions().items()]
+    parts.append(table("Functions", lines))
     return "\n".join(parts)
 
 
-def table(title: str, rows: list[tuple[str, str]]) -> str:
-    lines = [f"| {left} | {right} |" for left, right in rows]
+def told_part() -> str:
+    """Run the tests that are marked, and return their rows; the process is for nothing else."""
+    told.rows = []
+    code = pytest.main(["-q", "-m", "told", "-p", "no:xdist", str(PAGE.parents[1] / "tests")])
+    assert code == 0
+    sections = ((name, [line for at, line in told.rows if at == name]) for name in told.SECTIONS)
+    return "".join("\n" + table(name, lines) for name, lines in sections)
+
+
+def table(title: str, lines: list[str]) -> str:
     return "\n".join([f"## {title}\n", "| given | answer |", "|---|---|", *lines, ""])
 
 
@@ -245,8 +252,13 @@ def elsewhere(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_page_of_errors_is_what_happens_and_nothing_is_left(elsewhere):
-    assert page() == PAGE.read_text(), "run: python -m tests.train.cli.test_errors_page"
-    assert list(elsewhere.iterdir()) == []
+    told_rows = elsewhere / "told.md"
+    code = "from tests.train.cli.test_errors_page import told_part\n"
+    code += f"open({str(told_rows)!r}, 'w').write(told_part())"
+    subprocess.run([sys.executable, "-c", code], cwd=PAGE.parents[1], check=True)
+    expected = own_part() + told_rows.read_text()
+    assert expected == PAGE.read_text(), "run: python -m tests.train.cli.test_errors_page"
+    assert list(elsewhere.iterdir()) == [told_rows]
 
 
 def test_every_option_has_a_row_or_takes_anything():
@@ -265,5 +277,6 @@ def test_every_option_has_a_row_or_takes_anything():
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
+        below = told_part()
         os.chdir(folder)
-        PAGE.write_text(page())
+        PAGE.write_text(own_part() + below)

@@ -9,6 +9,7 @@ import pytest
 
 from gstds.train.cli.listed import TABLES, listed
 from gstds.train.cli.main import main
+from tests.told import note
 
 
 @pytest.fixture
@@ -33,6 +34,7 @@ def bad(capsys, *words):
     assert code == 2, error
     assert error.count("\n") == 1, error
     assert "Traceback" not in error
+    note(error.removeprefix("gstds: error: "))
     return error
 
 
@@ -156,6 +158,13 @@ def test_unusable_data_is_refused_by_name(here, capsys):
         assert message in bad(capsys, "run", *QUICK, "--dataset", dataset, "--batch-size", "8")
 
 
+@pytest.mark.told(
+    "Where results go",
+    "`--out file/run`, below a file",
+    "`--json no/such/folder.json`",
+    "`--json /proc/result.json`",
+    "`--json /dev`",
+)
 def test_places_that_cannot_be_written_are_refused(here, tiny_npz, capsys):
     (here / "file").write_text("")
     words = ["run", *QUICK, "--dataset", tiny_npz, "--batch-size", "32"]
@@ -178,12 +187,16 @@ def test_what_was_read_is_said_before_anything_is_computed(here, tiny_npz, capsy
     assert set(counts) == {str(number) for number in range(len(counts))}
 
 
+@pytest.mark.told("Where results go", "`--tracking-uri http://127.0.0.1:9`, where no server is")
 def test_an_mlflow_server_that_is_not_there_is_an_error_before_training(here, tiny_npz, capsys):
     words = ["run", "--policy", "full", "--dataset", tiny_npz, "--batch-size", "32", "--out", "r"]
     assert "127.0.0.1:9" in bad(capsys, *words, "--tracking-uri", "http://127.0.0.1:9")
     assert not (here / "r").exists()
 
 
+@pytest.mark.told(
+    "Where results go", "`--config` of what is no YAML", "`--config` that holds `epoch: 3`"
+)
 def test_bad_yaml_is_refused(here, capsys):
     (here / "bad.yaml").write_text("a: [1")
     assert "YAML" in bad(capsys, "run", "--no-tracking", "--config", "bad.yaml")

@@ -49,6 +49,7 @@ def comparison(tiny_npz, tmp_path, capsys):
     return ["compare", *words, "--out", str(tmp_path / "c")]
 
 
+@pytest.mark.slow
 def test_a_comparison_ends_with_its_table(comparison, tmp_path):
     code, shown = on_a_terminal(*comparison)
     assert code == 0, shown

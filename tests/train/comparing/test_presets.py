@@ -74,6 +74,7 @@ def test_a_preset_leaves_a_report_with_table_plots_and_command(here, capsys):
     assert content["runs"][0]["steps"] == 5, "one epoch: the command line wins over the preset"
 
 
+@pytest.mark.slow
 def test_a_preset_on_several_data_sets_has_an_overview_with_its_question(here):
     more = ["--datasets", "npz:tiny.npz", "npz:dim.npz", "--epochs", "1", "--seeds", "1"]
     assert main(words("sanity", *more, "--reference", "untrained")) == 0

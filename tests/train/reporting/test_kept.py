@@ -67,6 +67,7 @@ def test_what_was_kept_is_what_was_trained_on(content, tmp_path, tiny_npz):
     assert not view_of_kept(tmp_path / "kept", content["runs"], other)
 
 
+@pytest.mark.parametrize("content", ["equal-epochs"], indirect=True)
 def test_the_report_shows_images_and_goes_on_without_them(content, tmp_path, tiny_npz):
     paths = write_report(tmp_path / "kept", content)
     page = paths["html"].read_text()

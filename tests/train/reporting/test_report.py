@@ -166,7 +166,12 @@ CROWD = [one | {"policy": f"policy-{i:02}"} for i in range(30) for one in FULL]
 
 
 @pytest.mark.parametrize(
-    "runs", [RUNS[:1], [LOST], [{**RUNS[0], "history": []}], EVERYTHING, CROWD], ids=len
+    "runs",
+    [
+        *(RUNS[:1], [LOST], [{**RUNS[0], "history": []}], EVERYTHING),
+        pytest.param(CROWD, marks=pytest.mark.slow),
+    ],
+    ids=len,
 )
 def test_plots_of_odd_comparisons(runs, tmp_path, recwarn):
     summary = summarize(runs, runs[0]["policy"])

@@ -15,6 +15,7 @@ from gstds.train.running.run import RunFailedError, execute
 from gstds.train.tracking.store import client
 from gstds.train.tracking.uploader import Upload
 from tests.stores import delivered
+from tests.told import note
 
 PLUGINS = """
 import numpy as np
@@ -122,6 +123,7 @@ def refused(capsys, *words):
     assert main(list(words)) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error
+    note(error.removeprefix("gstds: error: "))
     return error
 
 
@@ -164,6 +166,7 @@ def run(tiny_npz, tmp_path, monkeypatch):
         ("Exits", r"step 2 .*'plugins:Exits'.*SystemExit: 3"),
     ],
 )
+@pytest.mark.told("Policies and plug-ins", "a policy in a run: {name}")
 def test_a_plug_in_that_errs_is_told_by_name_with_step_and_policy(run, tmp_path, name, message):
     with pytest.raises(RunFailedError, match=message):
         run(name)
@@ -176,6 +179,7 @@ def test_a_plug_in_that_errs_is_told_by_name_with_step_and_policy(run, tmp_path,
     )
 
 
+@pytest.mark.told("Policies and plug-ins", "`learn` raises, in a run", "`reset` raises, in a run")
 def test_a_policy_that_fails_while_it_learns_or_begins_is_told_too(run, tmp_path):
     with pytest.raises(RunFailedError, match=r"step 3 .*'plugins:Learns'.*no such thing"):
         run("Learns")
@@ -244,6 +248,7 @@ def test_a_plug_in_that_exits_does_not_end_its_comparison(run, tiny_npz, tmp_pat
 
 
 @pytest.mark.parametrize("body", ["raise SystemExit(3)", "import sys; sys.exit()"])
+@pytest.mark.told("Policies and plug-ins", "a plug-in's file with `{body}`")
 def test_a_module_that_exits_when_it_is_imported_is_bad_input(here, body, capsys):
     (here / "leaves.py").write_text(body)
     for option in ("--policy", "--learner", "--dataset", "--reference"):
@@ -253,11 +258,15 @@ def test_a_module_that_exits_when_it_is_imported_is_bad_input(here, body, capsys
         assert "SystemExit" in error
 
 
+@pytest.mark.told("Policies and plug-ins", "`SystemExit` in a policy's constructor")
 def test_a_policy_that_exits_when_it_is_made_is_bad_input(run, here, capsys):
     error = refused(capsys, "run", "--policy", "plugins:ExitsAtOnce", "--no-tracking", "--quiet")
     assert "'plugins:ExitsAtOnce' cannot be made: SystemExit: 3" in error
 
 
+@pytest.mark.told(
+    "Policies and plug-ins", "`state_dict` returns what no checkpoint takes, in a run"
+)
 def test_a_state_that_cannot_be_saved_names_its_entry_and_leaves_no_half_checkpoint(run, tmp_path):
     message = r"step 2 \(policy 'plugins:Keeps'.*state_dict: entry 'policy/table/first' cannot be"
     with pytest.raises(RunFailedError, match=message):
@@ -273,6 +282,7 @@ def test_a_state_that_cannot_be_saved_names_its_entry_and_leaves_no_half_checkpo
         ("CountsNothing", "step_flops of policy 'plugins:CountsNothing' must be a number, got N"),
     ],
 )
+@pytest.mark.told("Policies and plug-ins", "a policy in a run: {name}")
 def test_what_a_policy_tells_before_the_run_is_bad_input(
     run, here, tiny_npz, capsys, name, message
 ):

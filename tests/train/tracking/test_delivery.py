@@ -334,7 +334,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("place", ["runs", "elsewhere"])
+@pytest.mark.parametrize("place", ["runs", pytest.param("elsewhere", marks=pytest.mark.slow)])
 def test_a_run_is_found_by_either_id_and_no_mlflow_imported_for_it(store_uri, tmp_path, place):
     folder = tmp_path / place / "r"
     log = begun(folder, store_uri, tags={"folder": str(folder)})
