@@ -48,7 +48,7 @@ def cell(text: str) -> str:
         text = text.replace(str(place), "HERE")
     text = re.sub(r"/[\w/.-]*pytest-\d+/(popen-gw\d+/)?\w+", "HERE", text)
     text = re.sub(r"[\w/.-]+\.py:\d+", "FILE:LINE", text)
-    text = re.sub(r"[0-9a-f]{32,}", "…", text)
+    text = re.sub(r"0x[0-9a-f]+|[0-9a-f]{32,}", "…", text)
     # Names known to this installation, which a plug-in would change, are left out.
     short = " ".join(text.split()).partition("known: ")[0].strip().rstrip(";")
     return "`" + _short(short, LONGEST) + "`"
