@@ -13,6 +13,7 @@ import torch
 
 from gstds.common.checks import near_names
 from gstds.common.state import Stateful
+from gstds.observation.batch_view import numbers
 from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS, asked_of
 
 TELL = (
@@ -50,13 +51,6 @@ def refusals(
         for name, source in sources.items()
         if lacking.get(source)
     }
-
-
-def numbers(values: Any) -> npt.NDArray[Any]:
-    """Return an array of whatever holds numbers, tensors on any device included."""
-    if hasattr(values, "detach"):
-        values = values.detach().float().cpu() if values.is_floating_point() else values.cpu()
-    return np.asarray(values)
 
 
 def eager(method: Callable[..., Any]) -> Callable[..., Any]:

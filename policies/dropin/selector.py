@@ -25,7 +25,7 @@ from gstds.common.checks import (
 from gstds.common.noise import STREAMS, fan_out, policy_seed
 from gstds.common.process_group import Group, ProcessGroup
 from gstds.common.state import Stateful, entries
-from gstds.observation.batch_view import batch_view, checked_weights
+from gstds.observation.batch_view import batch_view, checked_weights, numbers
 from gstds.observation.gradient_noise import noise_share
 from gstds.observation.memory import SampleMemory
 from gstds.observation.shown import Shown
@@ -226,7 +226,7 @@ class Selector(Stateful):
         """
         if not len(batches):
             raise ValueError("batches must hold at least one batch, got none")
-        parts = [np.atleast_1d(observed.numbers(batch)) for batch in batches]
+        parts = [np.atleast_1d(numbers(batch)) for batch in batches]
         kept, weights = self.select(np.concatenate(parts), **options)
         ends = np.cumsum([len(part) for part in parts])
         cuts = np.searchsorted(kept.cpu().numpy(), ends)
