@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import random
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,13 +24,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.common.checks import place, place_of
+from gstds.common.checks import place, place_of, users_code
 from gstds.common.noise import policy_seed
 from gstds.common.state import fingerprints, latest_state, save_state, undeclared_changes
 from gstds.observation.batch_view import checked_weights
 from gstds.observation.shown import Noted, made_up_batch
 from gstds.observation.spec import check_observe
-from gstds.policies.base import Policy, RunContext, Transition
+from gstds.policies.base import Policy, RunContext, Transition, begin_run
 from gstds.policies.registry import check_declarations, make_policy
 from gstds.policies.rehearsal import CLASSES, line_to_add, made_up_context, undeclared
 
@@ -117,9 +118,9 @@ def examine(policy: str | type[Policy] | Callable[[], Policy], **parameters: Any
         return made
 
     try:
-        subject = _Subject(make)
+        subject = _Subject(make, name)
     except (Exception, SystemExit) as error:
-        report.findings.append(Finding("making", str(error), "see above", place_of(error)))
+        report.findings.append(Finding("making", str(error), "mend that first", place_of(error)))
         return report
     for check in _CHECKS:
         found = subject.attempt(check)
@@ -134,23 +135,16 @@ _Found = Iterator[tuple[str, ...]]
 _Check = Callable[["_Subject"], _Found]
 
 
-class _FaultError(Exception):
-    """A policy's code raised."""
-
-    def __init__(self, method: str, error: BaseException) -> None:
-        super().__init__(f"{method} raised {type(error).__name__}: {error}")
-        self.error = error
-
-
 class _Subject:
     """A policy under examination, and the environment that it acts in."""
 
-    def __init__(self, make: Callable[[], Policy]) -> None:
-        self.make = make
+    def __init__(self, make: Callable[[], Policy], name: str) -> None:
+        self.make, self.name = make, name
         self.policy = make()
         self.needs = check_observe("needs", self.policy.needs)
         self.figures: dict[str, float] = {}
         self.steady = True  # unless two runs of one seed differ
+        self.generators = _generators()
         self._told: set[str] = set()
         self._env: Any = None
         self._whole: _Run | None = None
@@ -164,17 +158,18 @@ class _Subject:
         try:
             for what, mend, *methods in check(self):
                 found.append(Finding(_name(check), what, mend, self.line(*methods)))
-        except _FaultError as fault:
+        except Exception as fault:  # of the policy's code, or of what it did to this process
             if not self.first_told(str(fault)):
                 return found or None
-            where = place_of(fault.error) or self.line("act")
+            where = place_of(fault.__cause__ or fault)
+            where = where or self.line(str(fault).partition(" ")[0], "act")
             found.append(Finding(_name(check), str(fault), "mend it", where))
         return found
 
     def first_told(self, fault: str) -> bool:
         """Say whether this is the first time that a fault is told."""
-        first = fault not in self._told
-        self._told.add(fault)
+        first = (kind := re.sub(r"\d+", "", fault)) not in self._told
+        self._told.add(kind)
         return first
 
     @property
@@ -208,14 +203,14 @@ class _Subject:
     def fresh(self, n: int = _N) -> Policy:
         """Return a policy that a made-up run begins with."""
         policy = self.make()
-        with _told("reset"):
-            policy.reset(0, made_up_context(n))
+        with users_code("reset"):
+            begin_run(policy, 0, made_up_context(n))
         return policy
 
     def answer(self, policy: Policy, view: Mapping[str, Any]) -> npt.NDArray[np.float32]:
         """Return the policy's weights (N,), checked."""
-        with _told("act"):
-            weights = policy.act(view)
+        with users_code("act"):
+            weights = policy.act(view if isinstance(view, Noted) else Noted(view, self.name))
             n = len(view["valid"])
             return checked_weights(weights, n, policy.max_weight, where="", name="weights")
 
@@ -234,8 +229,8 @@ class _Run:
         self.subject, self.policy = subject, subject.make()
         self.seen, _ = subject.env.reset(seed=5)
         self.context = RunContext(**subject.env.context())
-        with _told("reset"):
-            self.policy.reset(policy_seed(5), self.context)
+        with users_code("reset"):
+            begin_run(self.policy, policy_seed(5), self.context)
         self.made = fingerprints(self.policy)
         self.rewards = None if rewards is None else np.random.default_rng(rewards)
         self.read: set[str] = set()
@@ -246,17 +241,17 @@ class _Run:
     def go_on(self, steps: int = 10**9) -> _Run:
         done = False
         while not done and len(self.answers) < steps:
-            view = Noted({k: v.copy() for k, v in self.seen.items()}, self.read)
+            name = self.subject.name
+            view = Noted({k: v.copy() for k, v in self.seen.items()}, name, self.read)
             weights = self.subject.answer(self.policy, view)
             following, reward, terminated, truncated, info = self.subject.env.step(weights)
             self.changed_what_it_saw |= any(
-                not np.array_equal(dict.__getitem__(view, name), value)
-                for name, value in self.seen.items()
+                not np.array_equal(dict.get(view, key), value) for key, value in self.seen.items()
             )
             reward = reward if self.rewards is None else float(self.rewards.normal())
-            after = Noted(following, self.read)
-            transition = _NotedTransition(view, weights, reward, after, info)
-            with _told("learn"):
+            after = Noted(following, name, self.read)
+            transition = _NotedTransition(view, weights, reward, after, dict(info))
+            with users_code("learn"):
                 self.policy.learn(transition)
             self.read_reward |= transition.reward_was_read
             self.answers.append(weights)
@@ -282,8 +277,9 @@ class _NotedTransition(Transition):
 
 def _declared_is_read(subject: _Subject) -> _Found:
     """What is read is declared, all at once; what is declared, and charged, is read."""
-    with _told("act"):
-        missing = undeclared(subject.fresh())
+    policy = subject.fresh()
+    with users_code("act"):
+        missing = undeclared(subject.name, policy)
     if missing:
         subject.needs = {name: {} for name in missing} | subject.needs
         what = f"act reads {', '.join(missing)}, which needs does not declare"
@@ -320,7 +316,7 @@ def _odd_batches(subject: _Subject) -> _Found:
         view = batch | {k: np.asarray(v, dtype=np.float32) for k, v in values.items()}
         try:
             weights = subject.answer(subject.fresh(), view)
-        except _FaultError as fault:
+        except ValueError as fault:
             faults.setdefault(str(fault), []).append(name)
         else:
             if weights[view["valid"] == 0].any():
@@ -345,14 +341,14 @@ def _order_of_a_batch(subject: _Subject) -> _Found:
 def _same_seed_same_answers(subject: _Subject) -> _Found:
     """Two runs of one seed answer alike, and no global generator is drawn from."""
     answers = subject.whole.answers
-    before = _generators()
-    again = _Run(subject).go_on()
-    moved = [name for name, state in _generators().items() if state != before[name]]
+    again, now = _Run(subject).go_on(), _generators()
+    moved = [name for name, state in subject.generators.items() if state != now[name]]
     subject.steady = _equal(again.answers, answers)
     if moved:
         what = f"the policy draws from the global generator of {' and '.join(moved)}"
         mend = "make one of its own in reset: self._rng = np.random.default_rng(seed), and add "
-        yield what, mend + 'state = ("_rng",)', "act"
+        mend += 'state = ("_rng",); a network within torch.random.fork_rng(), after manual_seed'
+        yield what, mend, "act"
     elif not subject.steady:
         mend = "begin in reset from the seed alone: no clock, nothing that an earlier run left"
         yield "two runs of one seed get different weights", mend, "reset", "act"
@@ -364,16 +360,17 @@ def _stopped_and_gone_on(subject: _Subject) -> _Found:
     changed = undeclared_changes(run.made, run.policy)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with _told("state_dict"):
+            with users_code("state_dict"):
                 state = {"env": subject.env.state_dict(), "policy": run.policy.state_dict()}
                 save_state(folder, _STOP, state)
-        except _FaultError as fault:
-            yield str(fault), "keep arrays, numbers and text in state", "state_dict", "reset"
+        except ValueError as fault:
+            mend = "state may name what holds numbers, text, arrays, tensors, or generators"
+            yield str(fault), mend, "state_dict", "reset"
             return
         saved: Any = latest_state(folder)
     resumed = _Run(subject)
     resumed.seen = subject.env.load_state_dict(saved["env"])
-    with _told("load_state_dict"):
+    with users_code("load_state_dict"):
         resumed.policy.load_state_dict(saved["policy"])
     resumed.go_on()
     if changed:
@@ -432,16 +429,6 @@ _CHECKS = (
 )
 
 # ---------------------------------------------------------------------- looking on
-
-
-@contextlib.contextmanager
-def _told(method: str) -> Iterator[None]:
-    try:
-        yield
-    except _FaultError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise _FaultError(method, error) from error
 
 
 def _name(check: _Check) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
 from collections.abc import Mapping
@@ -122,6 +123,23 @@ class _WithoutReward(Transition):
 def transition_of(policy: Policy, *step: Any) -> Transition:
     """Return a step, its fields in order, as a policy is shown it: with what it declared."""
     return (Transition if policy.uses_reward else _WithoutReward)(*step)
+
+
+_DECLARED = ("needs", "max_weight", "normalizer", "uses_reward")
+
+
+def begin_run(policy: Policy, seed: int, context: RunContext) -> None:
+    """Have a policy begin a run, for which the environment was made as it declares.
+
+    Raises:
+        TypeError: If it declares something else afterwards.
+    """
+    before = {name: copy.copy(getattr(policy, name)) for name in _DECLARED}
+    policy.reset(seed, context)
+    changed = [name for name, value in before.items() if getattr(policy, name) != value]
+    if changed:
+        mend = "by which the environment was made; set it on the class or in __init__"
+        raise TypeError(f"reset changes {', '.join(changed)}, {mend}")
 
 
 class Policy(Stateful):
@@ -280,10 +298,11 @@ class KeepRatioPolicy(Policy):
             ValueError: If that is no share.
         """
         value = self.keep_ratio(observation)
-        with contextlib.suppress(TypeError, ValueError):
-            if 0.0 <= float(value) <= 1.0:
-                return float(value)
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            share = float(value.item() if hasattr(value, "item") else value)
+            if 0.0 <= share <= 1.0:
+                return share
         raise ValueError(
-            f"keep_ratio must be in [0, 1], got {value!r} (policy {type(self).__name__!r}, "
+            f"keep_ratio must be in [0, 1], got {value!r:.60} (policy {type(self).__name__!r}, "
             f"progress {float(observation['progress'][0]):.4f})"
         )

@@ -209,7 +209,7 @@ def check_declarations(name: str, policy: Policy) -> None:
     """
     who = f"of policy {name!r}"
     declared = {}
-    for attribute in ("needs", "max_weight", "normalizer", "uses_reward"):
+    for attribute in ("needs", "max_weight", "normalizer", "uses_reward", "state"):
         with users_code(f"{attribute} {who}"):  # each may be a property
             declared[attribute] = getattr(policy, attribute)
     needs = declared["needs"]
@@ -220,10 +220,15 @@ def check_declarations(name: str, policy: Policy) -> None:
         )
     checks.check_number(f"max_weight {who}", declared["max_weight"], low=0, high=1e6, open_low=True)
     checks.check_choice(f"normalizer {who}", declared["normalizer"], ("kept", "drawn"))
-    state = policy.state
-    if isinstance(state, str) and type(policy).state_dict is Policy.state_dict:
+    state, kind = declared["state"], type(policy)
+    if (kind.state_dict is Policy.state_dict) != (kind.load_state_dict is Policy.load_state_dict):
         raise TypeError(
-            f"state {who} must be a tuple of attributes' names, such as ({state!r},), got {state!r}"
+            f"policy {name!r} must define both or neither of state_dict, load_state_dict"
+        )
+    names = isinstance(state, tuple | list) and all(isinstance(n, str) for n in state)
+    if not names and kind.state_dict is Policy.state_dict:
+        raise TypeError(
+            f"state {who} must be a tuple of attributes' names, such as ('_mean',), got {state!r}"
         )
     refuse_misspelt(name, policy)
 

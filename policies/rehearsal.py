@@ -9,7 +9,7 @@ from gstds.common.checks import users_code
 from gstds.observation.batch_view import checked_weights
 from gstds.observation.shown import NotDeclaredError, Noted, made_up_batch
 from gstds.observation.spec import OBSERVATIONS, OPTIONAL_OBSERVATIONS, check_observe
-from gstds.policies.base import Policy, RunContext
+from gstds.policies.base import Policy, RunContext, begin_run
 
 CLASSES = 10
 
@@ -43,7 +43,7 @@ def line_to_add(policy: Policy, missing: Iterable[str]) -> str:
     return f"needs = {told | {name: {} for name in missing}}"
 
 
-def undeclared(policy: Policy, n: int = 32) -> list[str]:
+def undeclared(name: str, policy: Policy, n: int = 32) -> list[str]:
     """Return the observations that a policy reads of a made-up batch and does not declare.
 
     Raises:
@@ -52,7 +52,7 @@ def undeclared(policy: Policy, n: int = 32) -> list[str]:
     observe = check_observe("needs", policy.needs)
     shown = made_up_batch(n, CLASSES, observe=observe, progress=0.0)
     hidden = {k: v for k, v in made_up_batch(n, CLASSES).items() if k not in shown}
-    view = Noted(shown, hidden=hidden)
+    view = Noted(shown, name, hidden=hidden)
     checked_weights(policy.act(view), n, policy.max_weight, where="", name="weights")
     asked = {OBSERVATIONS[name].beside or name for name in view.read if name in hidden}
     return [name for name in OPTIONAL_OBSERVATIONS if name in asked]
@@ -70,15 +70,16 @@ def rehearse(name: str, policy: Policy, n: int) -> None:
         n: N, the size of a drawn batch.
 
     Raises:
-        ValueError: If `act` raises, answers something that is no weights, or reads observations
-            that ``needs`` does not declare: all of them, with the line to add.
+        ValueError: If `reset` changes what the policy declares, or `act` raises, answers something
+            that is no weights, or reads observations that ``needs`` does not declare: all of them,
+            with the line to add.
     """
-    try:
-        policy.reset(0, made_up_context(n))
-    except (ValueError, IndexError, LookupError, AssertionError, OSError):
-        return
     with users_code(f"policy {name!r}, asked about a made-up batch of {n} samples,"):
-        missing = undeclared(policy, n)
+        try:
+            begin_run(policy, 0, made_up_context(n))
+        except (ValueError, IndexError, LookupError, AssertionError, OSError):
+            return
+        missing = undeclared(name, policy, n)
     if missing:
         raise NotDeclaredError(
             f"policy {name!r} reads {', '.join(missing)} and does not declare it; add to the "

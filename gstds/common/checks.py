@@ -8,10 +8,13 @@ import importlib
 import math
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+_STANDARD = sysconfig.get_path("stdlib")
 
 
 @contextlib.contextmanager
@@ -44,7 +47,7 @@ def place_of(error: BaseException) -> str:
     for frame, line in traceback.walk_tb(error.__traceback__):
         file = frame.f_code.co_filename
         ours = frame.f_globals.get("__name__", "").partition(".")[0] == "gstds"
-        if not (ours or file.startswith("<") or "site-packages" in file):
+        if not (ours or file.startswith(("<", _STANDARD)) or "site-packages" in file):
             where = place(file, line)
     return where
 
@@ -138,7 +141,8 @@ def import_attribute(
             place = f"in {here} or on the import path; {module_advice(name)}"
             raise ValueError(f"{what}: no module {module_name!r} {place}") from error
         hint = f"; {renamed(missing)}" if renamed(missing) else ""
-        reason = f"{type(error).__name__}: {error}{hint}"
+        where = f" ({place_of(error)})" if place_of(error) else ""
+        reason = f"{type(error).__name__}: {error}{hint}{where}"
         raise ValueError(f"{what} cannot be imported: {reason}") from error
     finally:
         for folder in added:

@@ -14,14 +14,16 @@ import copy
 import functools
 import json
 import logging
+import random
 from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gstds.common.checks import near_names
 from gstds.common.checksummed_json import read_sealed, sealed
 from gstds.common.files import sha256, write_bytes, write_text
 
@@ -44,9 +46,10 @@ _SEQUENCES = (list, tuple, set, frozenset, deque)
 class Stateful:
     """What remembers, and says what: each class its own, beside that of the classes it inherits.
 
-    An attribute may hold numbers, text, arrays, tensors, generators of numpy, whatever has the pair
-    of methods itself, and lists, tuples, sets, deques, dicts of those. It may be None at any time,
-    and else keeps its kind. In the state it goes by its name without the leading underscore.
+    An attribute may hold numbers, text, arrays, tensors, generators of numpy, torch and `random`,
+    whatever has the pair of methods itself, and lists, tuples, sets, deques, dicts of those. It may
+    be None at any time, and else keeps its kind. In the state it goes by its name without the
+    leading underscore.
 
     Attributes:
         state: Names of the attributes that a resumed run goes on with, as a tuple.
@@ -55,7 +58,15 @@ class Stateful:
     state: Any = ()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is remembered, as arrays and JSON-able values: a copy."""
+        """Return what is remembered, as arrays and JSON-able values: a copy.
+
+        Raises:
+            AttributeError: If the state names an attribute that is not there.
+        """
+        for name in _declared(self):
+            if not hasattr(self, name):
+                who = f"{type(self).__name__} has no attribute {name!r}, which its state names"
+                raise AttributeError(f"{who}; {near_names(name, vars(self))}; set it in reset")
         return {name.lstrip("_"): _saved(getattr(self, name)) for name in _declared(self)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Any:
@@ -97,44 +108,55 @@ def undeclared_changes(before: Mapping[str, Any], one: Stateful) -> list[str]:
 
 
 def _fingerprint(value: Any, depth: int = 6) -> Any:
-    if isinstance(value, np.random.Generator):
-        return repr(value.bit_generator.state)
-    if hasattr(value, "detach"):
+    pair = None if isinstance(value, Stateful) else _pair(value)
+    if pair:
+        with contextlib.suppress(Exception):  # it is the user's
+            value = pair[0]()
+    if _is_tensor(value):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray):
         return value.shape, value.tobytes()
+    if depth <= 0 or isinstance(value, _PLAIN):  # deep, or in a circle
+        return repr(value) if isinstance(value, _PLAIN) else type(value).__name__
     if isinstance(value, Mapping):
         return [(repr(key), _fingerprint(v, depth - 1)) for key, v in value.items()]
     if isinstance(value, _SEQUENCES):
         return [_fingerprint(v, depth - 1) for v in value]
-    if depth > 0 and hasattr(value, "__dict__") and not callable(value):
+    if hasattr(value, "__dict__") and not callable(value):
         return [type(value).__name__, _fingerprint(vars(value), depth - 1)]
-    return repr(value) if isinstance(value, _PLAIN) else type(value).__name__
+    return type(value).__name__
 
 
-def _has_pair(value: Any) -> bool:
-    return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+def _pair(value: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:
+    """Return how the state of what is not made anew from it is read, and taken up."""
+    if isinstance(value, np.random.Generator):
+        bits = value.bit_generator
+        return (lambda: bits.state), functools.partial(setattr, bits, "state")
+    if isinstance(value, random.Random):
+        return value.getstate, lambda saved: value.setstate((saved[0], tuple(saved[1]), saved[2]))
+    if hasattr(value, "manual_seed") and hasattr(value, "set_state"):  # torch's
+        return value.get_state, value.set_state
+    if hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
+        return value.state_dict, value.load_state_dict
+    return None
 
 
-def _is_object(value: Any) -> bool:
-    """Say whether a value is not made anew from the state, but takes the state up."""
-    return _has_pair(value) or isinstance(value, np.random.Generator)
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "detach") and hasattr(value, "cpu")  # a file has the first, too
 
 
 def _saved(value: Any) -> Any:
     if isinstance(value, Stateful):
         return value.state_dict()
-    if _has_pair(value):
-        value = value.state_dict()
-    if isinstance(value, np.random.Generator):
-        value = value.bit_generator.state
+    if pair := _pair(value):
+        value = pair[0]()
     if isinstance(value, dict):
         if all(isinstance(key, str) for key in value):
             return {key: _saved(v) for key, v in value.items()}
         return {_PAIRS: [[_saved(key), _saved(v)] for key, v in value.items()]}
     if isinstance(value, _SEQUENCES):
         return [_saved(v) for v in value]
-    if hasattr(value, "detach"):
+    if _is_tensor(value):
         return value.detach().clone()
     return np.array(value) if isinstance(value, bytearray | array | np.ndarray) else value
 
@@ -158,13 +180,10 @@ def _kind(value: Any) -> str:
 
 def _taken_up(like: Any, saved: Any, name: str) -> Any:
     """Return the value that an attribute is to have, from what it has now and what was saved."""
-    if _has_pair(like):
-        like.load_state_dict(saved if isinstance(like, Stateful) else _restored(saved))
+    if pair := _pair(like):
+        pair[1](saved if isinstance(like, Stateful) else _restored(saved))
         return like
     value = _restored(saved)
-    if isinstance(like, np.random.Generator):
-        like.bit_generator.state = value
-        return like
     if like is None or value is None:
         return value
     if isinstance(like, np.ndarray) and isinstance(value, list):
@@ -176,7 +195,7 @@ def _taken_up(like: Any, saved: Any, name: str) -> Any:
     if _kind(like) != _kind(value):
         raise ValueError(f"the state's {name} must be a {_kind(like)}, got {value!r:.80}")
     if isinstance(like, dict):
-        if any(map(_is_object, like.values())) and set(like) != set(value):
+        if any(map(_pair, like.values())) and set(like) != set(value):
             raise ValueError(f"the state's {name} has {sorted(value)}, not {sorted(like)}")
         value = {key: _taken_up(like.get(key), v, f"{name}/{key}") for key, v in value.items()}
         filled = copy.copy(like)  # one with a default keeps it
@@ -185,16 +204,16 @@ def _taken_up(like: Any, saved: Any, name: str) -> Any:
         return filled
     if isinstance(like, _SEQUENCES):
         return _sequence(like, value, name)
-    if hasattr(like, "detach") and like.shape == value.shape:  # laid out in memory as it was
+    if _is_tensor(like) and like.shape == value.shape:  # laid out in memory as it was
         return like.detach().clone().to(value.dtype).copy_(value)
     return value
 
 
 def _sequence(like: Any, value: list[Any], name: str) -> Any:
     record, same = isinstance(like, tuple) and type(like) is not tuple, len(like) == len(value)
-    if not same and (record or any(map(_is_object, like))):
+    if not same and (record or any(map(_pair, like))):
         raise ValueError(f"the state is of {len(value)} {name}, not of {len(like)}")
-    if same and (record or any(_is_object(v) or hasattr(v, "detach") for v in like)):
+    if same and (record or any(_pair(v) or _is_tensor(v) for v in like)):
         value = [_taken_up(*both, name) for both in zip(like, value, strict=True)]
     if record:
         return type(like)(*value)

@@ -78,6 +78,16 @@ def fitted(value: npt.ArrayLike, low: Any, high: Any, rows: int) -> Array:
     return np.clip(array, np.float32(low), np.float32(high), out=array)
 
 
+def numbers(values: Any) -> npt.NDArray[Any]:
+    """Return an array of whatever holds numbers: tensors on any device, or a list of them."""
+    if isinstance(values, list | tuple) and any(hasattr(one, "detach") for one in values):
+        values = [numbers(one) for one in values]
+    if hasattr(values, "detach"):
+        half = values.is_floating_point() and values.element_size() < np.float32().itemsize
+        values = (values.detach().float() if half else values.detach()).cpu()
+    return np.asarray(values)
+
+
 def checked_weights(
     weights: npt.ArrayLike,
     n: int,
@@ -100,18 +110,23 @@ def checked_weights(
     Raises:
         ValueError: If the answer has another shape, a NaN, or a weight outside [0, high].
     """
-    array = np.asarray(weights)
+    where = where and f" {where}"
+    try:
+        array = numbers(weights)
+    except (ValueError, TypeError):  # parts of several lengths, such as (weights, state)
+        array = np.empty((), object)
     if array.shape != (n,):
-        raise ValueError(f"{name} must have shape ({n},), got {array.shape} {where}")
+        got = array.shape or type(weights).__name__
+        raise ValueError(f"{name} must have shape ({n},), got {got}{where}")
     if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} must hold numbers, got {array.dtype} {where}")
+        raise ValueError(f"{name} must hold numbers, got {array.dtype}{where}")
     array = array.astype(np.float32)
     legal = np.isfinite(array) & (array >= 0) & (array <= high * (1 + 1e-6))
     if not legal.all():
         bad = int(np.argmin(legal))
         hint = f"; {mend}" if array[bad] > high else ""
         raise ValueError(
-            f"{name} must lie in [0, {high:g}], got {array[bad]} at position {bad} {where}{hint}"
+            f"{name} must lie in [0, {high:g}], got {array[bad]} at position {bad}{where}{hint}"
         )
     return array
 

@@ -69,11 +69,12 @@ class Shown(dict[str, Array]):
         return self[name] if name in OBSERVATIONS else default
 
 
-class Noted(dict[str, Any]):
+class Noted(Shown):
     """An observation that notes what is read of it.
 
     Args:
         values: What is shown.
+        policy: The policy's name.
         read: Names are added to it.
         hidden: What is not shown, and is given to whoever reads it all the same.
 
@@ -81,21 +82,14 @@ class Noted(dict[str, Any]):
         read: The names that were read.
     """
 
-    def __init__(
-        self, values: Any, read: set[str] | None = None, hidden: Mapping[str, Any] | None = None
-    ) -> None:
-        super().__init__(values)
+    def __init__(self, values: Any, policy: str, read: Any = None, hidden: Any = None) -> None:
+        super().__init__(values, policy)
         self.read = set() if read is None else read
         self._hidden = hidden or {}
 
     def __getitem__(self, name: str) -> Any:
         self.read.add(name)
         return self._hidden[name] if name in self._hidden else super().__getitem__(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return an observation, or the default; either way it was read."""
-        self.read.add(name)
-        return self._hidden.get(name, super().get(name, default))
 
 
 def made_up_batch(

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gstds.common.checks import check_choice, near_names
 
 LARGEST = (2.0 - 2.0**-23) * 2.0**127
@@ -68,6 +70,7 @@ class Row(NamedTuple):
 _N, _1, _LOSS, _FORWARD = ("N",), (1,), (-LARGEST, LARGEST), "the same forward"
 _SOLVE = ("laplacian", "sign", "affinity", "embedding", "solver")
 _BESIDE = ("", (), "spectral_scores")
+_SAMPLE = np.array([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]], dtype=np.float32)
 _ROWS: tuple[tuple[Any, ...], ...] = (
     ("last_losses", "memory", _N, *_LOSS, "loss when last trained on; the mean of these before"),
     ("visited", "memory", _N, 0, 1, "1 if the sample was ever trained on"),
@@ -128,14 +131,25 @@ def check_observe(
         observe: Optional observations, name -> options.
 
     Raises:
-        ValueError: If a name or an option is unknown.
+        ValueError: If a name, an option or its value is unknown, or the name is always shown.
     """
     for name, options in observe.items():
+        row = OBSERVATIONS.get(name)
+        if row and not row.cost:
+            beside = f"it comes with {row.beside!r}" if row.beside else "it is always there"
+            raise ValueError(f"{who}: {name!r} is not to be named; {beside}")
         check_choice(who, name, OPTIONAL_OBSERVATIONS)
         for option in options or {}:
             if option not in OPTIONAL_OBSERVATIONS[name]:
                 hint = near_names(option, OPTIONAL_OBSERVATIONS[name])
                 raise ValueError(f"{who}: {name!r} has no option {option!r}; {hint}")
+        if options:  # its values are refused here, not by the first batch
+            from gstds.observation.batch_view import spectral_view
+
+            try:  # what reads options reads features
+                spectral_view(_SAMPLE, {name: options})
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{who}: {name!r} with {options!r}: {error}") from error
     return {name: dict(observe[name] or {}) for name in OPTIONAL_OBSERVATIONS if name in observe}
 
 

@@ -15,6 +15,7 @@ import torch.utils.data
 
 from gstds.common.checks import near_names
 from gstds.common.state import Stateful
+from gstds.observation.batch_view import numbers
 from gstds.observation.spec import LARGEST, OBSERVATIONS, OPTIONAL_OBSERVATIONS, asked_of
 
 TELL = (
@@ -56,16 +57,6 @@ def refusals(
         for name, source in sources.items()
         if lacking.get(source)
     }
-
-
-def numbers(values: Any) -> npt.NDArray[Any]:
-    """Return an array of whatever holds numbers: tensors on any device, or a list of them."""
-    if isinstance(values, list | tuple) and any(isinstance(one, torch.Tensor) for one in values):
-        values = torch.stack([torch.as_tensor(one) for one in values])
-    if isinstance(values, torch.Tensor):
-        narrow = values.is_floating_point() and values.dtype != torch.float64
-        values = (values.detach().float() if narrow else values.detach()).cpu()
-    return np.asarray(values)
 
 
 def eager(method: Callable[..., Any]) -> Callable[..., Any]:

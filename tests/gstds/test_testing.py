@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from gstds import KeepRatioPolicy, Policy
 from gstds.testing import check_policy, examine
@@ -65,6 +66,68 @@ class NumpysGenerator(Policy):
 class PythonsGenerator(Policy):
     def act(self, observation):
         return half(observation, random.random())
+
+
+class SeedsTheGlobalOne(Policy):
+    def act(self, observation):
+        random.seed(0)
+        return half(observation, random.random())
+
+
+class NetworkFromTheGlobalOne(Policy):
+    def reset(self, seed, context):
+        self._network = torch.nn.Linear(1, 1)
+
+    def act(self, observation):
+        return half(observation)
+
+
+class ChangesItsNeeds(Policy):
+    def reset(self, seed, context):
+        self.needs = {"learner_losses": {}}
+
+    def act(self, observation):
+        return half(observation)
+
+
+class ReadsUndeclaredLate(Policy):
+    def act(self, observation):
+        late = observation["progress"][0] > 0.7
+        return half(observation) * (observation["learner_losses" if late else "age"] >= 0)
+
+
+class TakesAway(Policy):
+    def act(self, observation):
+        observation.pop("labels")
+        return half(observation)
+
+
+class NamesWhatIsAlwaysThere(Policy):
+    needs = {"labels": {}}  # noqa: RUF012
+
+    def act(self, observation):
+        return half(observation)
+
+
+class NamesNoState(Policy):
+    state = ("_cuont",)
+
+    def reset(self, seed, context):
+        self._count = 0
+
+    def act(self, observation):
+        return half(observation)
+
+
+class WithItsState(Policy):
+    def act(self, observation):
+        return half(observation), None
+
+
+class BreaksTorch(Policy):
+    def act(self, observation):
+        torch.set_default_dtype(torch.float64)
+        return half(observation)
 
 
 class Clock(Policy):
@@ -149,6 +212,15 @@ WRONG = {
     RewardWithoutEffect: ("other rewards teach the same", "learn"),
     NumpysGenerator: ("global generator of numpy", "act"),
     PythonsGenerator: ("global generator of random", "act"),
+    SeedsTheGlobalOne: ("global generator of random", "act"),
+    NetworkFromTheGlobalOne: ("torch.random.fork_rng()", None),
+    ChangesItsNeeds: ("reset changes needs, by which the environment was made", "reset"),
+    ReadsUndeclaredLate: ("add to the class: needs = {'learner_losses': {}}", "act"),
+    TakesAway: ("act changes the arrays", "act"),
+    NamesWhatIsAlwaysThere: ("'labels' is not to be named; it is always there", None),
+    NamesNoState: ("did you mean '_count'", None),
+    WithItsState: ("weights must have shape (32,), got tuple", "act"),
+    BreaksTorch: ("must have the same dtype", None),
     Clock: ("two runs of one seed", "act"),
     Forgets: ("state = ('_count',)", "act"),
     RemembersInTheClass: ("two runs of one seed", "act"),
@@ -168,7 +240,10 @@ WRONG = {
 @pytest.mark.told("Policies and plug-ins", "`gstds check`: {id}")
 def test_what_is_wrong_is_found_with_its_line(kind):
     text, method = WRONG[kind]
-    found = check_policy(kind)
+    try:
+        found = check_policy(kind)
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert any(text.replace("_rule", "rule") in str(one) for one in found), found
     note(next(one.what for one in found if text.replace("_rule", "rule") in str(one)))
     line = kind if method is None else getattr(kind, method)

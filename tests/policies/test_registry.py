@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from gstds import policies
 from gstds.common.state import latest_state, save_state
@@ -217,7 +218,10 @@ def test_a_plug_in_of_ten_lines_works_even_without_super(tmp_path, monkeypatch):
     assert not follows_schedule(type(policy))
     assert policies.make_policy("mine:Forgets").act(observation()).sum() == 8
     wrong = policies.make_policy("mine:Wrong")
-    for value in (1.3, float("nan"), None, "x"):
+    for value in (np.array([0.5], np.float32), torch.tensor([0.5], requires_grad=True)):
+        wrong.value = value
+        assert wrong.act(observation()).sum() == 8
+    for value in (1.3, float("nan"), None, "x", np.full(9, 0.5)):
         wrong.value = value
         with pytest.raises(ValueError, match=r"keep_ratio must be in \[0, 1\].*'Wrong'"):
             wrong.act(observation())
@@ -343,6 +347,15 @@ def test_a_state_that_is_one_word_is_refused_unless_the_pair_is_the_users():
         check_declarations("mine", a_user(policies.Policy, state="_mean"))
     own = {"state_dict": lambda self: {}, "load_state_dict": lambda self, state: None}
     check_declarations("mine", a_user(policies.Policy, state="idle", **own))
+    for state in ({"_mean"}, (1,), iter(["_mean"])):
+        with pytest.raises(TypeError, match=message):
+            check_declarations("mine", a_user(policies.Policy, state=state))
+
+
+def test_half_of_the_pair_is_refused():
+    half = {"state_dict": lambda self: {"seen": 3}}
+    with pytest.raises(TypeError, match="both or neither of state_dict, load_state_dict"):
+        check_declarations("mine", a_user(policies.Policy, **half))
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))

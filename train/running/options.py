@@ -192,6 +192,8 @@ def read_yaml(text: str) -> Any:
             return super().construct_mapping(node, deep)
 
     # A tag's resolvers are kept by first character; the class has a copy of its own.
+    # 010 is ten, not eight; 1:30 is no number.
+    Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+.0123456789"))
     try:
         return yaml.load(text, Loader)  # noqa: S506  (a safe loader)

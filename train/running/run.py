@@ -24,7 +24,7 @@ from gstds.common.state import (
 from gstds.observation.batch_view import checked_weights
 from gstds.observation.shown import Shown
 from gstds.policies import Policy, RunContext
-from gstds.policies.base import transition_of
+from gstds.policies.base import begin_run, transition_of
 from gstds.train.running.ending import RunFailedError, StopFlag, interruptible
 from gstds.train.running.folder import (
     check_space,
@@ -149,7 +149,7 @@ class _Run:
         status, error = "finished", ""
         try:
             seed = fan_out(self.config.seed, ("policy",))["policy"] % 2**32
-            self.policy.reset(seed, RunContext(**self.env.context()))
+            begin_run(self.policy, seed, RunContext(**self.env.context()))
             self._made = fingerprints(self.policy)
             observation = self._restored(state) if state else observation
             self._intact = True
@@ -189,7 +189,8 @@ class _Run:
             self._intact = True
             with env.ledger.timed("policy"):
                 following = Shown(observation, name)
-                policy.learn(transition_of(policy, seen, weights, reward, following, info))
+                told = {k: v.copy() if hasattr(v, "copy") else v for k, v in info.items()}
+                policy.learn(transition_of(policy, seen, weights, reward, following, told))
             seen, done = following, terminated or truncated
             record.step(info, weights, evaluate=info["evaluate"] and self.group.leads)
             if self.progress:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import collections
 import json
+import random
+import sys
 from array import array
 from typing import NamedTuple
 
@@ -13,9 +15,11 @@ from gstds.common.state import (
     StateError,
     Stateful,
     entries,
+    fingerprints,
     latest_state,
     save_state,
     state_digest,
+    undeclared_changes,
 )
 
 STATE = {
@@ -162,6 +166,49 @@ def test_what_is_declared_goes_through_a_checkpoint_and_keeps_its_kind(tmp_path)
     assert other.names == {"x", "y"}
     assert (other.bits, other.doubles) == (one.bits, one.doubles)
     assert torch.equal(other.module.weight, one.module.weight)
+
+
+class Draws(Stateful):
+    state = ("torchs", "pythons", "numpys")
+
+    def __init__(self):
+        self.torchs = torch.Generator().manual_seed(1)
+        self.pythons, self.numpys = random.Random(1), np.random.default_rng(1)
+        self.other, self.network, self.itself = random.Random(2), torch.nn.Linear(1, 1), []
+        self.itself.append(self.itself)
+        self.file = sys.stderr
+
+    def draw(self):
+        return (
+            torch.rand(3, generator=self.torchs).tolist(),
+            self.pythons.gauss(),
+            self.numpys.random(),
+        )
+
+
+def test_generators_of_torch_python_and_numpy_go_on(tmp_path):
+    one, other = Draws(), Draws()
+    one.draw()
+    save_state(tmp_path, 1, one.state_dict())
+    other.load_state_dict(latest_state(tmp_path))
+    assert other.draw() == one.draw()
+
+
+def test_what_changes_undeclared_is_found_in_generators_and_networks_and_files_are_let_be():
+    one = Draws()
+    before = fingerprints(one)
+    one.draw()
+    assert undeclared_changes(before, one) == []
+    one.other.random()
+    with torch.no_grad():
+        one.network.weight += 1
+    assert undeclared_changes(before, one)[:2] == ["other", "network"]
+    sys.stderr.write("")
+
+
+def test_a_state_that_names_what_is_not_there_says_so():
+    with pytest.raises(AttributeError, match=r"no attribute 'torhcs', .* did you mean 'torchs'"):
+        type("Typo", (Draws,), {"state": ("torhcs",)})().state_dict()
 
 
 def test_a_state_is_a_copy():

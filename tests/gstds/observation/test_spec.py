@@ -77,7 +77,9 @@ def test_sources_are_asked_in_the_rows_order():
 @pytest.mark.parametrize(
     ("observe", "message"),
     [
-        ({"lambda2": {}}, "mine: unknown name 'lambda2'"),
+        ({"lambda2": {}}, "mine: 'lambda2' is not to be named; it comes with 'spectral_scores'"),
+        ({"noise": {}}, "mine: 'noise' is not to be named; it is always there"),
+        ({"spectral_scores": {"sign": "up"}}, "mine: 'spectral_scores' with .*'up'"),
         ({"degree": {}}, "mine: unknown name 'degree'; did you mean 'degrees'"),
         ({"degrees": {"sign": 1}}, "mine: 'degrees' has no option 'sign'; known: affinity"),
     ],

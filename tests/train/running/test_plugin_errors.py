@@ -18,6 +18,7 @@ from tests.stores import delivered
 from tests.told import note
 
 PLUGINS = """
+import os
 import numpy as np
 from gstds.policies import Policy
 
@@ -69,6 +70,7 @@ class Begins(Base):
 class Saves(Base):
     def bad(self, good): return good[:-1]
     def state_dict(self): raise RuntimeError("cannot be saved")
+    def load_state_dict(self, state): pass
 
 class Exits(Base):
     def bad(self, good): raise SystemExit(3)
@@ -94,6 +96,7 @@ class OwnKey(Base):
 class Keeps(Base):
     def bad(self, good): return good
     def state_dict(self): return {"table": {"first": object()}}
+    def load_state_dict(self, state): pass
 
 class Needs(Base):
     needs = property(lambda self: self.nothing)
@@ -103,6 +106,45 @@ class Counts(Base):
 
 class CountsNothing(Base):
     def step_flops(self, drawn, kept, context): return None
+
+class ClearsWhatItIsTold(Base):
+    def bad(self, good): return good
+    def learn(self, transition):
+        transition.info["trained"][:] = False
+        transition.info["losses"][:] = 0
+        transition.info["kept"] = 0
+
+class LargerFromReset(Base):
+    def bad(self, good): return good
+    def reset(self, seed, context): self.max_weight = 3.0
+
+class OtherDivisorFromReset(LargerFromReset):
+    def reset(self, seed, context): self.normalizer = "drawn"
+
+class RewardFromReset(LargerFromReset):
+    def reset(self, seed, context): self.uses_reward = True
+
+class NeedsFromReset(LargerFromReset):
+    def reset(self, seed, context): self.needs = {"learner_losses": {}}
+
+class NeedsOfTheRun(LargerFromReset):
+    def reset(self, seed, context):
+        if context.forward_flops > 1: self.needs = {"learner_losses": {}}
+
+class ResetsLikeGymnasium(LargerFromReset):
+    def reset(self, *, seed=None, options=None): pass
+
+class HoldsAFile(Base):
+    def __init__(self): self.file, self.log = open(__file__), [self]
+    def bad(self, good): return good * bool(self.file.readline)
+
+class EndsTheProcess(Base):
+    def bad(self, good): os._exit(7)
+
+class TakesAShare(Base):
+    def __init__(self, share): self.share = share
+    def act(self, observation):
+        return (observation["noise"] < self.share) * observation["valid"]
 
 class Raises(Base):
     def bad(self, good): return good / undefined_name
@@ -147,7 +189,7 @@ def run(tiny_npz, tmp_path, monkeypatch):
         ("NotANumber", r"step 2 .*'plugins:NotANumber'.*got nan at position 0"),
         ("Negative", r"step 2 .*'plugins:Negative'.*\[0, 1\], got -1"),
         ("Large", r"step 2 .*'plugins:Large'.*declare a larger max_weight"),
-        ("Nothing", r"step 2 .*'plugins:Nothing'.*shape \(32,\), got \(\)"),
+        ("Nothing", r"step 2 .*'plugins:Nothing'.*shape \(32,\), got NoneType"),
         ("Zeros", r"step 7 .*'plugins:Zeros'.*kept nothing for a whole epoch, 5 batches"),
         (
             "Undeclared",
@@ -209,6 +251,45 @@ def test_a_mended_policy_goes_on_where_the_broken_one_failed(run, tmp_path, monk
 def last_config(tmp_path):
     note = json.loads((tmp_path / "run" / "config.json").read_text())
     return config_from(note["config"])
+
+
+def test_what_a_policy_does_to_what_it_is_told_stays_with_it(run, tmp_path):
+    results = [run(name) for name in ("Fine", "ClearsWhatItIsTold")]
+    for key in ("mean_keep", "weights_sha256", "samples_trained"):
+        assert results[0][key] == results[1][key]
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("LargerFromReset", "max_weight"),
+        ("OtherDivisorFromReset", "normalizer"),
+        ("RewardFromReset", "uses_reward"),
+        ("NeedsFromReset", "needs"),
+    ],
+)
+def test_what_reset_changes_of_the_declarations_is_refused_before_data(
+    run, here, capsys, name, changed
+):
+    words = ["--dataset", "npz:nowhere.npz", "--no-tracking", "--quiet"]
+    error = refused(capsys, "run", "--policy", f"plugins:{name}", *words)
+    assert f"TypeError: reset changes {changed}, by which the environment was made" in error
+
+
+def test_what_reset_changes_by_the_facts_of_the_run_ends_it(run):
+    with pytest.raises(RunFailedError, match=r"step 0 .*reset changes needs, by which"):
+        run("NeedsOfTheRun")
+
+
+def test_a_reset_of_another_library_is_told_by_the_policys_name(run, here, capsys):
+    words = ["--dataset", "npz:nowhere.npz", "--no-tracking", "--quiet"]
+    error = refused(capsys, "run", "--policy", "plugins:ResetsLikeGymnasium", *words)
+    assert "policy 'plugins:ResetsLikeGymnasium'" in error
+    assert "positional argument" in error
+
+
+def test_a_file_and_a_circle_in_a_policy_are_left_alone(run):
+    assert run("HoldsAFile", checkpoint_every=2)["status"] == "finished"
 
 
 def test_skipping_batches_now_and_then_is_legal(run):
@@ -289,6 +370,13 @@ def test_what_a_policy_tells_before_the_run_is_bad_input(
     words = ["--dataset", tiny_npz, "--batch-size", "32", "--no-tracking", "--quiet"]
     more = ["--setting", "equal-budget", "--budget", ".5"]
     assert message in refused(capsys, "run", "--policy", f"plugins:{name}", *words, *more)
+
+
+def test_a_policy_that_ends_the_process_is_a_finding_and_the_next_one_is_checked(run, here, capfd):
+    assert main(["check", "plugins:EndsTheProcess", "plugins:TakesAShare@share=.3"]) == 1
+    ended, checked = capfd.readouterr().out.split("plugins:TakesAShare@share=.3: nothing was found")
+    assert "FOUND   its process: it ends the process" in ended
+    assert "keeps 0." in checked
 
 
 def test_the_json_of_a_failed_run_is_written(run, here, tiny_npz, capsys):

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from gstds.train.cli.main import main, parse_words
+from gstds.train.comparing.comparison import split_name
 from gstds.train.running.options import RunConfig, config_from
 from gstds.train.terminal.options import given as given_in
 
@@ -53,6 +54,19 @@ def test_numbers_may_be_written_as_people_do(given, text):
     arguments = given("", "--policy-params", f"a={text}", "b=e5")
     assert config(arguments).policy_params == {"a": 0.01, "b": "e5"}
     assert config(given(f"policy_params: {{a: {text}}}")).policy_params == {"a": 0.01}
+
+
+@pytest.mark.parametrize(("text", "number"), [("010", 10), ("-007", -7), ("1_000", 1000), ("0", 0)])
+def test_a_leading_zero_is_no_octal_number(given, text, number):
+    assert config(given("", "--policy-params", f"a={text}")).policy_params == {"a": number}
+    assert config(given(f"policy_params: {{a: {text}}}")).policy_params == {"a": number}
+    assert split_name(f"random@low={text}") == ("random", {"low": number})
+
+
+@pytest.mark.parametrize("text", ["0x10", "0b11", "1:30"])
+def test_numbers_of_other_bases_are_refused(given, text):
+    with pytest.raises(ValueError, match=f"'{text}' has no readable value"):
+        split_name(f"random@low={text}")
 
 
 def test_null_means_not_given(given):
