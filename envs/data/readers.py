@@ -513,13 +513,12 @@ def images_at(
     place = Path(path).expanduser()
     found = [f for f in sorted(place.rglob("*")) if f.suffix.lower() in _KINDS]
     files = [f for f in found if f.name[0] != "."] if place.is_dir() else [place]
-    arrays = {}
-    if place.suffix == ".npz":
-        files, arrays = [], read_arrays(place, [layout[0] for layout in _LAYOUTS])
+    names = [layout[0] for layout in _LAYOUTS] if place.suffix == ".npz" else []
+    arrays = read_arrays(place, names) if names else {}
     for key, array in arrays.items():
         rows = [f"{path}:{key}[{row}]" for row in range(len(array))]
         return rows, ArrayImages(array, "unknown", f"{path}: {key}")
-    if not files:
+    if names or not files:
         raise ValueError(f"{path} holds no images; known kinds: {', '.join(_KINDS)}, .npz with X")
     root = place if place.is_dir() else place.parent
     return [str(file) for file in files], FileImages(files, size, root, depth)

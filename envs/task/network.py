@@ -118,8 +118,7 @@ def _rebuilt(note: dict[str, Any]) -> nn.Module:
     if module and module["path"] not in sys.path:  # behind what is installed
         sys.path.append(module["path"])
     model = build_model(learner, tuple(note["shape"]), len(note["class_names"]), seed=0)
-    found = module_file(learner)
-    if module and found and found["sha256"] != module["sha256"]:
+    if module and (found := module_file(learner)) and found["sha256"] != module["sha256"]:
         told = f"learner {learner!r}: its file in {module['path']} has changed since the run"
         if found["path"] != module["path"]:  # this process knows another module of that name
             raise ValueError(f"{told}, or is hidden by that in {found['path']}")

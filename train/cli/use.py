@@ -81,10 +81,8 @@ def predictions(model: nn.Module, note: dict[str, Any], path: str) -> Iterator[d
     channels, height, width = note["shape"]
     called, source = images_at(path, (height, width), note["depth"])
     if source.shape[1:] != (height, width) or source.shape[0] < channels:
-        raise ValueError(
-            f"{path} has images of shape (C, H, W) = {source.shape}, the network takes "
-            f"{(channels, height, width)}: give it such"
-        )
+        wanted = f"the network takes (C, H, W) = {(channels, height, width)}: give it such"
+        raise ValueError(f"{path} has images of shape {source.shape}, {wanted}")
     for rows in np.split(np.arange(len(called)), range(_BATCH, len(called), _BATCH)):
         images = source.gather(rows)
         if len(images[0]) > channels:  # gray that was stored in color is as it was
@@ -129,7 +127,7 @@ def exported(model: nn.Module, note: dict[str, Any], form: str) -> bytes:
 
     from gstds.envs.task.network import example_images
 
-    images, file = (example_images(note),), io.BytesIO()
+    images, others, file = (example_images(note),), (example_images(note, 3),), io.BytesIO()
     free: dict[str, Any] = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)}
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -138,8 +136,7 @@ def exported(model: nn.Module, note: dict[str, Any], form: str) -> bytes:
                 tensors = {name: one.contiguous() for name, one in model.state_dict().items()}
                 return save(tensors, {"gstds": json.dumps(note)})
             if form == "torchscript":
-                others = [(example_images(note, 3),)]
-                torch.jit.save(torch.jit.trace(model, images, check_inputs=others), file)
+                torch.jit.save(torch.jit.trace(model, images, check_inputs=[others]), file)
             elif form == "pt2":
                 torch.export.save(torch.export.export(model, images, **free), file)
             else:

@@ -107,9 +107,7 @@ def find_run(what: str, run: str, uri: str | None = None) -> Path:
     try:
         return folder_of(run, store.tracking_uri(uri))
     except Exception as error:
-        raise ValueError(
-            f"{what} {run!r} is neither a folder nor the id of a run in the tracking store"
-        ) from error
+        raise ValueError(f"{what} {run!r} is neither a folder nor the id of a run") from error
 
 
 def folder_of(run: str, uri: str) -> Path:
@@ -287,8 +285,7 @@ class Delivery:
         """Log the network; if that cannot be, its files as they are, and a word."""
         from gstds.train.tracking.logged_model import log_network
 
-        reason = log_network(self._client, self._id, self.folder)
-        if reason:
+        if reason := log_network(self._client, self._id, self.folder):
             _log.warning("%s: of the network its weights alone are logged: %s", self.folder, reason)
             for name in ("model.json", "weights.safetensors"):
                 self._send_file({"file": f"model/{name}", "folder": "model"})

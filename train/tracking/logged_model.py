@@ -9,8 +9,6 @@ from typing import Any
 
 from gstds.train.tracking.store import reason_of
 
-_JUDGED_BY = ("val/", "final/test_")
-
 
 def logged_models(client: Any, run: Any, *, whole: bool = True) -> list[Any]:
     """Return a run's logged models that are whole; or else those that a crash cut short."""
@@ -88,10 +86,8 @@ def _judgment(client: Any, run: Any, model_id: str) -> list[Any]:
     from mlflow.entities import Metric
 
     data = run.inputs.dataset_inputs[0].dataset
-    about = {"dataset_name": data.name, "dataset_digest": data.digest}
-    metrics = []
-    for key in filter(lambda key: key.startswith(_JUDGED_BY), run.data.metrics):
-        last = max(client.get_metric_history(run.info.run_id, key), key=lambda one: one.step)
-        point = (key, last.value, last.timestamp, last.step)
-        metrics.append(Metric(*point, model_id=model_id, **about))
-    return metrics
+    about = {"dataset_name": data.name, "dataset_digest": data.digest, "model_id": model_id}
+    keys = [key for key in run.data.metrics if key.startswith(("val/", "final/test_"))]
+    points = [client.get_metric_history(run.info.run_id, key) for key in keys]
+    last = [max(history, key=lambda one: one.step) for history in points]
+    return [Metric(one.key, one.value, one.timestamp, one.step, **about) for one in last]

@@ -264,7 +264,7 @@ def register_network(run: str, name: str, uri: str | None = None) -> str:
     with contextlib.suppress(Exception):  # it is there; what else is wrong the next call says
         client.create_registered_model(name)
     known = {"run_id": there.info.run_id, "model_id": models[0].model_id}
-    made = client.create_model_version(name, f"models:/{models[0].model_id}", **known)
+    made = client.create_model_version(name, models[0].artifact_location, **known)
     return f"models:/{name}/{made.version}"
 
 
