@@ -266,7 +266,8 @@ class SelectionSampler:
 
 def _drawn_by(sampler: Any, batches: Any) -> Any:
     """Return the batches drawn by another sampler, by one that is of several processes already."""
-    own, replicas = getattr(batches, "sampler", None), getattr(sampler, "num_replicas", None)
+    own: Any = getattr(batches, "sampler", None)
+    replicas = getattr(sampler, "num_replicas", None)
     if sampler is None or replicas == getattr(own, "num_replicas", 0):
         return batches
     every = replicas and type(own) in _OF_ALL and not getattr(own, "replacement", False)

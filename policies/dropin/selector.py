@@ -520,10 +520,12 @@ class Selector(Stateful):
             raise TypeError(f"state must be what state_dict returned, got {type(state).__name__}")
         own = self._made_with()
         checks.require_entries(state, (*own, *entries(self), "policy"))
-        saved, given = state.get("parameters", {}), self._parameters
-        told = [(name, saved.get(name, text), text) for name, text in given.items()]
-        told += [("batch_size", state["batch_size"], self._given_size or state["batch_size"])]
-        others = [f"{name} {was!s:.60} -> {now!s:.60}" for name, was, now in told if was != now]
+        saved, size = state.get("parameters", {}), state["batch_size"]
+        told = [(name, saved.get(name, text), text) for name, text in self._parameters.items()]
+        told += [("batch_size", size, str(self._given_size or size))]
+        others = [
+            f"{name} {was!s:.60} -> {now!s:.60}" for name, was, now in told if str(was) != now
+        ]
         for name in ("num_samples", "total_steps"):
             if (own[name] or 0) > (state[name] or math.inf):
                 others.append(f"{name} {state[name]} -> {own[name]}")
