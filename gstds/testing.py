@@ -243,10 +243,11 @@ class _Run:
         while not done and len(self.answers) < steps:
             name = self.subject.name
             view = Noted({k: v.copy() for k, v in self.seen.items()}, name, self.read)
+            itself: dict[str, Any] = view  # which notes nothing that is asked of a dict
             weights = self.subject.answer(self.policy, view)
             following, reward, terminated, truncated, info = self.subject.env.step(weights)
             self.changed_what_it_saw |= any(
-                not np.array_equal(dict.get(view, key), value) for key, value in self.seen.items()
+                not np.array_equal(dict.get(itself, key, ()), value) for key, value in self.seen.items()
             )
             reward = reward if self.rewards is None else float(self.rewards.normal())
             after = Noted(following, name, self.read)

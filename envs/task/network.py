@@ -129,7 +129,8 @@ def _rebuilt(note: dict[str, Any]) -> nn.Module:
 def _normalize(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     images, *more = inputs
     if images.dtype == torch.uint8:
-        scale, shift = model.gstds_pixels
+        pixels: Any = model.gstds_pixels
+        scale, shift = pixels
         images = images.to(torch.float32) * scale - shift
     return images, *more
 

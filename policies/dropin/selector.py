@@ -19,7 +19,7 @@ from gstds.common import checks
 from gstds.common.noise import STREAMS, fan_out, policy_seed
 from gstds.common.process_group import Group, ProcessGroup
 from gstds.common.state import Stateful, entries
-from gstds.observation.batch_view import batch_view, checked_weights
+from gstds.observation.batch_view import batch_view, checked_weights, numbers
 from gstds.observation.gradient_noise import noise_share
 from gstds.observation.memory import SampleMemory
 from gstds.observation.shown import Shown
@@ -255,7 +255,7 @@ class Selector(Stateful):
         return losses
 
     def _checked(self, indices: Any, *, empty: bool = False) -> Indices:
-        if not self.ahead or observed.numbers(indices).dtype.kind not in "iu":
+        if not self.ahead or numbers(indices).dtype.kind not in "iu":
             indices = self._samples.positions(indices)  # a sampler draws positions
         mend = "; pass ids= to Selector if that is what the samples are called"
         batch = observed.whole_numbers("indices", indices, mend, kinds="iu", empty=empty)
