@@ -247,7 +247,8 @@ class _Run:
             weights = self.subject.answer(self.policy, view)
             following, reward, terminated, truncated, info = self.subject.env.step(weights)
             self.changed_what_it_saw |= any(
-                not np.array_equal(dict.get(itself, key, ()), value) for key, value in self.seen.items()
+                not np.array_equal(dict.get(itself, key, ()), value)
+                for key, value in self.seen.items()
             )
             reward = reward if self.rewards is None else float(self.rewards.normal())
             after = Noted(following, name, self.read)
