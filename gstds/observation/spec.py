@@ -144,10 +144,11 @@ def check_observe(
                 hint = near_names(option, OPTIONAL_OBSERVATIONS[name])
                 raise ValueError(f"{who}: {name!r} has no option {option!r}; {hint}")
         if options:  # its values are refused here, not by the first batch
-            from gstds.observation.batch_view import spectral_view
+            from gstds.spectral import fiedler
 
-            try:  # what reads options reads features
-                spectral_view(_SAMPLE, {name: options})
+            solve: Any = fiedler.degrees if name == "degrees" else fiedler.fiedler_vector
+            try:
+                solve(_SAMPLE, **options)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{who}: {name!r} with {options!r}: {error}") from error
     return {name: dict(observe[name] or {}) for name in OPTIONAL_OBSERVATIONS if name in observe}
