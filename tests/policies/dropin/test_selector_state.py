@@ -77,6 +77,9 @@ class Holding(Policy):
     def state_dict(self):
         return {"held": object()}
 
+    def load_state_dict(self, state):
+        raise NotImplementedError
+
 
 @pytest.mark.told("Policies and plug-ins", "`state_dict` returns `{{'held': object()}}`")
 def test_a_policys_state_that_no_checkpoint_takes_is_named():
