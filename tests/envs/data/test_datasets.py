@@ -713,8 +713,9 @@ def test_what_is_passed_over_is_counted_and_named(folder):
     checkpoints = folder / "cat" / ".ipynb_checkpoints"
     checkpoints.mkdir()
     picture(checkpoints / "0-checkpoint.png")
-    notes = load_data(f"folder:{folder}").notes
-    assert notes == ("passed over: 2 other files, such as labels.csv, cat/notes.txt",)
+    data = load_data(f"folder:{folder}")
+    assert data.notes == ("passed over: 2 other files, such as labels.csv, cat/notes.txt",)
+    assert len(data.train.source) == 40
     (folder / "cat" / "gone.png").symlink_to(folder / "nowhere.png")
     (folder / "cat" / "more").symlink_to(folder / "dog")
     (notes,) = load_data(f"folder:{folder}").notes

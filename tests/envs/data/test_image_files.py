@@ -83,6 +83,13 @@ def test_images_that_show_nothing_are_refused(folder):
         check_files(load_data(f"folder:{folder}"))
 
 
+def test_shapes_in_the_transparency_alone_are_refused(folder):
+    for path in folder.rglob("*.png"):
+        Image.merge("LA", (Image.new("L", (12, 9)), Image.open(path).convert("L"))).save(path)
+    with pytest.raises(OSError, match="or drawn in the transparency alone"):
+        check_files(load_data(f"folder:{folder}"))
+
+
 @pytest.mark.told("Data", "images of one flat color")
 def test_images_of_one_color_are_counted(folder, caplog):
     Image.new("RGB", (12, 9), (90, 20, 3)).save(folder / "dog" / "00.png")
