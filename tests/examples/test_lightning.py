@@ -154,19 +154,24 @@ class Small(lightning.LightningModule):
         whole = self.selector.step, self.seen, self.network.weight.detach().clone()
         torch.save(whole, f"{OUT}/{self.rank}.pt")
 
-def trainer(epochs, steps=-1):
+def trainer(epochs, steps=-1, **saving):
     options = dict(devices=PROCESSES, strategy="ddp_fork") if PROCESSES > 1 else {}
     return lightning.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=bool(saving),
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=OUT,
-        max_steps=steps, use_distributed_sampler=DEFAULT_SAMPLER, **options)
+        max_steps=steps, **saving, use_distributed_sampler=DEFAULT_SAMPLER, **options)
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     if EARLY:
-        half = trainer(EPOCHS, 14) if STATEFUL else trainer(1)
-        half.fit(Small())
-        half.save_checkpoint(f"{OUT}/half.ckpt")
+        if STATEFUL:  # saved while it trains: afterwards Lightning has let go of the loader
+            saver = lightning.pytorch.callbacks.ModelCheckpoint(
+                OUT, "half", every_n_train_steps=14)
+            trainer(EPOCHS, 14, callbacks=[saver]).fit(Small())
+        else:
+            half = trainer(1)
+            half.fit(Small())
+            half.save_checkpoint(f"{OUT}/half.ckpt")
         trainer(EPOCHS).fit(Small(), ckpt_path=f"{OUT}/half.ckpt")
     else:
         trainer(EPOCHS).fit(Small())
