@@ -76,6 +76,9 @@ class Holding(Policy):
     def state_dict(self):
         return {"held": object()}
 
+    def load_state_dict(self, state):
+        raise NotImplementedError
+
 
 def test_a_policys_state_that_no_checkpoint_takes_is_named():
     with pytest.raises(TypeError, match="state of policy 'Holding'/held must be an array"):
