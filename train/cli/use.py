@@ -136,7 +136,7 @@ def exported(model: nn.Module, note: dict[str, Any], form: str) -> bytes:
                 tensors = {name: one.contiguous() for name, one in model.state_dict().items()}
                 return save(tensors, {"gstds": json.dumps(note)})
             if form == "torchscript":
-                torch.jit.save(torch.jit.trace(model, images, check_inputs=[others]), file)
+                torch.jit.save(torch.jit.trace(model, images, check_inputs=[others]), file)  # type: ignore[no-untyped-call]
             elif form == "pt2":
                 torch.export.save(torch.export.export(model, images, **free), file)
             else:

@@ -37,7 +37,7 @@ def log_network(client: Any, run_id: str, folder: Path) -> str:
         model = client.create_logged_model(run.info.experiment_id, "network", run_id)
         with tempfile.TemporaryDirectory() as place:
             try:
-                _write(folder, model, f"{place}/model")
+                write_model(folder, model, f"{place}/model")
             except (Exception, SystemExit) as error:  # of a user's file, too
                 client.delete_logged_model(model.model_id)
                 return reason_of(error)
@@ -50,8 +50,17 @@ def log_network(client: Any, run_id: str, folder: Path) -> str:
     return ""
 
 
-def _write(folder: Path, model: Any, place: str) -> None:
-    """Write what MLflow keeps of a network: its graph, an example, and what it takes and gives."""
+def write_model(folder: Path, model: Any, place: str) -> None:
+    """Write what MLflow keeps of a network: its graph, an example, and what it takes and gives.
+
+    Args:
+        folder: The folder of its run.
+        model: The logged model that it becomes.
+        place: A folder that is not there yet.
+
+    Raises:
+        Exception: Whatever a user's network meets where it is rebuilt or taken down as a graph.
+    """
     import mlflow.pytorch
     import torch
     from mlflow.models import Model, infer_signature

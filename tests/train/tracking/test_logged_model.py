@@ -59,7 +59,7 @@ def quick(monkeypatch):
         os.makedirs(place)
         (Path(place) / "MLmodel").write_text(model.model_id)
 
-    monkeypatch.setattr(logged_model, "_write", written)
+    monkeypatch.setattr(logged_model, "write_model", written)
 
 
 # ------------------------------------------------------------------ who asks
