@@ -129,8 +129,7 @@ def _rebuilt(note: dict[str, Any]) -> nn.Module:
 def _normalize(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     images, *more = inputs
     if images.dtype == torch.uint8:
-        pixels: Any = model.gstds_pixels
-        scale, shift = pixels
+        scale, shift = model.get_buffer("gstds_pixels")
         images = images.to(torch.float32) * scale - shift
     return images, *more
 

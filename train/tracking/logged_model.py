@@ -51,7 +51,16 @@ def log_network(client: Any, run_id: str, folder: Path) -> str:
 
 
 def write_model(folder: Path, model: Any, place: str) -> None:
-    """Write what MLflow keeps of a network: its graph, an example, and what it takes and gives."""
+    """Write what MLflow keeps of a network: its graph, an example, and what it takes and gives.
+
+    Args:
+        folder: The folder of its run.
+        model: The logged model that it becomes.
+        place: A folder that is not there yet.
+
+    Raises:
+        Exception: Whatever a user's network meets where it is rebuilt or taken down as a graph.
+    """
     import mlflow.pytorch
     import torch
     from mlflow.models import Model, infer_signature

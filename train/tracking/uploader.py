@@ -257,14 +257,14 @@ def register_network(run: str, name: str, uri: str | None = None) -> str:
     delivery, client = Delivery(folder, address), store.client(address)
     delivery.deliver()
     there = client.get_run(str(delivery.target.mlflow_run_id))
-    models = logged_models(client, there)
-    if not models:
+    model = next(iter(logged_models(client, there)), None)
+    if model is None:
         why = there.data.tags.get("model", "its run has not finished")
         raise ValueError(f"the network of {folder} is not in MLflow: {why}")
     with contextlib.suppress(Exception):  # it is there; what else is wrong the next call says
         client.create_registered_model(name)
-    known = {"run_id": there.info.run_id, "model_id": models[0].model_id}
-    made = client.create_model_version(name, models[0].artifact_location, **known)
+    about: dict[str, Any] = {"model_id": model.model_id, "await_creation_for": None}
+    made = client.create_model_version(name, model.artifact_location, there.info.run_id, **about)
     return f"models:/{name}/{made.version}"
 
 
