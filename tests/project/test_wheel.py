@@ -20,8 +20,7 @@ MAPPED = {"gstds/envs": "envs", "gstds/policies": "policies", "gstds/train": "tr
 FOLDERS = ("gstds", *MAPPED.values())
 AGENT = "gstds/policies/learned/agents/fifth/agent"
 TEMPLATES = {
-    f"gstds/train/reporting/templates/{name}.jinja"
-    for name in ("experiment", "html", "markdown", "report")
+    f"gstds/train/reporting/templates/{name}.jinja" for name in ("html", "markdown", "report")
 }
 DATA = {
     *("gstds/py.typed", f"{AGENT}.json", f"{AGENT}.safetensors", *TEMPLATES),
