@@ -56,9 +56,9 @@ class Selector(Stateful):
             positions; it says the number of samples too.
         batch_size: Samples of a drawn batch, what an epoch's steps are counted with; None for the
             first one's. Where batch sizes differ, give their mean.
-        sample_flops: Operations of a forward and backward of one sample, of which a forward is a
-            third; None counts three, and nothing for spectral solves or the policy's own
-            arithmetic.
+        sample_flops: Operations of a forward and backward of one sample; None counts three, and
+            nothing for spectral solves or the policy's own arithmetic.
+        forward_flops: Operations of a forward of one sample; None for a third of the above.
         price: What full training's compute costs, in units of the validation loss, in the reward.
         distributed: Whether to agree with the other processes on what the loss is divided by; None
             if ``torch.distributed`` is initialized when the first batch is selected.
@@ -103,6 +103,7 @@ class Selector(Stateful):
         ids: Any = None,
         batch_size: int | None = None,
         sample_flops: float | None = None,
+        forward_flops: float | None = None,
         price: float = 0.1,
         distributed: bool | None = None,
         device: torch.device | str = "cpu",
@@ -125,6 +126,8 @@ class Selector(Stateful):
         self._free_solves = sample_flops is None
         sample = 3.0 if sample_flops is None else sample_flops
         self._sample_flops = checks.check_number("sample_flops", sample, low=0, open_low=True)
+        forward = self._sample_flops / 3 if forward_flops is None else forward_flops
+        self._forward_flops = checks.check_number("forward_flops", forward, low=0)
         self._price = checks.check_number("price", price, low=0)
         self._ranks = Ranks(distributed, device)
         self.learns = type(self.policy).learn is not Policy.learn
@@ -356,7 +359,7 @@ class Selector(Stateful):
             embedding_dim=self._width,
             epochs=epochs,
             feature_dim=known.dim,
-            forward_flops=self._sample_flops / 3,
+            forward_flops=self._forward_flops,
             max_draws=steps,
             num_classes=known.classes,
             num_samples=known.count,
@@ -375,7 +378,7 @@ class Selector(Stateful):
         known = self._samples
         raw, flops = known.view(batch)
         self._spent += 0.0 if self._free_solves else flops
-        self._spent += len(batch) * self._sample_flops / 3 if views else 0.0
+        self._spent += len(batch) * self._forward_flops if views else 0.0
         n = max(len(batch), self._batch_size or 0)
         view = batch_view(
             observation_bounds(self._needs, n, known.classes, known.dim, self._width),

@@ -131,6 +131,7 @@ def test_arguments_of_the_wrong_type_are_named(options, message):
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"sample_flops": 0}, r"sample_flops must be in \(0, inf\], got 0"),
         ({"sample_flops": float("nan")}, "sample_flops must be in"),
+        ({"forward_flops": -1}, "forward_flops must be in"),
         ({"device": "tpu9"}, "device must be a torch device, .*, got 'tpu9'"),
     ],
 )
