@@ -161,8 +161,9 @@ class _Subject:
         except Exception as fault:  # of the policy's code, or of what it did to this process
             if not self.first_told(str(fault)):
                 return found or None
-            where = place_of(fault.__cause__ or fault)
-            where = where or self.line(str(fault).partition(" ")[0], "act")
+            where = place_of(fault.__cause__ or fault) or self.line(
+                f"{fault} ".split(" ")[0], "act"
+            )
             found.append(Finding(_name(check), str(fault), "mend it", where))
         return found
 
@@ -241,15 +242,12 @@ class _Run:
     def go_on(self, steps: int = 10**9) -> _Run:
         done = False
         while not done and len(self.answers) < steps:
-            name = self.subject.name
-            view = Noted({k: v.copy() for k, v in self.seen.items()}, name, self.read)
+            view = Noted({k: v.copy() for k, v in self.seen.items()}, self.subject.name, self.read)
             weights = self.subject.answer(self.policy, view)
             following, reward, terminated, truncated, info = self.subject.env.step(weights)
-            self.changed_what_it_saw |= any(
-                not np.array_equal(dict.get(view, key), value) for key, value in self.seen.items()
-            )
+            self.changed_what_it_saw |= not _equal([*view.values()], [*self.seen.values()])
             reward = reward if self.rewards is None else float(self.rewards.normal())
-            after = Noted(following, name, self.read)
+            after = Noted(following, self.subject.name, self.read)
             transition = _NotedTransition(view, weights, reward, after, dict(info))
             with users_code("learn"):
                 self.policy.learn(transition)
@@ -364,8 +362,12 @@ def _stopped_and_gone_on(subject: _Subject) -> _Found:
                 state = {"env": subject.env.state_dict(), "policy": run.policy.state_dict()}
                 save_state(folder, _STOP, state)
         except ValueError as fault:
-            mend = "state may name what holds numbers, text, arrays, tensors, or generators"
-            yield str(fault), mend, "state_dict", "reset"
+            yield (
+                str(fault),
+                "keep numbers, arrays, text, generators in state",
+                "state_dict",
+                "reset",
+            )
             return
         saved: Any = latest_state(folder)
     resumed = _Run(subject)
