@@ -161,9 +161,8 @@ class _Subject:
         except Exception as fault:  # of the policy's code, or of what it did to this process
             if not self.first_told(str(fault)):
                 return found or None
-            where = place_of(fault.__cause__ or fault) or self.line(
-                f"{fault} ".split(" ")[0], "act"
-            )
+            where = place_of(fault.__cause__ or fault)
+            where = where or self.line(str(fault).partition(" ")[0], "act")
             found.append(Finding(_name(check), str(fault), "mend it", where))
         return found
 
@@ -362,12 +361,8 @@ def _stopped_and_gone_on(subject: _Subject) -> _Found:
                 state = {"env": subject.env.state_dict(), "policy": run.policy.state_dict()}
                 save_state(folder, _STOP, state)
         except ValueError as fault:
-            yield (
-                str(fault),
-                "keep numbers, arrays, text, generators in state",
-                "state_dict",
-                "reset",
-            )
+            mend = "keep numbers, text, arrays, tensors and generators in state"
+            yield str(fault), mend, "state_dict", "reset"
             return
         saved: Any = latest_state(folder)
     resumed = _Run(subject)
