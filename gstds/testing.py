@@ -241,17 +241,12 @@ class _Run:
     def go_on(self, steps: int = 10**9) -> _Run:
         done = False
         while not done and len(self.answers) < steps:
-            name = self.subject.name
-            view = Noted({k: v.copy() for k, v in self.seen.items()}, name, self.read)
-            itself: dict[str, Any] = view  # which notes nothing that is asked of a dict
+            view = Noted({k: v.copy() for k, v in self.seen.items()}, self.subject.name, self.read)
             weights = self.subject.answer(self.policy, view)
             following, reward, terminated, truncated, info = self.subject.env.step(weights)
-            self.changed_what_it_saw |= any(
-                not np.array_equal(dict.get(itself, key, ()), value)
-                for key, value in self.seen.items()
-            )
+            self.changed_what_it_saw |= not _equal([*view.values()], [*self.seen.values()])
             reward = reward if self.rewards is None else float(self.rewards.normal())
-            after = Noted(following, name, self.read)
+            after = Noted(following, self.subject.name, self.read)
             transition = _NotedTransition(view, weights, reward, after, dict(info))
             with users_code("learn"):
                 self.policy.learn(transition)
@@ -366,7 +361,7 @@ def _stopped_and_gone_on(subject: _Subject) -> _Found:
                 state = {"env": subject.env.state_dict(), "policy": run.policy.state_dict()}
                 save_state(folder, _STOP, state)
         except ValueError as fault:
-            mend = "state may name what holds numbers, text, arrays, tensors, or generators"
+            mend = "keep numbers, text, arrays, tensors and generators in state"
             yield str(fault), mend, "state_dict", "reset"
             return
         saved: Any = latest_state(folder)

@@ -108,8 +108,7 @@ def undeclared_changes(before: Mapping[str, Any], one: Stateful) -> list[str]:
 
 
 def _fingerprint(value: Any, depth: int = 6) -> Any:
-    pair = None if isinstance(value, Stateful) else _pair(value)
-    if pair:
+    if not isinstance(value, Stateful) and (pair := _pair(value)):
         with contextlib.suppress(Exception):  # it is the user's
             value = pair[0]()
     if _is_tensor(value):
