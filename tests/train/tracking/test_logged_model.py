@@ -285,7 +285,7 @@ def test_the_logged_network_gives_the_accuracy_of_the_result(
     assert not {name for name in files if name.endswith((".pth", ".pkl", ".py"))}
     assert main(["export", str(tmp_path / "r"), "--to", "registry", "tiny"]) == 0
     (version,) = client(store_uri).search_model_versions("name = 'tiny'")
-    assert version.model_id == model.model_id
+    assert version.source == model.artifact_location
     assert version.run_id == model.source_run_id
 
 
