@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from gstds.common.checks import check_choice, near_names
 
 LARGEST = (2.0 - 2.0**-23) * 2.0**127
@@ -70,7 +68,7 @@ class Row(NamedTuple):
 _N, _1, _LOSS, _FORWARD = ("N",), (1,), (-LARGEST, LARGEST), "the same forward"
 _SOLVE = ("laplacian", "sign", "affinity", "embedding", "solver")
 _BESIDE = ("", (), "spectral_scores")
-_SAMPLE = np.array([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]], dtype=np.float32)
+_SAMPLE = ((1.0, 0.0), (0.8, 0.6), (0.6, 0.8))  # unit rows
 _ROWS: tuple[tuple[Any, ...], ...] = (
     ("last_losses", "memory", _N, *_LOSS, "loss when last trained on; the mean of these before"),
     ("visited", "memory", _N, 0, 1, "1 if the sample was ever trained on"),
@@ -144,11 +142,13 @@ def check_observe(
                 hint = near_names(option, OPTIONAL_OBSERVATIONS[name])
                 raise ValueError(f"{who}: {name!r} has no option {option!r}; {hint}")
         if options:  # its values are refused here, not by the first batch
+            import numpy as np
+
             from gstds.spectral import fiedler
 
             solve: Any = fiedler.degrees if name == "degrees" else fiedler.fiedler_vector
             try:
-                solve(_SAMPLE, **options)
+                solve(np.array(_SAMPLE, dtype=np.float32), **options)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{who}: {name!r} with {options!r}: {error}") from error
     return {name: dict(observe[name] or {}) for name in OPTIONAL_OBSERVATIONS if name in observe}

@@ -20,7 +20,8 @@ MAPPED = {"gstds/envs": "envs", "gstds/policies": "policies", "gstds/train": "tr
 FOLDERS = ("gstds", *MAPPED.values())
 AGENT = "gstds/policies/learned/agents/fifth/agent"
 TEMPLATES = {
-    f"gstds/train/reporting/templates/{name}.jinja" for name in ("html", "markdown", "report")
+    f"gstds/train/reporting/templates/{name}.jinja"
+    for name in ("html", "kept", "markdown", "report", "sweep")
 }
 DATA = {
     *("gstds/py.typed", f"{AGENT}.json", f"{AGENT}.safetensors", *TEMPLATES),

@@ -39,7 +39,9 @@ def do_kept(arguments: argparse.Namespace) -> int:
     record = read_kept(folder / "kept.npz")
     config = read_sealed(folder / "config.json")["config"]
     # A file is no one's word for running code: only the command line is.
-    data = report.data_of(config, run_code=arguments.dataset == config["dataset"])
+    data = report.data_of(
+        config, run_code=arguments.dataset == config["dataset"], command="gstds kept RUN"
+    )
     if len(record.visits) != len(data.train):
         raise ValueError(
             f"run {str(folder)!r} trained on {len(record.visits)} samples, {data.name} has "

@@ -138,12 +138,13 @@ def _plot_what_was_kept(folder: Path, comparison: Content, run_code: bool) -> tu
     return paths, f"{more} more policies are not drawn." if more > 0 else ""
 
 
-def data_of(config: Content | None, *, run_code: bool) -> Data:
+def data_of(config: Content | None, *, run_code: bool, command: str = "gstds report DIR") -> Data:
     """Return the data of a run or a comparison, by its options.
 
     Args:
         config: The options.
         run_code: Whether a ``module:function`` may be called.
+        command: By which command, with ``--dataset``, that is said.
 
     Raises:
         ValueError: If it is code that may not be called, or the data are not at hand.
@@ -153,7 +154,7 @@ def data_of(config: Content | None, *, run_code: bool) -> Data:
     options = {name: config[name] for name in names(DataOptions)}
     name = options.pop("dataset")
     if names_code(name) and not run_code:
-        raise ValueError(f"the data set is code; name it to run it: --dataset {name}")
+        raise ValueError(f"it is code; name it to run it: {command} --dataset {name}")
     return load_data(name, **options)
 
 

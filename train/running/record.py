@@ -288,7 +288,7 @@ class Record(Stateful):
 
 def _flat(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters with each entry of a mapping as one of its own."""
-    several = {k: v if isinstance(v, dict) else {"": v} for k, v in params.items()}
+    several = {k: v if isinstance(v, dict) and v else {"": v} for k, v in params.items()}
     return {f"{k}.{one}".strip("."): v for k, inner in several.items() for one, v in inner.items()}
 
 

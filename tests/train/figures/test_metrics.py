@@ -19,7 +19,7 @@ def glossary():
         for metric in metrics()
         for name, text in metric.logged.items()
     ]
-    order = ["step", "evaluation", "end", "summary"]
+    order = ["beginning", "step", "evaluation", "end", "summary"]
     rows.sort(key=lambda row: order.index(row[0]))
     lines = [f"| `{name}` | {text} | {unit} | {when} |" for when, name, text, unit in rows]
     return "\n".join(["| metric | meaning | unit | logged |", "|---|---|---|---|", *lines, ""])

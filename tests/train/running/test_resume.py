@@ -44,7 +44,7 @@ def stopped(here, monkeypatch, tiny_npz):
     def stopped(*words):
         options = ["--dataset", tiny_npz, "--policy", "random", "--batch-size", "32", "--quiet"]
         with monkeypatch.context() as patch:
-            patch.setattr("gstds.train.running.ending.StopFlag", Soon)
+            patch.setattr("gstds.train.cli.commands.StopFlag", Soon)
             assert main(["run", *options, "--epochs", "3", "--out", "r", *words]) == 130
 
     return stopped
