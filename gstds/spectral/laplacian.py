@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gstds.common.noise import keyed_uniform
 
+_LEAST_SCALE = 0.5
 RESOLUTION = 1e-6
 """Share of λmax below which an eigenvalue counts as zero, and two eigenvalues as one."""
 
@@ -271,12 +272,13 @@ def trivial_and_scale(degrees: Tensor, affinity: str, laplacian: str) -> tuple[T
     """Return the unit trivial vector (N,) and an upper bound of the largest eigenvalue.
 
     The bound is sharp to about 1/N: D - S is at most max(D) for a positive semi-definite S, the
-    normalized one at most 1. A clamped S may be indefinite; Gershgorin's circles double both.
+    normalized one at most 1. A clamped S may be indefinite; Gershgorin's circles double both. Rows
+    that cancel have degrees of 0, and eigenvalues of the size of S's diagonal all the same.
     """
     indefinite = 2.0 if affinity == "clamp" else 1.0
     if laplacian == "unnormalized":
         trivial = torch.full_like(degrees, len(degrees) ** -0.5)
-        return trivial, indefinite * float(degrees.abs().max())
+        return trivial, indefinite * max(float(degrees.abs().max()), _LEAST_SCALE)
     if float(degrees.min()) <= 0:
         rows = torch.nonzero(degrees <= 0).flatten().tolist()
         what = f"needs positive degrees, but rows {rows[:8]} have none"

@@ -458,3 +458,12 @@ def test_the_fast_products_are_products(rows, few):
     right = torch.from_numpy(rng.normal(size=(few, 24)))
     torch.testing.assert_close(wide_product(left, tall), left @ tall)
     torch.testing.assert_close(tall_product(tall, right), tall @ right.T)
+
+
+@pytest.mark.parametrize("solver", ["matrix-free", "dense"])
+def test_rows_that_cancel_have_their_indefinite_vector(solver):
+    rows = np.array([[-1, 0]] * 3 + [[1, 0]] * 3, dtype=np.float32)
+    found = fiedler_vector(rows, affinity="cosine", solver=solver, sign="raw")
+    assert found.status == "indefinite"
+    assert float(found.lambda2) == pytest.approx(-6, abs=1e-5)
+    assert np.abs(found.scores @ rows[:, 0]) == pytest.approx(6**0.5, abs=1e-5)
