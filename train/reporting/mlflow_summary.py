@@ -57,12 +57,10 @@ def publish(upload: Upload, content: Content, paths: Mapping[str, Path]) -> None
         for file in (*paths.values(), folder / "comparison.json"):
             if file.exists():
                 log.log_file(file)
-        rows = {
-            row_label(str(run["policy"]), control=key == "controls")
-            for key in ("runs", "controls")
-            for run in content.get(key, ())
-        }
-        log.log_view(str(content["name"]), sorted(rows), _zoom(content))
+        held = [(run, key) for key in ("runs", "controls") for run in content.get(key, ())]
+        rows = {row_label(str(run["policy"]), control=key == "controls") for run, key in held}
+        ids = [str(run["run_id"]) for run, _ in held]
+        log.log_view(str(content["name"]), sorted(rows), _zoom(content), ids)
     log.finish("finished")
     upload.begin(folder, log.run_id)
 

@@ -38,6 +38,7 @@ ID_TAG = "gstds.run_id"
 SUPERSEDED_TAG = "superseded"
 _NOTE_NAME = "delivery.json"
 _BATCH = 1000
+_MOST_RUNS = 50_000  # that MLflow finds at once
 _LONGEST = {"params": 6000, "tags": 8000}
 
 
@@ -276,6 +277,7 @@ class Delivery:
     def _send_view(self, line: Mapping[str, Any]) -> None:
         experiment_id = self._client.get_run(self._id).info.experiment_id
         place_view(self.uri, experiment_id, line["name"], line["rows"], line["zoom"])
+        self._hold(experiment_id, line)
 
     def _send_end(self, line: Mapping[str, Any]) -> None:
         self._client.set_tag(self._id, "status", line["status"])
@@ -326,7 +328,21 @@ class Delivery:
         return self._client.create_run(experiment_id, line["time"], tags, line["name"])
 
     def _search(self, experiment_id: str, *filters: str) -> list[Run]:
-        return list(self._client.search_runs([experiment_id], " AND ".join(filters)))
+        return list(
+            self._client.search_runs([experiment_id], " AND ".join(filters), max_results=_MOST_RUNS)
+        )
+
+    def _hold(self, experiment_id: str, line: Mapping[str, Any]) -> None:
+        """Let the view show the runs that the comparison holds, and no others of its folder."""
+        own = str(self.folder.absolute() / "runs")
+        for run in self._search(experiment_id, store.equals("comparison", line["name"])):
+            tags = run.data.tags
+            if tags.get("folder", "").startswith(own):
+                gone, marked = tags.get(ID_TAG) not in line["runs"], SUPERSEDED_TAG in tags
+                if gone and not marked:
+                    self._client.set_tag(run.info.run_id, SUPERSEDED_TAG, self._id)
+                elif marked and not gone:
+                    self._client.delete_tag(run.info.run_id, SUPERSEDED_TAG)
 
     def _supersede(self, experiment_id: str, tags: Mapping[str, str]) -> None:
         """Let the views leave out the runs whose place this one has taken."""

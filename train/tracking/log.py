@@ -38,7 +38,7 @@ _FIELDS = {
     "run": ("run_id", "name", "params", "tags", "description", "data"),
     "metrics": ("step", "values"),
     "file": ("file", "folder"),
-    "view": ("name", "rows", "zoom"),
+    "view": ("name", "rows", "zoom", "runs"),
     "end": ("status",),
 }
 _DECISIVE = ("identity", "device")
@@ -230,10 +230,13 @@ class RunLog:
                 own = Path(path).absolute().relative_to(self.path.parent).as_posix()
                 self._write({"kind": "file", "file": own, "folder": folder})
 
-    def log_view(self, name: str, rows: list[str], zoom: Mapping[str, list[float]]) -> None:
-        """Log that a comparison has runs to be looked at together, as `place_view` takes it."""
+    def log_view(
+        self, name: str, rows: list[str], zoom: Mapping[str, list[float]], runs: list[str]
+    ) -> None:
+        """Log that these runs of a comparison are looked at together, as `place_view` takes it."""
         with self._guarded("log_view"):
-            self._write({"kind": "view", "name": name, "rows": rows, "zoom": zoom})
+            view = {"name": name, "rows": rows, "zoom": zoom, "runs": runs}
+            self._write({"kind": "view"} | view)
 
     def finish(self, status: str) -> None:
         """End the log; it is on the disk afterwards.
