@@ -43,6 +43,7 @@ POLICIES: dict[str, str] = {
     "bandit": "gstds.policies.adaptive.bandit:KeepRatioBandit",
     "big-loss": f"{_LOSSES}.top_score:BigLoss",
     "budget": "gstds.policies.adaptive.budget:BudgetControl",
+    "difficulty": f"{_LOSSES}.difficulty:Difficulty",
     "divbs": "gstds.policies.published.gradients.divbs:DivBS",
     "easy-reference": f"{_LOSSES}.top_score:EasyReference",
     "fiedler-boundary": "gstds.policies.published.diversity.coverage:FiedlerBoundary",

@@ -123,6 +123,24 @@ def loss_weights(losses: ArrayLike, weighting: str = "inverse") -> Floats:
     return values if weighting == "proportional" else np.ones_like(values)
 
 
+def label_chances(losses: ArrayLike) -> Floats:
+    """Return the probability (N,) that each label was given, from cross-entropies (N,) in nats."""
+    return np.asarray(np.exp(-np.maximum(np.asarray(losses, dtype=np.float64), 0.0)))
+
+
+def check_cross_entropy(policy: str, classes: int) -> None:
+    """Refuse a run that is no classification, for a policy that reads `label_chances`.
+
+    Raises:
+        ValueError: If there are fewer than two classes.
+    """
+    if classes < 2:
+        raise ValueError(
+            f"policy {policy!r} takes a loss for -log(probability of the label), and num_classes "
+            f"is {classes}; pass num_classes=, or take stale-big-loss, which goes by ranks"
+        )
+
+
 def hybrid(
     scores: ArrayLike,
     losses: ArrayLike,

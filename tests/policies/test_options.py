@@ -14,6 +14,7 @@ from gstds.selection.schedules import make_schedule
 from tests.policies.settings import CONTEXT, N, observation
 
 OTHER = {
+    "a": 4.0,
     "affinity": "clamp",
     "algorithm": "ducb",
     "beta": 3.0,
