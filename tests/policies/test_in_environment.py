@@ -28,7 +28,7 @@ DIGITS = {
     "reference": f"{settings.__name__}:pixels",
 }
 SPECTRAL = {"lambda2", "eigengap", "effective_nodes"}
-KEEPS_ALL = {"full"}
+KEEPS_ALL = {"full", "pdd", "stale-pdd"}  # nothing is learned well enough in so short a run
 STOP = 9
 
 

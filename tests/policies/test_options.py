@@ -40,6 +40,8 @@ OTHER = {
     "picker": "uniform",
     "rate": 0.2,
     "ratios": [0.15, 0.25, 0.35, 0.5, 0.7],
+    "refresh": 9,
+    "revision": 5,
     "ridge": 9.0,
     "schedule": make_schedule("constant", keep=0.3),
     "score": "raw",

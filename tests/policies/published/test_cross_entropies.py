@@ -49,6 +49,42 @@ def test_difficulty_takes_the_unseen_first_whatever_they_show():
     assert shares.sum() == pytest.approx(4)
 
 
+@pytest.mark.parametrize("threshold", [0.2, 0.4])
+def test_pdd_keeps_what_the_release_would_and_all_of_it_in_the_last_epoch(threshold):
+    view = full_view(4, valid=N - 2, progress=0.3)
+    logits = np.log(view["learner_probabilities"])
+    policy = make_policy("pdd", threshold=threshold)
+    policy.reset(0, CONTEXT)
+    wanted = []
+    for row, label in zip(logits, view["labels"].astype(int), strict=True):
+        odds = np.exp(row - row.max())
+        wanted.append(odds[label] / odds.sum() < threshold)
+    wanted[-2:] = [False, False]
+    assert 0 < sum(wanted) < N - 2
+    assert (policy.act(view) > 0).tolist() == wanted
+    for progress, everything in ((0.89, False), (np.float32(0.9), True)):  # of 10 epochs
+        kept = policy.act(view | {"progress": np.array([progress], np.float32)})
+        assert (kept[:-2] == 1).all() == everything
+        assert not kept[-2:].any()
+
+
+def test_pdd_takes_no_update_where_everything_is_known():
+    view = full_view(4, progress=0.3)
+    view["learner_probabilities"] = np.eye(4, dtype=np.float32)[view["labels"].astype(int)]
+    policy = make_policy("pdd")
+    policy.reset(0, CONTEXT)
+    assert not policy.act(view).any()
+
+
+def test_stale_pdd_goes_by_the_last_loss_and_brings_back_what_is_old_or_was_never_seen():
+    view = one_of([0.9] * 8 + [0.1] * 8) | {"progress": np.array([0.6], np.float32)}
+    view["age"][:] = 0.1
+    view["visited"][0], view["age"][1] = 0, 0.3
+    policy = make_policy("stale-pdd", refresh=3)
+    policy.reset(0, CONTEXT)
+    assert np.flatnonzero(policy.act(view)).tolist() == [0, 1, *range(8, 16)]
+
+
 def test_a_loss_that_is_no_cross_entropy_is_refused_before_the_first_batch():
     chooser = Selector("difficulty", None, 10, num_samples=64)
     with pytest.raises(ValueError, match=r"'difficulty' takes a loss.* num_classes is 1; pass"):
