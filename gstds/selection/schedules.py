@@ -282,7 +282,7 @@ class Decaying(_Staircase):
     def __post_init__(self) -> None:
         """Check the parameters."""
         super().__post_init__()
-        epochs = checks.check_integer("decaying epochs", self.epochs, low=2, high=100_000)
+        epochs = checks.check_integer("decaying epochs", self.epochs, low=2, high=10_000)
         object.__setattr__(self, "epochs", epochs)
 
     def _stairs(self) -> tuple[tuple[float, ...], int]:

@@ -28,15 +28,15 @@ def one_of(chances):
     return view
 
 
-@pytest.mark.parametrize(("a", "floor"), [(0.0, 0.1), (0.5, 0.1), (2.0, 0.01)])
+@pytest.mark.parametrize(("a", "floor"), [(0.0, 0.1), (1.0, 0.01)])
 def test_difficulty_draws_one_with_odds_floor_plus_p_to_the_a_times_the_error(a, floor):
     chances = np.linspace(0.001, 0.999, N)
     one = make_schedule("constant", keep=1 / N)
     policy = make_policy("difficulty", schedule=one, a=a, floor=floor)
     policy.reset(0, CONTEXT)
     odds = np.array([floor + p**a * (1 - p) for p in chances])
-    found = drawn_counts(policy, one_of(chances), 3000)
-    np.testing.assert_allclose(found, odds / odds.sum(), atol=0.03)
+    found = drawn_counts(policy, one_of(chances), 1200)
+    np.testing.assert_allclose(found, odds / odds.sum(), atol=0.045)
 
 
 def test_difficulty_takes_the_unseen_first_whatever_they_show():
