@@ -25,7 +25,8 @@ class PDD(Policy):
     Source: PDD, arXiv 2505.22342; the release bazyagami/LearningWithRevision
     Cost: n·f for the learner's forward
     Helps: many epochs on data that are learned early: then it costs little more than the forwards
-    Hurts: noisy labels: they are what stays; a learner that knows all: nothing is trained on
+    Hurts: noisy labels: they are what stays; a learner that knows all: nothing is trained on, which
+        a `Selector` refuses after an epoch
 
     Args:
         threshold: Probability of the label from which on a sample is dropped, in (0, 1].
@@ -69,7 +70,7 @@ class StalePDD(PDD):
     Source: after PDD, arXiv 2505.22342, and not the same
     Cost: nothing beside training on the kept samples
     Helps: as pdd, and whenever a forward is dear
-    Hurts: noisy labels; few epochs: the first keeps everything
+    Hurts: as pdd; few epochs: the first keeps everything
 
     Args:
         threshold: Probability of the label from which on a sample is dropped, in (0, 1].

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,57 +119,6 @@ def test_k_center_keeps_the_outlier():
     features[:, 0] = 1
     features[5] = [0, 0, 0, 1, 0, 0, 0, 0]
     assert 5 in kept("k-center", view | {"features": features})
-
-
-# ------------------------------------------------------------------ InfoBatch
-
-
-def infobatch_view(progress=0.5, n=N):
-    view = full_view(7, progress=progress, n=n)
-    view["visited"][:] = 1
-    view["mean_last_loss"] = np.array([view["last_losses"].mean()], np.float32)
-    return view
-
-
-@pytest.mark.parametrize("rate", [0.5, 0.3])
-def test_infobatchs_weighted_sum_over_drawn_is_unbiased(rate):
-    view = infobatch_view()
-    gradients = np.random.default_rng(0).normal(1.0, 1.0, N)
-    policy = policies.make_policy("infobatch", rate=rate)
-    sums, shares = [], []
-    for step in range(4000):
-        noise = keyed_uniform(3, step, indices=np.arange(N)).astype(np.float32)
-        weights = policy.act(view | {"noise": noise})
-        sums.append((weights * gradients).sum() / N)
-        shares.append((weights > 0).mean())
-    assert policy.normalizer == "drawn"
-    error = np.std(sums) / np.sqrt(len(sums))
-    assert np.mean(sums) == pytest.approx(gradients.mean(), abs=4 * error)
-    below = (view["last_losses"] < view["mean_last_loss"]).mean()
-    assert np.mean(shares) == pytest.approx(1 - rate * below, abs=0.01)
-
-
-def test_infobatch_keeps_what_is_above_the_mean_at_one_and_weighs_the_rest_up():
-    view = infobatch_view()
-    weights = policies.make_policy("infobatch").act(view)
-    below = view["last_losses"] < view["mean_last_loss"]
-    assert (weights[~below] == 1).all()
-    assert set(weights[below].tolist()) == {0.0, 2.0}
-
-
-def test_infobatch_keeps_what_is_at_the_mean():
-    view = infobatch_view()
-    view["last_losses"][:] = view["mean_last_loss"] = np.array([1.5], np.float32)
-    assert (policies.make_policy("infobatch").act(view) == 1).all()
-
-
-def test_infobatch_keeps_everything_first_and_last():
-    policy = policies.make_policy("infobatch")
-    assert (policy.act(infobatch_view(progress=0.875)) == 1).all()
-    assert not (policy.act(infobatch_view(progress=0.87)) == 1).all()
-    view = infobatch_view(progress=0.05)
-    view["visited"][:] = 0
-    assert (policy.act(view) == 1).all()
 
 
 # ------------------------------------------------------------------ Selective-Backprop
@@ -298,45 +246,3 @@ def test_custom_is_understood_and_not_listed():
     assert "custom" in UNLISTED
     assert "custom" not in POLICIES
     assert "custom" not in policies.policy_names()
-
-
-def official_infobatch(scores, rate, rng):
-    """The authors' rule for one epoch: which samples stay, and their weights."""
-    learned = scores < scores.mean()
-    candidates = np.where(learned)[0]
-    stay = rng.choice(candidates, int((1 - rate) * len(candidates)), replace=False)
-    weights = np.where(learned, 0.0, 1.0)
-    weights[stay] = 1 / (1 - rate)
-    return weights
-
-
-def test_infobatchs_expected_epoch_sum_is_the_authors_and_full_trainings():
-    rng = np.random.default_rng(2)
-    gradients = rng.normal(1.0, 1.0, 4 * N)
-    # An even number lies below the mean: the authors round the half of it that stays.
-    scores = np.where(np.arange(4 * N) % 4 < 2, 0.5, 2.0) + 0.1 * rng.random(4 * N)
-    policy = policies.make_policy("infobatch")
-    policy.reset(0, replace(CONTEXT, batch_size=N, steps_per_epoch=4))
-    mine, theirs, counts = [], [], []
-    for epoch in range(600):
-        weights = np.zeros(4 * N)
-        for number, batch in enumerate(np.split(np.arange(4 * N), 4)):
-            # Training lowers the mean while the epoch goes on: the epoch's first is what counts.
-            mean = scores.mean() * 0.2**number
-            view = infobatch_view() | {
-                "last_losses": scores[batch].astype(np.float32),
-                "mean_last_loss": np.array([mean], np.float32),
-                "noise": keyed_uniform(9, epoch, indices=batch).astype(np.float32),
-            }
-            weights[batch] = policy.act(view)
-            policy.learn(policies.Transition(view, weights[batch], 0.0, view, {}))
-        other = official_infobatch(scores, 0.5, rng)
-        mine.append((weights * gradients).sum())
-        theirs.append((other * gradients).sum())
-        counts.append([(weights > 0).sum(), (other > 0).sum()])
-        assert set(weights[scores >= scores.mean()].tolist()) == {1.0}
-        assert set(weights.tolist()) == set(other.tolist()) == {0.0, 1.0, 2.0}
-    for sums in (mine, theirs):
-        error = np.std(sums) / np.sqrt(len(sums))
-        assert np.mean(sums) == pytest.approx(gradients.sum(), abs=4 * error)
-    assert np.mean(counts, axis=0)[0] == pytest.approx(np.mean(counts, axis=0)[1], abs=0.5)
