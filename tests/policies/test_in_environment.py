@@ -29,7 +29,7 @@ DIGITS = {
 }
 SPECTRAL = {"lambda2", "eigengap", "effective_nodes"}
 KEEPS_ALL = {"full"}
-KEEPS_UNLEARNED = {"pdd", "stale-pdd"}  # which in so short a run may be everything
+KEEPS_UNLEARNED = {"kakurenbo", "pdd", "stale-pdd"}  # which in so short a run may be everything
 STOP = 9
 
 

@@ -26,6 +26,7 @@ OTHER = {
     "exploration": 0.9,
     "floor": 5.0,
     "gap": 0.9,
+    "groups": 3,
     "high": 0.3,
     "history": 30,
     "interval": 9,
@@ -38,6 +39,7 @@ OTHER = {
     "multiple": 2.0,
     "per": "epoch",
     "picker": "uniform",
+    "prune": 0.5,
     "rate": 0.2,
     "ratios": [0.15, 0.25, 0.35, 0.5, 0.7],
     "refresh": 9,
@@ -63,6 +65,7 @@ CASES = [
 OF_ONE = {
     ("budget", "low"): 0.3,
     ("gradient-noise", "low"): 0.9,
+    ("kakurenbo", "share"): 0.6,
     ("linucb", "exploration"): 0.0,
     ("plateau", "low"): 0.4,
 }

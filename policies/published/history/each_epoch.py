@@ -11,6 +11,7 @@ from gstds.common.noise import keyed_uniform
 from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
 
 Floats = npt.NDArray[np.floating[Any]]
+_BLANK = (np.nan, -1.0, 1.0)  # last loss, label, weight of a sample that was never drawn
 _EDGE = 1e-6  # progress arrives rounded
 
 
@@ -24,19 +25,17 @@ class EachEpoch(Policy):
     """
 
     needs = {"indices": {}}  # noqa: RUF012  (a constant of the class)
-    state: Any = ("_losses", "_weights", "_steps", "_chosen")
-    _refreshed = "last_losses"  # of samples that were not trained on
-
-    def __init__(self) -> None:
-        self._seed, self._per_epoch, self._steps, self._chosen = 0, 1, 0, -1
-        self._losses, self._weights = np.empty(0), np.empty(0, np.float32)
+    state: Any = ("_samples", "_steps", "_chosen")
+    _refreshed = "last_losses"  # what is known of a drawn sample before it is trained on
+    _by_class = False  # whether labels are read
+    _seed, _per_epoch, _steps, _chosen = 0, 1, 0, -1
+    _samples: Floats = np.empty((0, 3))
 
     def reset(self, seed: int, context: RunContext) -> None:
-        """Begin a run at the beginning of an epoch, with no loss known."""
+        """Begin a run at the beginning of an epoch, with nothing known."""
         self._seed, self._per_epoch = seed, max(1, context.steps_per_epoch)
         self._steps, self._chosen = 0, -1
-        self._losses = np.full(context.num_samples, np.nan)
-        self._weights = np.ones(context.num_samples, np.float32)
+        self._samples = np.tile(_BLANK, (context.num_samples, 1))
 
     def choose(self, losses: Floats, epoch: int, progress: float) -> Floats:
         """Return the weight of each sample (n,) in an epoch; 0 leaves it out.
@@ -48,33 +47,36 @@ class EachEpoch(Policy):
         """
         raise NotImplementedError
 
-    def noise(self, epoch: int, stream: int = 0) -> Floats:
+    def noise(self, epoch: int) -> Floats:
         """Return a uniform number (n,) of each sample, the epoch's own."""
-        return keyed_uniform(self._seed, epoch, stream, indices=np.arange(len(self._losses)))
+        return keyed_uniform(self._seed, epoch, indices=np.arange(len(self._samples)))
 
     def act(self, observation: Observation) -> Weights:
         """Return weights (N,): those chosen when the epoch began."""
         indices = np.asarray(observation["indices"]).astype(np.int64)
-        more = int(indices.max(initial=-1)) + 1 - len(self._losses)
+        more = int(indices.max()) + 1 - len(self._samples)
         if more > 0:
-            self._losses = np.append(self._losses, np.full(more, np.nan))
-            self._weights = np.append(self._weights, np.ones(more, np.float32))
+            self._samples = np.vstack([self._samples, np.tile(_BLANK, (more, 1))])
         epoch = self._steps // self._per_epoch
         if epoch > self._chosen:
-            chosen = self.choose(self._losses, epoch, float(observation["progress"][0]))
-            self._weights, self._chosen = np.asarray(chosen, dtype=np.float32), epoch
-        return np.where(np.asarray(observation["valid"]) > 0.5, self._weights[indices], 0)
+            progress, self._chosen = float(observation["progress"][0]), epoch
+            self._samples[:, 2] = self.choose(self._samples[:, 0], epoch, progress)
+        valid = np.asarray(observation["valid"]) > 0.5
+        if self._by_class:
+            self._samples[indices[valid], 1] = np.asarray(observation["labels"])[valid]
+        known = valid & (np.asarray(observation["visited"]) > 0.5)
+        self._samples[indices[known], 0] = np.asarray(observation[self._refreshed])[known]
+        return np.where(valid, self._samples[indices, 2], 0.0).astype(np.float32)
 
     def learn(self, transition: Transition) -> None:
-        """Take in the losses told, and those shown of samples that were not trained on."""
-        seen, trained = transition.observation, np.asarray(transition.info["trained"]) > 0
-        known = (np.asarray(seen["valid"]) > 0.5) & (trained | (np.asarray(seen["visited"]) > 0.5))
-        losses = np.where(trained, transition.info["losses"], seen[self._refreshed])[known]
+        """Take in the losses told."""
+        self._steps += 1
+        trained = np.asarray(transition.info["trained"]) > 0
+        losses = np.asarray(transition.info["losses"])[trained]
         finite = np.isfinite(losses)
         if finite.any():  # what is not finite ranks last
-            indices = np.asarray(seen["indices"]).astype(np.int64)[known]
-            self._losses[indices] = np.where(finite, losses, losses[finite].min())
-        self._steps += 1
+            indices = np.asarray(transition.observation["indices"])[trained].astype(np.int64)
+            self._samples[indices, 0] = np.where(finite, losses, losses[finite].min())
 
 
 def annealed(epoch: int, progress: float, delta: float) -> bool:

@@ -36,7 +36,6 @@ class InfoBatch(EachEpoch):
     """
 
     def __init__(self, rate: float = 0.5, delta: float = 0.875) -> None:
-        super().__init__()
         self.rate = check_number("rate", rate, low=0, high=0.9)
         self.delta = check_fraction("delta", delta)
         self.max_weight = 1.0 / (1.0 - self.rate)
