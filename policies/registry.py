@@ -68,6 +68,7 @@ POLICIES: dict[str, str] = {
     "stale-rho-loss": f"{_LOSSES}.learnability:StaleRhoLoss",
     "stale-selective-backprop": f"{_LOSSES}.selective_backprop:StaleSelectiveBackprop",
     "uncertainty": f"{_LOSSES}.top_score:Uncertainty",
+    "windowed-selective-backprop": f"{_LOSSES}.selective_backprop:WindowedSelectiveBackprop",
 }
 
 _WITH_ARGUMENT = {

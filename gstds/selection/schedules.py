@@ -296,11 +296,9 @@ class Decaying(_Staircase):
         """
         lowest = replace(self, decay=0.0).mean_keep(unit)
         if not lowest <= keep <= 1.0:
-            reach = f"[{lowest:.3f}, 1] for a decay over {self.epochs} epochs"
-            raise ValueError(f"keep must be in {reach}, got {keep:g}; use schedule 'constant'")
-        return replace(
-            self, decay=_root(lambda d: replace(self, decay=d).mean_keep(unit) - keep, 0.0, 1.0)
-        )
+            raise ValueError(f"keep must be in [{lowest:.3f}, 1] for {self}, got {keep:g}")
+        decay = _root(lambda d: replace(self, decay=d).mean_keep(unit) - keep, 0.0, 1.0)
+        return replace(self, decay=decay)
 
 
 @dataclass(frozen=True)

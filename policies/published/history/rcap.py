@@ -9,7 +9,7 @@ import numpy as np
 from gstds.common.checks import check_fraction, check_number
 from gstds.policies.base import RunContext
 from gstds.policies.published.history.each_epoch import EachEpoch, Floats
-from gstds.selection.weights import check_cross_entropy, uniform, weighted_sample
+from gstds.selection.weights import check_cross_entropy, weighted_sample
 
 
 class RCAP(EachEpoch):
@@ -56,12 +56,9 @@ class RCAP(EachEpoch):
 
     def choose(self, losses: Floats, epoch: int, progress: float) -> Floats:
         """Return weights (n,): 1 for those drawn, and for those whose label is not known yet."""
-        weights, noise = np.ones(len(losses)), self.noise(epoch)
-        rows = np.flatnonzero(self._samples[:, 1] >= 0)
-        if not len(rows):
-            weights[uniform(int((1.0 - self.keep) * len(losses)), noise)] = 0.0
-            return weights
-        labels, kept = self._samples[rows, 1].astype(np.int64), self._samples[rows, 2] > 0
+        weights, noise, labels = np.ones(len(losses)), self.noise(epoch), self._samples[:, 1]
+        rows = np.flatnonzero(labels >= min(0.0, labels.max()))  # all, while none is known
+        labels, kept = np.maximum(labels[rows], 0).astype(np.int64), self._samples[rows, 2] > 0
         scaled = np.clip(np.nan_to_num(losses[rows], nan=np.inf), 0, self._highest) / self.beta
         size = np.bincount(labels).astype(np.float64)
         top = np.zeros(len(size))

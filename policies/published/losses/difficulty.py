@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gstds.common.checks import check_number
-from gstds.policies.base import AnySchedule, KeepRatioPolicy, Observation, RunContext, Weights
-from gstds.selection.weights import (
-    check_cross_entropy,
-    label_chances,
-    weighted_sample,
-    weights_for_ratio,
-)
+from gstds.policies.base import AnySchedule, KeepRatioPolicy, RunContext
+from gstds.selection.pickers import NamedPicker
+from gstds.selection.weights import check_cross_entropy, label_chances, weighted_sample
 
 _FIRST = 1e300  # odds beyond all others
 
@@ -46,6 +41,7 @@ class Difficulty(KeepRatioPolicy):
 
     def __init__(self, schedule: AnySchedule = None, a: float = 0.5, floor: float = 0.1) -> None:
         super().__init__(schedule, "uniform")
+        self.picker = NamedPicker(self._pick, "By difficulty.", reads=("last_losses", "visited"))
         self.a = check_number("a", a, low=0, high=100)
         self.floor = check_number("floor", floor, low=0, high=1e6)
 
@@ -58,11 +54,7 @@ class Difficulty(KeepRatioPolicy):
         super().reset(seed, context)
         check_cross_entropy("difficulty", context.num_classes)
 
-    def act(self, observation: Observation) -> Weights:
-        """Return weights (N,): 1 for the drawn samples, 0 for the others."""
-        return weights_for_ratio(observation, self.checked_ratio(observation), self._pick)
-
-    def _pick(self, batch: Mapping[str, Any], k: int, noise: Any) -> npt.NDArray[np.int64]:
-        chance = label_chances(batch["last_losses"])
+    def _pick(self, losses: Any, visited: Any, k: int, noise: Any) -> npt.NDArray[np.int64]:
+        chance = label_chances(losses)
         odds = self.floor + chance**self.a * (1.0 - chance)
-        return weighted_sample(np.where(batch["visited"] > 0.5, odds, _FIRST), k, noise)
+        return weighted_sample(np.where(visited > 0.5, odds, _FIRST), k, noise)

@@ -175,6 +175,31 @@ def test_selective_backprop_remembers_the_last_1024_in_the_noises_order():
     np.testing.assert_array_equal(again.act(view), policy.act(view))
 
 
+def test_windowed_selective_backprop_chooses_where_and_as_composer_does():
+    policy = policies.make_policy("windowed-selective-backprop", keep=0.25, interrupt=3)
+    policy.reset(0, CONTEXT)
+    kept = []
+    for step in range(100):
+        view = full_view(step, progress=step / 100)
+        kept.append(int(policy.act(view).sum()))
+        policy.learn(transition(view))
+    within = [50 <= t < 90 and (t % 10 + 1) % 3 != 0 for t in range(100)]
+    assert kept == [4 if chosen else N for chosen in within]
+
+
+def test_windowed_selective_backprop_draws_by_composers_odds():
+    policy = policies.make_policy("windowed-selective-backprop", keep=1 / N)
+    policy.reset(0, CONTEXT)
+    view = full_view(3, progress=0.6)
+    odds = (np.arange(0.5, N) / N) ** (N - 1)
+    counts = np.zeros(N)
+    for step in range(800):
+        noise = keyed_uniform(2, step, indices=np.arange(N)).astype(np.float32)
+        counts += policy.act(view | {"noise": noise})
+    found = counts[np.argsort(view["learner_losses"])] / 800
+    np.testing.assert_allclose(found, odds / odds.sum(), atol=0.06)
+
+
 def test_a_keep_ratio_of_zero_keeps_nothing():
     class Nothing(SelectiveBackprop):
         def keep_ratio(self, observation):
