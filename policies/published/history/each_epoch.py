@@ -22,20 +22,24 @@ class EachEpoch(Policy):
     dropped from each drawn batch: the updates are as many as full training's and of fewer samples.
     A drawn batch that is larger by the share kept makes up for that. Each process, and each shard,
     chooses among the samples that it has drawn so far.
+
+    Attributes:
+        samples: Last loss, label and weight (n, 3) of each sample; the first is NaN of those never
+            seen, the second -1 until it is known, where labels are read.
     """
 
     needs = {"indices": {}}  # noqa: RUF012  (a constant of the class)
-    state: Any = ("_samples", "_steps", "_chosen")
+    state: Any = ("samples", "_steps", "_chosen")
     _refreshed = "last_losses"  # what is known of a drawn sample before it is trained on
     _by_class = False  # whether labels are read
     _seed, _per_epoch, _steps, _chosen = 0, 1, 0, -1
-    _samples: Floats = np.empty((0, 3))
+    samples: Floats = np.empty((0, 3))
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run at the beginning of an epoch, with nothing known."""
         self._seed, self._per_epoch = seed, max(1, context.steps_per_epoch)
         self._steps, self._chosen = 0, -1
-        self._samples = np.tile(_BLANK, (context.num_samples, 1))
+        self.samples = np.tile(_BLANK, (context.num_samples, 1))
 
     def choose(self, losses: Floats, epoch: int, progress: float) -> Floats:
         """Return the weight of each sample (n,) in an epoch; 0 leaves it out.
@@ -49,24 +53,24 @@ class EachEpoch(Policy):
 
     def noise(self, epoch: int) -> Floats:
         """Return a uniform number (n,) of each sample, the epoch's own."""
-        return keyed_uniform(self._seed, epoch, indices=np.arange(len(self._samples)))
+        return keyed_uniform(self._seed, epoch, indices=np.arange(len(self.samples)))
 
     def act(self, observation: Observation) -> Weights:
         """Return weights (N,): those chosen when the epoch began."""
         indices = np.asarray(observation["indices"]).astype(np.int64)
-        more = int(indices.max()) + 1 - len(self._samples)
+        more = int(indices.max()) + 1 - len(self.samples)
         if more > 0:
-            self._samples = np.vstack([self._samples, np.tile(_BLANK, (more, 1))])
+            self.samples = np.vstack([self.samples, np.tile(_BLANK, (more, 1))])
         epoch = self._steps // self._per_epoch
         if epoch > self._chosen:
             progress, self._chosen = float(observation["progress"][0]), epoch
-            self._samples[:, 2] = self.choose(self._samples[:, 0], epoch, progress)
+            self.samples[:, 2] = self.choose(self.samples[:, 0], epoch, progress)
         valid = np.asarray(observation["valid"]) > 0.5
         if self._by_class:
-            self._samples[indices[valid], 1] = np.asarray(observation["labels"])[valid]
+            self.samples[indices[valid], 1] = np.asarray(observation["labels"])[valid]
         known = valid & (np.asarray(observation["visited"]) > 0.5)
-        self._samples[indices[known], 0] = np.asarray(observation[self._refreshed])[known]
-        return np.where(valid, self._samples[indices, 2], 0.0).astype(np.float32)
+        self.samples[indices[known], 0] = np.asarray(observation[self._refreshed])[known]
+        return np.where(valid, self.samples[indices, 2], 0.0).astype(np.float32)
 
     def learn(self, transition: Transition) -> None:
         """Take in the losses told."""
@@ -76,7 +80,7 @@ class EachEpoch(Policy):
         finite = np.isfinite(losses)
         if finite.any():  # what is not finite ranks last
             indices = np.asarray(transition.observation["indices"])[trained].astype(np.int64)
-            self._samples[indices, 0] = np.where(finite, losses, losses[finite].min())
+            self.samples[indices, 0] = np.where(finite, losses, losses[finite].min())
 
 
 def annealed(epoch: int, progress: float, delta: float) -> bool:

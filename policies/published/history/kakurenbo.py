@@ -25,7 +25,8 @@ class Kakurenbo(EachEpoch):
     Deviates from the authors' release: it forwards the hidden samples alone again, at an epoch's
     end, and in training mode; here a drawn batch is forwarded whole, hidden samples are looked at
     when drawn, and all are charged. There the confidence in CIFAR's script is a softmax over the
-    batch, here over the classes, as the paper has it.
+    batch, here over the classes, as the paper has it. There an epoch's updates are fewer, of full
+    size; here as many as full training's, of fewer samples, with the larger step all the same.
 
     Source: KAKURENBO, NeurIPS 2023; the release TruongThaoNguyen/kakurenbo, v3.1
     Cost: n·f for the learner's forward; f for each hidden sample alone, in the release

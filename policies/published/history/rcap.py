@@ -23,6 +23,7 @@ class RCAP(EachEpoch):
     class of which nothing was kept counts as one of equal losses.
 
     Its `pruning_rate`, said to be what is removed, is what its code keeps: it is ``keep`` here.
+    An epoch's updates are there fewer, of full size, here as many as full training's.
 
     Source: RCAP, UAI 2025 (PMLR 286); the release datacull 1.0.2
     Cost: nothing beside training on the kept samples
@@ -56,9 +57,9 @@ class RCAP(EachEpoch):
 
     def choose(self, losses: Floats, epoch: int, progress: float) -> Floats:
         """Return weights (n,): 1 for those drawn, and for those whose label is not known yet."""
-        weights, noise, labels = np.ones(len(losses)), self.noise(epoch), self._samples[:, 1]
-        rows = np.flatnonzero(labels >= min(0.0, labels.max()))  # all, while none is known
-        labels, kept = np.maximum(labels[rows], 0).astype(np.int64), self._samples[rows, 2] > 0
+        weights, noise, known = np.ones(len(losses)), self.noise(epoch), self.samples[:, 1]
+        rows = np.flatnonzero(known >= min(0.0, known.max()))  # all, while none is known
+        labels, kept = np.maximum(known[rows], 0).astype(np.int64), self.samples[rows, 2] > 0
         scaled = np.clip(np.nan_to_num(losses[rows], nan=np.inf), 0, self._highest) / self.beta
         size = np.bincount(labels).astype(np.float64)
         top = np.zeros(len(size))
@@ -89,4 +90,4 @@ def quotas(mass: Floats, size: Floats, wanted: int) -> Floats:
         count = np.minimum(count, size)
         rest = count < size
         count[rest] = root[rest] / root[rest].sum() * wanted
-    return np.ceil(count)
+    return np.asarray(np.ceil(count))

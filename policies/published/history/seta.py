@@ -19,7 +19,8 @@ class SeTa(EachEpoch):
     last part of the run (partial annealing). Kept samples weigh 1. That is the release.
 
     Deviates from the authors' release: k-means there begins at random centers, here at quantiles;
-    a sample never trained on counts there as one of loss 3, here as one of the mean loss.
+    a sample never trained on counts there as one of loss 3, here as one of the mean loss;
+    an epoch's updates there are fewer, of full size, here as many as full training's.
 
     Source: SeTa, arXiv 2503.13385; the release mrazhou/SeTa, defaults of its CIFAR script
     Cost: nothing beside training on the kept samples

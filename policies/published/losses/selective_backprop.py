@@ -143,14 +143,14 @@ class WindowedSelectiveBackprop(KeepRatioPolicy):
     """
 
     state = ("_steps_done",)
+    _own_needs = {"learner_losses": {}}  # noqa: RUF012
     _steps_done, _per_epoch = 0, 1
 
     def __init__(
         self, keep: float = 0.5, start: float = 0.5, end: float = 0.9, interrupt: int = 2
     ) -> None:
         self.keep = check_fraction("keep", keep, open_low=True)
-        asked = {"reads": ("learner_losses",), "needs": {"learner_losses": {}}}
-        self.picker = NamedPicker(self._pick, "Composer's.", **asked)
+        self.picker = NamedPicker(self._pick, "Composer's.", reads=("learner_losses",))
         self.start, self.end = check_fraction("start", start), check_fraction("end", end)
         self.interrupt = check_integer("interrupt", interrupt, low=0)
 
