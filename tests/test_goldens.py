@@ -62,9 +62,12 @@ def test_lists_are_what_they_were(answers, kind):
 
 
 def test_the_goldens_hold_twelve_policies_in_two_settings_that_differ():
-    golden = json.loads(FILE.read_text())
-    digests = {run["weights_sha256"] for run in golden["runs"].values()}
-    assert len(digests) == len(golden["runs"]) == 2 * len(POLICIES) == 24
+    runs = json.loads(FILE.read_text())["runs"]
+    digests = {name: run["weights_sha256"] for name, run in runs.items()}
+    # Half of three epochs is one that is full and one that ends beyond InfoBatch's delta.
+    same = digests.pop("infobatch, equal-budget")
+    assert same == digests["full, equal-budget"]
+    assert len(set(digests.values())) == len(digests) == 2 * len(POLICIES) - 1 == 23
 
 
 def test_a_changed_digest_is_found_and_a_changed_clock_is_not():
