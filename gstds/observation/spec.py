@@ -1,6 +1,6 @@
 """What a policy may be shown: one row for each observation.
 
-Spaces and bounds, checks of what is asked for, ``gstds list observations``, docs/policy.md
+Spaces and bounds, checks of what is asked for, ``gstds list observations``, docs/observations.md
 and what a `Selector` says of what it lacks derive from the rows. A new one is a row here, and a
 value where its source computes it.
 """

@@ -50,7 +50,7 @@ Runs of `gstds run` and `gstds compare`. Each run has the tags `policy`, `seed`,
 `comparison`; the tag `kind` tells runs (`run`) from the controls that a comparison makes by itself
 (`control`) and from the run that holds a comparison's statistics and its report (`summary`).
 The menu *Views* holds a view of each comparison, grouped by policy; `gstds ui` opens the newest.
-What every metric means stands in `docs/tracking.md`.
+What every metric means stands in `docs/metrics.md`.
 """
 
 
