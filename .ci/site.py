@@ -35,6 +35,7 @@ BROUGHT = {
     },
 }
 CAME_FROM = {page: source.partition("#")[0] for source, page in BROUGHT.items()}
+HEADS = ("gstds", "gstds.envs", "gstds.policies", "gstds.train")
 LINK = re.compile(r"(?<=\]\()([^)\s:#]+)?(#[^)\s]*)?(?=\))")
 CITE = """# How to cite
 
@@ -97,8 +98,9 @@ def packages() -> list[str]:
 
 def names_of(package: str) -> list[str]:
     """Return a row for each name that a package offers itself: a link, and what it is."""
-    tree = ast.parse((TYPED.joinpath(*package.split(".")) / "__init__.py").read_text())
-    rows = []
+    text = (TYPED.joinpath(*package.split(".")) / "__init__.py").read_text()
+    tree, rows = ast.parse(text), []
+    offered = re.findall(r'"(\w+)"', text.partition("__all__ = [")[2].partition("]")[0])
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("gstds."):
             file = TYPED.joinpath(*str(node.module).split(".")).with_suffix(".py")
@@ -109,10 +111,10 @@ def names_of(package: str) -> list[str]:
             }
             for alias in node.names:
                 name = alias.asname or alias.name
-                if alias.name in told:
+                if alias.name in told and (alias.asname or alias.name in offered):
                     link = f"[`{name}`][{node.module}.{alias.name}]"
                     rows.append(f"| {link} | {told[alias.name]} |")
-    return rows
+    return sorted(rows, key=str.lower)
 
 
 def interface_of(package: str) -> str:
@@ -133,10 +135,9 @@ def on_startup(command: str, dirty: bool) -> None:
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the pages of a folder where the navigation names the folder."""
-    pages = {f"api/{package}.md": package for package in packages()}
     cards = sorted(ROOT.glob("docs/policies/[a-z]*.md"))
     folders = {
-        "api/": grouped(pages),
+        "api/": grouped(packages()),
         "policies/": ["policies/README.md", *({c.stem: f"policies/{c.name}"} for c in cards)],
         "examples/": [{p.partition("/")[2][:-3]: p} for p in BROUGHT.values() if p[:4] == "exam"],
     }
@@ -147,20 +148,25 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     return config
 
 
-def grouped(pages: dict[str, str]) -> list[Any]:
+def page_of(package: str) -> str:
+    """Return where a package's page lies; the first of a group is its index."""
+    return f"api/{package}/index.md" if package in HEADS else f"api/{package}.md"
+
+
+def grouped(names: list[str]) -> list[Any]:
     """Return the pages of the API, those of each of the four folders together."""
-    found: dict[str, list[str]] = {}
-    for page, package in pages.items():
-        parts = package.split(".")
-        whole = len(parts) > 1 and parts[1] in ("envs", "policies", "train")
-        found.setdefault(".".join(parts[:2]) if whole else "gstds", []).append(page)
-    return [{name: [{pages[page]: page} for page in inside]} for name, inside in found.items()]
+    found: dict[str, list[Any]] = {head: [page_of(head)] for head in HEADS}
+    for name in names:
+        if name not in HEADS:
+            head = next((head for head in HEADS[1:] if name.startswith(f"{head}.")), HEADS[0])
+            found[head].append({name.removeprefix(f"{head}."): page_of(name)})
+    return [{head: pages} for head, pages in found.items()]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that do not stand in docs/."""
     made = {page: content_of(source) for source, page in BROUGHT.items()}
-    made |= {f"api/{package}.md": interface_of(package) for package in packages()}
+    made |= {page_of(package): interface_of(package) for package in packages()}
     for page, text in made.items():
         files.append(File.generated(config, page, content=text))
     return files
@@ -169,6 +175,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links that lead through the repository into links that lead through the site."""
     here = page.file.src_uri
+    # A page alone in its section needs no list of its section, one without sections none of these.
+    hidden = ["navigation"] * (here in ("index.md", "tutorial.md")) + ["toc"] * (
+        "\n## " not in text
+    )
+    page.meta.setdefault("hide", hidden)
     source = CAME_FROM.get(here, f"docs/{here}")
 
     def lead(found: re.Match[str]) -> str:

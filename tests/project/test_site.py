@@ -51,7 +51,7 @@ def test_the_site_is_whole_and_needs_no_network(clone):
             r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"(https?:[^\"]*)", text
         )
         assert fetched == []
-    names = pages["api/gstds.html"]
+    names = pages["api/gstds/index.html"]
     for name in gstds.__all__:
         assert f"<code>{name}</code>" in names
     select = 'id="gstds.policies.dropin.selector.Selector.select"'
