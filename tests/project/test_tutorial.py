@@ -92,11 +92,11 @@ def same_everywhere(page: str) -> list[list[str]]:
 
 
 def alike(one: Path, other: Path) -> float:
-    """Return how much of two plots is drawn alike."""
-    size = Image.open(one).size
-    assert abs(size[0] - Image.open(other).size[0]) < 0.05 * size[0]
-    both = [np.asarray(Image.open(path).convert("L").resize((300, 130))) for path in (one, other)]
-    return float(np.mean(np.abs(both[0].astype(float) - both[1]) < 64))
+    """Return the share of what is drawn in either of two plots that is drawn in both."""
+    first, second = (
+        np.asarray(Image.open(path).convert("L").resize((300, 130))) < 200 for path in (one, other)
+    )
+    return float((first & second).sum() / (first | second).sum())
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_the_tutorial_gives_what_it_shows(tmp_path, monkeypatch):
     made = follow(PAGE.read_text(), tmp_path)
     assert same_everywhere(made) == same_everywhere(PAGE.read_text())
     for image in tmp_path.glob("*.png"):
-        assert alike(image, DOCS / "images" / image.name) > 0.9
+        assert alike(image, DOCS / "images" / image.name) > 0.3
 
 
 def test_what_varies_is_set_apart_and_nothing_else():
@@ -117,6 +117,10 @@ def test_what_varies_is_set_apart_and_nothing_else():
     assert same_everywhere(table.format("91.1", "1.000")) != same_everywhere(
         table.format("91.1", "0.500")
     )
+
+
+def test_another_plot_is_not_alike():
+    assert alike(DOCS / "images" / "tutorial-accuracy.png", DOCS / "images" / "packed.png") < 0.2
 
 
 if __name__ == "__main__":
