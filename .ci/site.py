@@ -175,11 +175,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links that lead through the repository into links that lead through the site."""
     here = page.file.src_uri
-    # A page alone in its section needs no list of its section, one without sections none of these.
-    hidden = ["navigation"] * (here in ("index.md", "tutorial.md")) + ["toc"] * (
-        "\n## " not in text
-    )
-    page.meta.setdefault("hide", hidden)
+    # A page alone in its section needs no list of its section, one of one section none of these.
+    alone, short = here in ("index.md", "tutorial.md"), text.count("\n## ") < 2
+    page.meta["hide"] = ["navigation"] * alone + ["toc"] * short
     source = CAME_FROM.get(here, f"docs/{here}")
 
     def lead(found: re.Match[str]) -> str:

@@ -72,7 +72,7 @@ def card(name: str, measured: Measured | None = None) -> str:
     loads = "All that were drawn: the learner scores them." if scored else "Those kept."
     parts = [
         f"# {name}",
-        text,
+        re.sub(r"^    (\w+): ", r"- `\1`: ", text.replace(":\n    ", ":\n\n    "), flags=re.M),
         f"**Source.** {said['Source']}",
         f"**Parameters.** {', '.join(parameters) or 'none'}",
         f"**Needs.** {_needs(policy)}",
