@@ -177,6 +177,12 @@ def _sweep(arguments: Arguments, comparison: Comparison, asked: CompareOptions) 
     out(f"\n{table.caption}\nresult: {comparison.folder / 'sweep.json'}")
     out(f"page: {comparison.folder / 'sweep.html'}")
     if comparison.tracking:
+        from gstds.train.reporting.mlflow_summary import publish_sweep
+        from gstds.train.tracking.uploader import Upload
+
+        files = [comparison.folder / f"sweep.{suffix}" for suffix in ("html", "png", "json")]
+        numeric = {a.key: all(type(v) in (int, float) for v in a.values) for a in axes}
+        publish_sweep(Upload(comparison.tracking, arguments.experiment), content, files, numeric)
         _print_link(arguments)
     statuses = [run["status"] for run in runs]
     code = _exit_code(statuses, whole=len(runs) >= planned, done=("diverged",))

@@ -230,13 +230,10 @@ class RunLog:
                 own = Path(path).absolute().relative_to(self.path.parent).as_posix()
                 self._write({"kind": "file", "file": own, "folder": folder})
 
-    def log_view(
-        self, name: str, rows: list[str], zoom: Mapping[str, list[float]], runs: list[str]
-    ) -> None:
-        """Log that these runs of a comparison are looked at together, as `place_view` takes it."""
+    def log_view(self, runs: list[str], **view: Any) -> None:
+        """Log that these runs are looked at together, and how, as `place_view` takes it."""
         with self._guarded("log_view"):
-            view = {"name": name, "rows": rows, "zoom": zoom, "runs": runs}
-            self._write({"kind": "view"} | view)
+            self._write({"kind": "view", "runs": runs, **view})
 
     def finish(self, status: str) -> None:
         """End the log; it is on the disk afterwards.
