@@ -18,7 +18,7 @@ from gstds.common.files import cache_root, write_json
 from gstds.options.fields import names
 from gstds.options.world import KeepRatioOptions
 from gstds.train.agents.config import AgentConfig
-from gstds.train.cli.listed import TABLES, listed
+from gstds.train.cli.listed import NAMES, listed
 from gstds.train.launching.torchrun import launched_rank, process_group
 from gstds.train.running.ending import RunFailedError, StopFlag, interruptible
 from gstds.train.running.options import RunConfig, config_from
@@ -242,7 +242,7 @@ def do_sync(arguments: Arguments) -> int:
 def do_list(arguments: Arguments) -> int:
     """List names with descriptions."""
     plain = arguments.kind is not None and not sys.stdout.isatty()
-    for kind in TABLES if arguments.kind is None else (arguments.kind,):
+    for kind in NAMES if arguments.kind is None else (arguments.kind,):
         found = listed(kind)
         if arguments.kind is None:
             out(f"{kind}:")

@@ -21,7 +21,7 @@ from gstds.common.checks import near_names
 from gstds.options.fields import names
 from gstds.options.world import DataOptions, KeepRatioOptions
 from gstds.train.agents.config import AgentConfig
-from gstds.train.cli.listed import TABLES
+from gstds.train.cli.listed import NAMES
 from gstds.train.cli.use import FORMATS
 from gstds.train.comparing.comparison import CompareOptions, FanOutOptions
 from gstds.train.launching.torchrun import launched_rank, refuse_launcher
@@ -90,7 +90,7 @@ _EXAMPLE = "compare --policies gstds random full --seeds 3 --dataset digits"
 _TEACH = "learn --agent ppo --steps 20000 --instances small-train --held-out small-held-out"
 _TALK = "under torchrun, how processes talk: gloo, nccl or auto (default: auto)"
 _CODE = "the comparison's data set, if it is a module:function: without its name none is run"
-_KINDS = ", ".join(TABLES)
+_KINDS = ", ".join(NAMES)
 _record = partial(_options, RecordOptions, defaults=True)
 _store = partial(_record, only=("tracking_uri", "experiment"))
 # What a command does, an example, and what adds its options.
