@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import csv
 import io
 import json
 from pathlib import Path
@@ -148,24 +149,17 @@ def _shares(kept: int, drawn: int) -> dict[str, Any]:
 
 def write_rows(path: Path, rows: dict[str, Any]) -> None:
     """Write columns of one length to a ``.parquet`` or ``.csv`` file, atomically."""
-    import pyarrow as pa
-    from pyarrow import csv, parquet
+    import pandas as pd
 
-    table = pa.table({name: pa.array(column) for name, column in rows.items()})
+    table = pd.DataFrame(rows)
     with atomic_open(path) as file:
         if path.suffix == ".parquet":
             # Indices are in no order: a dictionary of them would be as long as they are.
-            others = [name for name in rows if name != "index"]
-            how = {"use_dictionary": others, "column_encoding": {"index": "BYTE_STREAM_SPLIT"}}
-            parquet.write_table(table, file, compression="zstd", **how)
+            how = {"use_dictionary": [name for name in rows if name != "index"]}
+            how |= {"column_encoding": {"index": "BYTE_STREAM_SPLIT"}}
+            table.to_parquet(file, index=False, compression="zstd", **how)
         else:
-            csv.write_csv(table.cast(_printable(table.schema)), file)
-
-
-def _printable(schema: Any) -> Any:
-    import pyarrow as pa
-
-    return pa.schema([f.with_type(pa.float32()) if f.type == pa.float16() else f for f in schema])
+            table.to_csv(file, index=False, quoting=csv.QUOTE_NONNUMERIC)
 
 
 def _page(title: str, tables: dict[str, Any], ends: dict[str, Any], data: Data) -> str:
