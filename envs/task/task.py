@@ -167,14 +167,14 @@ def load_reference(
 
 def make_teacher(
     options: EnvOptions, reference: ReferenceData | None, device: torch.device
-) -> Callable[[torch.Tensor, torch.Tensor, Indices], torch.Tensor] | None:
+) -> Callable[[Indices, torch.Tensor, torch.Tensor], torch.Tensor] | None:
     """Return what is minimized where the reference's cross-fitted logits are a second target.
 
     A sample's objective is (1 - share) · cross-entropy + share · T² · KL(reference ‖ learner), with
     both distributions at temperature T. Source: Hinton, Vinyals and Dean, arXiv 1503.02531.
 
     Returns:
-        A function of cross-entropy (k,), the learner's logits (k, C) and the training samples (k,);
+        A function of the training samples (k,), cross-entropy (k,) and the learner's logits (k, C);
         None if the options ask for no distillation.
     """
     if options.distill == 0.0:
@@ -183,7 +183,7 @@ def make_teacher(
     taught = torch.as_tensor(reference.logits, device=device)
     share, temperature = options.distill, options.distill_temperature
 
-    def objective(losses: torch.Tensor, logits: torch.Tensor, indices: Indices) -> torch.Tensor:
+    def objective(indices: Indices, losses: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         rows = torch.as_tensor(indices, device=taught.device)
         target = F.log_softmax(taught[rows] / temperature, dim=1)
         said = F.log_softmax(logits / temperature, dim=1)

@@ -155,7 +155,7 @@ def write_rows(path: Path, rows: dict[str, Any]) -> None:
     with atomic_open(path) as file:
         if path.suffix == ".parquet":
             # Indices are in no order: a dictionary of them would be as long as they are.
-            how = {"use_dictionary": [name for name in rows if name != "index"]}
+            how: dict[str, Any] = {"use_dictionary": [name for name in rows if name != "index"]}
             how |= {"column_encoding": {"index": "BYTE_STREAM_SPLIT"}}
             table.to_parquet(file, index=False, compression="zstd", **how)
         else:

@@ -63,15 +63,6 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
-class _Help(argparse.HelpFormatter):
-    """Help whose example stands on one line, so that it can be copied."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        if text.startswith("example:"):
-            return indent + text
-        return super()._fill_text(text, width, indent)
-
-
 def _word(name: str, metavar: str | None, about: str, **more: Any) -> Callable[[Parser], Any]:
     return lambda parser: parser.add_argument(name, metavar=metavar, help=about, **more)
 
@@ -212,7 +203,8 @@ def build_parser() -> Parser:
     common = Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")
     common.add_argument("--quiet", action="store_true", help="show no progress")
-    looks: dict[str, Any] = {"formatter_class": _Help, "allow_abbrev": False}
+    looks: dict[str, Any] = {"allow_abbrev": False}
+    looks["formatter_class"] = argparse.RawDescriptionHelpFormatter
     purpose = "Train deep networks on the samples of each batch that are worth it."
     example = f"example: gstds {_EXAMPLE}"
     parser = Parser(prog="gstds", description=purpose, epilog=example, **looks)

@@ -39,7 +39,7 @@ def test_the_objective_is_the_formulas(share, temperature):
     expected = (1 - share) * losses + share * temperature**2 * divergence
     asked = SimpleNamespace(distill=share, distill_temperature=temperature)
     teacher = task.make_teacher(asked, SimpleNamespace(logits=reference), torch.device("cpu"))
-    found = teacher(torch.as_tensor(losses), torch.as_tensor(said), rows)
+    found = teacher(rows, torch.as_tensor(losses), torch.as_tensor(said))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
 
 
