@@ -255,7 +255,7 @@ PICKERS = {
         weights.softmax_sample,
         "Drawn without replacement from the softmax of the scores over a temperature.",
         score="abs",
-        options={"temperature": 1.0, "standardize": False},
+        options={"temperature": 1.0},
     ),
     "top-score": NamedPicker(weights.top_k, "The highest scores alone.", score="abs"),
     "uniform": NamedPicker(weights.uniform, "Any, with equal chances."),

@@ -206,7 +206,6 @@ def build_store(
     dtype: str = "float16",
     chunk_rows: int = 1024,
     progress: Progress | None = None,
-    rebuild: bool = False,
 ) -> FeatureStore:
     """Build a store, resume one whose build was killed, or open the one that is there.
 
@@ -221,7 +220,6 @@ def build_store(
         dtype: What a stored number is: ``float16`` or ``int8``.
         chunk_rows: Rows per call, checksum and journal entry.
         progress: Called as ``progress(rows done, rows)`` before each chunk and at the end.
-        rebuild: Throw away what is there first.
 
     Raises:
         StoreError: If a finished store is there and is damaged or made from something else.
@@ -237,8 +235,6 @@ def build_store(
     plan = disk.BuildPlan(rows, dim, chunk_rows, str(fingerprint), dict(backbone), kind)
     disk.canonical(plan.backbone)
     with locked(folder / disk.LOCK_NAME):
-        if rebuild:
-            disk.discard(folder)
         if not (folder / disk.MANIFEST_NAME).exists():
             disk.complete_build(folder, plan, compute, progress)
     store = FeatureStore.open(folder, fingerprint=plan.fingerprint, backbone=plan.backbone)
