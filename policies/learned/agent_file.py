@@ -23,12 +23,12 @@ from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import sha256, write_bytes
 from gstds.common.state import Stateful
 from gstds.observation.summary import SUMMARY_NAMES
-from gstds.policies.learned.shipped import SHIPPED, shipped_agents
 
 _HEAD = {"version": 1, "environment": "gstds/KeepRatio-v0"}
 _KINDS = {"actions": dict, "activation": str, "squash": bool, "interval": int, "picker": str}
 _KINDS |= {"observe": dict, "training": dict}
 _SIZE_LIMIT = 64 * 2**20
+SHIPPED = Path(__file__).resolve().parent / "agents"
 Floats = npt.NDArray[np.float64]
 Tensors = dict[str, npt.NDArray[np.float32]]
 
@@ -90,6 +90,13 @@ def find_agent(name: str) -> Path:
         f"learned:{name}: no agent.json in a folder of that name, and no shipped agent; "
         f"{near_names(name, shipped_agents())}"
     )
+
+
+def shipped_agents() -> dict[str, str]:
+    """Return the agents that come with the project, with one line of description each."""
+    notes = {path.parent.name: read_sealed(path) for path in sorted(SHIPPED.glob("*/agent.json"))}
+    none = "no description"
+    return {name: str(note["training"].get("description", none)) for name, note in notes.items()}
 
 
 def load_agent(name: str) -> AgentFile:

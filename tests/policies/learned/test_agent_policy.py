@@ -21,10 +21,10 @@ from gstds.policies.learned.agent_file import (
     AgentFileError,
     load_agent,
     save_agent,
+    shipped_agents,
 )
 from gstds.policies.learned.agent_policy import Learned
 from gstds.policies.learned.linucb import LinUCB
-from gstds.policies.learned.shipped import shipped_agents
 
 S = len(SUMMARY_NAMES)
 RATIOS = [0.1, 0.3, 1.0]

@@ -10,7 +10,7 @@ from typing import Any
 from gstds.envs.data.datasets import dataset_names
 from gstds.envs.learner.models import LEARNERS
 from gstds.observation.spec import observation_names
-from gstds.policies.learned.shipped import shipped_agents
+from gstds.policies.learned.agent_file import shipped_agents
 from gstds.policies.registry import installed_policies, policy_names
 from gstds.reference import reference_names
 from gstds.selection.pickers import PICKERS, SCORES
