@@ -21,6 +21,7 @@ from gstds.selection.pickers import picker_options
 from gstds.selection.schedules import Schedule
 
 _LOSSES = "gstds.policies.published.losses"
+_HISTORY = "gstds.policies.published.history"
 
 UNLISTED: dict[str, str] = {
     "custom": "gstds.policies.custom:Custom",
@@ -43,24 +44,31 @@ POLICIES: dict[str, str] = {
     "bandit": "gstds.policies.adaptive.bandit:KeepRatioBandit",
     "big-loss": f"{_LOSSES}.top_score:BigLoss",
     "budget": "gstds.policies.adaptive.budget:BudgetControl",
+    "difficulty": f"{_LOSSES}.difficulty:Difficulty",
     "divbs": "gstds.policies.published.gradients.divbs:DivBS",
     "easy-reference": f"{_LOSSES}.top_score:EasyReference",
     "fiedler-boundary": "gstds.policies.published.diversity.coverage:FiedlerBoundary",
     "gradient-noise": "gstds.policies.adaptive.closed_loop:GradientNoise",
-    "infobatch": "gstds.policies.published.history.infobatch:InfoBatch",
+    "infobatch": f"{_HISTORY}.infobatch:InfoBatch",
     "jest": f"{_LOSSES}.learnability:Jest",
+    "kakurenbo": f"{_HISTORY}.kakurenbo:Kakurenbo",
     "k-center": "gstds.policies.published.diversity.coverage:KCenter",
     "loss-gap": "gstds.policies.adaptive.closed_loop:LossGap",
     "linucb": "gstds.policies.learned.linucb:LinUCB",
     "lowest-degree": "gstds.policies.published.diversity.coverage:LowestDegree",
+    "pdd": f"{_LOSSES}.progressive_dropout:PDD",
     "plateau": "gstds.policies.adaptive.closed_loop:Plateau",
+    "rcap": f"{_HISTORY}.rcap:RCAP",
     "rho-loss": f"{_LOSSES}.learnability:RhoLoss",
     "selective-backprop": f"{_LOSSES}.selective_backprop:SelectiveBackprop",
+    "seta": f"{_HISTORY}.seta:SeTa",
     "stale-big-loss": f"{_LOSSES}.top_score:StaleBigLoss",
     "stale-jest": f"{_LOSSES}.learnability:StaleJest",
+    "stale-pdd": f"{_LOSSES}.progressive_dropout:StalePDD",
     "stale-rho-loss": f"{_LOSSES}.learnability:StaleRhoLoss",
     "stale-selective-backprop": f"{_LOSSES}.selective_backprop:StaleSelectiveBackprop",
     "uncertainty": f"{_LOSSES}.top_score:Uncertainty",
+    "windowed-selective-backprop": f"{_LOSSES}.selective_backprop:WindowedSelectiveBackprop",
 }
 
 _WITH_ARGUMENT = {
