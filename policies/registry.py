@@ -175,14 +175,9 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
     known = inspect.signature(kind).parameters
     free = any(p.kind is p.VAR_KEYWORD for p in known.values())
     passed_on = picker_options(parameters.get("picker", "hybrid")) if free else []
-    checked = not free or kind.__module__.startswith("gstds.")  # a user's class may take anything
-    for parameter in parameters:
-        if parameter not in known and parameter not in passed_on and checked:
-            hint = near_names(
-                parameter,
-                [*(n for n, p in known.items() if p.kind is not p.VAR_KEYWORD), *passed_on],
-            )
-            raise ValueError(f"policy {name!r} has no parameter {parameter!r}; {hint}")
+    if not free or kind.__module__.startswith("gstds."):  # a user's class may take anything
+        named = [n for n, p in known.items() if p.kind is not p.VAR_KEYWORD]
+        checks.check_known(f"policy {name!r}", "parameter", parameters, [*named, *passed_on])
     for parameter, p in known.items():
         optional = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or p.default is not p.empty
         if not optional and parameter not in parameters:

@@ -158,12 +158,7 @@ def hybrid(
 
 
 def softmax_sample(
-    scores: ArrayLike,
-    k: int,
-    noise: ArrayLike,
-    *,
-    temperature: float = 1.0,
-    standardize: bool = False,
+    scores: ArrayLike, k: int, noise: ArrayLike, *, temperature: float = 1.0
 ) -> Positions:
     """Return k positions drawn one after the other from softmax(scores / temperature).
 
@@ -175,16 +170,12 @@ def softmax_sample(
         k: How many.
         noise: Uniform numbers (N,) in (0, 1).
         temperature: Small is nearly the top k, large nearly uniform; in the score's unit.
-        standardize: Scores are brought to mean 0 and spread 1 first; all 0 if they are equal.
 
     Raises:
         ValueError: If k exceeds N, a score is NaN, or the temperature is not positive.
     """
     temperature = check_number("temperature", temperature, low=0, open_low=True)
     values = np.asarray(scores, dtype=np.float64)
-    if standardize:
-        spread = float(values.std())
-        values = (values - values.mean()) / spread if spread > 0 else values * 0.0
     return top_k(values / temperature + _gumbel(noise), k, noise)
 
 
