@@ -178,6 +178,8 @@ def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) 
     # A page alone in its section needs no list of its section, one of one section none of these.
     alone, short = here in ("index.md", "tutorial.md"), text.count("\n## ") < 2
     page.meta["hide"] = ["navigation"] * alone + ["toc"] * short
+    if here.startswith(("api/", "results/")):  # found behind what explains it
+        page.meta["search"] = {"boost": 0.2}
     source = CAME_FROM.get(here, f"docs/{here}")
 
     def lead(found: re.Match[str]) -> str:

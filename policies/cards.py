@@ -25,7 +25,7 @@ SAID = ("Source", "Cost", "Helps", "Hurts")
 _SAYS = re.compile(rf"^({'|'.join(SAID)}): (.+(?:\n +.+)*)\n?", re.MULTILINE)
 _PHASES = {"train": "training", "score": "scoring", "spectral": "spectral", "policy": "the pick"}
 _HEAD = """# Policies
-
+\nWhat each keeps, what it reads for that, and what choosing costs. Behind each name is its card.\n
 | name | idea | needs | cost per step | MFLOP | time / full |
 | --- | --- | --- | --- | --: | --: |
 """
