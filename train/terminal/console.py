@@ -63,6 +63,9 @@ class Console:
 
     Args:
         quiet: Say nothing.
+
+    Attributes:
+        last_said: When a line was last said of something.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
