@@ -72,6 +72,11 @@ def _compare(arguments: Arguments, comparison: Comparison, datasets: Sequence[st
     from gstds.train.comparing.compare import compare, on_datasets, write_overview
 
     every = on_datasets(comparison, datasets) if datasets else [comparison]
+    if comparison.question:
+        from gstds.train.comparing.forecast import forecast
+
+        for line in forecast(every):
+            out(line)
     contents: dict[str, Any] = {}
     codes, table = [int(words.Exit.DONE)], None
     for one in every:

@@ -316,7 +316,7 @@ def on_datasets(comparison: Comparison, datasets: Sequence[str]) -> list[Compari
         folder = dataset_folder(comparison.folder, dataset)
         every.append(replace(comparison, base=base, name=name, folder=folder))
     _refuse_twice("datasets", datasets, [one.folder for one in every])
-    for one in every:  # a wrong name is found before the first run
+    for one in every if not comparison.question else ():  # a preset's are in its forecast
         _prepare([plan_run(one, "full", one.first_seed)], Watch())
     return every
 
