@@ -36,6 +36,8 @@ def do_compare(arguments: Arguments) -> int:
         raise ValueError("--datasets goes without --dataset and without --sweep")
     if asked.preset and sweeping:
         raise ValueError("--preset goes without --sweep")
+    if asked.tune and sweeping:
+        raise ValueError("--tune goes without --sweep: it selects and judges, --sweep explores")
     if sweeping and not asked.sweep:
         raise ValueError("--sweep-optuna needs --sweep KEY=LOW..HIGH ...: what is searched")
     preset = PRESETS.get(asked.preset or "", {})
@@ -150,8 +152,9 @@ def _print_tables(content: dict[str, Any]) -> None:
 
 def _sweep(arguments: Arguments, comparison: Comparison, asked: CompareOptions) -> int:
     """Run a sweep, rank its points; write ``sweep.json``, the plot, and the page in both forms."""
-    from gstds.train.comparing.sweep import parse_axes, rank, run_sweep
+    from gstds.train.comparing.sweep import parse_axes, run_sweep
     from gstds.train.figures.plots import plot_sweep
+    from gstds.train.figures.statistics import rank
     from gstds.train.reporting.report import render
 
     axes = parse_axes(asked.sweep or ())
