@@ -479,6 +479,9 @@ def weights_for_ratio(observation: Batch, ratio: float, picker: Picker) -> npt.N
     """
     rows, batch = valid_batch(observation)
     k = kept_count(ratio, len(rows))
+    if "trust" in observation:  # see `gstds.policies.trust`
+        rows = rows[np.asarray(observation["trust"])[rows] > 0]
+        batch, k = _ValidRows(observation, rows, len(observation["valid"])), min(k, len(rows))
     kept = rows[:k]  # all or none, unless some are picked
     if 0 < k < len(rows):
         positions = picker(batch, k, derived_uniform(batch["noise"], 0))
