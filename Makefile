@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # One test process per core, up to four; each test uses one thread.
 PARALLEL ?= -n auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: help setup setup-slow run test test-slow test-soak lint audit format wheel bench bench-quick clean
+.PHONY: help setup setup-slow run test test-slow test-soak lint audit format docs wheel bench bench-quick clean
 .DEFAULT_GOAL := setup
 
 help:
@@ -26,11 +26,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt .ci/install
 	@touch $@
 
 # What the slow tests need besides: Lightning, accelerate, torchdata, TorchRL, a Ray cluster of this
-# machine, Optuna, and ONNX.
+# machine, Optuna, ONNX, and mkdocs.
 setup-slow: $(VENV)/.ready-slow ## what the slow tests need besides
 
 $(VENV)/.ready-slow: $(VENV)/.ready
-	@$(PYTHON) .ci/install $(VENV) dev,rl,backbone,examples,export,ray,sweep
+	@$(PYTHON) .ci/install $(VENV) dev,rl,backbone,docs,examples,export,ray,sweep
 	@touch $@
 
 run: setup ## train 12 networks on Fashion-MNIST, print a table, a plot and a link
@@ -59,6 +59,14 @@ audit: setup ## ask what is known against the installed packages, or check their
 format: setup ## put the sources into their style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.ready-docs ## the documentation site, in build/site; what leads nowhere fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "build/site/index.html is there; to search it too: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site"
+
+$(VENV)/.ready-docs: $(VENV)/.ready
+	@$(PYTHON) .ci/install $(VENV) dev,rl,backbone,docs
+	@touch $@
 
 wheel: setup ## the wheel and the source distribution, in dist/
 	$(BIN)/python .ci/wheel dist

@@ -23,7 +23,9 @@ from gstds.common.files import write_json, write_text
 from gstds.common.noise import policy_seed
 from gstds.envs import DataSelectionEnv
 from gstds.policies import Policy, RunContext, make_policy
-from gstds.policies.learned.agent_policy import Learned, OpenLoop, SummaryPolicy
+from gstds.policies.learned.agent_policy import Learned, SummaryPolicy
+from gstds.policies.uninformed.replay import Replay, encode_sequence
+from gstds.selection.pickers import RATIO_PICKERS
 from gstds.selection.schedules import make_schedule
 
 ROWS = ("agent", "sigmoid, same picker", "gstds", "random", "RandTeach", "open loop", "best")
@@ -67,6 +69,14 @@ def run(policy: Policy, options: dict[str, Any], seed: int) -> dict[str, Any]:
     }
 
 
+def replay(row: dict[str, Any], picker: str) -> Replay:
+    """Keep as much as another run did, by the share of the budget that is spent."""
+    after = [*row["progress"][1:], 1.0]
+    policy = Replay(encode_sequence(row["ratios"]), encode_sequence(after))
+    policy.picker = RATIO_PICKERS[picker]
+    return policy
+
+
 def measure(name: str, options: dict[str, Any], seeds: int) -> dict[str, list[dict[str, Any]]]:
     agent = Learned(name)
     picker, interval = agent.agent.picker, agent.agent.interval
@@ -77,10 +87,10 @@ def measure(name: str, options: dict[str, Any], seeds: int) -> dict[str, list[di
     ]
     for plain in ("gstds", "random", "best"):
         rows[plain] = [run(make_policy(plain), options, s) for s in range(seeds)]
-    own = [(r["progress"], r["ratios"]) for r in rows["agent"]]
-    rows["RandTeach"] = [run(OpenLoop(*own[s], 1, "uniform"), options, s) for s in range(seeds)]
+    own = rows["agent"]
+    rows["RandTeach"] = [run(replay(own[s], "uniform"), options, s) for s in range(seeds)]
     other = own[1:] + own[:1]
-    rows["open loop"] = [run(OpenLoop(*other[s], 1, picker), options, s) for s in range(seeds)]
+    rows["open loop"] = [run(replay(other[s], picker), options, s) for s in range(seeds)]
     return {row: rows[row] for row in ROWS}
 
 

@@ -23,59 +23,32 @@ from typing import TYPE_CHECKING
 from gstds.common.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from gstds.policies.base import KeepRatioPolicy, Policy, RunContext, Transition
-    from gstds.policies.dropin.sampler import IndexedDataset, SelectionSampler
-    from gstds.policies.dropin.selector import Selector
-    from gstds.policies.registry import make_policy, policy_names
-    from gstds.selection.schedules import make_schedule
-    from gstds.spectral.fiedler import fiedler_vector
-    from gstds.spectral.laplacian import Spectrum
-    from gstds.store.feature_store import FeatureStore, prepare_store
-    from gstds.train.cli.calls import compare, run
-    from gstds.train.cli.use import load_learner
+    from gstds.policies.base import KeepRatioPolicy as KeepRatioPolicy
+    from gstds.policies.base import Policy as Policy
+    from gstds.policies.base import RunContext as RunContext
+    from gstds.policies.base import Transition as Transition
+    from gstds.policies.dropin.sampler import IndexedDataset as IndexedDataset
+    from gstds.policies.dropin.sampler import SelectionSampler as SelectionSampler
+    from gstds.policies.dropin.selector import Selector as Selector
+    from gstds.policies.registry import make_policy as make_policy
+    from gstds.policies.registry import policy_names as policy_names
+    from gstds.selection.schedules import make_schedule as make_schedule
+    from gstds.spectral.fiedler import fiedler_vector as fiedler_vector
+    from gstds.spectral.laplacian import Spectrum as Spectrum
+    from gstds.store.feature_store import FeatureStore as FeatureStore
+    from gstds.store.feature_store import prepare_store as prepare_store
+    from gstds.train.cli.calls import compare as compare
+    from gstds.train.cli.calls import run as run
+    from gstds.train.cli.use import load_learner as load_learner
 
 __version__ = "0.2.0.dev0"
 
-_MODULES = {
-    "gstds.train.cli.calls": ("run", "compare"),
-    "gstds.train.cli.use": ("load_learner",),
-    "gstds.policies.base": ("KeepRatioPolicy", "Policy", "RunContext", "Transition"),
-    "gstds.policies.registry": ("make_policy", "policy_names"),
-    "gstds.policies.dropin.selector": ("Selector",),
-    "gstds.policies.dropin.sampler": ("SelectionSampler", "IndexedDataset"),
-    "gstds.store.feature_store": ("FeatureStore", "prepare_store"),
-    "gstds.selection.schedules": ("make_schedule",),
-    "gstds.spectral.fiedler": ("fiedler_vector",),
-    "gstds.spectral.laplacian": ("Spectrum",),
-}
-_NAMES = {name: module for module, names in _MODULES.items() for name in names}
 _ROOMS = ("spectral", "selection", "observation", "reference", "store", "envs", "policies", "train")
-
-__all__ = [
-    "FeatureStore",
-    "IndexedDataset",
-    "KeepRatioPolicy",
-    "Policy",
-    "RunContext",
-    "SelectionSampler",
-    "Selector",
-    "Spectrum",
-    "Transition",
-    "compare",
-    "fiedler_vector",
-    "load_learner",
-    "make_policy",
-    "make_schedule",
-    "policy_names",
-    "prepare_store",
-    "run",
-]
-
-__getattr__ = lazy_names(__name__, {**_NAMES, **dict.fromkeys(_ROOMS, "")})
+__getattr__, __all__ = lazy_names(__name__, __file__, _ROOMS)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_NAMES, *_ROOMS]
+    return [*globals(), *__all__, *_ROOMS]
 
 
 def _refuse_a_mixture() -> None:

@@ -5,29 +5,14 @@ from typing import TYPE_CHECKING
 from gstds.common.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from gstds.policies.base import KeepRatioPolicy, Policy, RunContext, Transition
-    from gstds.policies.dropin.sampler import IndexedDataset, SelectionSampler
-    from gstds.policies.dropin.selector import Selector
-    from gstds.policies.registry import make_policy, policy_names
+    from gstds.policies.base import KeepRatioPolicy as KeepRatioPolicy
+    from gstds.policies.base import Policy as Policy
+    from gstds.policies.base import RunContext as RunContext
+    from gstds.policies.base import Transition as Transition
+    from gstds.policies.dropin.sampler import IndexedDataset as IndexedDataset
+    from gstds.policies.dropin.sampler import SelectionSampler as SelectionSampler
+    from gstds.policies.dropin.selector import Selector as Selector
+    from gstds.policies.registry import make_policy as make_policy
+    from gstds.policies.registry import policy_names as policy_names
 
-__all__ = [
-    "IndexedDataset",
-    "KeepRatioPolicy",
-    "Policy",
-    "RunContext",
-    "SelectionSampler",
-    "Selector",
-    "Transition",
-    "make_policy",
-    "policy_names",
-]
-
-_ROOMS = {
-    "base": ("KeepRatioPolicy", "Policy", "RunContext", "Transition"),
-    "dropin.sampler": ("IndexedDataset", "SelectionSampler"),
-    "dropin.selector": ("Selector",),
-    "registry": ("make_policy", "policy_names"),
-}
-__getattr__ = lazy_names(
-    __name__, {name: f"gstds.policies.{room}" for room, names in _ROOMS.items() for name in names}
-)
+__getattr__, __all__ = lazy_names(__name__, __file__)

@@ -25,12 +25,12 @@ SAID = ("Source", "Cost", "Helps", "Hurts")
 _SAYS = re.compile(rf"^({'|'.join(SAID)}): (.+(?:\n +.+)*)\n?", re.MULTILINE)
 _PHASES = {"train": "training", "score": "scoring", "spectral": "spectral", "policy": "the pick"}
 _HEAD = """# Policies
-
+\nWhat each keeps, what it reads for that, and what choosing costs. Behind each name is its card.\n
 | name | idea | needs | cost per step | MFLOP | time / full |
 | --- | --- | --- | --- | --: | --: |
 """
-_NOTE = "\nMade from the classes by `python -m gstds.policies.cards docs/policies`. What "
-_NOTE += "is left out of the published, and why: [limits](../limits.md).\n"
+_NOTE = "\nMade from the classes by `python -m gstds.policies.cards docs/policies`. "
+_NOTE += "What is left out of the published, and why: [limits](../limits.md).\n"
 _HOW = (
     "\n## Measured\n\n`python benchmarks/policy_cost.py --rounds {rounds}`: batches of {batch} "
     "random images of 28 × 28, small-cnn, keep ratio .5 where the policy lets it be set. MFLOP are "
@@ -73,7 +73,7 @@ def card(name: str, measured: Measured | None = None) -> str:
     loads = "All that were drawn: the learner scores them." if scored else "Those kept."
     parts = [
         f"# {name}",
-        text,
+        re.sub(r"^    (\w+): ", r"- `\1`: ", text.replace(":\n    ", ":\n\n    "), flags=re.M),
         f"**Source.** {said['Source']}",
         f"**Parameters.** {', '.join(parameters) or 'none'}",
         f"**Needs.** {_needs(policy)}",

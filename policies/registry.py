@@ -16,6 +16,7 @@ from typing import Any
 from gstds.common import checks
 from gstds.common.checks import near_names, users_code
 from gstds.policies.base import KeepRatioPolicy, Policy
+from gstds.policies.trust import TRUSTS, Trusting
 from gstds.reference.vision import mend_imports
 from gstds.selection.pickers import picker_options
 from gstds.selection.schedules import Schedule
@@ -162,12 +163,16 @@ def refuse_idle_schedule(
     )
 
 
-def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: Any) -> Policy:
+def make_policy(
+    name: str, *, schedule: Schedule | None = None, trust: str | None = None, **parameters: Any
+) -> Policy:
     """Return a policy by name.
 
     Args:
         name: As for `policy_class`.
         schedule: Keep-ratio schedule, for the policies whose ratio is free.
+        trust: What labels are trusted by: ``reference``, ``agreement`` or ``none``, see
+            `gstds.policies.trust`; default what the policy does by itself, which for most is none.
         **parameters: The policy's parameters.
 
     Raises:
@@ -176,6 +181,11 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
         TypeError: If what the name stands for is no policy.
     """
     kind = policy_class(name)
+    checks.check_choice("trust", trust or "none", TRUSTS)
+    if trust is not None and "doubt" in inspect.signature(kind).parameters:
+        # It weighs by the very trust that the component filters by.
+        parameters = {"doubt": 0.0} | parameters if trust != "reference" else parameters
+        trust = None if trust == "reference" else trust
     if name.startswith(LEARNED):
         parameters = {"path": name.removeprefix(LEARNED), **parameters}
     if schedule is not None and follows_schedule(kind):
@@ -183,14 +193,9 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
     known = inspect.signature(kind).parameters
     free = any(p.kind is p.VAR_KEYWORD for p in known.values())
     passed_on = picker_options(parameters.get("picker", "hybrid")) if free else []
-    checked = not free or kind.__module__.startswith("gstds.")  # a user's class may take anything
-    for parameter in parameters:
-        if parameter not in known and parameter not in passed_on and checked:
-            hint = near_names(
-                parameter,
-                [*(n for n, p in known.items() if p.kind is not p.VAR_KEYWORD), *passed_on],
-            )
-            raise ValueError(f"policy {name!r} has no parameter {parameter!r}; {hint}")
+    if not free or kind.__module__.startswith("gstds."):  # a user's class may take anything
+        named = [n for n, p in known.items() if p.kind is not p.VAR_KEYWORD]
+        checks.check_known(f"policy {name!r}", "parameter", parameters, [*named, *passed_on])
     for parameter, p in known.items():
         optional = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or p.default is not p.empty
         if not optional and parameter not in parameters:
@@ -205,7 +210,7 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"policy {name!r} cannot be made: {reason}") from error
     check_declarations(name, policy)
-    return policy
+    return policy if trust in (None, "none") else Trusting(policy, trust)
 
 
 def check_declarations(name: str, policy: Policy) -> None:

@@ -5,16 +5,8 @@ from typing import TYPE_CHECKING
 from gstds.common.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from gstds.train.cli.calls import compare, run
-    from gstds.train.running.ending import RunFailedError
+    from gstds.train.cli.calls import compare as compare
+    from gstds.train.cli.calls import run as run
+    from gstds.train.running.ending import RunFailedError as RunFailedError
 
-__all__ = ["RunFailedError", "compare", "run"]
-
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "run": "gstds.train.cli.calls",
-        "compare": "gstds.train.cli.calls",
-        "RunFailedError": "gstds.train.running.ending",
-    },
-)
+__getattr__, __all__ = lazy_names(__name__, __file__)

@@ -22,7 +22,7 @@ from gstds.common.files import sha256
 from gstds.envs.data.images import ArrayImages, FileImages, ImageSource, SequenceImages
 from gstds.envs.data.named import SOURCES
 from gstds.envs.data.readers import Content, read_folder, read_function, read_npz
-from gstds.envs.data.splits import Split, make_parts, plain_part
+from gstds.envs.data.splits import Split, make_splits
 from gstds.options.fields import from_keywords, option
 from gstds.options.world import DataOptions
 
@@ -89,21 +89,22 @@ def load_data(name: str, **options: Any) -> Data:
         raise TypeError(f"dataset must be a name, got {name!r}")
     chosen = from_keywords(_LoadOptions, {"dataset": name, **options}, "load_data")
     content = _read(name, chosen.image_size)
-    splits = _splits(content, chosen)
+    names = content.class_names
+    splits = make_splits(content.source, content.labels, names, chosen, content.test)
     mean, std = _statistics(content.source, splits["train"].rows)
     pad = 0 if chosen.augment is False else content.pad
     flip = content.flip if chosen.augment is None else chosen.augment
     return Data(
         name=name,
-        num_classes=len(content.class_names),
-        class_names=content.class_names,
+        num_classes=len(names),
+        class_names=names,
         image_shape=content.source.shape,
         mean=mean,
         std=std,
         pad=pad,
         flip=flip,
         **splits,
-        fingerprint=_fingerprint(splits, pad, flip, len(content.class_names)),
+        fingerprint=_fingerprint(splits, pad, flip, len(names)),
         notes=content.notes,
     )
 
@@ -219,20 +220,6 @@ def _read(name: str, image_size: int | None) -> Content:
     if kind == "folder":
         return read_folder(path, image_size)
     return read_npz(path) if kind == "npz" else read_function(name)
-
-
-def _splits(content: Content, options: DataOptions) -> dict[str, Split]:
-    own = content.test
-    parts = make_parts(content.labels, content.class_names, options, has_test=own is not None)
-    splits = {
-        name: Split(**vars(part), source=content.source)
-        for name, part in vars(parts).items()
-        if part
-    }
-    if own is not None:
-        whole = plain_part(np.arange(len(own[1])), own[1])
-        splits["test"] = Split(**vars(whole), source=own[0])
-    return splits
 
 
 def _statistics(

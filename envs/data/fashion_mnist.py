@@ -14,9 +14,9 @@ import shutil
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,7 @@ def read_fashion() -> dict[str, NDArray[np.uint8]]:
     Raises:
         FileNotFoundError: If no place has the data; the message says what each answered.
     """
-    return {name: _array(name, content) for name, content in _find()[0].items()}
+    return {name: _array(name, content) for name, content in _find().items()}
 
 
 def fetch_fashion() -> Path:
@@ -63,14 +63,17 @@ def fetch_fashion() -> Path:
     Raises:
         FileNotFoundError: If no place has the data; the message says what each answered.
     """
-    return _find()[1]
+    _find()
+    return SYSTEM_FOLDER if _missing(cache_folder(), "") else cache_folder()
 
 
 def probe_fashion() -> str:
     """Say where the data would come from, without downloading anything; what is there is read."""
-    if _attempt("", [], _read_folder, cache_folder(), ""):
+    with contextlib.suppress(OSError):
+        _read_folder(cache_folder(), "")
         return "ready"
-    if _attempt("", [], _read_folder, SYSTEM_FOLDER, ".gz"):
+    with contextlib.suppress(OSError):
+        _read_folder(SYSTEM_FOLDER, ".gz")
         return "ready (the system's data-set folder)"
     with contextlib.suppress(OSError):
         require_answer(mirror())
@@ -91,37 +94,35 @@ def advice() -> str:
     )
 
 
-def _find() -> tuple[Files, Path]:
+def _find() -> Files:
     failures: list[str] = []
     here = cache_folder()
-    local = {"the cache": (here, ""), "the system's folder": (SYSTEM_FOLDER, ".gz")}
-    for name, place in local.items():
-        if files := _attempt(name, failures, _read_folder, *place):
-            return files, place[0]
+    near = {"the cache": partial(_read_folder, here, "")}
+    near["the system's folder"] = partial(_read_folder, SYSTEM_FOLDER, ".gz")
     far = {"torchvision's download": _download, f"the Debian package {PACKAGE}": _unpack_package}
+    if files := _first(near, failures):
+        return files
     with locked(here / ".lock"):
-        # Another process may have fetched it while this one waited.
-        if files := _attempt("", [], _read_folder, here, ""):
-            return files, here
-        for name, way in far.items():
-            if files := _attempt(name, failures, way):
-                for file, content in files.items():
-                    write_bytes(here / file, bytes(content))
-                return files, here
+        with contextlib.suppress(OSError):  # another process may have brought them meanwhile
+            return _read_folder(here, "")
+        if files := _first(far, failures):
+            for file, content in files.items():
+                write_bytes(here / file, bytes(content))
+            return files
     raise FileNotFoundError(
         "Fashion-MNIST was not found. Tried:\n  - " + "\n  - ".join(failures) + f"\n{advice()}"
     )
 
 
-def _attempt(
-    name: str, failures: list[str], way: Callable[..., Files], *where: Any
-) -> Files | None:
-    try:
-        return way(*where)
-    except OSError as error:
-        if isinstance(error, _DamagedError):
-            _log.warning("%s: trying the next place", error)
-        failures.append(f"{name}: {error}")
+def _first(ways: Mapping[str, Callable[[], Files]], failures: list[str]) -> Files | None:
+    """Return the files from the first place that has them; note why the others have not."""
+    for name, way in ways.items():
+        try:
+            return way()
+        except OSError as error:
+            if isinstance(error, _DamagedError):
+                _log.warning("%s: trying the next place", error)
+            failures.append(f"{name}: {error}")
     return None
 
 
@@ -202,11 +203,9 @@ def _command(folder: str, *command: str) -> None:
         subprocess.run(  # noqa: S603 - fixed programs and arguments
             command, cwd=folder, check=True, capture_output=True, text=True, timeout=300
         )
-    except subprocess.TimeoutExpired as error:
-        raise TimeoutError(f"{command[0]} did not end within {error.timeout:g} s") from error
-    except subprocess.CalledProcessError as error:
-        last = (error.stderr or error.stdout or "").strip().splitlines()[-1:]
-        raise OSError(f"{command[0]} failed: {' '.join(last) or error.returncode}") from error
+    except subprocess.SubprocessError as error:
+        said = str(getattr(error, "stderr", None) or getattr(error, "stdout", None) or error)
+        raise OSError(f"{command[0]} failed: {said.strip().splitlines()[-1]}") from error
 
 
 def _array(name: str, content: bytearray) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ selection-validation and test never change.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,17 +28,7 @@ _SHARES = {"reward_validation": 0.05, "selection_validation": 0.05, "test": 0.2}
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows (n,) of a source, their labels, the labels before noise, and their groups."""
-
-    rows: Rows
-    labels: Rows
-    true_labels: Rows
-    groups: Rows
-
-
-@dataclass(frozen=True)
-class Split(Part):
+class Split:
     """A part of a data set, with its images.
 
     Attributes:
@@ -49,6 +39,10 @@ class Split(Part):
         source: Where its images come from.
     """
 
+    rows: Rows
+    labels: Rows
+    true_labels: Rows
+    groups: Rows
     source: ImageSource
 
     def __len__(self) -> int:
@@ -59,29 +53,25 @@ class Split(Part):
         return self.source.gather(self.rows[indices])
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The parts of a split; ``test`` is None if the data brought a test part."""
-
-    train: Part
-    reward_validation: Part
-    selection_validation: Part
-    test: Part | None
-
-
-def make_parts(
-    labels: Rows, class_names: Sequence[str], options: DataOptions, *, has_test: bool
-) -> Parts:
+def make_splits(
+    source: ImageSource,
+    labels: Rows,
+    class_names: Sequence[str],
+    options: DataOptions,
+    test: tuple[ImageSource, Rows] | None = None,
+) -> dict[str, Split]:
     """Split the samples and apply the options to the train part.
 
     Args:
-        labels: Class (N,) of each sample that is not in a test part of the data's own.
+        source: The images that are in no test part of the data's own.
+        labels: Class (N,) of each.
         class_names: Names (C,) of the classes, for messages.
         options: The options, already checked for their ranges.
-        has_test: Whether the data brings a test part: 90/5/5, otherwise 70/5/5/20.
+        test: Images and labels of the test part that the data brings, if it does: the rest is then
+            split 90/5/5, otherwise 70/5/5/20.
 
     Returns:
-        The parts; the rows are positions in ``labels``.
+        ``train``, ``reward_validation``, ``selection_validation`` and ``test``.
 
     Raises:
         ValueError: If a class has fewer than two samples, or an option leaves too few.
@@ -95,14 +85,22 @@ def make_parts(
     names = ("split", "limit", "imbalance", "duplicates", "train_noise", "validation_noise")
     seeds, classes = fan_out(options.split_seed, names), len(class_names)
     random = {name: np.random.default_rng(seed) for name, seed in seeds.items()}
-    shares = {name: share for name, share in _SHARES.items() if not (has_test and name == "test")}
+    shares = {name: share for name, share in _SHARES.items() if not (test and name == "test")}
     rows = split_rows(labels, shares, random["split"])
     kept = rows["train"]
     if options.limit is not None:
         kept = limit_rows(kept, labels, options.limit, classes, random["limit"])
     kept = thin_rows(kept, labels, options.imbalance, classes, random["imbalance"])
     kept = repeat_rows(kept, labels, options.duplicates, random["duplicates"])
-    train = _noisy_part(kept, labels, options.label_noise, classes, random["train_noise"])
+
+    def part(
+        of: ImageSource, rows: Rows, labels: Rows, noise: float = 0.0, key: str = "split"
+    ) -> Split:
+        true = labels[rows]
+        seen = noisy_labels(true, noise, classes, random[key]) if noise else true.copy()
+        return Split(rows, seen, true, rows.copy(), of)
+
+    train = part(source, kept, labels, options.label_noise, "train_noise")
     scarce = _scarce(np.unique(np.stack([train.labels, train.groups]), axis=1)[0], class_names)
     if scarce:
         raise ValueError(
@@ -111,23 +109,15 @@ def make_parts(
             "raise limit"
         )
     quiet = 0.0 if options.clean_validation else options.label_noise
-    reward = rows["reward_validation"]
-    return Parts(
-        train,
-        _noisy_part(reward, labels, quiet, classes, random["validation_noise"]),
-        plain_part(rows["selection_validation"], labels),
-        None if has_test else plain_part(rows["test"], labels),
-    )
-
-
-def plain_part(rows: Rows, labels: Rows) -> Part:
-    """Return the part of ``rows`` (n,) with its labels as they are."""
-    return Part(rows, labels[rows], labels[rows], rows.copy())
-
-
-def _noisy_part(rows: Rows, labels: Rows, noise: float, classes: int, random: Random) -> Part:
-    part = plain_part(rows, labels)
-    return replace(part, labels=noisy_labels(part.labels, noise, classes, random))
+    own = test or (source, labels)
+    return {
+        "train": train,
+        "reward_validation": part(
+            source, rows["reward_validation"], labels, quiet, "validation_noise"
+        ),
+        "selection_validation": part(source, rows["selection_validation"], labels),
+        "test": part(own[0], rows.get("test", np.arange(len(own[1]))), own[1]),
+    }
 
 
 def _scarce(labels: Rows, class_names: Sequence[str]) -> tuple[str, int] | None:

@@ -72,7 +72,7 @@ class DataSelectionEnv(StandingEnv):
 
     ## Observation space
     A flat ``Dict`` of float32 boxes, one for each row of `gstds.observation.spec.OBSERVATIONS`
-    (docs/policy.md, ``gstds list observations``) that costs nothing, and for those that cost
+    (docs/observations.md, ``gstds list observations``) that costs nothing, and for those that cost
     something if named in ``observe``: they are computed and charged.
 
     What the learner says is said in evaluation mode of the augmented view that the kept samples are

@@ -177,7 +177,7 @@ class Trainer(Stateful):
         weights = torch.tensor([c.weight for c in every], dtype=torch.float32).to(learner.device)
         objective = None
         if self._teacher:
-            objective = functools.partial(self._teacher.objective, indices=indices[part])
+            objective = functools.partial(self._teacher, indices[part])
         with ledger.timed("train"):
             losses = learner.update(
                 own,

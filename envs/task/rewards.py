@@ -1,14 +1,12 @@
 """Rewards: what an agent that trains a learner is paid for.
 
-Each reward of `REWARDS` is a pure function of what happened between two evaluations of the
-reward-validation split. Between evaluations the reward is 0. Evaluations that a reward consumes are
-charged. `AGENT_REWARDS` adds those that remember more of a run than two evaluations.
+A reward is paid at evaluations of the reward-validation split, which are charged; in between it is
+0. `AGENT_REWARDS` adds to `REWARDS` those that only agents of ``gstds/KeepRatio-v0`` are paid.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,62 +16,14 @@ import numpy.typing as npt
 from gstds.common.checks import check_choice, check_fraction
 from gstds.common.state import Stateful
 
-
-@dataclass(frozen=True)
-class Interval:
-    """What happened between two evaluations.
-
-    Attributes:
-        loss_before: Reward-validation loss in nats at the evaluation before.
-        loss_now: The same now.
-        accuracy_now: Reward-validation accuracy in [0, 1] now.
-        spent_share: Share of the budget spent in between.
-        done: True at the last evaluation of the run.
-        price: What one whole budget costs, in nats.
-    """
-
-    loss_before: float
-    loss_now: float
-    accuracy_now: float
-    spent_share: float
-    done: bool
-    price: float
-
-
-def validation_loss(interval: Interval) -> float:
-    """Drop of the reward-validation loss, minus the price of the budget spent meanwhile."""
-    return interval.loss_before - interval.loss_now - interval.price * interval.spent_share
-
-
-def final_accuracy(interval: Interval) -> float:
-    """Reward-validation accuracy, once, at the end."""
-    return interval.accuracy_now if interval.done else 0.0
-
-
-def nothing(interval: Interval) -> float:
-    """Return 0: no evaluation is made or charged."""
-    return 0.0
-
-
-REWARDS = {"validation-loss": validation_loss, "final-accuracy": final_accuracy, "none": nothing}
-
-
-def reward_function(name: str) -> Callable[[Interval], float]:
-    """Return a reward by name.
-
-    Raises:
-        ValueError: If the name is unknown.
-    """
-    return REWARDS[check_choice("reward", name, REWARDS)]
+REWARDS = ("validation-loss", "final-accuracy", "none")
+AGENT_REWARDS = ("validation-loss", "time-to-accuracy", "final-accuracy", "none")
+_LEAST_SHARE = 1e-3
 
 
 def evaluates(name: str) -> bool:
     """Say whether a reward needs the reward-validation split to be evaluated."""
     return name != "none"
-
-
-AGENT_REWARDS = ("validation-loss", "time-to-accuracy", "final-accuracy", "none")
-_LEAST_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -115,7 +65,8 @@ class _Run(NamedTuple):
 class RewardMeter(Stateful):
     """Turns a run's evaluations into rewards.
 
-    ``validation-loss`` pays at every evaluation; ``time-to-accuracy`` (-log of the share of the
+    ``validation-loss`` pays at every evaluation the drop of the loss since the one before, minus
+    the price of the budget spent meanwhile; ``time-to-accuracy`` (-log of the share of the
     budget at which ``target`` was first seen; 0 if never) and ``final-accuracy`` pay once, at the
     end. With a curve, each pays how much better than the curve at the same spending it went.
 
@@ -152,31 +103,24 @@ class RewardMeter(Stateful):
             spent: Share of the budget spent so far.
             done: True at the last evaluation of the run.
         """
-        run = self._run
-        reached = run.reached
-        if reached is None and accuracy >= self._target:
-            reached = spent
+        run, curve = self._run, self._curve
+        reached = spent if run.reached is None and accuracy >= self._target else run.reached
         self._run = _Run(loss, spent, reached)
-        if self.name == "time-to-accuracy":
-            control = self._curve.spent_until(self._target) if self._curve else None
-            return _sooner(reached) - _sooner(control) if done else 0.0
-        interval = Interval(run.loss, loss, accuracy, spent - run.spent, done, self._price)
-        raw = reward_function(self.name)(interval)
-        return raw - self._control(run.spent, spent, done)
-
-    def _control(self, before: float, now: float, done: bool) -> float:
-        """Return what the control earned over the same spending.
-
-        At the end that is all that it went on to earn: a budget left unspent is held against the
-        whole of the control's, so that doing nothing is not as good as the control.
-        """
-        if self._curve is None or self.name == "none":
+        # At the end a budget left unspent is held against the whole of the control's, so that doing
+        # nothing is not as good as the control.
+        until = max(spent, float(curve.spent[-1])) if curve and done else spent
+        if self.name == "validation-loss":
+            earned = run.loss - loss - self._price * (spent - run.spent)
+            if curve:
+                drop = curve.loss_at(run.spent) - curve.loss_at(until)
+                earned -= drop - self._price * (until - run.spent)
+            return earned
+        if not done or self.name == "none":
             return 0.0
-        until = max(now, float(self._curve.spent[-1])) if done else now
         if self.name == "final-accuracy":
-            return self._curve.accuracy_at(until) if done else 0.0
-        drop = self._curve.loss_at(before) - self._curve.loss_at(until)
-        return drop - self._price * (until - before)
+            return accuracy - (curve.accuracy_at(until) if curve else 0.0)
+        control = curve.spent_until(self._target) if curve else None
+        return _sooner(reached) - _sooner(control)
 
 
 def _sooner(share: float | None) -> float:

@@ -77,13 +77,8 @@ def load_task(options: EnvOptions, progress: Progress | None = None) -> Task:
     """
     data = load_dataset(options)
     check_files(data, progress)
-    if not needs_reference(options):
-        return Task(data, None)
-    teaches = options.distill > 0
-    name, device, compress = options.reference, options.device, options.compress
-    return Task(
-        data, load_reference(data, name, device, progress, with_logits=teaches, compress=compress)
-    )
+    wanted = needs_reference(options)
+    return Task(data, load_reference(data, options, progress) if wanted else None)
 
 
 def needs_reference(options: EnvOptions) -> bool:
@@ -119,30 +114,42 @@ def probe_fingerprint(data: Data, reference: Extractor) -> str:
 
 
 def load_reference(
-    data: Data,
-    name: str,
-    device: str,
-    progress: Progress | None = None,
-    *,
-    with_logits: bool = False,
-    compress: str | None = None,
+    data: Data, options: EnvOptions, progress: Progress | None = None
 ) -> ReferenceData:
     """Return the reference's features and losses of the training samples, from the cache if there.
 
-    With ``with_logits`` the probe's logits too; with ``compress`` of shortened features.
+    Where they are distilled, the probe's logits too.
 
     Raises:
         ValueError: If the reference is unknown, or a cached store is damaged.
         OSError: If the cache cannot be written.
     """
-    key = digest_of(data.fingerprint, name, with_logits, compress)
+    name, compress, teaches = options.reference, options.compress, options.distill > 0
+    key = digest_of(data.fingerprint, name, teaches, compress)
     if key in held_references:
         return held_references[key]
-    reference = make_extractor(data, name, compress, resolve_device(device))
+    reference = make_extractor(data, name, compress, resolve_device(options.device))
     start = time.perf_counter()
     store, rows = build_features(data, reference, progress)
     middle = time.perf_counter()
-    said = functools.partial(_probe, data, reference, store, rows, progress)
+    fingerprint = probe_fingerprint(data, reference)
+    report = progress or (lambda phase, done, total: None)
+
+    def said(kind: str) -> tuple[Array, dict[str, Any]]:
+        """Return the cross-fitted probe's losses (n,) or logits (n, C), and what made them."""
+        path = cache_root() / kind / f"{fingerprint}.safetensors"
+        if path.exists():
+            return open_losses(path, expected={"fingerprint": fingerprint}, kind=kind)
+        report("reference probe", 0, 1)
+        of = store.gather(rows), data.train.labels, data.train.groups
+        how: dict[str, Any] = {"num_classes": data.num_classes, "with_logits": kind == "logits"}
+        result = cross_fitted_losses(*of, **how)
+        report("reference probe", 1, 1)
+        note = {"fingerprint": fingerprint, "accuracy": result.accuracy, "flops": result.flops}
+        note |= {"folds": result.folds, "backbone": dict(reference.identity)}
+        save_losses(path, getattr(result, kind), note, kind=kind)
+        return getattr(result, kind), note
+
     losses, note = said("losses")
     held_references[key] = ReferenceData(
         store=store,
@@ -152,83 +159,35 @@ def load_reference(
         features_flops=reference.flops(store.rows),
         probe_flops=float(note["flops"]),
         identity=dict(reference.identity),
-        logits=said("logits")[0] if with_logits else None,
+        logits=said("logits")[0] if teaches else None,
         seconds={"features": middle - start, "probe": time.perf_counter() - middle},
     )
     return held_references[key]
 
 
-def _probe(
-    data: Data,
-    reference: Extractor,
-    store: FeatureStore,
-    rows: Indices,
-    progress: Progress | None,
-    kind: str,
-) -> tuple[Array, dict[str, Any]]:
-    """Return the cross-fitted probe's losses (n,) or logits (n, C), cached, and what made them."""
-    fingerprint = probe_fingerprint(data, reference)
-    path = cache_root() / kind / f"{fingerprint}.safetensors"
-    if path.exists():
-        return open_losses(path, expected={"fingerprint": fingerprint}, kind=kind)
-    report = progress or (lambda phase, done, total: None)
-    report("reference probe", 0, 1)
-    features, train, with_logits = store.gather(rows), data.train, kind == "logits"
-    result = cross_fitted_losses(
-        features, train.labels, train.groups, num_classes=data.num_classes, with_logits=with_logits
-    )
-    report("reference probe", 1, 1)
-    note = {
-        "fingerprint": fingerprint,
-        "accuracy": result.accuracy,
-        "flops": result.flops,
-        "folds": result.folds,
-        "backbone": dict(reference.identity),
-    }
-    save_losses(path, getattr(result, kind), note, kind=kind)
-    return getattr(result, kind), note
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """The reference's cross-fitted logits as a second target of the learner's loss.
+def make_teacher(
+    options: EnvOptions, reference: ReferenceData | None, device: torch.device
+) -> Callable[[Indices, torch.Tensor, torch.Tensor], torch.Tensor] | None:
+    """Return what is minimized where the reference's cross-fitted logits are a second target.
 
     A sample's objective is (1 - share) · cross-entropy + share · T² · KL(reference ‖ learner), with
     both distributions at temperature T. Source: Hinton, Vinyals and Dean, arXiv 1503.02531.
 
-    Attributes:
-        logits: The reference's (n, C), of all training samples, on the learner's device.
-        share: Weight of the reference's word, in (0, 1].
-        temperature: T, above 0.
+    Returns:
+        A function of the training samples (k,), cross-entropy (k,) and the learner's logits (k, C);
+        None if the options ask for no distillation.
     """
-
-    logits: torch.Tensor
-    share: float
-    temperature: float
-
-    def objective(
-        self, losses: torch.Tensor, logits: torch.Tensor, indices: Indices
-    ) -> torch.Tensor:
-        """Return what is minimized for each sample (k,).
-
-        Args:
-            losses: Cross-entropy (k,).
-            logits: The learner's (k, C).
-            indices: The training samples (k,).
-        """
-        rows = torch.as_tensor(indices, device=self.logits.device)
-        target = F.log_softmax(self.logits[rows] / self.temperature, dim=1)
-        said = F.log_softmax(logits / self.temperature, dim=1)
-        apart = F.kl_div(said, target, reduction="none", log_target=True).sum(dim=1)
-        return (1.0 - self.share) * losses + self.share * self.temperature**2 * apart
-
-
-def make_teacher(
-    options: EnvOptions, reference: ReferenceData | None, device: torch.device
-) -> Teacher | None:
-    """Return what the options ask for, None if they ask for no distillation."""
     if options.distill == 0.0:
         return None
     assert reference is not None  # noqa: S101  (`load_task` has loaded it, with its logits)
-    logits = torch.as_tensor(reference.logits, device=device)
-    return Teacher(logits, options.distill, options.distill_temperature)
+    taught = torch.as_tensor(reference.logits, device=device)
+    share, temperature = options.distill, options.distill_temperature
+
+    def objective(indices: Indices, losses: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        rows = torch.as_tensor(indices, device=taught.device)
+        target = F.log_softmax(taught[rows] / temperature, dim=1)
+        said = F.log_softmax(logits / temperature, dim=1)
+        apart = F.kl_div(said, target, reduction="none", log_target=True).sum(dim=1)
+        return (1.0 - share) * losses + share * temperature**2 * apart
+
+    return objective

@@ -169,6 +169,24 @@ def check_choice(parameter: str, value: Any, choices: Iterable[str]) -> str:
     return value
 
 
+def check_known(who: str, kind: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Check that names are known to somebody.
+
+    Args:
+        who: For example ``policy 'random'``.
+        kind: What the names are of, such as ``parameter``.
+        given: The names.
+        known: Those that there are.
+
+    Raises:
+        ValueError: If one is not among them; the message lists the near names.
+    """
+    options = list(known)
+    for name in given:
+        if name not in options:
+            raise ValueError(f"{who} has no {kind} {name!r}; {near_names(name, options)}")
+
+
 def check_number(
     parameter: str,
     value: Any,

@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 _KEPT = 2
 _ARRAY = "__array__"
 _TENSOR = "__tensor__"
+_MARKS = ({_ARRAY}, {_TENSOR})
 _PAIRS = "__pairs__"
 _PLAIN = (bool, int, float, complex, str, bytes, bytearray, array, np.generic, type(None))
 _CACHES = (functools.cached_property,)
@@ -223,39 +224,62 @@ class StateError(ValueError):
     """A checkpoint is damaged."""
 
 
-def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+def _changed(value: Any, leaf: Callable[[Any, str], Any], where: str) -> Any:
+    """Return nested dicts, lists and tuples with all else, marked dicts too, made another."""
+    if isinstance(value, Mapping) and set(value) not in _MARKS:
+        return {
+            _changed(key, leaf, where): _changed(inner, leaf, f"{where}/{key}")
+            for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        parts = [_changed(part, leaf, f"{where}/{i}") for i, part in enumerate(value)]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    return leaf(value, where)
+
+
+def portable(value: Any, where: str = "state") -> Any:
+    """Return a deep copy with tensors in place of arrays, and Python's own numbers.
+
+    ``torch.load`` takes it with ``weights_only=True``. A tensor of one's own is marked, so that
+    `restored` tells it from an array.
+
+    Args:
+        value: Nested dicts, lists and tuples of arrays, tensors and JSON-able values.
+        where: What it is called, for messages.
+
+    Raises:
+        TypeError: If something else is among them; the message says where.
+    """
+    return _changed(value, _to_portable, where)
+
+
+def _to_portable(value: Any, where: str) -> Any:
     import torch
 
     if isinstance(value, torch.Tensor):
-        tensors[path] = value.detach().cpu().contiguous().clone()
-        return {_TENSOR: path}
+        return {_TENSOR: value.detach().cpu().clone()}
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        tensors[path] = torch.from_numpy(np.ascontiguousarray(value).copy())
-        return {_ARRAY: path}
-    if isinstance(value, dict):
-        return {str(k): _split(v, f"{path}/{k}", tensors) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_split(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
-    if isinstance(value, np.generic):
-        value = value.item()
+        return torch.from_numpy(np.array(value, order="C"))
+    value = value.item() if isinstance(value, np.generic) else value
     if value is not None and not isinstance(value, bool | int | float | str):
         raise TypeError(
-            f"state_dict: entry {path.lstrip('/')!r} cannot be saved, it must be an array of "
-            f"numbers, a tensor or a JSON value, got {value!r:.80}"
+            f"{where} must be an array, a tensor or a JSON-able value, got {type(value).__name__}; "
+            "state_dict must return nothing else"
         )
     return value
 
 
-def _join(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    if isinstance(value, dict):
-        if _TENSOR in value:
-            return tensors[value[_TENSOR]]
-        if _ARRAY in value:
-            return tensors[value[_ARRAY]].numpy()
-        return {k: _join(v, tensors) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_join(v, tensors) for v in value]
-    return value
+def restored(value: Any) -> Any:
+    """Return a deep copy of what `portable` returned, with arrays in place of tensors again."""
+    return _changed(value, _to_restored, "state")
+
+
+def _to_restored(value: Any, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return value[_TENSOR].detach().clone()
+    if _is_tensor(value):
+        return value.detach().cpu().numpy().copy()
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def save_state(folder: str | Path, step: int, state: dict[str, Any]) -> None:
@@ -273,7 +297,17 @@ def save_state(folder: str | Path, step: int, state: dict[str, Any]) -> None:
     from safetensors.torch import save as save_tensors
 
     tensors: dict[str, torch.Tensor] = {}
-    skeleton = _split(state, "", tensors)
+
+    def apart(value: Any, path: str) -> Any:
+        told = _to_portable(value, f"state_dict: entry {path.lstrip('/')!r} cannot be saved, it")
+        mark = _TENSOR if isinstance(told, dict) else _ARRAY
+        tensor = told[_TENSOR] if isinstance(told, dict) else told
+        if not _is_tensor(tensor):
+            return told
+        tensors[path] = tensor.contiguous()
+        return {mark: path}
+
+    skeleton = _changed(state, apart, "")
     data = save_tensors(tensors)
     folder = Path(folder)
     stem = folder / f"step-{step:09d}"
@@ -318,18 +352,21 @@ def _load(stem: Path) -> dict[str, Any]:
     try:
         note = read_sealed(stem.with_suffix(".json"))
         if note["version"] != 1:
-            raise StateError(f"checkpoint {stem} is of version {note['version']!r}, not 1")
+            raise ValueError(f"it is of version {note['version']!r}, not 1")
         data = stem.with_suffix(".safetensors").read_bytes()
         if sha256(data) != note["sha256"]:
-            raise StateError(f"checkpoint {stem} is damaged: its checksum does not match")
-        state = _join(note["state"], load_tensors(data))
-    except StateError:
-        raise
+            raise ValueError("it is damaged, its checksum does not match")
+        tensors = load_tensors(data)
+
+        def whole(value: Any, _: str) -> Any:
+            if not isinstance(value, dict):
+                return value
+            mark, path = next(iter(value.items()))
+            return tensors[path] if mark == _TENSOR else tensors[path].numpy()
+
+        return dict(_changed(note["state"], whole, ""))
     except Exception as error:
         raise StateError(f"checkpoint {stem} cannot be read: {error}") from error
-    if not isinstance(state, dict):
-        raise StateError(f"checkpoint {stem} holds no state")
-    return state
 
 
 def all_finite(tensors: dict[str, torch.Tensor]) -> bool:

@@ -177,6 +177,6 @@ def spectral_view(
             "eigengap": float(spectrum.eigengap),
             "effective_nodes": float(spectrum.effective_nodes),
         }
-        charged = {k: v for k, v in options.items() if k in ("solver", "laplacian", "affinity")}
+        charged = {k: v for k, v in options.items() if k in ("solver", "affinity")}
         flops += spectral_flops(n, dim, iterations=int(spectrum.iterations), **charged)
     return view, flops

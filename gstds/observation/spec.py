@@ -1,6 +1,6 @@
 """What a policy may be shown: one row for each observation.
 
-Spaces and bounds, checks of what is asked for, ``gstds list observations``, docs/policy.md
+Spaces and bounds, checks of what is asked for, ``gstds list observations``, docs/observations.md
 and what a `Selector` says of what it lacks derive from the rows. A new one is a row here, and a
 value where its source computes it.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from gstds.common.checks import check_choice, near_names
+from gstds.common.checks import check_choice, check_known
 
 LARGEST = (2.0 - 2.0**-23) * 2.0**127
 """Losses are shown as they are told, in any unit and of any sign: their bounds are float32's."""
@@ -137,10 +137,7 @@ def check_observe(
             beside = f"it comes with {row.beside!r}" if row.beside else "it is always there"
             raise ValueError(f"{who}: {name!r} is not to be named; {beside}")
         check_choice(who, name, OPTIONAL_OBSERVATIONS)
-        for option in options or {}:
-            if option not in OPTIONAL_OBSERVATIONS[name]:
-                hint = near_names(option, OPTIONAL_OBSERVATIONS[name])
-                raise ValueError(f"{who}: {name!r} has no option {option!r}; {hint}")
+        check_known(f"{who}: {name!r}", "option", options or {}, OPTIONAL_OBSERVATIONS[name])
         if options:  # its values are refused here, not by the first batch
             import numpy as np
 

@@ -90,6 +90,10 @@ def _checked(one: Field[Any], value: Any) -> Any:
         raise TypeError(f"{name} must be a text, got {value!r}")
     if kind == "map" and not isinstance(value, Mapping):
         raise TypeError(f"{name} must map names to values, got {value!r}")
+    if kind == "list":
+        if not isinstance(value, list | tuple) or not value:
+            raise TypeError(f"{name} must be a list, such as [a, b], got {value!r}")
+        return tuple(value)
     if kind == "bool":
         if type(value).__name__ not in ("bool", "bool_"):  # numpy has its own
             raise TypeError(f"{name} must be true or false, got {value!r}")

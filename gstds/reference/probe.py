@@ -12,7 +12,6 @@ objectives do not share a weight, so the minimum of the sum is the minimum of ea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +24,6 @@ from gstds.common.checks import check_integer, check_number
 from gstds.common.noise import keyed_bits
 
 Ints = npt.NDArray[np.int64]
-Progress = Callable[[int, int], None]
 
 MAX_LOSS = 20.0
 """Losses are clipped here: a probability of 2e-9, far beyond what a regularized head claims."""
@@ -69,7 +67,6 @@ def cross_fitted_losses(
     max_iterations: int = 100,
     device: torch.device | str = "cpu",
     with_logits: bool = False,
-    progress: Progress | None = None,
 ) -> ProbeResult:
     """Return each sample's loss under a linear head that never saw it, nor a duplicate of it.
 
@@ -85,7 +82,6 @@ def cross_fitted_losses(
         max_iterations: Bound on the iterations of L-BFGS.
         device: Where to compute.
         with_logits: Return the logits too.
-        progress: Called as ``progress(iterations done, max_iterations)``.
 
     Returns:
         Losses (n,), out-of-fold accuracy and the cost.
@@ -101,7 +97,7 @@ def cross_fitted_losses(
     x, y, group = _checked(features, labels, groups, classes)
     fold = stratified_folds(y, group, num_classes=classes, folds=folds, seed=seed)
     problem = _Problem(x.to(device), y, fold, classes=classes, folds=folds, l2=l2)
-    weights = _minimize(problem, max_iterations, progress)
+    weights = _minimize(problem, max_iterations)
     logits = problem.out_of_fold(weights)
     losses = F.cross_entropy(logits, problem.labels, reduction="none")
     clipped = losses.clamp(0.0, MAX_LOSS).cpu().numpy().astype(np.float32)
@@ -242,7 +238,7 @@ def _rounded(x: Tensor, l2: float) -> tuple[Tensor, Tensor]:
     return centered @ basis, (l2 * scale.square()).to(x.dtype).unsqueeze(1)
 
 
-def _minimize(problem: _Problem, iterations: int, progress: Progress | None) -> Tensor:
+def _minimize(problem: _Problem, iterations: int) -> Tensor:
     """Descend with Nesterov's momentum, each head by itself, until its own gradient is small.
 
     The step is fixed by the features alone, momentum restarts per head (O'Donoghue and Candès,
@@ -252,7 +248,7 @@ def _minimize(problem: _Problem, iterations: int, progress: Progress | None) -> 
     weights = torch.zeros(width, problem.folds, problem.classes, device=problem.x.device)
     ahead, age = weights.clone(), torch.ones(problem.folds, device=weights.device)
     going = torch.ones(problem.folds, dtype=torch.bool, device=weights.device)
-    for done in range(iterations):
+    for _ in range(iterations):
         gradient = problem.gradient(ahead.view(width, columns)).view_as(ahead)
         going &= gradient.square().sum(dim=(0, 2)).sqrt() > _TOLERANCE
         if not bool(going.any()):
@@ -263,6 +259,4 @@ def _minimize(problem: _Problem, iterations: int, progress: Progress | None) -> 
         following = 0.5 * (1.0 + (1.0 + 4.0 * age.square()).sqrt())
         ahead = stepped + ((age - 1.0) / following).view(1, -1, 1) * move
         weights, age = stepped, following
-        if progress is not None:
-            progress(done + 1, iterations)
     return weights.view(width, columns)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gstds.common.checks import check_choice, near_names
+from gstds.common.checks import check_choice, check_known
 from gstds.selection import weights
 from gstds.selection.weights import Batch, Floats, Positions
 
@@ -155,10 +155,8 @@ def make_score(name: str, **options: Any) -> NamedScore:
     if name in SIGNS:
         name, options = "fiedler", {"sign": name, **options}
     score = SCORES[check_choice("score", name, SCORES)]
+    check_known(f"score {name!r}", "option", options, score.options)
     for option, value in options.items():
-        if option not in score.options:
-            hint = near_names(option, score.options)
-            raise ValueError(f"score {name!r} has no option {option!r}; {hint}")
         if score.row == "spectral_scores":
             check_choice("score" if option == "sign" else option, value, SPECTRAL[option])
     return replace(score, options={**score.options, **options})
@@ -257,7 +255,7 @@ PICKERS = {
         weights.softmax_sample,
         "Drawn without replacement from the softmax of the scores over a temperature.",
         score="abs",
-        options={"temperature": 1.0, "standardize": False},
+        options={"temperature": 1.0},
     ),
     "top-score": NamedPicker(weights.top_k, "The highest scores alone.", score="abs"),
     "uniform": NamedPicker(weights.uniform, "Any, with equal chances."),
@@ -284,11 +282,8 @@ def make_picker(name: str, **options: Any) -> NamedPicker:
     Raises:
         ValueError: If the name or an option is unknown or out of range.
     """
-    picker, known = PICKERS[check_choice("picker", name, PICKERS)], picker_options(name)
-    for option in options:
-        if option not in known:
-            hint = near_names(option, known)
-            raise ValueError(f"picker {name!r} has no option {option!r}; {hint}")
+    picker = PICKERS[check_choice("picker", name, PICKERS)]
+    check_known(f"picker {name!r}", "option", options, picker_options(name))
     own = {option: options.pop(option, value) for option, value in picker.options.items()}
     score = options.pop("score", picker.score)
     if score and not isinstance(score, NamedScore):

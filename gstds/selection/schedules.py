@@ -363,10 +363,7 @@ def make_schedule(
         parameters = {"base": make_schedule(base, **parameters)}
     kind = SCHEDULES[name]
     known = [f.name for f in fields(kind)]
-    for parameter in parameters:
-        if parameter not in known:
-            hint = checks.near_names(parameter, known)
-            raise ValueError(f"schedule {name!r} has no parameter {parameter!r}; {hint}")
+    checks.check_known(f"schedule {name!r}", "parameter", parameters, known)
     check_choice("unit", unit, ("steps", "budget"))
     schedule = kind(**parameters)
     if keep is None:

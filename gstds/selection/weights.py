@@ -176,12 +176,7 @@ def hybrid(
 
 
 def softmax_sample(
-    scores: ArrayLike,
-    k: int,
-    noise: ArrayLike,
-    *,
-    temperature: float = 1.0,
-    standardize: bool = False,
+    scores: ArrayLike, k: int, noise: ArrayLike, *, temperature: float = 1.0
 ) -> Positions:
     """Return k positions drawn one after the other from softmax(scores / temperature).
 
@@ -193,16 +188,12 @@ def softmax_sample(
         k: How many.
         noise: Uniform numbers (N,) in (0, 1).
         temperature: Small is nearly the top k, large nearly uniform; in the score's unit.
-        standardize: Scores are brought to mean 0 and spread 1 first; all 0 if they are equal.
 
     Raises:
         ValueError: If k exceeds N, a score is NaN, or the temperature is not positive.
     """
     temperature = check_number("temperature", temperature, low=0, open_low=True)
     values = np.asarray(scores, dtype=np.float64)
-    if standardize:
-        spread = float(values.std())
-        values = (values - values.mean()) / spread if spread > 0 else values * 0.0
     return top_k(values / temperature + _gumbel(noise), k, noise)
 
 
@@ -488,6 +479,9 @@ def weights_for_ratio(observation: Batch, ratio: float, picker: Picker) -> npt.N
     """
     rows, batch = valid_batch(observation)
     k = kept_count(ratio, len(rows))
+    if "trust" in observation:  # see `gstds.policies.trust`
+        rows = rows[np.asarray(observation["trust"])[rows] > 0]
+        batch, k = _ValidRows(observation, rows, len(observation["valid"])), min(k, len(rows))
     kept = rows[:k]  # all or none, unless some are picked
     if 0 < k < len(rows):
         positions = picker(batch, k, derived_uniform(batch["noise"], 0))

@@ -190,15 +190,11 @@ def degrees(features: Any, affinity: str = "auto") -> Any:
 
 
 def spectral_flops(
-    n: int,
-    d: int,
-    *,
-    solver: str = "auto",
-    iterations: int | None = None,
-    laplacian: str = "unnormalized",
-    affinity: str = "cosine",
+    n: int, d: int, *, solver: str = "auto", iterations: int | None = None, affinity: str = "cosine"
 ) -> float:
     """Return the operations charged for one solve, 2 for each multiply-add, by formula.
+
+    Both Laplacians cost the same.
 
     Dense: the rows' lengths 2·N·D, one triangle of the Gram matrix N·(N + 1)·D, reduction to
     tridiagonal form 4/3·N³ (Golub and Van Loan, Matrix Computations, section 8.3), two vectors
@@ -210,7 +206,6 @@ def spectral_flops(
         d: Features D.
         solver: As for `fiedler_vector`.
         iterations: Iterations of the matrix-free solver; `TYPICAL_ITERATIONS` unless told.
-        laplacian: As for `fiedler_vector`; both cost the same.
         affinity: A clamped affinity is dense up to 4,096 samples, then blockwise.
 
     Raises:
@@ -219,7 +214,6 @@ def spectral_flops(
     """
     n, d = check_integer("n", n), check_integer("d", d)
     check_choice("solver", solver, SOLVERS)
-    check_choice("laplacian", laplacian, LAPLACIANS)
     check_choice("affinity", affinity, AFFINITIES)
     limit = CLAMPED_DENSE_MAX if affinity == "clamp" else AUTO_DENSE_MAX
     if n <= 1:

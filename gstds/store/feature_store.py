@@ -52,9 +52,8 @@ class FeatureStore:
         self.rows, self.dim = int(manifest["rows"]), int(manifest["dim"])
         dtype = np.dtype(manifest["dtype"])
         header = disk.array_header(self.rows, self.dim, dtype)
-        self._sizes = {DATA_NAME: manifest["bytes"]}
-        if manifest["version"] > 1:
-            self._sizes[CHECKS_NAME] = self.rows * disk.CHECKS_DTYPE.itemsize
+        checks = self.rows * disk.CHECKS_DTYPE.itemsize
+        self._sizes = {DATA_NAME: manifest["bytes"], CHECKS_NAME: checks}
         with contextlib.ExitStack() as opened:
             try:
                 self._files = {n: opened.enter_context(open(path / n, "rb")) for n in self._sizes}
@@ -72,10 +71,8 @@ class FeatureStore:
         values = np.frombuffer(self._map, dtype, self.rows * self.dim, len(header))
         self._values = values.reshape(self.rows, self.dim)
         self._bytes = memoryview(values.view(np.uint8))  # type: ignore[arg-type]
-        self._table: npt.NDArray[Any] | None = None
-        if CHECKS_NAME in self._files:
-            table = np.memmap(self._files[CHECKS_NAME], disk.CHECKS_DTYPE, "r", shape=(self.rows,))
-            self._table = table.view(np.ndarray)
+        table = np.memmap(self._files[CHECKS_NAME], disk.CHECKS_DTYPE, "r", shape=(self.rows,))
+        self._table: npt.NDArray[Any] = table.view(np.ndarray)
         # The system gives memory for these only where they are written.
         self._checked = np.zeros(self.rows, dtype=bool)
         self._checked_chunks = np.zeros(len(manifest["checksums"]), dtype=bool)
@@ -160,25 +157,17 @@ class FeatureStore:
         fresh = np.unique(fresh)
         chunks = np.unique(fresh // size)
         for chunk in chunks[~self._checked_chunks[chunks]].tolist():
-            self._check_chunk(chunk)
-        if self._table is not None:
-            width = self.dim * self._values.itemsize
-            for row, expected in zip(fresh.tolist(), self._table[fresh].tolist(), strict=True):
-                if zlib.crc32(self._bytes[row * width : (row + 1) * width]) != expected:
-                    what = f"checksum of chunk {row // size} does not match (row {row})"
-                    raise StoreError(self.path, what)
+            sums = self._table[chunk * size : (chunk + 1) * size]
+            if disk.checksum(sums) != self.manifest["checksums"][chunk]:
+                what = f"checksum of chunk {chunk} of {CHECKS_NAME} does not match"
+                raise StoreError(self.path, what)
+            self._checked_chunks[chunk] = True
+        width = self.dim * self._values.itemsize
+        for row, expected in zip(fresh.tolist(), self._table[fresh].tolist(), strict=True):
+            if zlib.crc32(self._bytes[row * width : (row + 1) * width]) != expected:
+                what = f"checksum of chunk {row // size} does not match (row {row})"
+                raise StoreError(self.path, what)
         self._checked[fresh] = True
-
-    def _check_chunk(self, chunk: int) -> None:
-        """Check what the manifest vouches for, of a chunk."""
-        size = int(self.manifest["chunk_rows"])
-        rows = slice(chunk * size, (chunk + 1) * size)
-        name, values = CHECKS_NAME, self._table
-        if values is None:
-            name, values = DATA_NAME, self._values
-        if disk.checksum(values[rows]) != self.manifest["checksums"][chunk]:
-            raise StoreError(self.path, f"checksum of chunk {chunk} of {name} does not match")
-        self._checked_chunks[chunk] = True
 
     def _advise(self, name: str) -> None:
         advice = getattr(mmap, name, None)
@@ -217,7 +206,6 @@ def build_store(
     dtype: str = "float16",
     chunk_rows: int = 1024,
     progress: Progress | None = None,
-    rebuild: bool = False,
 ) -> FeatureStore:
     """Build a store, resume one whose build was killed, or open the one that is there.
 
@@ -232,7 +220,6 @@ def build_store(
         dtype: What a stored number is: ``float16`` or ``int8``.
         chunk_rows: Rows per call, checksum and journal entry.
         progress: Called as ``progress(rows done, rows)`` before each chunk and at the end.
-        rebuild: Throw away what is there first.
 
     Raises:
         StoreError: If a finished store is there and is damaged or made from something else.
@@ -248,8 +235,6 @@ def build_store(
     plan = disk.BuildPlan(rows, dim, chunk_rows, str(fingerprint), dict(backbone), kind)
     disk.canonical(plan.backbone)
     with locked(folder / disk.LOCK_NAME):
-        if rebuild:
-            disk.discard(folder)
         if not (folder / disk.MANIFEST_NAME).exists():
             disk.complete_build(folder, plan, compute, progress)
     store = FeatureStore.open(folder, fingerprint=plan.fingerprint, backbone=plan.backbone)

@@ -3,8 +3,7 @@
 A store is a folder: ``features.npy`` (rows, dim), little-endian float16 or int8; ``rows.crc32``, a
 CRC-32 per row; and ``manifest.json``, which is written last and only then makes the folder a store.
 The manifest holds the shapes, the backbone's identity, the data's fingerprint, a CRC-32 per chunk
-of ``rows.crc32``, and a SHA-256 of itself. Stores of version 1 have no ``rows.crc32``: there the
-CRC-32 is per chunk of features. They are read, and no longer written.
+of ``rows.crc32``, and a SHA-256 of itself. Stores of version 1 are refused.
 
 A store is built so that a kill at any moment costs one chunk and breaks nothing. Rows and their
 checksums are written chunk by chunk; after each both are synced, and then ``journal.jsonl`` gets a
@@ -140,8 +139,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not whole:
         raise StoreError(path, f"{MANIFEST_NAME} is damaged (checksum of the manifest)")
     version = manifest.get("version")
-    if version not in (1, VERSION):
-        raise StoreError(path, f"version {version!r}, this release reads versions 1 and {VERSION}")
+    if version != VERSION:
+        raise StoreError(path, f"version {version!r}, this release reads version {VERSION}")
     return dict(manifest)
 
 

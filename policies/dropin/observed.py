@@ -34,7 +34,6 @@ _IN_WORKER = (
 )
 _AHEAD = "it; it is not known ahead of training: call selector.select inside the loop"
 _LEARNER = asked_of(OPTIONAL_OBSERVATIONS, "learner")
-_TENSOR = "__tensor__"
 _FEW, _SURELY = 0.01, 5.0
 _ROUNDING = 0.01  # half precision may say 1.004 where it means 1
 
@@ -238,59 +237,3 @@ def _checked(name: str, told: Any, sizes: Mapping[str, int]) -> npt.NDArray[np.f
         span = f"in [{low:g}, {high:g}]" if high == 1 else "finite"
         raise ValueError(f"{name} must be {span}, got {bad:g} at position {at} of the batch")
     return values
-
-
-def portable(value: Any, where: str = "state") -> Any:
-    """Return a deep copy with tensors in place of arrays, and Python's own numbers.
-
-    ``torch.load`` takes it with ``weights_only=True``. A tensor of a policy's own is marked, so
-    that `restored` tells it from an array.
-
-    Args:
-        value: Nested dicts, lists and tuples of arrays, tensors and JSON-able values.
-        where: What it is called, for messages.
-
-    Raises:
-        TypeError: If something else is among them; the message says where.
-    """
-    return _copied(value, where, _to_portable)
-
-
-def _to_portable(value: Any, where: str) -> Any:
-    if isinstance(value, torch.Tensor):
-        return {_TENSOR: value.detach().cpu().clone()}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        return torch.from_numpy(np.array(value, order="C"))
-    value = value.item() if isinstance(value, np.generic) else value
-    if value is not None and not isinstance(value, bool | int | float | str):
-        raise TypeError(
-            f"{where} must be an array, a tensor or a JSON-able value, got {type(value).__name__}; "
-            "state_dict must return nothing else"
-        )
-    return value
-
-
-def restored(value: Any) -> Any:
-    """Return a deep copy of what `portable` returned, with arrays in place of tensors again."""
-    return _copied(value, "state", _to_restored)
-
-
-def _to_restored(value: Any, where: str) -> Any:
-    if isinstance(value, Mapping):
-        return value[_TENSOR].detach().clone()
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu().numpy().copy()
-    return value.copy() if isinstance(value, np.ndarray) else value
-
-
-def _copied(value: Any, where: str, leaf: Callable[[Any, str], Any]) -> Any:
-    """Return nested dicts, lists and tuples with each leaf, or marked tensor, made another."""
-    if isinstance(value, Mapping) and set(value) != {_TENSOR}:
-        return {
-            _copied(key, where, leaf): _copied(inner, f"{where}/{key}", leaf)
-            for key, inner in value.items()
-        }
-    if isinstance(value, list | tuple):
-        parts = [_copied(part, f"{where}/{i}", leaf) for i, part in enumerate(value)]
-        return tuple(parts) if isinstance(value, tuple) else parts
-    return leaf(value, where)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from gstds.common import checks
 from gstds.common.noise import STREAMS, fan_out, policy_seed
 from gstds.common.process_group import Group, ProcessGroup
-from gstds.common.state import Stateful, entries
+from gstds.common.state import Stateful, entries, portable, restored
 from gstds.observation.batch_view import batch_view, checked_weights, numbers
 from gstds.observation.gradient_noise import noise_share
 from gstds.observation.memory import SampleMemory
@@ -492,8 +492,8 @@ class Selector(Stateful):
             return copy.deepcopy(self.held)
         with checks.users_code(self._who):
             learned = self.policy.state_dict()
-        learned = observed.portable(learned, f"state of policy {self.name!r}")
-        own = {**self._made_with(), **observed.portable(super().state_dict()), "policy": learned}
+        learned = portable(learned, f"state of policy {self.name!r}")
+        own = {**self._made_with(), **portable(super().state_dict()), "policy": learned}
         own["parameters"] = dict(self._parameters)
         return own if self.passed is None else {**own, "passed": copy.deepcopy(self.passed)}
 
@@ -543,24 +543,24 @@ class Selector(Stateful):
             shape = tuple(np.shape(state["memory"].get(name)))
             if shape != wanted:
                 raise ValueError(f"the state's {name} must have shape {wanted}, got {shape}")
-        before, restored_state = dict(vars(self)), observed.restored(state)
-        learned = observed.portable(self.policy.state_dict()) if self._begun else None
+        before, taken = dict(vars(self)), restored(state)
+        learned = portable(self.policy.state_dict()) if self._begun else None
         try:
-            self.held, self.passed = None, restored_state.get("passed")
+            self.held, self.passed = None, taken.get("passed")
             self._memory = SampleMemory(self._samples.count, self._samples.classes)
             self._indices = observed.DrawnIndices(self._samples.count)
-            super().load_state_dict(restored_state)
+            super().load_state_dict(taken)
             self._batch_size = self._given_size or self._batch_size
             self._memory.grow(self._samples.count)
             self._indices.grow(self._samples.count)
             begun, self._begun = self._begun, False
             if begun:
                 self._begin(int(self._batch_size or 1), self._ranks.now().size)
-            self.policy.load_state_dict(restored_state["policy"])
+            self.policy.load_state_dict(taken["policy"])
         except Exception as error:
             vars(self).update(before)
             if learned is not None:
-                self.policy.load_state_dict(observed.restored(learned))
+                self.policy.load_state_dict(restored(learned))
             text = f"the state cannot be taken up by policy {self.name!r}"
             raise ValueError(f"{text}: {type(error).__name__}: {error}") from error
         if others:

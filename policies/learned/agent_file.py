@@ -23,12 +23,12 @@ from gstds.common.checksummed_json import read_sealed, write_sealed
 from gstds.common.files import sha256, write_bytes
 from gstds.common.state import Stateful
 from gstds.observation.summary import SUMMARY_NAMES
-from gstds.policies.learned.shipped import SHIPPED, shipped_agents
 
 _HEAD = {"version": 1, "environment": "gstds/KeepRatio-v0"}
 _KINDS = {"actions": dict, "activation": str, "squash": bool, "interval": int, "picker": str}
 _KINDS |= {"observe": dict, "training": dict}
 _SIZE_LIMIT = 64 * 2**20
+SHIPPED = Path(__file__).resolve().parent / "agents"
 Floats = npt.NDArray[np.float64]
 Tensors = dict[str, npt.NDArray[np.float32]]
 
@@ -92,6 +92,13 @@ def find_agent(name: str) -> Path:
     )
 
 
+def shipped_agents() -> dict[str, str]:
+    """Return the agents that come with the project, with one line of description each."""
+    notes = {path.parent.name: read_sealed(path) for path in sorted(SHIPPED.glob("*/agent.json"))}
+    none = "no description"
+    return {name: str(note["training"].get("description", none)) for name, note in notes.items()}
+
+
 def load_agent(name: str) -> AgentFile:
     """Read an agent, without pickle and without running anything of it.
 
@@ -106,61 +113,50 @@ def load_agent(name: str) -> AgentFile:
     path = folder / "agent.json"
     try:
         note = read_sealed(path)
-    except ValueError as error:
-        raise AgentFileError(f"{error}; export the agent again") from error
-    except OSError as error:
-        raise AgentFileError(f"{path} cannot be read: {error.strerror}") from error
-    _check_note(path, note)
-    path = folder / "agent.safetensors"
-    tensors = _tensors(path, str(note.get("sha256")))
-    agent = AgentFile(tensors=tensors, **{name: note[name] for name in _KINDS})
-    _check_shapes(path, agent)
+        _check_note(note)
+        path = folder / "agent.safetensors"
+        _refuse(path.stat().st_size > _SIZE_LIMIT, "it is larger than an agent can be")
+        data = path.read_bytes()
+        wrong = "damaged or truncated: its checksum does not match agent.json"
+        _refuse(sha256(data) != note.get("sha256"), wrong)
+        agent = AgentFile(tensors=_tensors(data), **{name: note[name] for name in _KINDS})
+        _check_shapes(agent)
+    except (OSError, ValueError) as error:
+        mend = "export the agent again with this release"
+        raise AgentFileError(f"{path}: {error}; {mend}") from error
     return agent
 
 
-def _check_note(path: Path, note: Mapping[str, Any]) -> None:
+def _refuse(wrong: bool, what: str) -> None:
+    if wrong:
+        raise ValueError(what)
+
+
+def _check_note(note: Mapping[str, Any]) -> None:
     for key, value in _HEAD.items():
-        if note.get(key) != value:
-            raise AgentFileError(
-                f"{path}: {key} must be {value!r}, got {note.get(key)!r}; "
-                "export the agent again with this release"
-            )
-    if note.get("observation") != list(SUMMARY_NAMES):
-        raise AgentFileError(
-            f"{path}: the agent sees other scalars than gstds.observation.summary.SUMMARY_NAMES; "
-            "train it anew"
-        )
+        _refuse(note.get(key) != value, f"{key} must be {value!r}, got {note.get(key)!r}")
+    others = "it sees other scalars than gstds.observation.summary.SUMMARY_NAMES: train it anew"
+    _refuse(note.get("observation") != list(SUMMARY_NAMES), others)
     for key, kind in _KINDS.items():
-        if not isinstance(note.get(key), kind):
-            raise AgentFileError(f"{path}: {key} must be a {kind.__name__}, got {note.get(key)!r}")
-    if note["activation"] not in ("tanh", "relu"):
-        raise AgentFileError(f"{path}: unknown activation {note['activation']!r}")
-    if note["interval"] < 1:
-        raise AgentFileError(f"{path}: interval must be at least 1, got {note['interval']}")
+        what = f"{key} must be a {kind.__name__}, got {note.get(key)!r}"
+        _refuse(not isinstance(note.get(key), kind), what)
+    known = note["activation"] in ("tanh", "relu")
+    _refuse(not known, f"unknown activation {note['activation']!r}")
+    _refuse(note["interval"] < 1, f"interval must be at least 1, got {note['interval']}")
 
 
-def _tensors(path: Path, digest: str) -> Tensors:
-    try:
-        if path.stat().st_size > _SIZE_LIMIT:
-            raise AgentFileError(f"{path} is larger than an agent can be")
-        data = path.read_bytes()
-    except OSError as error:
-        raise AgentFileError(f"{path} cannot be read: {error.strerror}") from error
-    if sha256(data) != digest:
-        raise AgentFileError(
-            f"{path} is damaged or truncated: its checksum does not match agent.json"
-        )
+def _tensors(data: bytes) -> Tensors:
     try:
         tensors = load_tensors(data)
     except Exception as error:
-        raise AgentFileError(f"{path} holds no tensors: {error}") from error
+        raise ValueError(f"it holds no tensors: {error}") from error
     for name, value in tensors.items():
-        if value.dtype != np.float32 or not np.isfinite(value).all():
-            raise AgentFileError(f"{path}: tensor {name!r} must be float32 and finite, without NaN")
+        finite = value.dtype == np.float32 and np.isfinite(value).all()
+        _refuse(not finite, f"tensor {name!r} must be float32 and finite, without NaN")
     return tensors
 
 
-def _check_shapes(path: Path, agent: AgentFile) -> None:
+def _check_shapes(agent: AgentFile) -> None:
     """Refuse tensors that do not make a network from the summary to the actions."""
     tensors, size = agent.tensors, len(SUMMARY_NAMES)
     kind, ratios = agent.actions.get("kind"), agent.actions.get("ratios", [])
@@ -179,12 +175,10 @@ def _check_shapes(path: Path, agent: AgentFile) -> None:
         width, layer = rows, layer + 1
     found = {name: value.shape for name, value in tensors.items()}
     legal = all(0.0 <= float(r) <= 1.0 for r in ratios) and kind in ("discrete", "box")
-    if found != wanted or layer == 0 or width != outputs or not legal:
-        raise AgentFileError(
-            f"{path}: the tensors {found} make no network from {size} scalars to {outputs} actions"
-        )
-    if (tensors["std"] <= 0).any():
-        raise AgentFileError(f"{path}: std must be above 0")
+    fits = found == wanted and layer > 0 and width == outputs and legal
+    what = f"the tensors {found} make no network from {size} scalars to {outputs} actions"
+    _refuse(not fits, what)
+    _refuse(bool((tensors["std"] <= 0).any()), "std must be above 0")
 
 
 class Actor(Stateful):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from gstds.common.checks import check_choice, check_fraction, check_integer
+from gstds.common.checks import check_choice, check_integer
 from gstds.observation.summary import RunFacts, Trend, summarize
 from gstds.policies.base import Array, KeepRatioPolicy, Observation, RunContext
 from gstds.policies.learned.agent_file import Actor, load_agent
@@ -101,72 +98,3 @@ class Learned(SummaryPolicy):
     def decide(self, summary: Array) -> float:
         """Return the agent's likeliest keep ratio."""
         return self._actor.ratio(summary)
-
-
-class ModelPolicy(SummaryPolicy):
-    """A model with Stable-Baselines3's ``predict`` as a policy, while the model is in memory.
-
-    Args:
-        model: Anything with ``predict(observation, state, episode_start, deterministic)``.
-        ratio: Turns its actions into keep ratios: the environment's ``actions.ratio``.
-        interval: Drawn batches between decisions.
-        picker: A name of `gstds.selection.pickers.RATIO_PICKERS`.
-        deterministic: Take the likeliest action rather than a draw.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        ratio: Callable[[Any], float],
-        interval: int = 4,
-        picker: str = "hybrid",
-        deterministic: bool = True,
-    ) -> None:
-        super().__init__(interval, picker)
-        self._model, self._to_ratio, self._deterministic = model, ratio, deterministic
-
-    def reset(self, seed: int, context: RunContext) -> None:
-        """Begin a run."""
-        super().reset(seed, context)
-        self._state: Any = None
-
-    def decide(self, summary: Array) -> float:
-        """Return the model's keep ratio."""
-        start = np.array([self.drawn == 0])
-        action, self._state = self._model.predict(summary, self._state, start, self._deterministic)
-        return self._to_ratio(action)
-
-
-class OpenLoop(SummaryPolicy):
-    """Replays a sequence of keep ratios by the share of the run done, whatever happens in it.
-
-    Args:
-        progress: Shares of the run (M,), ascending, at which the ratios begin.
-        ratios: Keep ratios (M,) in [0, 1].
-        interval: Drawn batches between decisions.
-        picker: ``uniform`` makes it random keep with the same sequence (RandTeach).
-
-    Raises:
-        ValueError: If the two are of different lengths, empty, or a ratio is no share.
-    """
-
-    def __init__(
-        self,
-        progress: Sequence[float],
-        ratios: Sequence[float],
-        interval: int = 4,
-        picker: str = "hybrid",
-    ) -> None:
-        super().__init__(interval, picker)
-        if not len(progress) == len(ratios) > 0:
-            raise ValueError(
-                f"progress and ratios must be of one length above 0, got {len(progress)} "
-                f"and {len(ratios)}"
-            )
-        self._progress = [float(p) for p in progress]
-        self._ratios = [check_fraction("ratios", r) for r in ratios]
-
-    def decide(self, summary: Array) -> float:
-        """Return the ratio of the last begin that the run has reached."""
-        position = bisect_right(self._progress, float(summary[0]) + 1e-6) - 1
-        return self._ratios[max(0, position)]

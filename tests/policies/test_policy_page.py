@@ -1,6 +1,6 @@
-"""docs/policy.md is made from the table of observations and the classes.
+"""Three pages of the docs are made from the table of observations and the classes of policies.
 
-``python -m tests.policies.test_policy_page`` writes it.
+``python -m tests.policies.test_policy_page`` writes them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from gstds.policies.registry import POLICIES
 from gstds.train.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "policy.md"
-TEMPLATE = Path(__file__).with_name("policy_page.md")
+PAGES = {
+    ROOT / "docs" / f"{name}.md": Path(__file__).with_name(f"{name.replace('-', '_')}_page.md")
+    for name in ("policy", "policy-reference", "observations")
+}
 EXAMPLES = ("follow_validation", "remember_samples", "learn_from_reward")
 LIFE = ("reset", "act", "learn", "step_flops", "predict")
 
@@ -68,8 +70,8 @@ def examples() -> list[str]:
     return lines
 
 
-def page() -> str:
-    """Return docs/policy.md."""
+def page(template: Path) -> str:
+    """Return a page: its template, filled in."""
     parts = {
         "life": life(),
         "declares": attributes(Policy),
@@ -78,14 +80,15 @@ def page() -> str:
         "transition": attributes(Transition),
         "examples": examples(),
     }
-    text = TEMPLATE.read_text()
+    text = template.read_text()
     for name, lines in parts.items():
         text = text.replace(f"@{name}@", "\n".join(lines))
     return text
 
 
-def test_the_page_is_that_of_the_classes():
-    assert PAGE.read_text() == page()
+@pytest.mark.parametrize("made", PAGES, ids=lambda made: made.stem)
+def test_a_page_is_that_of_the_classes(made):
+    assert made.read_text() == page(PAGES[made])
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -110,4 +113,5 @@ def test_an_example_passes_the_check_and_runs(example, tmp_path, monkeypatch, ca
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    for made, template in PAGES.items():
+        made.write_text(page(template))

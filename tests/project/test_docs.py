@@ -154,7 +154,7 @@ FILE = re.compile(rf"(?<![\w./-])((?:{FOLDERS})/[\w./-]*(?:\.\w+|/)|\.ci/\w+|\w+
 NAME = re.compile(r"(?<![\w./-])gstds(?:\.[a-zA-Z_]\w*)+(?::[a-zA-Z_]\w*(?![\w/]))?")
 IMPORT = re.compile(r"from (gstds[\w.]*) import ([\w, ]+)")
 # Files of the reader, and a name that many files have.
-YOURS = {"my_file.py", "mine.py", "no_such_module.py", "__init__.py"}
+YOURS = {"my_file.py", "my_policy.py", "mine.py", "no_such_module.py", "__init__.py"}
 
 
 def code_of(text: str) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from gstds.common.checksummed_json import read_sealed, write_sealed
+from gstds.common.checksummed_json import write_sealed
 from gstds.common.files import write_json
 from gstds.common.state import Stateful, latest_state, save_state
 from gstds.observation.spec import LOSS_BOUND
@@ -31,18 +31,6 @@ _NOTED: tuple[str, ...] = ("instance", "mean_keep", "charged_flops", "step", "de
 _NOTED += ("selection_accuracy", "under_budget")
 _JUDGED = {"accuracy": "selection_accuracy", "loss": "selection_loss"}
 _JUDGED |= {"reward": "reward", "mean_keep": "mean_keep"}
-
-
-def load_agent_config(folder: Path) -> AgentConfig:
-    """Return the configuration of a folder that `learn` began.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    try:
-        return AgentConfig(**read_sealed(folder / "config.json")["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"--resume {str(folder)!r}: no readable config.json there") from error
 
 
 def learn(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from gstds.common.checks import check_choice, near_names
+from gstds.common.checks import check_choice, check_known
 from gstds.observation.summary import SUMMARY_NAMES
 from gstds.policies.learned.agent_file import Tensors
 
@@ -78,11 +78,7 @@ def make_model(name: str, env: Any, seed: int, parameters: Mapping[str, Any]) ->
         kind = getattr(importlib.import_module(algorithm.module), algorithm.kind)
     except ImportError as error:
         raise ImportError(f"agent {name!r} needs: pip install 'gstds[rl]' ({error})") from error
-    known = inspect.signature(kind).parameters
-    for parameter in parameters:
-        if parameter not in known:
-            hint = near_names(parameter, known)
-            raise ValueError(f"agent {name!r} has no parameter {parameter!r}; {hint}")
+    check_known(f"agent {name!r}", "parameter", parameters, inspect.signature(kind).parameters)
     network = {"net_arch": [32, 32], **algorithm.network}
     options = {"policy_kwargs": network, **algorithm.defaults, **parameters}
     model = kind(algorithm.policy, env, seed=seed, device="cpu", verbose=0, **options)

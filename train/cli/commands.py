@@ -9,6 +9,7 @@ import logging
 import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from gstds.common.files import cache_root, write_json
 from gstds.options.fields import names
 from gstds.options.world import KeepRatioOptions
 from gstds.train.agents.config import AgentConfig
-from gstds.train.cli.listed import TABLES, listed
+from gstds.train.cli.listed import NAMES, listed
 from gstds.train.launching.torchrun import launched_rank, process_group
 from gstds.train.running.ending import RunFailedError, StopFlag, interruptible
 from gstds.train.running.options import RunConfig, config_from
@@ -82,15 +83,21 @@ def _refuse_an_idle_schedule(config: RunConfig, asked: dict[str, Any]) -> None:
     refuse_idle_schedule(config.policy, idle, lambda own: f"--policy-params {' '.join(own)}")
 
 
-def read_configuration(folder: Path) -> tuple[dict[str, Any], RunConfig]:
-    """Return what a run's folder notes of how it was begun, and its configuration.
+def read_configuration(
+    folder: Path, make: Callable[[Any], Any] = config_from
+) -> tuple[dict[str, Any], Any]:
+    """Return what a folder notes of how its run was begun, and its configuration.
+
+    Args:
+        folder: The folder.
+        make: Makes the configuration of the options noted.
 
     Raises:
         ValueError: If there is none that can be read.
     """
     try:
         note = read_sealed(folder / "config.json")
-        return note, config_from(note["config"])
+        return note, make(note["config"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"no readable config.json there ({error})"
         raise ValueError(f"--resume {str(folder)!r}: {what}") from error
@@ -164,11 +171,12 @@ def _write_json(arguments: Arguments, result: dict[str, Any]) -> None:
 
 def do_learn(arguments: Arguments) -> int:
     """Teach an agent."""
-    from gstds.train.agents.learn import learn, load_agent_config
+    from gstds.train.agents.learn import learn
 
     words.begin(arguments)
     if arguments.resume:
-        folder, config = Path(arguments.resume), load_agent_config(Path(arguments.resume))
+        folder = Path(arguments.resume)
+        _, config = read_configuration(folder, lambda options: AgentConfig(**options))
     else:
         config = AgentConfig(**_agent_options(arguments))
         folder = words.place_for(arguments, "learn")
@@ -242,7 +250,7 @@ def do_sync(arguments: Arguments) -> int:
 def do_list(arguments: Arguments) -> int:
     """List names with descriptions."""
     plain = arguments.kind is not None and not sys.stdout.isatty()
-    for kind in TABLES if arguments.kind is None else (arguments.kind,):
+    for kind in NAMES if arguments.kind is None else (arguments.kind,):
         found = listed(kind)
         if arguments.kind is None:
             out(f"{kind}:")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import csv
 import io
 import json
 from pathlib import Path
@@ -31,6 +32,8 @@ _COUNTS = [("drawn", "drawn", "{:,}"), ("kept", "kept", "{:,}"), ("share", "kept
 
 def do_kept(arguments: argparse.Namespace) -> int:
     """Show and export which samples a run kept."""
+    import pandas as pd
+
     words.begin(arguments)
     _check(arguments)
     folder = find_run("run", arguments.run, arguments.tracking_uri)
@@ -47,26 +50,25 @@ def do_kept(arguments: argparse.Namespace) -> int:
             f"run {str(folder)!r} trained on {len(record.visits)} samples, {data.name} has "
             f"{len(data.train)} today: bring back the data that it had"
         )
-    counts, _ = report.count_kept(record, data)
-    samples = _samples(data, counts)
-    share = np.array([np.nan if s["share"] is None else s["share"] for s in samples])
-    ends = {
-        end: [samples[i] for i in picked[:many]]
-        for (end, many), picked in zip(
-            (("most", arguments.top), ("least", arguments.least)),
-            report.most_and_least(share, max(arguments.top, arguments.least)),
-            strict=True,
-        )
-    }
+    (kept, drawn), _ = report.count_kept(record, data)
+    classes = np.array(data.class_names)[data.train.labels]
+    samples = pd.DataFrame({"sample": _names(data), "index": np.arange(len(kept))})
+    samples = samples.assign(**{"class": classes, "drawn": drawn, "kept": kept})
+    sums = samples.groupby("class")[["drawn", "kept"]].sum().loc[[*data.class_names]]
+    by_class = _shares(sums.reset_index())
+    share = kept / np.where(drawn > 0, drawn, np.nan)
+    most, least = report.most_and_least(share, max(arguments.top, arguments.least))
+    picked = {"most": most[: arguments.top], "least": least[: arguments.least]}
+    ends = {end: _shares(samples.iloc[rows]) for end, rows in picked.items()}
     columns = [("sample", "sample", "text"), ("class", "class", "text"), *_COUNTS]
     tables = {f"kept {end}": lay_out(rows, columns) for end, rows in ends.items() if rows}
     if arguments.by:
-        tables["by class"] = lay_out(_by_class(data, counts), columns[1:])
+        tables["by class"] = lay_out(by_class, columns[1:])
     for title, table in tables.items():
         out(f"\n{title}:\n")
         print_table(table)
     if arguments.json:
-        write_json(arguments.json, {"version": 1, **ends, "by_class": _by_class(data, counts)})
+        write_json(arguments.json, {"version": 1, **ends, "by_class": by_class})
     if arguments.to:
         write_rows(Path(arguments.to), rows_of(record, data))
     if arguments.filter:
@@ -123,49 +125,28 @@ def _names(data: Data) -> list[Any]:
     return [names[row] if names else row for row in data.train.rows.tolist()]
 
 
-def _samples(data: Data, counts: Indices) -> list[dict[str, Any]]:
-    kept, drawn = counts.tolist()
-    labels = data.train.labels.tolist()
-    return [
-        {"sample": name, "index": i, "class": data.class_names[labels[i]]}
-        | _shares(kept[i], drawn[i])
-        for i, name in enumerate(_names(data))
-    ]
-
-
-def _by_class(data: Data, counts: Indices) -> list[dict[str, Any]]:
-    sums = [np.bincount(data.train.labels, of, data.num_classes).astype(int) for of in counts]
-    pairs = zip(*(one.tolist() for one in sums), strict=True)
-    return [
-        {"class": name} | _shares(kept, drawn)
-        for name, (kept, drawn) in zip(data.class_names, pairs, strict=True)
-    ]
-
-
-def _shares(kept: int, drawn: int) -> dict[str, Any]:
-    return {"drawn": drawn, "kept": kept, "share": kept / drawn if drawn else None}
+def _shares(counted: Any) -> list[dict[str, Any]]:
+    """Return the rows of a table of counts, with the kept by the drawn; None if none was drawn."""
+    shares = counted.assign(share=counted["kept"] / counted["drawn"].where(counted["drawn"] > 0))
+    rows: list[dict[str, Any]] = (
+        shares.astype(object).where(shares.notna(), None).to_dict("records")
+    )
+    return rows
 
 
 def write_rows(path: Path, rows: dict[str, Any]) -> None:
     """Write columns of one length to a ``.parquet`` or ``.csv`` file, atomically."""
-    import pyarrow as pa
-    from pyarrow import csv, parquet
+    import pandas as pd
 
-    table = pa.table({name: pa.array(column) for name, column in rows.items()})
+    table = pd.DataFrame(rows)
     with atomic_open(path) as file:
         if path.suffix == ".parquet":
             # Indices are in no order: a dictionary of them would be as long as they are.
-            others = [name for name in rows if name != "index"]
-            how = {"use_dictionary": others, "column_encoding": {"index": "BYTE_STREAM_SPLIT"}}
-            parquet.write_table(table, file, compression="zstd", **how)
+            how: dict[str, Any] = {"use_dictionary": [name for name in rows if name != "index"]}
+            how |= {"column_encoding": {"index": "BYTE_STREAM_SPLIT"}}
+            table.to_parquet(file, index=False, compression="zstd", **how)
         else:
-            csv.write_csv(table.cast(_printable(table.schema)), file)
-
-
-def _printable(schema: Any) -> Any:
-    import pyarrow as pa
-
-    return pa.schema([f.with_type(pa.float32()) if f.type == pa.float16() else f for f in schema])
+            table.to_csv(file, index=False, quoting=csv.QUOTE_NONNUMERIC)
 
 
 def _page(title: str, tables: dict[str, Any], ends: dict[str, Any], data: Data) -> str:

@@ -21,7 +21,7 @@ from gstds.common.checks import near_names
 from gstds.options.fields import names
 from gstds.options.world import DataOptions, KeepRatioOptions
 from gstds.train.agents.config import AgentConfig
-from gstds.train.cli.listed import TABLES
+from gstds.train.cli.listed import NAMES
 from gstds.train.cli.use import FORMATS
 from gstds.train.comparing.comparison import CompareOptions, FanOutOptions
 from gstds.train.launching.torchrun import launched_rank, refuse_launcher
@@ -63,15 +63,6 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
-class _Help(argparse.HelpFormatter):
-    """Help whose example stands on one line, so that it can be copied."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        if text.startswith("example:"):
-            return indent + text
-        return super()._fill_text(text, width, indent)
-
-
 def _word(name: str, metavar: str | None, about: str, **more: Any) -> Callable[[Parser], Any]:
     return lambda parser: parser.add_argument(name, metavar=metavar, help=about, **more)
 
@@ -90,7 +81,7 @@ _EXAMPLE = "compare --policies gstds random full --seeds 3 --dataset digits"
 _TEACH = "learn --agent ppo --steps 20000 --instances small-train --held-out small-held-out"
 _TALK = "under torchrun, how processes talk: gloo, nccl or auto (default: auto)"
 _CODE = "the comparison's data set, if it is a module:function: without its name none is run"
-_KINDS = ", ".join(TABLES)
+_KINDS = ", ".join(NAMES)
 _record = partial(_options, RecordOptions, defaults=True)
 _store = partial(_record, only=("tracking_uri", "experiment"))
 # What a command does, an example, and what adds its options.
@@ -212,7 +203,8 @@ def build_parser() -> Parser:
     common = Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")
     common.add_argument("--quiet", action="store_true", help="show no progress")
-    looks: dict[str, Any] = {"formatter_class": _Help, "allow_abbrev": False}
+    looks: dict[str, Any] = {"allow_abbrev": False}
+    looks["formatter_class"] = argparse.RawDescriptionHelpFormatter
     purpose = "Train deep networks on the samples of each batch that are worth it."
     example = f"example: gstds {_EXAMPLE}"
     parser = Parser(prog="gstds", description=purpose, epilog=example, **looks)

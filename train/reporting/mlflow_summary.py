@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gstds.common.files import sha256
+from gstds.options.fields import by_group
 from gstds.train.figures.statistics import with_holm
 from gstds.train.figures.tables import (
     as_logged,
@@ -18,6 +19,7 @@ from gstds.train.figures.tables import (
     drawn_name,
     metric_table,
 )
+from gstds.train.running.options import RunConfig
 from gstds.train.tracking.delivery import SUPERSEDED_TAG
 from gstds.train.tracking.log import LOG_NAME, RunLog, read_log
 from gstds.train.tracking.store import client as make_client
@@ -43,24 +45,67 @@ def publish(upload: Upload, content: Content, paths: Mapping[str, Path]) -> None
         content: The comparison, as `gstds.train.comparing.compare.compare` returns it.
         paths: The report's files.
     """
-    folder = next(iter(paths.values())).parent.absolute()
-    log, head, path = RunLog(folder), _head(content, folder), folder / LOG_NAME
+    held = [(run, key) for key in ("runs", "controls") for run in content.get(key, ())]
+    rows = {row_label(str(run["policy"]), control=key == "controls") for run, key in held}
+    config, tags = content["config"], {key: content[key] for key in ("setting", "baseline")}
+    head = {"params": {key: config[key.partition(".")[2]] for key in _PARAMETERS}}
+    head |= {"tags": tags | {"kind": "summary"}, "description": _note(content)}
+    view = {"rows": sorted(rows), "zoom": _zoom(content)}
+    files = [*paths.values(), next(iter(paths.values())).with_name("comparison.json")]
+    _publish(upload, content, head, summary_metrics(content), files, view)
+
+
+def publish_sweep(
+    upload: Upload, content: Content, files: Sequence[Path], swept: Mapping[str, bool]
+) -> None:
+    """Log a sweep in its folder, and ask for its delivery: a run with its page, and its view.
+
+    Args:
+        upload: Where it goes.
+        content: The sweep, as it stands in ``sweep.json``.
+        files: The sweep's files.
+        swept: The keys that are varied, and whether all their values are numbers.
+    """
+    groups = {name.partition(".")[2]: name for name in by_group(RunConfig())}
+    names = []
+    for key, numeric in swept.items():
+        place, _, last = key.rpartition(".")
+        kind = "schedule" if place == "schedule" else "policy"
+        name = groups.get(key, f"policy.{kind}_params.{last}")
+        names.append(f"param/{name}" if numeric else name)
+    head = {"params": {}, "tags": {"kind": "sweep"}, "description": "The page of a sweep."}
+    view = {"rows": sorted({row_label(str(r["policy"]), control=False) for r in content["runs"]})}
+    _publish(upload, content, head, {}, files, view | {"zoom": {}, "swept": names})
+
+
+def _publish(
+    upload: Upload,
+    content: Content,
+    head: dict[str, Any],
+    metrics: Mapping[str, float],
+    files: Sequence[Path],
+    view: Mapping[str, Any],
+) -> None:
+    folder, name = files[0].parent.absolute(), str(content["name"])
+    log, path = RunLog(folder), folder / LOG_NAME
+    digest = sha256(json.dumps(content, sort_keys=True, default=str))
+    tags = {"comparison": name, "folder": folder, "dataset": content["config"]["dataset"]}
+    tags |= {"digest": digest} | head["tags"]
+    head |= {"name": f"{tags['kind']} of {name}", "tags": {k: str(v) for k, v in tags.items()}}
     try:
         there = next(read_log(path), ({}, 0))[0] if path.exists() else {}
-        same = there.get("tags", {}).get("digest") == head["tags"]["digest"]
+        same = there.get("tags", {}).get("digest") == digest
         log.begin(**head, resume=same)
     except (OSError, ValueError) as error:
         _log.warning("the comparison is not logged: %s", error)
         return
     if not same:
-        log.log(summary_metrics(content), 0)
-        for file in (*paths.values(), folder / "comparison.json"):
+        log.log(metrics, 0)
+        for file in files:
             if file.exists():
                 log.log_file(file)
-        held = [(run, key) for key in ("runs", "controls") for run in content.get(key, ())]
-        rows = {row_label(str(run["policy"]), control=key == "controls") for run, key in held}
-        ids = [str(run["run_id"]) for run, _ in held]
-        log.log_view(str(content["name"]), sorted(rows), _zoom(content), ids)
+        runs = [str(run["run_id"]) for key in ("runs", "controls") for run in content.get(key, ())]
+        log.log_view(runs, name=name, **view)
     log.finish("finished")
     upload.begin(folder, log.run_id)
 
@@ -74,17 +119,6 @@ def _zoom(content: Content) -> dict[str, list[float]]:
     spread = max(_NARROWEST, max(ends) - min(ends))
     low, high = max(0.0, min(ends) - spread), min(101.0, max(ends) + 0.2 * spread)
     return {drawn_name("val_accuracy"): [round(low, 1), round(high, 1)]}
-
-
-def _head(content: Content, folder: Path) -> dict[str, Any]:
-    config, name = content["config"], content["name"]
-    tags = {"comparison": name, "kind": "summary", "folder": folder, "dataset": config["dataset"]}
-    tags |= {"setting": content["setting"], "baseline": content["baseline"]}
-    tags["digest"] = sha256(json.dumps(content, sort_keys=True, default=str))
-    params = {key: config[key.partition(".")[2]] for key in _PARAMETERS}
-    texts = {key: str(value) for key, value in tags.items()}
-    head: dict[str, Any] = {"name": f"summary of {name}", "params": params}
-    return head | {"tags": texts, "description": _note(content)}
 
 
 def summary_metrics(content: Content) -> dict[str, float]:

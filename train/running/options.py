@@ -242,22 +242,8 @@ def take_defaults(parser: argparse.ArgumentParser, path: str | Path) -> None:
     for name, value in values.items():
         if name not in known:
             raise ValueError(f"{where} unknown option {name!r}; {near_names(name, known)}")
-        _check(f"{where} {name}", options[name], value)
+        flag = options[name].nargs == 0
+        if flag != isinstance(value, bool):
+            what = f"must {'' if flag else 'not '}be true or false, got {value!r}"
+            raise TypeError(f"{where} {name} {what}")
     parser.set_defaults(**values)
-
-
-def _check(name: str, option: argparse.Action, value: Any) -> None:
-    """Check what the command line's own types do not."""
-    flag = option.nargs == 0
-    if flag != isinstance(value, bool):
-        raise TypeError(f"{name} must {'' if flag else 'not '}be true or false, got {value!r}")
-    if option.metavar == "KEY=VALUE":
-        if not isinstance(value, Mapping):
-            raise TypeError(f"{name} must map names to values, got {value!r}")
-    elif option.nargs == "+":
-        if not isinstance(value, list) or not value:
-            raise TypeError(f"{name} must be a list, such as [a, b], got {value!r}")
-    elif option.type in (None, str) and not flag and not isinstance(value, str):
-        raise TypeError(f"{name} must be a text, got {value!r}")
-    elif isinstance(value, list | Mapping):
-        raise TypeError(f"{name} must be one value, got {value!r}")

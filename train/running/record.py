@@ -21,7 +21,7 @@ from gstds.train.figures.tables import as_logged
 from gstds.train.running.kept import KeptRecord, read_kept, reference_system_seconds
 from gstds.train.running.options import RunConfig, identity, plugin_files
 from gstds.train.tracking.delivery import read_target
-from gstds.train.tracking.log import DataInput, RunLog, git_commit, own_commit
+from gstds.train.tracking.log import RunLog, git_commit, own_commit
 
 if TYPE_CHECKING:
     from gstds.envs import DataSelectionEnv
@@ -79,9 +79,12 @@ class Record(Stateful):
         tags |= more
         what = f"Policy `{tags['policy']}` on `{config.dataset}`, seed {config.seed}"
         shape = (*data.image_shape[1:], data.image_shape[0])
-        shown = DataInput(
-            data.name, data.fingerprint, len(data.train), data.num_classes, shape, config.dataset
-        )
+        shown: dict[str, Any] = {
+            "name": data.name,
+            "digest": data.fingerprint,
+            "rows": len(data.train),
+        }
+        shown |= {"classes": data.num_classes, "shape": shape, "source": config.dataset}
         params = _flat(by_group(config)) | self._effective(tags["device"])
         self.log.begin(
             name=f"{tags['policy']}-{config.dataset}-seed{config.seed}",

@@ -11,7 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from gstds.common.noise import fan_out
+from gstds.common.noise import policy_seed
 from gstds.common.process_group import Group
 from gstds.common.state import (
     StateError,
@@ -148,8 +148,7 @@ class _Run:
             self.upload.begin(self.folder, self.log.run_id)
         status, error = "finished", ""
         try:
-            seed = fan_out(self.config.seed, ("policy",))["policy"] % 2**32
-            begin_run(self.policy, seed, RunContext(**self.env.context()))
+            begin_run(self.policy, policy_seed(self.config.seed), RunContext(**self.env.context()))
             self._made = fingerprints(self.policy)
             observation = self._restored(state) if state else observation
             self._intact = True

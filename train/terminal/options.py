@@ -92,12 +92,21 @@ def _argument(one: Field[Any]) -> dict[str, Any]:
     if kind == "bool":
         return {"action": argparse.BooleanOptionalAction, **text}
     if kind == "map":
-        return {"nargs": "+", "type": _key_value, "metavar": "KEY=VALUE", **text}
+        pairs = {"nargs": "+", "action": Pairs, "type": _key_value, "metavar": "KEY=VALUE"}
+        return pairs | text
     text["metavar"] = about["metavar"] or one.name.rpartition("_")[2].upper()
     if kind == "list":
         numbers = {"const": float} if "float" in str(one.type) else {}
         return {"nargs": "+", "action": Words, **numbers, **text}
     return {"type": {"int": int, "float": float}.get(kind, str), **text}
+
+
+class Pairs(argparse.Action):
+    """KEY=VALUE words, as a dictionary."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        """Set the option."""
+        setattr(namespace, self.dest, dict(values))
 
 
 class Words(argparse.Action):
@@ -129,13 +138,8 @@ def _key_value(text: str) -> tuple[str, Any]:
 
 def given(arguments: argparse.Namespace, kind: type[Options]) -> dict[str, Any]:
     """Return those options that stand on the command line, or in the file that it names."""
-    taken = {"map": dict, "list": tuple}
-    kinds = {one.name: kind_of(one) for one in fields(kind) if one.name in names(kind)}
-    return {
-        name: taken.get(kinds[name], lambda value: value)(value)
-        for name, value in vars(arguments).items()
-        if name in kinds
-    }
+    known = names(kind)
+    return {name: value for name, value in vars(arguments).items() if name in known}
 
 
 def option_words(options: Options, skip: Collection[str] = ()) -> list[str]:

@@ -26,7 +26,7 @@ from gstds.common.files import locked
 from gstds.train.figures.plots import policy_color
 from gstds.train.tracking import store
 from gstds.train.tracking.log import LOG_NAME, STATUSES, read_log
-from gstds.train.tracking.ui import describe_experiment, place_view, row_label
+from gstds.train.tracking.ui import AGENTS, describe_experiment, place_view, row_label
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
@@ -276,7 +276,8 @@ class Delivery:
 
     def _send_view(self, line: Mapping[str, Any]) -> None:
         experiment_id = self._client.get_run(self._id).info.experiment_id
-        place_view(self.uri, experiment_id, line["name"], line["rows"], line["zoom"])
+        view = line["name"], line["rows"], line["zoom"], line.get("swept", ())
+        place_view(self.uri, experiment_id, *view)
         self._hold(experiment_id, line)
 
     def _send_end(self, line: Mapping[str, Any]) -> None:
@@ -310,7 +311,8 @@ class Delivery:
         if {"folder", "kind"} <= line["tags"].keys():
             self._supersede(experiment_id, line["tags"])
         describe_experiment(self._client, experiment_id)
-        place_view(self.uri, experiment_id)
+        agent = line["tags"].get("kind") == "agent"
+        place_view(self.uri, experiment_id, AGENTS if agent else None)
 
     def _create(self, experiment_id: str, line: Mapping[str, Any]) -> Run:
         policy, commit = line["tags"].get("policy"), line["tags"].get("git_commit")
@@ -319,7 +321,7 @@ class Delivery:
             "mlflow.user": _user(),
             "mlflow.source.name": "gstds",
             "mlflow.source.type": "LOCAL",
-            "mlflow.runColor": policy_color(policy) if policy else "#000000",
+            "mlflow.runColor": policy_color(policy or line["run_id"]),
         }
         if policy:
             tags["row"] = row_label(policy, control=line["tags"].get("kind") == "control")

@@ -18,7 +18,6 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,27 +46,6 @@ _LONGEST_END = 300  # bytes of a line that ends a run
 _ENDS = (b'{"kind": "end"', b'{"kind": "model"')
 _PART = r"(?!\.{1,2}(?:/|$))[\w.\- ]+"
 _NAME = re.compile(f"{_PART}(/{_PART})*")
-
-
-@dataclass(frozen=True)
-class DataInput:
-    """A data set as MLflow shows it beside the run, known without its images.
-
-    Attributes:
-        name: The data set's name.
-        digest: Its fingerprint; the first 36 characters are shown.
-        rows: Number of training images.
-        classes: Number of classes.
-        shape: One image's shape, such as ``(H, W, C)``.
-        source: Where it comes from.
-    """
-
-    name: str
-    digest: str
-    rows: int
-    classes: int
-    shape: tuple[int, ...]
-    source: str
 
 
 def read_log(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
@@ -155,7 +133,7 @@ class RunLog:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         description: str = "",
-        data: DataInput | None = None,
+        data: Mapping[str, Any] | None = None,
         steps: int = 0,
         resume: bool = False,
         step: int = 0,
@@ -171,7 +149,8 @@ class RunLog:
             params: Its configuration.
             tags: What it is found by.
             description: Markdown.
-            data: The training data.
+            data: The training data as MLflow shows them beside the run: ``name``, ``digest``,
+                ``rows``, ``classes``, ``shape`` of one image, ``source``.
             steps: How many there will be, for whoever shows progress.
             resume: Go on, if there is something to go on with.
             step: The step of the checkpoint with which it goes on.
@@ -196,7 +175,7 @@ class RunLog:
                 "params": {k: _as_text(v) for k, v in params.items()},
                 "tags": {k: _as_text(v) for k, v in tags.items()},
                 "description": mask_secrets(description),
-                "data": asdict(data) if data else None,
+                "data": dict(data) if data else None,
                 "steps": steps,
             }
             there = [line for line in there if line.get("step", step + 1) <= step]
@@ -230,13 +209,10 @@ class RunLog:
                 own = Path(path).absolute().relative_to(self.path.parent).as_posix()
                 self._write({"kind": "file", "file": own, "folder": folder})
 
-    def log_view(
-        self, name: str, rows: list[str], zoom: Mapping[str, list[float]], runs: list[str]
-    ) -> None:
-        """Log that these runs of a comparison are looked at together, as `place_view` takes it."""
+    def log_view(self, runs: list[str], **view: Any) -> None:
+        """Log that these runs are looked at together, and how, as `place_view` takes it."""
         with self._guarded("log_view"):
-            view = {"name": name, "rows": rows, "zoom": zoom, "runs": runs}
-            self._write({"kind": "view"} | view)
+            self._write({"kind": "view", "runs": runs, **view})
 
     def finish(self, status: str) -> None:
         """End the log; it is on the disk afterwards.

@@ -43,6 +43,14 @@ _PREFIX = "gstds: "
 _ALL = "gstds: all runs"
 _MOST_VIEWS = 20
 _SECTIONS = ("Better, and at what cost", "Cost", "What was kept", "All at once", "Course")
+_POINTS = "Which point, by selection-validation"
+AGENTS = "all agents"
+"""The name of the view of all agents."""
+_OF_AGENTS = {
+    "Agents on held-out instances": ("val/accuracy", "val/reward", "val/mean_keep"),
+    "As they learn": ("episode/reward", "episode/mean_keep"),
+    "columns": ("val/accuracy", "val/mean_keep", "final/decisions"),
+}
 _INVISIBLE = "\u200b\u200c"  # characters of no width
 _MARK = "<!-- gstds -->"
 _ABOUT = f"""{_MARK}
@@ -50,7 +58,7 @@ Runs of `gstds run` and `gstds compare`. Each run has the tags `policy`, `seed`,
 `comparison`; the tag `kind` tells runs (`run`) from the controls that a comparison makes by itself
 (`control`) and from the run that holds a comparison's statistics and its report (`summary`).
 The menu *Views* holds a view of each comparison, grouped by policy; `gstds ui` opens the newest.
-What every metric means stands in `docs/tracking.md`.
+What every metric means stands in `docs/metrics.md`.
 """
 
 
@@ -92,15 +100,18 @@ def place_view(
     comparison: str | None = None,
     rows: Sequence[str] = (),
     zoom: Zoom = MappingProxyType({}),
+    swept: Sequence[str] = (),
 ) -> str | None:
     """Save a view on an experiment; one that is there already is brought up to date.
 
     Args:
         uri: The store.
         experiment_id: The experiment.
-        comparison: Show the runs of this comparison; None for the view of all runs.
+        comparison: Show the runs of this comparison or sweep; None for the view of all runs,
+            `AGENTS` for that of agents.
         rows: The labels of its rows, each folded into one line of the list of runs.
         zoom: From where to where the axis of a metric goes.
+        swept: The parameters of a sweep, or as metrics (``param/NAME``) those that are numbers.
 
     Returns:
         The view's key for a link, or None if the store did not take it (a warning says why).
@@ -108,7 +119,7 @@ def place_view(
     name = _ALL if comparison is None else _PREFIX + comparison
     key, now = sha256(name)[:32], time.time_ns() // 1_000_000
     try:
-        state = json.dumps(view_state(comparison, rows, zoom)).encode()
+        state = json.dumps(view_state(comparison, rows, zoom, swept)).encode()
         packed = base64.b64encode(zlib.compress(state, 9)).decode()
         view = {"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"}
         client = store.client(uri)
@@ -122,28 +133,38 @@ def place_view(
 
 
 def view_state(
-    comparison: str | None = None, rows: Sequence[str] = (), zoom: Zoom = MappingProxyType({})
+    comparison: str | None = None,
+    rows: Sequence[str] = (),
+    zoom: Zoom = MappingProxyType({}),
+    swept: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the state that the UI keeps for a view, with fresh identifiers.
-
-    Args:
-        comparison: The comparison whose runs are shown; None for all runs.
-        rows: The labels of its rows, each folded into one line of the list of runs.
-        zoom: From where to where the axis of a metric goes.
-    """
+    """Return the state that the UI keeps for a view, with fresh identifiers; see `place_view`."""
     import jinja2
 
     template = jinja2.Template(Path(__file__).with_name("view.json.jinja").read_text())
     drawn = sorted((*chart, metric) for metric in metrics() for chart in metric.charts)
+    charts = [(section, kind, metric.drawn(kind)) for section, _, kind, metric in drawn]
+    judged = drawn_name("val_accuracy" if swept else "test_accuracy")
+    if comparison == AGENTS:
+        charts = [(title, "line", name) for title, every in _OF_AGENTS.items() for name in every]
+    elif swept:
+        numbers = [name for name in swept if name.startswith("param/")]
+        charts = [chart for chart in charts if chart[0] == "columns"]
+        charts += [(_POINTS, "bar", judged), *((_POINTS, "scatter", name) for name in numbers)]
+        charts += [(_POINTS, "parallel", name) for name in (*numbers, judged)]
+    shown = {name: [c for c in charts if c[0] == name] for name, *_ in charts}
+    sections = [name for name in (*_SECTIONS, *shown) if name in shown and name != "columns"]
     text = template.render(
         filter=run_filter(comparison),
         folded=rows,
-        by="policy" if comparison is None else "row",
+        by="policy" if comparison in (None, AGENTS) else "row",
+        grouped=not swept and comparison != AGENTS,
         zoom=zoom,
         compute=drawn_name("charged_flops"),
-        accuracy=drawn_name("test_accuracy"),
-        shown={name: list(group) for name, group in itertools.groupby(drawn, lambda one: one[0])},
-        sections=[(name, uuid.uuid4().hex[:20]) for name in _SECTIONS],
+        judged=judged,
+        params=[name for name in swept if not name.startswith("param/")],
+        shown=shown,
+        sections=[(name, uuid.uuid4().hex[:20]) for name in dict.fromkeys(sections)],
         identifier=lambda: uuid.uuid4().hex[:20],
     )
     state: dict[str, Any] = json.loads(text)
@@ -152,6 +173,8 @@ def view_state(
 
 def run_filter(comparison: str | None) -> str:
     """Return the search that finds runs and controls, but no summary: that one has no policy."""
+    if comparison == AGENTS:
+        return "tags.kind = 'agent'"
     chosen = [] if comparison is None else [store.equals("comparison", comparison)]
     return " AND ".join([*chosen, "tags.policy != ''", "tags.superseded IS NULL"])
 

@@ -144,21 +144,26 @@ class Uploader:
         """
         left, moved, failed = set[Path](), False, False
         for path in sorted(store.uploads_folder(self.uri).glob("*.json")):
-            done = True
             try:
                 entry = read_sealed(path)
-                over = _is_over(entry)
+                over, log = _is_over(entry), Path(entry["folder"]) / LOG_NAME
+                size = log.stat().st_size
                 if over or going_on:
-                    moved |= Delivery(Path(entry["folder"]), self.uri).deliver() > 0
-                done = over and _is_over(read_sealed(path))  # it may have been resumed meanwhile
+                    moved |= Delivery(log.parent, self.uri).deliver() > 0
+                done = over and _is_over(entry := read_sealed(path))
+                if done:
+                    path.unlink(missing_ok=True)
+                    if log.stat().st_size > size:  # resumed meanwhile, or its network asked for
+                        write_sealed(path, entry)
+                        done = False
             except (OSError, ValueError, KeyError, TypeError) as error:
+                done = not isinstance(error, OSError) or isinstance(error, FileNotFoundError)
+                failed |= not done  # else it is no entry, or has no log to deliver
                 if path.exists():  # else `gstds ui` was quicker
                     self._warn(f"{path.stem}: {store.reason_of(error)}")
-                if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-                    done, failed = False, True  # else it is no entry, or has no log to deliver
-            if done:
-                path.unlink(missing_ok=True)
-            else:
+                if done:
+                    path.unlink(missing_ok=True)
+            if not done:
                 left.add(path)
         return left, moved, failed
 

@@ -13,14 +13,14 @@ class InfoBatch(EachEpoch):
     """InfoBatch: of the samples whose last loss is below the mean, a share is dropped.
 
     Which, is drawn when an epoch begins: an exact share of those below the mean, as in the release.
-    The others of them weigh 1 / (1 - rate), and the loss is divided by the number kept: for given
-    losses the direction of an epoch's updates is, in expectation, that of all samples. Samples
-    never trained on are kept and are no part of the mean, so the first epoch is full; so are the
-    epochs that end in the last part of training.
+    The others of them weigh 1 / (1 - rate), and the loss is divided by the number drawn: for given
+    losses the expected update is that of the whole batch. Samples never trained on are kept and are
+    no part of the mean, so the first epoch is full; so are the epochs that end in the last part of
+    training.
 
     Deviates from the authors' release: what is dropped is missing from the drawn batches, whose
-    updates are as many as full training's; there an epoch has fewer, of full size. A drawn batch
-    that is larger by the share kept has both.
+    updates are as many as full training's, and as large; there an epoch has fewer, of full size,
+    each larger by as much as they are fewer. Over an epoch both add up to the same.
 
     Source: InfoBatch, arXiv 2303.04947; the release NUS-HPC-AI-Lab/InfoBatch
     Cost: nothing beside training on the kept samples
@@ -34,6 +34,8 @@ class InfoBatch(EachEpoch):
     Raises:
         ValueError: If an option is out of range.
     """
+
+    normalizer = "drawn"
 
     def __init__(self, rate: float = 0.5, delta: float = 0.875) -> None:
         self.rate = check_number("rate", rate, low=0, high=0.9)

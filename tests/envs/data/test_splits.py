@@ -1,9 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstds.envs.data.splits import make_parts, noisy_labels, split_rows
+from gstds.envs.data.splits import make_splits, noisy_labels, split_rows
 from gstds.options.world import DataOptions
 
 PARTS = ("train", "reward_validation", "selection_validation", "test")
@@ -20,7 +22,12 @@ def names_of(counts):
 
 def parts_of(counts, has_test=False, **options):
     labels = labels_of(counts)
-    return labels, make_parts(labels, names_of(counts), DataOptions(**options), has_test=has_test)
+    own = ("other images", np.arange(len(counts))) if has_test else None
+    parts = make_splits("images", labels, names_of(counts), DataOptions(**options), own)
+    if has_test:
+        assert parts.pop("test").source == "other images"
+    assert {part.source for part in parts.values()} == {"images"}
+    return labels, SimpleNamespace(**dict.fromkeys(PARTS) | parts)
 
 
 many = st.lists(st.integers(2, 60), min_size=2, max_size=8).filter(lambda c: sum(c) > 60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ import torch
 
 from gstds.envs import DataSelectionEnv
 from gstds.envs.task import task
-from gstds.envs.task.task import Teacher
 from gstds.train.cli.main import main
 from gstds.train.running.options import config_from, identity
 from gstds.train.running.run import execute
@@ -37,8 +37,9 @@ def test_the_objective_is_the_formulas(share, temperature):
     p, q = softmax(reference[rows] / temperature), softmax(said / temperature)
     divergence = (p * np.log(p / q)).sum(axis=1)
     expected = (1 - share) * losses + share * temperature**2 * divergence
-    teacher = Teacher(torch.as_tensor(reference), share, temperature)
-    found = teacher.objective(torch.as_tensor(losses), torch.as_tensor(said), rows)
+    asked = SimpleNamespace(distill=share, distill_temperature=temperature)
+    teacher = task.make_teacher(asked, SimpleNamespace(logits=reference), torch.device("cpu"))
+    found = teacher(rows, torch.as_tensor(losses), torch.as_tensor(said))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
 
 
@@ -54,7 +55,7 @@ def test_the_reference_has_logits_that_give_its_losses_and_they_are_kept(options
     assert "reference_losses" not in env.reset(seed=0)[0]
     monkeypatch.setattr(task, "held_references", {})
     monkeypatch.setattr(task, "cross_fitted_losses", None)  # nothing is fitted a second time
-    again = task.load_reference(env.data, "untrained", "cpu", with_logits=True)
+    again = task.load_reference(env.data, env.options)
     np.testing.assert_array_equal(again.logits, reference.logits)
 
 

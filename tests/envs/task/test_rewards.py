@@ -5,14 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gstds.envs.task.rewards import (
-    AGENT_REWARDS,
-    REWARDS,
-    Curve,
-    Interval,
-    RewardMeter,
-    reward_function,
-)
+from gstds.envs.task.rewards import AGENT_REWARDS, REWARDS, Curve, RewardMeter
 
 SPENT = np.linspace(0, 1, 11)
 CURVE = Curve(SPENT, 2.0 - SPENT, SPENT * 0.8)
@@ -26,22 +19,21 @@ def total(name, points, **options):
     return [meter.reward(*point, done=i == last) for i, point in enumerate(points) if i]
 
 
-def interval(**changes):
-    base = {"loss_before": 2.0, "loss_now": 1.5, "accuracy_now": 0.5, "spent_share": 0.1}
-    return Interval(**(base | {"done": True, "price": 0.1} | changes))
+def earned(name, loss=1.5, accuracy=0.5, spent=0.1):
+    """What a run of one step earns that begins at a loss of 2."""
+    return total(name, [(2.0, 0.1, 0.0), (loss, accuracy, spent)])[0]
 
 
 @pytest.mark.parametrize("name", [n for n in REWARDS if n != "none"])
 def test_sign_a_better_network_earns_more(name):
-    reward = reward_function(name)
-    better = interval(loss_now=1.0, accuracy_now=0.7)
-    assert reward(better) > reward(interval())
+    assert earned(name, loss=1.0, accuracy=0.7) > earned(name)
 
 
 def test_sign_spending_more_for_the_same_costs():
-    reward = reward_function("validation-loss")
-    assert reward(interval(spent_share=0.4)) < reward(interval(spent_share=0.1))
-    assert reward(interval(loss_now=2.0)) < 0 < reward(interval())
+    name = "validation-loss"
+    assert earned(name, spent=0.4) < earned(name, spent=0.1)
+    assert earned(name, loss=2.0) < 0 < earned(name)
+    assert earned("none") == 0.0
 
 
 def test_the_default_telescopes_however_often_it_is_looked():

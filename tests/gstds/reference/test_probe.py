@@ -129,13 +129,6 @@ def test_flops_grow_with_the_folds_and_are_counted():
     assert many > few
 
 
-def test_progress_is_told():
-    seen = []
-    probe(*blobs(), progress=lambda done, total: seen.append((done, total)))
-    assert seen[0] == (1, 100)
-    assert seen == sorted(seen)
-
-
 @given(
     labels=st.lists(st.integers(0, 3), min_size=30, max_size=120),
     spread=st.integers(1, 3),

@@ -314,7 +314,8 @@ def test_a_store_of_something_else_is_refused_and_left_alone(tmp_path, change, m
     with pytest.raises(StoreError, match=message):
         build(tmp_path / "s", **change)
     assert contents(tmp_path / "s") == before
-    assert build(tmp_path / "s", **change, rebuild=True).rows == change.get("rows", ROWS)
+    shutil.rmtree(tmp_path / "s")
+    assert build(tmp_path / "s", **change).rows == change.get("rows", ROWS)
 
 
 def test_a_missing_store_is_refused_by_name(tmp_path):
@@ -443,7 +444,8 @@ def test_a_copy_opens_the_store_for_itself_from_any_folder(tmp_path, monkeypatch
 
 def test_a_copy_of_a_store_that_was_made_anew_or_is_gone_is_refused(tmp_path):
     text = pickle.dumps(build(tmp_path / "s"))
-    build(tmp_path / "s", fingerprint="data-2", rebuild=True)
+    shutil.rmtree(tmp_path / "s")
+    build(tmp_path / "s", fingerprint="data-2")
     with pytest.raises(
         StoreError, match="made anew since this copy of it was begun; open it again"
     ):

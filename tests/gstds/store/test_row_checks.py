@@ -1,4 +1,4 @@
-"""What a store checks, and when: rows of version 2, whole chunks of version 1, rows of one byte."""
+"""What a store checks, and when: each row that is touched, rows of one byte, no version 1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gstds.store.feature_store import FeatureStore, StoreError, build_store
-from gstds.store.format import checksum, digest
+from gstds.store.format import digest
 
 ROWS, DIM, CHUNK = 100, 7, 16
 HEADER = 128
@@ -38,14 +38,6 @@ def rewrite_manifest(path, **values):
     manifest = json.loads((path / "manifest.json").read_text()) | values
     manifest["sha256"] = digest(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
-
-
-def as_version_1(path):
-    """Turn a store into one that the first version wrote."""
-    values = np.load(path / "features.npy")
-    sums = [checksum(values[start : start + CHUNK]) for start in range(0, ROWS, CHUNK)]
-    rewrite_manifest(path, version=1, checksums=sums)
-    (path / "rows.crc32").unlink()
 
 
 def test_every_row_is_checked_when_it_is_touched_and_no_other(tmp_path):
@@ -121,20 +113,11 @@ def test_a_build_that_goes_on_mends_the_checksums_of_what_was_there(tmp_path):
         assert (tmp_path / "s" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_store_of_version_1_is_read_and_checked_by_chunks(tmp_path):
+def test_a_store_of_version_1_is_refused_in_words(tmp_path):
     build(tmp_path / "s").close()
-    as_version_1(tmp_path / "s")
-    store = build(tmp_path / "s", lambda start, stop: pytest.fail("computed again"))
-    np.testing.assert_allclose(store.gather([99, 3]), unit(features())[[99, 3]], atol=6e-4)
-    store.verify()
-    flip(tmp_path / "s" / "features.npy", HEADER + 50 * DIM * 2 + 3)
-    store = FeatureStore.open(tmp_path / "s")
-    store.gather(np.arange(48))
-    for _ in range(2):
-        with pytest.raises(StoreError, match="checksum of chunk 3"):
-            store.gather([49])
-    with pytest.raises(StoreError, match="chunk 3"):
-        store.verify()
+    rewrite_manifest(tmp_path / "s", version=1)
+    with pytest.raises(StoreError, match=r"version 1, this release reads version 2; .*--rebuild"):
+        FeatureStore.open(tmp_path / "s")
 
 
 def test_rows_of_one_byte_a_number_keep_their_direction(tmp_path):

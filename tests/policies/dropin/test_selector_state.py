@@ -10,8 +10,8 @@ import pytest
 import torch
 from test_selector import CLASSES, N, run, selector
 
+from gstds.common.state import portable, restored
 from gstds.policies import Policy, make_policy
-from gstds.policies.dropin.observed import portable, restored
 
 ADAPTIVE = ["bandit", "linucb", "budget", "plateau"]
 NAMES = ["random", "infobatch", "stale-selective-backprop", "best", *ADAPTIVE]

@@ -21,10 +21,10 @@ from gstds.policies.learned.agent_file import (
     AgentFileError,
     load_agent,
     save_agent,
+    shipped_agents,
 )
-from gstds.policies.learned.agent_policy import Learned, OpenLoop
+from gstds.policies.learned.agent_policy import Learned
 from gstds.policies.learned.linucb import LinUCB
-from gstds.policies.learned.shipped import shipped_agents
 
 S = len(SUMMARY_NAMES)
 RATIOS = [0.1, 0.3, 1.0]
@@ -200,15 +200,6 @@ def test_a_deployed_agent_needs_no_library_that_trained_it(tmp_path):
 def test_an_unknown_agent_lists_the_shipped_ones():
     with pytest.raises(AgentFileError, match="known:"):
         policies.make_policy("learned:no-such-agent")
-
-
-def test_an_open_loop_replays_by_progress(tiny_npz):
-    env = DataSelectionEnv(dataset=tiny_npz, observe=(), **WORLD)
-    kept, _ = drive(env, OpenLoop([0.0, 0.5], [0.25, 1.0], interval=1, picker="uniform"))
-    assert set(kept) == {0.25, 1.0}
-    assert kept == sorted(kept)
-    with pytest.raises(ValueError, match="one length"):
-        OpenLoop([0.0], [], picker="uniform")
 
 
 @pytest.mark.parametrize("draw", ["ucb", "thompson"])

@@ -89,6 +89,7 @@ def test_infobatch_draws_which_uniformly_and_its_sum_is_all_samples_in_expectati
     sums = runs @ gradients
     error = np.std(sums) / np.sqrt(len(sums))
     assert np.mean(sums) == pytest.approx(gradients.sum(), abs=4 * error)
+    assert make_policy("infobatch").normalizer == "drawn"  # of a step's update as of the epoch's
     kept = (runs > 0).mean(axis=0)
     assert (kept[40:] == 1).all()
     np.testing.assert_allclose(kept[:40], 0.5, atol=4.5 * 0.5 / np.sqrt(800))

@@ -5,7 +5,11 @@ import json
 import pytest
 
 from gstds.train.cli.main import build_parser, main
-from gstds.train.comparing.sweep import Axis, grid, parse_axes, rank, swept_keys
+from gstds.train.comparing.sweep import Axis, grid, parse_axes, swept_keys
+from gstds.train.figures.statistics import rank
+from gstds.train.tracking.store import client
+from gstds.train.tracking.ui import find_view
+from gstds.train.tracking.uploader import sync
 from tests.stores import stored
 
 
@@ -111,6 +115,12 @@ def test_a_sweep_never_looks_at_the_test_part(here, tiny_npz, capsys, store_uri)
     assert record.tags["sweep"] == "s"
     assert "final/test_accuracy" not in record.metrics
     assert record.metrics["final/val_accuracy"] == content["runs"][0]["val_accuracy"]
+    experiment = client(store_uri).get_experiment_by_name("gstds").experiment_id
+    sync(here / "s", store_uri)
+    assert find_view(store_uri, experiment, "s")
+    page, *_ = client(store_uri).search_runs([experiment], "tags.kind = 'sweep'")
+    files = {file.path for file in client(store_uri).list_artifacts(page.info.run_id)}
+    assert {"sweep.html", "sweep.png", "sweep.json"} <= files
     said = capsys.readouterr().out
     judge = content["judge_the_best"]
     assert judge in said

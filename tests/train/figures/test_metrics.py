@@ -8,12 +8,12 @@ import pytest
 
 from gstds.train.figures.tables import as_logged, metrics
 
-GLOSSARY = Path(__file__).parents[3] / "docs" / "tracking.md"
+GLOSSARY = Path(__file__).parents[3] / "docs" / "metrics.md"
 FIRST, LAST = "test_metrics -->\n", "<!-- end -->"
 
 
 def glossary():
-    """The table of docs/tracking.md: a run's metrics first, then those of comparisons."""
+    """The table of docs/metrics.md: a run's metrics first, then those of comparisons."""
     rows = [
         (metric.when(name).replace("control", "summary"), name, text, metric.unit)
         for metric in metrics()

@@ -17,7 +17,7 @@ from gstds.train.reporting.mlflow_summary import publish
 from gstds.train.tracking.store import client, prepare_store
 from gstds.train.tracking.uploader import Upload, sync
 
-GLOSSARY = Path(__file__).parents[3] / "docs" / "tracking.md"
+GLOSSARY = Path(__file__).parents[3] / "docs" / "metrics.md"
 PLUG_IN = """
     from gstds.policies import KeepRatioPolicy
 
@@ -88,7 +88,7 @@ def test_every_metric_stands_in_the_glossary_and_the_glossary_names_no_other(com
         elif key.startswith("time/") and key not in names:
             assert key.removeprefix("time/") in phases, key
             key = "time/PHASE"
-        assert key in names, f"{key} is not explained in docs/tracking.md"
+        assert key in names, f"{key} is not explained in docs/metrics.md"
         seen.add(key)
     assert names == seen
 

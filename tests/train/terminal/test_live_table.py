@@ -9,7 +9,7 @@ from rich.console import Console
 
 from gstds.train.launching.jobs import Job
 from gstds.train.running.options import RunConfig
-from gstds.train.terminal import live_table as board
+from gstds.train.terminal import console
 from gstds.train.terminal.live_table import Board
 
 
@@ -25,9 +25,9 @@ DONE = {"status": "finished", "test_accuracy": 0.8765, "val_accuracy": 0.9}
 
 
 def drawn(table):
-    console = Console(file=io.StringIO(), width=100)
-    console.print(table)
-    return console.file.getvalue()
+    screen = Console(file=io.StringIO(), width=100)
+    screen.print(table)
+    return screen.file.getvalue()
 
 
 def test_the_table_shows_each_run():
@@ -51,7 +51,8 @@ def test_a_tall_table_keeps_what_runs_and_what_ended_last():
     for done in jobs[:60]:
         one.ended(done, DONE)
     one.moved(jobs[70], "training", 1, 2)
-    seeds = [line.split()[3] for line in drawn(one.table()).splitlines() if " full " in line]
+    lines = drawn(one.table()).splitlines()
+    seeds = [line.split()[1] for line in lines if line.startswith("full ")]
     assert len(seeds) == 24
     assert "70" in seeds
     assert "59" in seeds
@@ -74,9 +75,9 @@ def test_without_a_terminal_a_line_for_each_run_that_ended(capsys):
 def test_without_a_terminal_a_line_a_minute(capsys, monkeypatch):
     one = Board()
     one.expect(JOBS)
-    monkeypatch.setattr(board, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
     one.moved(JOBS[1], "training", 1, 2)
-    monkeypatch.setattr(board, "SECONDS_BETWEEN_LINES", 60.0)
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 60.0)
     one.moved(JOBS[1], "training", 2, 2)
     assert capsys.readouterr().err == "0 of 2 runs done; full seed 0 training 50%\n"
 

@@ -16,13 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gstds.train.tracking.delivery import Delivery, note_target, read_target
-from gstds.train.tracking.log import LOG_NAME, DataInput, RunLog
+from gstds.train.tracking.log import LOG_NAME, RunLog
 from gstds.train.tracking.store import client as make_client
 from gstds.train.tracking.uploader import Upload, sync
 from tests.stores import delivered, history
 
 NO_ROOM = "CREATE TRIGGER no_room BEFORE INSERT ON metrics BEGIN SELECT RAISE(FAIL, 'no room'); END"
-DATA = DataInput("digits", "f" * 64, 1257, 10, (8, 8, 1), "http://me:secret@host/digits")
+DATA = {
+    "name": "digits",
+    "digest": "f" * 64,
+    "rows": 1257,
+    "classes": 10,
+    "shape": (8, 8, 1),
+    "source": "http://me:secret@host/digits",
+}
 
 
 def begun(folder, uri, *, resume=False, experiment="gstds", **options):

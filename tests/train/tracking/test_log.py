@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstds.train.tracking.log import LOG_NAME, DataInput, RunLog, git_commit, read_log
+from gstds.train.tracking.log import LOG_NAME, RunLog, git_commit, read_log
 
 HEAD = {"name": "test", "params": {}, "tags": {}}
 
@@ -31,7 +31,14 @@ def losses(folder):
 
 def test_a_log_says_what_the_run_said(tmp_path):
     log = RunLog(tmp_path)
-    data = DataInput("digits", "f" * 64, 1257, 10, (8, 8, 1), "digits")
+    data = {
+        "name": "digits",
+        "digest": "f" * 64,
+        "rows": 1257,
+        "classes": 10,
+        "shape": (8, 8, 1),
+        "source": "digits",
+    }
     params = {"epochs": 3, "nested": {"a": [1]}, "uri": "http://u:pw@h"}
     run_id = log.begin(name="a run", params=params, tags={"policy": "p"}, data=data)
     log.log({"train/loss": -0.1}, 0)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import gstds
+from gstds.common.files import is_locked
 from gstds.envs.data.datasets import load_data
 from gstds.train.cli.main import main
 from gstds.train.running.options import config_from
@@ -20,7 +21,7 @@ from gstds.train.running.run import execute
 from gstds.train.tracking import logged_model, uploader
 from gstds.train.tracking.delivery import read_target
 from gstds.train.tracking.log import LOG_NAME, ask_for_model, has_ended, read_log
-from gstds.train.tracking.store import client
+from gstds.train.tracking.store import client, uploads_folder
 from gstds.train.tracking.uploader import Upload, add_network, sync, undelivered
 from tests.stops import StopAfter
 from tests.stores import delivered, history
@@ -113,6 +114,24 @@ def test_a_line_that_a_crash_cut_short_is_written_whole(store_uri, tiny_npz, tmp
     assert ask_for_model(log)
     assert kinds(tmp_path)[-2:] == ["end", "model"]
     assert not ask_for_model(log)
+
+
+def test_a_network_asked_for_just_behind_the_last_delivery_is_delivered(
+    quick, store_uri, tiny_npz, tmp_path, monkeypatch
+):
+    execute(options(tiny_npz), tmp_path / "r", upload=Upload(store_uri))
+    deliver = uploader.Delivery.deliver
+
+    def and_then_it_is_asked_for(self):
+        count = deliver(self)
+        add_network(tmp_path / "r", store_uri)
+        return count
+
+    monkeypatch.setattr(uploader.Delivery, "deliver", and_then_it_is_asked_for)
+    left, _, _ = uploader.Uploader(store_uri).look()
+    assert len(left) == 1
+    assert uploader.Uploader(store_uri).work() == set()
+    assert len(models_of(store_uri, tmp_path / "r")[1]) == 1
 
 
 @pytest.mark.parametrize(
@@ -289,8 +308,7 @@ def test_the_logged_network_gives_the_accuracy_of_the_result(
     assert version.run_id == model.source_run_id
 
 
-# In some tries nobody goes on at once: the next run, `gstds ui` or `gstds sync` delivers (limits).
-@pytest.mark.soak
+@pytest.mark.slow
 def test_a_process_killed_while_it_exports_is_replaced_and_the_model_is_one(
     uploads,
     store_uri,
@@ -304,7 +322,8 @@ def test_a_process_killed_while_it_exports_is_replaced_and_the_model_is_one(
     wait_for(lambda: models_of(store_uri, tmp_path / "r")[1])  # the export has begun
     for pid in its_uploaders(store_uri):
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not its_uploaders(store_uri))  # a dying one still holds the lock
+    # A dying one has no command line any more and still holds the lock for a while.
+    wait_for(lambda: not is_locked(uploads_folder(store_uri) / "lock"))
     _, (half,) = models_of(store_uri, tmp_path / "r")
     Upload(store_uri).follow(tmp_path / "r")
     wait_for(lambda: not undelivered(tmp_path))

@@ -17,6 +17,7 @@ import pytest
 
 from gstds.train.tracking.store import client, prepare_store
 from gstds.train.tracking.ui import (
+    AGENTS,
     experiment_link,
     find_view,
     open_ui,
@@ -107,6 +108,26 @@ def test_a_comparison_is_grouped_by_rows_and_zoomed_to_its_data():
     zooms = [chart["range"] for chart in state["compareRunCharts"] if chart["type"] == "LINE"]
     assert zooms.count({"yMin": 71.5, "yMax": 99.0}) == 2
     assert zooms.count({}) == len(zooms) - 2
+
+
+def test_the_view_of_a_sweep_sets_each_run_against_what_was_varied():
+    state = view_state("mine", swept=["param/policy.keep", "policy.schedule"])
+    accuracy = "validation accuracy percent"
+    assert state["groupBy"] is None
+    assert not state["useGroupedValuesInCharts"]
+    bar, scatter, parallel = state["compareRunCharts"]
+    assert bar["metricKey"] == accuracy
+    assert [scatter[axis]["key"] for axis in ("xaxis", "yaxis")] == ["param/policy.keep", accuracy]
+    assert parallel["selectedParams"] == ["policy.schedule"]
+    assert parallel["selectedMetrics"] == ["param/policy.keep", accuracy]
+
+
+def test_agents_have_a_view_of_their_own():
+    state = view_state(AGENTS)
+    assert state["searchFilter"] == "tags.kind = 'agent'"
+    assert state["groupBy"] is None
+    drawn = [chart["metricKey"] for chart in state["compareRunCharts"]]
+    assert drawn[:3] == ["val/accuracy", "val/reward", "val/mean_keep"]
 
 
 def test_a_row_is_named_as_its_policy_and_as_a_control():
