@@ -69,6 +69,7 @@ class Best(Policy):
         self.floor = check_number("floor", floor, low=0, open_low=True)
         self.weight = check_number("weight", weight, low=0, open_low=True)
         self._trust = LabelTrust("reference" if doubt else "none", doubt)
+        self.doubt = self._trust.doubt
         self.max_weight, self._watch = max(1.0, self.weight), RiseWatch(1)
         self.needs = self._trust.needs
 

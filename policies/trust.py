@@ -36,6 +36,7 @@ class LabelTrust(Stateful):
     """
 
     state = ("_batches", "_surest")
+    _classes, _batches, _surest = 1, 0, 0.0
 
     def __init__(self, kind: str = "reference", doubt: float = 0.1) -> None:
         self.kind, self.doubt = check_choice("trust", kind, TRUSTS), check_fraction("doubt", doubt)
@@ -92,7 +93,7 @@ class Trusting(Policy):
     state = ("policy", "_trust")
 
     def __init__(self, policy: Policy, kind: str) -> None:
-        self.policy, self._trust = policy, LabelTrust(kind)
+        self.policy, self.kind, self._trust = policy, kind, LabelTrust(kind)
         self.needs = {**policy.needs, **self._trust.needs}
         self.max_weight, self.normalizer = policy.max_weight, policy.normalizer
         self.uses_reward = policy.uses_reward

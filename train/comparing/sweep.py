@@ -242,7 +242,15 @@ class Tuning:
         return {"grid": grid_of, "widened": list(self.widened), "trials": self.trials}
 
 
-_TRIAL = ("policy", "seed", "status", "run_id", "val_accuracy", "mean_keep", "seconds")
+_TRIAL: tuple[str, ...] = (
+    "policy",
+    "seed",
+    "status",
+    "run_id",
+    "val_accuracy",
+    "mean_keep",
+    "seconds",
+)
 _TRIAL += ("charged_flops", "full_flops")
 _OTHER_TASK = set(names(DataOptions)) - {"augment", "image_size"}
 
