@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_fraction, check_number
 from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
-from gstds.policies.trust import LabelTrust
-from gstds.selection.control import RiseWatch
+from gstds.selection.control import LabelTrust, RiseWatch
 from gstds.selection.weights import percentiles, weighted_sample, weights_for_ratio
 
 _LAST, _HALVINGS = 1e-9, 3

@@ -24,7 +24,7 @@ from gstds.train.running.folder import finished_result
 from gstds.train.running.options import RunConfig
 from gstds.train.running.setup import make_run_policy, make_run_schedule
 
-_GPU_SPEED = 8e13
+_CPU, _GPU_SPEED = torch.device("cpu"), 8e13
 _GPU = "a constant: what ResNet-18 got at 32 pixels on an H200; others are slower"
 _PROBE_FLOPS, _LEAST = 2e10, 4
 _LARGEST_SIDE = 224
@@ -80,7 +80,8 @@ def _sentence(one: Comparison, jobs: Jobs, references: References) -> str:
     for job in {job.label: job for job in jobs}.values():
         options = _options(job.config)
         data = load_dataset(options)
-        learner = learner or _learner(options, data)
+        shape, classes = data.image_shape, data.num_classes
+        learner = learner or Learner(options, shape=shape, classes=classes, seed=0, device=_CPU)
         flops = _charged(job.config, options, learner, len(data.train))
         times = each * (1 + (one.controls and job.label == one.baseline))
         charged += flops * times * sum(other.label == job.label for other in jobs)
@@ -102,11 +103,6 @@ def _sentence(one: Comparison, jobs: Jobs, references: References) -> str:
         f"{options.learner} on {images} images, {torch.get_num_threads()} threads), "
         f"{on_gpu:.2g} on a GPU at {format_flops(_GPU_SPEED)}/s ({_GPU})."
     )
-
-
-def _learner(options: EnvOptions, data: Data) -> Learner:
-    device = torch.device("cpu")
-    return Learner(options, shape=data.image_shape, classes=data.num_classes, seed=0, device=device)
 
 
 def _charged(config: RunConfig, options: EnvOptions, learner: Learner, samples: int) -> float:
