@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_fraction, check_number
 from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
-from gstds.policies.trust import LabelTrust
-from gstds.selection.control import RiseWatch
+from gstds.selection.control import LabelTrust, RiseWatch
 from gstds.selection.weights import percentiles, weighted_sample, weights_for_ratio
 
 _LAST, _HALVINGS = 1e-9, 3
@@ -69,6 +68,7 @@ class Best(Policy):
         self.floor = check_number("floor", floor, low=0, open_low=True)
         self.weight = check_number("weight", weight, low=0, open_low=True)
         self._trust = LabelTrust("reference" if doubt else "none", doubt)
+        self.doubt = self._trust.doubt
         self.max_weight, self._watch = max(1.0, self.weight), RiseWatch(1)
         self.needs = self._trust.needs
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from gstds.common import checks
 from gstds.common.checks import near_names, users_code
+from gstds.policies.around import Trusting
 from gstds.policies.base import KeepRatioPolicy, Policy
-from gstds.policies.trust import TRUSTS, Trusting
 from gstds.reference.vision import mend_imports
+from gstds.selection.control import TRUSTS
 from gstds.selection.pickers import picker_options
 from gstds.selection.schedules import Schedule
 
@@ -172,7 +173,8 @@ def make_policy(
         name: As for `policy_class`.
         schedule: Keep-ratio schedule, for the policies whose ratio is free.
         trust: What labels are trusted by: ``reference``, ``agreement`` or ``none``, see
-            `gstds.policies.trust`; default what the policy does by itself, which for most is none.
+            `gstds.selection.control.LabelTrust`; default what the policy does by itself, for most
+            none.
         **parameters: The policy's parameters.
 
     Raises:

@@ -10,14 +10,16 @@ one of the wrong ones.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numpy.typing import ArrayLike
 
-from gstds.common.checks import check_fraction, check_integer
+from gstds.common.checks import check_choice, check_fraction, check_integer
 from gstds.common.state import Stateful
+from gstds.selection.weights import valid_batch
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -238,3 +240,63 @@ def _checked(reference_losses: ArrayLike) -> Floats:
     if not np.isfinite(losses).all() or (losses < 0).any():
         raise ValueError("reference_losses must be finite and at least 0")
     return losses
+
+
+TRUSTS = ("reference", "agreement", "none")
+"""What a label is trusted by."""
+
+
+class LabelTrust(Stateful):
+    """How far labels are trusted, by the cross-fitted losses of the reference.
+
+    ``reference``: trust falls from 1 to 0 as the label's chance to be wrong rises from 0 to
+    ``doubt``, see above; how many are wrong is estimated, and a wrong one taken
+    for uniformly drawn. ``agreement``: 1 where the reference gives the label at least half, so that
+    no class has more, else 0; nothing is assumed of the wrong ones.
+
+    Args:
+        kind: One of `TRUSTS`; ``none`` trusts all.
+        doubt: Chance of a wrong label, in [0, 1], from which on a sample is not trusted.
+    """
+
+    state = ("_batches", "_surest")
+    _classes, _batches, _surest = 1, 0, 0.0
+
+    def __init__(self, kind: str = "reference", doubt: float = 0.1) -> None:
+        self.kind, self.doubt = check_choice("trust", kind, TRUSTS), check_fraction("doubt", doubt)
+        self.needs = {} if kind == "none" else {"reference_losses": dict[str, Any]()}
+
+    def begin(self, classes: int, mend: str) -> None:
+        """Begin a run that has seen no batch.
+
+        Raises:
+            ValueError: If labels are doubted that are no classes; ``mend`` says what else to do.
+        """
+        if self.needs and classes < 2:
+            raise ValueError(
+                f"doubt={self.doubt:g} weighs the chance of a wrong class, and num_classes is "
+                f"{classes}; pass num_classes=, or {mend}"
+            )
+        self._classes, self._batches, self._surest = classes, 0, 0.0
+
+    def of(self, batch: Mapping[str, Any]) -> Floats:
+        """Return the trust (n,) in [0, 1] in the labels of a batch of valid samples."""
+        if not self.needs:
+            return np.ones(len(batch["valid"]))
+        losses = np.asarray(batch["reference_losses"])
+        if self.kind == "agreement":
+            return np.asarray(losses <= math.log(2.0), dtype=np.float64)
+        share = wrong_label_share(self._mean_surest(losses))
+        chances = wrong_label_chances(losses, share, self._classes)
+        return np.asarray(np.maximum(0.0, 1.0 - chances / self.doubt))
+
+    def learn(self, observation: Mapping[str, Any]) -> None:
+        """Remember how sure the reference was of the batch's surest samples."""
+        if self.kind == "reference":
+            _, batch = valid_batch(observation)
+            self._surest = self._mean_surest(batch["reference_losses"])
+            self._batches += 1
+
+    def _mean_surest(self, losses: npt.ArrayLike) -> float:
+        """Return the mean of `least_loss` over the batches so far and this one."""
+        return (self._batches * self._surest + least_loss(losses)) / (self._batches + 1)

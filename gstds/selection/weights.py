@@ -479,7 +479,7 @@ def weights_for_ratio(observation: Batch, ratio: float, picker: Picker) -> npt.N
     """
     rows, batch = valid_batch(observation)
     k = kept_count(ratio, len(rows))
-    if "trust" in observation:  # see `gstds.policies.trust`
+    if "trust" in observation:  # see `gstds.policies.around`
         rows = rows[np.asarray(observation["trust"])[rows] > 0]
         batch, k = _ValidRows(observation, rows, len(observation["valid"])), min(k, len(rows))
     kept = rows[:k]  # all or none, unless some are picked

@@ -9,7 +9,7 @@ import pytest
 
 from gstds.observation.batch_view import shard_slices
 from gstds.policies import Policy, Transition, make_policy
-from gstds.policies.sharded import Sharded
+from gstds.policies.around import Sharded
 from gstds.train.running.options import config_from
 from gstds.train.running.run import execute
 from gstds.train.running.setup import make_run_policy

@@ -43,6 +43,8 @@ def do_compare(arguments: Arguments) -> int:
     preset = PRESETS.get(asked.preset or "", {})
     options = {"policies": ("gstds",)} if sweeping else dict(preset.get("options", {}))
     usual = None if hasattr(arguments, "dataset") else options.get("datasets")
+    if hasattr(arguments, "dataset"):
+        options.pop("limit", None)  # that of the preset's own data
     options |= {**words.given(arguments, RunConfig), **words.given(arguments, Comparison)}
     options.pop("datasets", None)
     options["policies"] = tuple(options.get("policies", asked.policies))

@@ -183,11 +183,11 @@ def finish(
     judged = summarize_controls(runs, beside, baseline, **how) if complete else []
     content["controls_summary"] = judged
     content["against_controls"] = paired_rows([*runs, *beside], pairs, comparison.margin / 100)
-    for row in (*content["summary"], *judged) if comparison.tune and tuning else ():
-        row["tuned"] = dict(tuning.values.get(row["policy"], {}))
-        row["trials"] = sum(trial["row"] == row["policy"] for trial in tuning.trials)
     if comparison.tune and tuning:
         content["tuning"] = tuning.as_dict
+        for row in (*content["summary"], *judged):
+            row["tuned"] = dict(tuning.values.get(row["policy"], {}))
+            row["trials"] = sum(trial["row"] == row["policy"] for trial in tuning.trials)
     content |= {"versions": versions(), "hardware": hardware()}
     preset: dict[str, Any] = {"question": comparison.question, "left_out": dict(left_out or {})}
     preset["splits"] = comparison.splits if how["own_splits"] else ""

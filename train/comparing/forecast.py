@@ -17,13 +17,14 @@ from gstds.policies.registry import follows_schedule, policy_class
 from gstds.reference.networks import Reference, make_reference
 from gstds.train.comparing.compare import plan
 from gstds.train.comparing.comparison import Comparison
+from gstds.train.comparing.sweep import grid, tuning_axes
 from gstds.train.figures.tables import format_flops
 from gstds.train.launching.jobs import Jobs
 from gstds.train.running.folder import finished_result
 from gstds.train.running.options import RunConfig
 from gstds.train.running.setup import make_run_policy, make_run_schedule
 
-_GPU_SPEED = 8e13
+_CPU, _GPU_SPEED = torch.device("cpu"), 8e13
 _GPU = "a constant: what ResNet-18 got at 32 pixels on an H200; others are slower"
 _PROBE_FLOPS, _LEAST = 2e10, 4
 _LARGEST_SIDE = 224
@@ -74,34 +75,34 @@ def _options(config: RunConfig) -> EnvOptions:
 
 def _sentence(one: Comparison, jobs: Jobs, references: References) -> str:
     charged, reference, learner = 0.0, {}, None
+    points = len(grid(tuning_axes(one))) if one.tune else 0
+    each = 1 + points * one.tune_seeds / one.seeds
     for job in {job.label: job for job in jobs}.values():
         options = _options(job.config)
         data = load_dataset(options)
-        learner = learner or _learner(options, data)
+        shape, classes = data.image_shape, data.num_classes
+        learner = learner or Learner(options, shape=shape, classes=classes, seed=0, device=_CPU)
         flops = _charged(job.config, options, learner, len(data.train))
-        times = 1 + (one.controls and job.label == one.baseline)
+        times = each * (1 + (one.controls and job.label == one.baseline))
         charged += flops * times * sum(other.label == job.label for other in jobs)
         if needs_reference(options):
             side = max(data.image_shape[1:])
-            each = references[options.reference, side].flops_per_image
-            reference[options.reference] = each * len(data.train)
+            image = references[options.reference, side].flops_per_image
+            fitted = one.seeds + (points > 0) * one.tune_seeds if one.splits == "per-seed" else 1
+            reference[options.reference] = image * len(data.train) * fitted
     assert learner  # noqa: S101  (there are jobs)
     once = sum(reference.values())
     speed, images = _speed(learner, data, options.batch_size)
     hours, on_gpu = ((charged + once) / pace / 3600 for pace in (speed, _GPU_SPEED))
-    beside = " and their short-full" if one.controls else ""
+    beside = f" after {points * one.tune_seeds} trials of each row" if points else ""
+    beside += " and short-full" if one.controls else ""
     return (
         f"{one.base.dataset}: {len(jobs)} runs{beside} will take about {format_flops(charged)} by "
-        f"formula, spectral solves aside, and their references {format_flops(once)} once: "
+        f"formula, spectral solves aside, and references {format_flops(once)}: "
         f"{hours:.2g} hours on this processor at {format_flops(speed)}/s (measured: an update of "
         f"{options.learner} on {images} images, {torch.get_num_threads()} threads), "
         f"{on_gpu:.2g} on a GPU at {format_flops(_GPU_SPEED)}/s ({_GPU})."
     )
-
-
-def _learner(options: EnvOptions, data: Data) -> Learner:
-    device = torch.device("cpu")
-    return Learner(options, shape=data.image_shape, classes=data.num_classes, seed=0, device=device)
 
 
 def _charged(config: RunConfig, options: EnvOptions, learner: Learner, samples: int) -> float:

@@ -242,7 +242,15 @@ class Tuning:
         return {"grid": grid_of, "widened": list(self.widened), "trials": self.trials}
 
 
-_TRIAL = ("policy", "seed", "status", "run_id", "val_accuracy", "mean_keep", "seconds")
+_TRIAL: tuple[str, ...] = (
+    "policy",
+    "seed",
+    "status",
+    "run_id",
+    "val_accuracy",
+    "mean_keep",
+    "seconds",
+)
 _TRIAL += ("charged_flops", "full_flops")
 _OTHER_TASK = set(names(DataOptions)) - {"augment", "image_size"}
 
@@ -276,27 +284,20 @@ def tuning_axes(comparison: Comparison) -> list[Axis]:
         for row in comparison.policies:
             if key in split_name(row)[1]:
                 raise ValueError(f"--tune: row {row!r} sets {key} itself; drop one of both")
-        policies = {row: split_name(row)[0] for row in (*comparison.policies, *beside)}
-        lacking = [row for row in policies if not _knows(policies[row], key)]
-        if len(lacking) == len(policies):
-            variants.options_of(comparison.base, policies[lacking[0]], {key: None})
-        if lacking:
-            own = next(row for row in policies if row not in lacking)
-            control = ", a control (--no-controls)" * (lacking[0] not in comparison.policies)
-            raise ValueError(
-                f"--tune: row {lacking[0]!r}{control} has no option {key!r}, so it could not have "
-                f"the same trials; tune what every row has, such as learning_rate, or compare the "
-                f"values as rows: {variant_name(own, {key: axis.values[0]})}"
-            )
+        for row in (*comparison.policies, *beside):
+            if key.partition(".")[0] in ("keep", "schedule"):
+                break  # of no use to some, and left out of their points
+            try:
+                variants.options_of(comparison.base, split_name(row)[0], {key: None})
+            except ValueError as error:
+                mend = "tune what every row and control has, such as learning_rate, or compare"
+                rows = f"{mend} the values as rows, NAME@{key}={axis.values[0]}"
+                raise ValueError(f"--tune: row {row!r}: {error}; {rows}") from error
     for row in comparison.policies:
         config = plan_run(comparison, row, TUNING_SEED).config
         for point in _points(axes, row):
             with_values(config, point)
     return axes
-
-
-def _knows(policy: str, key: str) -> bool:
-    return key.partition(".")[0] in ("keep", "schedule") or variants.takes(policy, key)
 
 
 def _points(axes: Sequence[Axis], row: str) -> list[dict[str, Any]]:

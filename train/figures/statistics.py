@@ -221,8 +221,9 @@ def equivalence_p(differences: Sequence[float], margin: float) -> float:
 
     if np.ptp(differences) <= 1e-12 * abs(differences[0]):
         return float(abs(differences[0]) >= margin)
-    sides = ((-margin, "greater"), (margin, "less"))
-    return max(float(stats.ttest_1samp(differences, end, alternative=a).pvalue) for end, a in sides)
+    above = stats.ttest_1samp(differences, -margin, alternative="greater")
+    below = stats.ttest_1samp(differences, margin, alternative="less")
+    return max(float(above.pvalue), float(below.pvalue))
 
 
 def cohens_d(differences: Sequence[float]) -> float | None:

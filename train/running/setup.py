@@ -12,9 +12,9 @@ import torch
 
 from gstds import policies
 from gstds.common.checks import check_number, users_code
+from gstds.policies.around import Sharded
 from gstds.policies.registry import follows_schedule, policy_class
 from gstds.policies.rehearsal import rehearse
-from gstds.policies.sharded import Sharded
 from gstds.selection.schedules import Schedule, make_schedule
 from gstds.train.running.options import RunConfig
 

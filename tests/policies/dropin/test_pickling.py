@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gstds.policies import Selector, make_policy
-from gstds.policies.sharded import Sharded
+from gstds.policies.around import Sharded
 from gstds.selection.pickers import PICKERS, RATIO_PICKERS, SCORES, make_picker, make_score
 from gstds.store.feature_store import build_store
 from tests.policies.settings import CONTEXT, SETTINGS, make, observation

@@ -204,7 +204,7 @@ def test_splits_of_trials_are_their_own_where_splits_vary(here):
         (["--tune", "learning_rate=.1..1"], "learning_rate is a range"),
         (["--tune", "learning_rat=.1,.2"], "did you mean 'learning_rate'"),
         (["--tune", "learning_rate=.1,-1"], "learning_rate must be"),
-        (["--tune", "floor=.1,.2"], "row 'random' has no option 'floor'"),
+        (["--tune", "floor=.1,.2"], "row 'random': policy 'random' has no parameter 'floor'"),
         (["--tune", "split_seed=0,1"], "split_seed decides about the data"),
         (["--tune", "seed=0,1"], "seed cannot be varied"),
         (["--tune", "learning_rate=.1,.2", "--first-seed", "10001"], "overlap those of the trials"),

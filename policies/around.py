@@ -1,4 +1,4 @@
-"""Selection within shards: the drawn batch in parts, each with a policy of its own."""
+"""Policies around others: one for each shard of the drawn batch, or behind a filter of labels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,20 @@ import numpy as np
 from gstds.observation.batch_view import shard_slices
 from gstds.observation.shown import Shown
 from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights, transition_of
+from gstds.selection.control import LabelTrust
+from gstds.selection.weights import valid_batch
 
 
-class Sharded(Policy):
+class _Around(Policy):
+    """Declares what the policy inside does."""
+
+    def __init__(self, inside: Policy) -> None:
+        self.needs = inside.needs
+        self.max_weight, self.normalizer = inside.max_weight, inside.normalizer
+        self.uses_reward = inside.uses_reward
+
+
+class Sharded(_Around):
     """Gives each shard of the drawn batch to one of several equal policies.
 
     Each sees its shard as a whole batch, padded where shards differ by a sample, and learns from
@@ -33,10 +44,7 @@ class Sharded(Policy):
         if not parts:
             raise ValueError("parts must hold a policy for each shard, got none")
         self.parts = tuple(parts)
-        first = self.parts[0]
-        self.needs = first.needs
-        self.max_weight, self.normalizer = first.max_weight, first.normalizer
-        self.uses_reward = first.uses_reward
+        super().__init__(self.parts[0])
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run: each part with another seed, for batches of a shard's size."""
@@ -94,3 +102,54 @@ class Sharded(Policy):
                 view[name] = np.full((width, *value.shape[1:]), fill, value.dtype)
                 view[name][: rows.stop - rows.start] = value[rows]
         return view
+
+
+class Trusting(_Around):
+    """Another policy, that is to keep nothing whose label is not trusted.
+
+    It keeps as many samples of a batch as it would, if there are as many trusted ones; ``trust``
+    among what it observes says which (`gstds.selection.weights.weights_for_ratio` goes by that).
+    What a policy keeps all the same is dropped.
+
+    Args:
+        policy: The policy.
+        kind: What a label is trusted by: ``reference`` or ``agreement``.
+    """
+
+    state = ("policy", "_trust")
+
+    def __init__(self, policy: Policy, kind: str) -> None:
+        super().__init__(policy)
+        self.policy, self.kind, self._trust = policy, kind, LabelTrust(kind)
+        self.needs = {**policy.needs, **self._trust.needs}
+
+    def reset(self, seed: int, context: RunContext) -> None:
+        """Begin a run."""
+        self._trust.begin(context.num_classes, "trust='none'")
+        self.policy.reset(seed, context)
+
+    def act(self, observation: Observation) -> Weights:
+        """Return the policy's weights (N,), 0 where a label is not trusted."""
+        rows, batch = valid_batch(observation)
+        trust = np.zeros(len(observation["valid"]), dtype=np.float32)
+        trust[rows] = self._trust.of(batch) if len(rows) else 0.0
+        seen = self._shown(observation) | {"trust": trust}
+        weights = np.asarray(self.policy.act(Shown(seen, type(self.policy).__name__)))
+        return np.where(trust > 0, weights, np.float32(0))
+
+    def learn(self, transition: Transition) -> None:
+        """Have the policy learn, and remember what the reference said of the batch."""
+        self._trust.learn(transition.observation)
+        before, after = map(self._shown, (transition.observation, transition.next_observation))
+        reward = transition.reward if self.uses_reward else 0.0
+        self.policy.learn(
+            transition_of(self.policy, before, transition.weights, reward, after, transition.info)
+        )
+
+    def _shown(self, observation: Observation) -> dict[str, Any]:
+        hidden = self._trust.needs.keys() - self.policy.needs.keys()
+        return {name: value for name, value in observation.items() if name not in hidden}
+
+    def step_flops(self, drawn: int, kept: int, context: RunContext) -> float:
+        """Return the policy's own."""
+        return self.policy.step_flops(drawn, kept, context)
