@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from gstds.common.checks import check_fraction, check_number
 from gstds.policies.base import Observation, Policy, RunContext, Transition, Weights
-from gstds.selection.control import RiseWatch, least_loss, wrong_label_chances, wrong_label_share
-from gstds.selection.weights import percentiles, valid_batch, weighted_sample, weights_for_ratio
+from gstds.policies.trust import LabelTrust
+from gstds.selection.control import RiseWatch
+from gstds.selection.weights import percentiles, weighted_sample, weights_for_ratio
 
 _LAST, _HALVINGS = 1e-9, 3
 
@@ -58,8 +59,8 @@ class Best(Policy):
         ValueError: If an option is out of range.
     """
 
-    state = ("_batches", "_surest", "_watch")
-    _classes, _batches, _surest = 1, 0, 0.0
+    state = ("_trust", "_watch")
+    _classes = 1
 
     def __init__(
         self, keep: float = 0.25, floor: float = 0.1, weight: float = 2.0, doubt: float = 0.1
@@ -67,9 +68,9 @@ class Best(Policy):
         self.keep = check_fraction("keep", keep, open_low=True)
         self.floor = check_number("floor", floor, low=0, open_low=True)
         self.weight = check_number("weight", weight, low=0, open_low=True)
-        self.doubt = check_fraction("doubt", doubt)
+        self._trust = LabelTrust("reference" if doubt else "none", doubt)
         self.max_weight, self._watch = max(1.0, self.weight), RiseWatch(1)
-        self.needs = {"reference_losses": {}} if self.doubt else {}
+        self.needs = self._trust.needs
 
     def reset(self, seed: int, context: RunContext) -> None:
         """Begin a run that has seen no batch.
@@ -77,12 +78,8 @@ class Best(Policy):
         Raises:
             ValueError: If labels are doubted that are no classes.
         """
-        if self.doubt and context.num_classes < 2:
-            raise ValueError(
-                f"doubt={self.doubt:g} weighs the chance of a wrong class, and num_classes is "
-                f"{context.num_classes}; pass num_classes=, or make_policy('best', doubt=0)"
-            )
-        self._classes, self._batches, self._surest = context.num_classes, 0, 0.0
+        self._trust.begin(context.num_classes, "make_policy('best', doubt=0)")
+        self._classes = context.num_classes
         self._watch = RiseWatch(context.num_classes)
 
     def act(self, observation: Observation) -> Weights:
@@ -91,7 +88,7 @@ class Best(Policy):
         return np.asarray(kept * np.float32(self.weight * 0.5 ** min(self._watch.rises, _HALVINGS)))
 
     def learn(self, transition: Transition) -> None:
-        """Watch the loss; remember how sure the reference was of the batch's surest samples."""
+        """Watch the loss, and what the reference says of the labels."""
         trained = np.asarray(transition.info["trained"]) > 0
         rises = self._watch.rises
         self._watch.take(np.asarray(transition.info["losses"])[trained])
@@ -102,15 +99,7 @@ class Best(Policy):
                 "if it goes on; a lower learning rate or make_policy('best', weight=1) may serve",
                 stacklevel=2,
             )
-        if self.doubt:
-            _, batch = valid_batch(transition.observation)
-            self._surest = self._mean_surest(batch["reference_losses"])
-            self._batches += 1
-
-    def _mean_surest(self, reference_losses: npt.ArrayLike) -> float:
-        """Return the mean of `least_loss` over the batches so far and this one."""
-        seen = self._batches
-        return (seen * self._surest + least_loss(reference_losses)) / (seen + 1)
+        self._trust.learn(transition.observation)
 
     def _pick(self, batch: Mapping[str, Any], k: int, noise: Any) -> npt.NDArray[np.int64]:
         losses = np.asarray(batch["last_losses"], dtype=np.float64)
@@ -121,13 +110,5 @@ class Best(Policy):
         else:
             error = percentiles(losses, losses)
         error[unseen] = 1.0 - 1.0 / self._classes if self._classes > 1 else 1.0
-        odds = (self.floor + error) * self._trust(batch)
+        odds = (self.floor + error) * self._trust.of(batch)
         return weighted_sample(np.maximum(odds, _LAST), k, noise)
-
-    def _trust(self, batch: Mapping[str, Any]) -> npt.NDArray[np.floating[Any]] | float:
-        if not self.doubt:
-            return 1.0
-        losses = batch["reference_losses"]
-        share = wrong_label_share(self._mean_surest(losses))
-        chances = wrong_label_chances(losses, share, self._classes)
-        return np.asarray(np.maximum(0.0, 1.0 - chances / self.doubt))

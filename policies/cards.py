@@ -29,7 +29,8 @@ _HEAD = """# Policies
 | name | idea | needs | cost per step | MFLOP | time / full |
 | --- | --- | --- | --- | --: | --: |
 """
-_NOTE = "\nMade from the classes by `python -m gstds.policies.cards docs/policies`.\n"
+_NOTE = "\nMade from the classes by `python -m gstds.policies.cards docs/policies`. "
+_NOTE += "What is left out of the published, and why: [limits](../limits.md).\n"
 _HOW = (
     "\n## Measured\n\n`python benchmarks/policy_cost.py --rounds {rounds}`: batches of {batch} "
     "random images of 28 × 28, small-cnn, keep ratio .5 where the policy lets it be set. MFLOP are "

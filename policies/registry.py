@@ -16,11 +16,13 @@ from typing import Any
 from gstds.common import checks
 from gstds.common.checks import near_names, users_code
 from gstds.policies.base import KeepRatioPolicy, Policy
+from gstds.policies.trust import TRUSTS, Trusting
 from gstds.reference.vision import mend_imports
 from gstds.selection.pickers import picker_options
 from gstds.selection.schedules import Schedule
 
 _LOSSES = "gstds.policies.published.losses"
+_HISTORY = "gstds.policies.published.history"
 
 UNLISTED: dict[str, str] = {
     "custom": "gstds.policies.custom:Custom",
@@ -43,24 +45,31 @@ POLICIES: dict[str, str] = {
     "bandit": "gstds.policies.adaptive.bandit:KeepRatioBandit",
     "big-loss": f"{_LOSSES}.top_score:BigLoss",
     "budget": "gstds.policies.adaptive.budget:BudgetControl",
+    "difficulty": f"{_LOSSES}.difficulty:Difficulty",
     "divbs": "gstds.policies.published.gradients.divbs:DivBS",
     "easy-reference": f"{_LOSSES}.top_score:EasyReference",
     "fiedler-boundary": "gstds.policies.published.diversity.coverage:FiedlerBoundary",
     "gradient-noise": "gstds.policies.adaptive.closed_loop:GradientNoise",
-    "infobatch": "gstds.policies.published.history.infobatch:InfoBatch",
+    "infobatch": f"{_HISTORY}.infobatch:InfoBatch",
     "jest": f"{_LOSSES}.learnability:Jest",
+    "kakurenbo": f"{_HISTORY}.kakurenbo:Kakurenbo",
     "k-center": "gstds.policies.published.diversity.coverage:KCenter",
     "loss-gap": "gstds.policies.adaptive.closed_loop:LossGap",
     "linucb": "gstds.policies.learned.linucb:LinUCB",
     "lowest-degree": "gstds.policies.published.diversity.coverage:LowestDegree",
+    "pdd": f"{_LOSSES}.progressive_dropout:PDD",
     "plateau": "gstds.policies.adaptive.closed_loop:Plateau",
+    "rcap": f"{_HISTORY}.rcap:RCAP",
     "rho-loss": f"{_LOSSES}.learnability:RhoLoss",
     "selective-backprop": f"{_LOSSES}.selective_backprop:SelectiveBackprop",
+    "seta": f"{_HISTORY}.seta:SeTa",
     "stale-big-loss": f"{_LOSSES}.top_score:StaleBigLoss",
     "stale-jest": f"{_LOSSES}.learnability:StaleJest",
+    "stale-pdd": f"{_LOSSES}.progressive_dropout:StalePDD",
     "stale-rho-loss": f"{_LOSSES}.learnability:StaleRhoLoss",
     "stale-selective-backprop": f"{_LOSSES}.selective_backprop:StaleSelectiveBackprop",
     "uncertainty": f"{_LOSSES}.top_score:Uncertainty",
+    "windowed-selective-backprop": f"{_LOSSES}.selective_backprop:WindowedSelectiveBackprop",
 }
 
 _WITH_ARGUMENT = {
@@ -154,12 +163,16 @@ def refuse_idle_schedule(
     )
 
 
-def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: Any) -> Policy:
+def make_policy(
+    name: str, *, schedule: Schedule | None = None, trust: str | None = None, **parameters: Any
+) -> Policy:
     """Return a policy by name.
 
     Args:
         name: As for `policy_class`.
         schedule: Keep-ratio schedule, for the policies whose ratio is free.
+        trust: What labels are trusted by: ``reference``, ``agreement`` or ``none``, see
+            `gstds.policies.trust`; default what the policy does by itself, which for most is none.
         **parameters: The policy's parameters.
 
     Raises:
@@ -168,6 +181,11 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
         TypeError: If what the name stands for is no policy.
     """
     kind = policy_class(name)
+    checks.check_choice("trust", trust or "none", TRUSTS)
+    if trust is not None and "doubt" in inspect.signature(kind).parameters:
+        # It weighs by the very trust that the component filters by.
+        parameters = {"doubt": 0.0} | parameters if trust != "reference" else parameters
+        trust = None if trust == "reference" else trust
     if name.startswith(LEARNED):
         parameters = {"path": name.removeprefix(LEARNED), **parameters}
     if schedule is not None and follows_schedule(kind):
@@ -192,7 +210,7 @@ def make_policy(name: str, *, schedule: Schedule | None = None, **parameters: An
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"policy {name!r} cannot be made: {reason}") from error
     check_declarations(name, policy)
-    return policy
+    return policy if trust in (None, "none") else Trusting(policy, trust)
 
 
 def check_declarations(name: str, policy: Policy) -> None:

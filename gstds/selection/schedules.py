@@ -264,6 +264,44 @@ class Oscillating(_Staircase):
 
 
 @dataclass(frozen=True)
+class Decaying(_Staircase):
+    """Falls by a factor each epoch, and is 1 in the last (SRD of PDD, arXiv 2505.22342).
+
+    With `random` that is the authors' release, but for rounding: there counts are cut to whole
+    samples.
+
+    Args:
+        decay: What the ratio is multiplied by after each epoch, from 1 on.
+        epochs: Stairs of the run: to be the number of its epochs, as in the authors' release.
+    """
+
+    ratios = ("decay",)
+    decay: float = 0.99
+    epochs: int = 30
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        super().__post_init__()
+        epochs = checks.check_integer("decaying epochs", self.epochs, low=2, high=10_000)
+        object.__setattr__(self, "epochs", epochs)
+
+    def _stairs(self) -> tuple[tuple[float, ...], int]:
+        return (*(self.decay**epoch for epoch in range(self.epochs - 1)), 1.0), self.epochs
+
+    def with_mean_keep(self, keep: float, unit: Unit = "steps") -> Self:
+        """Return the schedule whose decay makes the mean keep ``keep``; see the base class.
+
+        Raises:
+            ValueError: If ``keep`` is less than what the first and the last epoch keep.
+        """
+        lowest = replace(self, decay=0.0).mean_keep(unit)
+        if not lowest <= keep <= 1.0:
+            raise ValueError(f"keep must be in [{lowest:.3f}, 1] for {self}, got {keep:g}")
+        decay = _root(lambda d: replace(self, decay=d).mean_keep(unit) - keep, 0.0, 1.0)
+        return replace(self, decay=decay)
+
+
+@dataclass(frozen=True)
 class Reversed(Schedule):
     """Another schedule run backwards: by default the sigmoid, from many to few."""
 
@@ -296,6 +334,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "cosine": Cosine,
     "step": Step,
     "oscillating": Oscillating,
+    "decaying": Decaying,
     "reversed": Reversed,
 }
 

@@ -123,6 +123,24 @@ def loss_weights(losses: ArrayLike, weighting: str = "inverse") -> Floats:
     return values if weighting == "proportional" else np.ones_like(values)
 
 
+def label_chances(losses: ArrayLike) -> Floats:
+    """Return the probability (N,) that each label was given, from cross-entropies (N,) in nats."""
+    return np.asarray(np.exp(-np.maximum(np.asarray(losses, dtype=np.float64), 0.0)))
+
+
+def check_cross_entropy(policy: str, classes: int) -> None:
+    """Refuse a run that is no classification, for a policy that reads `label_chances`.
+
+    Raises:
+        ValueError: If there are fewer than two classes.
+    """
+    if classes < 2:
+        raise ValueError(
+            f"policy {policy!r} takes a loss for -log(probability of the label), and num_classes "
+            f"is {classes}; pass num_classes=, or take stale-big-loss, which goes by ranks"
+        )
+
+
 def hybrid(
     scores: ArrayLike,
     losses: ArrayLike,
@@ -341,8 +359,8 @@ def k_center_flops(n: int, k: int, dim: int) -> float:
 def last_layer_kernel(residuals: ArrayLike, embeddings: ArrayLike) -> Floats:
     """Return the inner products (N, N) of the last layer's per-sample gradients.
 
-    The gradient of cross-entropy by weights and bias of the last layer is the outer product of the
-    residual p - y and the embedding with a one behind it; so no gradient is ever formed.
+    The gradient of cross-entropy by the weights of the last layer is the outer product of the
+    residual p - y and the embedding; so no gradient is ever formed.
 
     Args:
         residuals: Probabilities minus one-hot labels (N, C).
@@ -350,28 +368,27 @@ def last_layer_kernel(residuals: ArrayLike, embeddings: ArrayLike) -> Floats:
     """
     left = np.asarray(residuals, dtype=np.float64)
     right = np.asarray(embeddings, dtype=np.float64)
-    return np.asarray((left @ left.T) * (right @ right.T + 1.0))
+    return np.asarray((left @ left.T) * (right @ right.T))
 
 
 def greedy_orthogonal(kernel: ArrayLike, k: int, noise: ArrayLike) -> list[int]:
-    """Return k positions in the order picked, by DivBS's greedy rule.
+    """Return k positions in the order picked, by DivBS's rule as its authors released it.
 
-    Each pick is the vector whose part orthogonal to those picked before, scaled to unit length, has
-    the largest inner product, in absolute value, with the sum of all vectors. When what is left
-    lies in the span of the picked, the rest goes by that inner product without orthogonalization.
+    Each pick is drawn, with odds in proportion to its vector's inner product, in absolute value,
+    with what is left of the sum of all vectors: the part orthogonal to those picked before. When
+    nothing is left, the rest is drawn uniformly.
 
-    Source: DivBS (arXiv 2406.04872), algorithm 1; here in terms of inner products.
+    Source: DivBS (arXiv 2406.04872), the release Feng-Hong/DivBS; here by inner products.
 
     Args:
         kernel: Inner products (N, N).
         k: How many.
-        noise: Uniform numbers (N,): they break ties.
+        noise: Uniform numbers (N,).
 
     Raises:
         ValueError: If k exceeds N or the kernel is not finite.
     """
     gram = np.asarray(kernel, dtype=np.float64)
-    ties = np.asarray(noise, dtype=np.float64)
     n = len(gram)
     _check_count(k, n)
     if not np.isfinite(gram).all():
@@ -379,21 +396,19 @@ def greedy_orthogonal(kernel: ArrayLike, k: int, noise: ArrayLike) -> list[int]:
     squares = np.diag(gram).copy()
     total = gram.sum(axis=1)
     floor = _SPENT * max(float(squares.max(initial=0.0)), 1e-300)
-    alone = np.abs(total) / np.sqrt(np.maximum(squares, floor))
+    spent = _SPENT * max(float(np.abs(total).max(initial=0.0)), 1e-300)
     basis = np.zeros((n, k))
     picked: list[int] = []
     taken = np.zeros(n, dtype=bool)
     for step in range(k):
-        independent = (squares > floor) & ~taken
-        if independent.any():
-            gain = np.abs(total) / np.sqrt(np.maximum(squares, floor))
-            choice = _best(np.where(independent, gain, -1.0), ties)
+        gain = np.where(taken | (squares <= floor) | (np.abs(total) <= spent), 0.0, np.abs(total))
+        odds = gain if gain.any() else ~taken
+        choice = int(weighted_sample(odds, 1, derived_uniform(noise, step + 1))[0])
+        if gain.any():
             column = (gram[:, choice] - basis @ basis[choice]) / np.sqrt(squares[choice])
             basis[:, step] = column
             total = total - column * (total[choice] / np.sqrt(squares[choice]))
             squares = squares - column**2
-        else:
-            choice = _best(np.where(taken, -1.0, alone), ties)
         picked.append(choice)
         taken[choice] = True
     return picked
@@ -420,7 +435,7 @@ def divbs_flops(n: int, k: int, classes: int, width: int) -> float:
         classes: Number of classes C.
         width: Width H of the embeddings.
     """
-    return 2.0 * n**2 * (classes + width + 1) + 2.0 * n * k**2
+    return 2.0 * n**2 * (classes + width) + 2.0 * n * k**2
 
 
 class _ValidRows(Mapping[str, Any]):
@@ -464,6 +479,9 @@ def weights_for_ratio(observation: Batch, ratio: float, picker: Picker) -> npt.N
     """
     rows, batch = valid_batch(observation)
     k = kept_count(ratio, len(rows))
+    if "trust" in observation:  # see `gstds.policies.trust`
+        rows = rows[np.asarray(observation["trust"])[rows] > 0]
+        batch, k = _ValidRows(observation, rows, len(observation["valid"])), min(k, len(rows))
     kept = rows[:k]  # all or none, unless some are picked
     if 0 < k < len(rows):
         positions = picker(batch, k, derived_uniform(batch["noise"], 0))

@@ -200,6 +200,7 @@ def test_a_count_is_in_range_or_a_documented_error(cases):
 
 
 PARAMETERS = ["low", "high", "midpoint", "steepness", "start", "end", "ratio", "periods", "levels"]
+PARAMETERS += ["decay", "epochs"]
 parameter_values = st.one_of(
     any_number,
     st.floats(0, 1),

@@ -103,6 +103,9 @@ def observation(policy, seed=0, valid=N, progress=0.4):
         "validation_loss": [1.1],
         "validation_accuracy": [0.5],
         "gradient_noise": [0.15],
+        "indices": np.where(
+            np.arange(N) < valid, np.random.default_rng(seed).permutation(240)[:N], -1
+        ),
     }
     for name, (low, high, shape) in observation_bounds(policy.needs, N, CLASSES, DIM, 5).items():
         if name not in every | optional:

@@ -135,10 +135,10 @@ def test_the_share_of_wrong_labels_is_the_mean_over_the_batches_seen():
     policy = begun(keep=0.5)
     for surest in (0.1, 0.4):
         teach(policy, view(reference_losses=np.full(N, surest)))
-    assert policy.state_dict()["batches"] == 2
-    assert policy.state_dict()["surest"] == pytest.approx(0.25)
+    assert policy.state_dict()["trust"]["batches"] == 2
+    assert policy.state_dict()["trust"]["surest"] == pytest.approx(0.25)
     teach(policy, view(reference_losses=np.full(N, 0.7)))
-    assert policy.state_dict()["surest"] == pytest.approx(0.4)
+    assert policy.state_dict()["trust"]["surest"] == pytest.approx(0.4)
 
 
 def test_a_resumed_policy_is_the_one_that_never_stopped():

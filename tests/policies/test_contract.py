@@ -168,6 +168,7 @@ OTHER_SIGNALS = {
     "infobatch",
     "selective-backprop",
     "stale-selective-backprop",
+    "windowed-selective-backprop",
 }
 
 

@@ -14,6 +14,7 @@ from gstds.selection.schedules import make_schedule
 from tests.policies.settings import CONTEXT, N, observation
 
 OTHER = {
+    "a": 4.0,
     "affinity": "clamp",
     "algorithm": "ducb",
     "beta": 3.0,
@@ -25,8 +26,11 @@ OTHER = {
     "exploration": 0.9,
     "floor": 5.0,
     "gap": 0.9,
+    "groups": 3,
     "high": 0.3,
     "history": 30,
+    "end": 0.6,
+    "interrupt": 3,
     "interval": 9,
     "keep": 0.7,
     "laplacian": {"unnormalized": "normalized", "normalized": "unnormalized"},
@@ -37,14 +41,18 @@ OTHER = {
     "multiple": 2.0,
     "per": "epoch",
     "picker": "uniform",
+    "prune": 0.5,
     "rate": 0.2,
     "ratios": [0.15, 0.25, 0.35, 0.5, 0.7],
+    "refresh": 9,
+    "revision": 5,
     "ridge": 9.0,
     "schedule": make_schedule("constant", keep=0.3),
     "score": "raw",
     "score_share": 0.9,
     "share": 0.3,
     "solver": "matrix-free",
+    "start": 0.3,
     "step": 0.3,
     "temperature": 0.2,
     "threshold": 0.9,
@@ -60,6 +68,7 @@ CASES = [
 OF_ONE = {
     ("budget", "low"): 0.3,
     ("gradient-noise", "low"): 0.9,
+    ("kakurenbo", "share"): 0.6,
     ("linucb", "exploration"): 0.0,
     ("plateau", "low"): 0.4,
 }

@@ -90,6 +90,9 @@ def test_every_policy_keeps_the_contract(name, valid):
     np.testing.assert_array_equal(policy.act(view), weights)
 
 
+KEEPS_ALL_FIRST = {"full", "infobatch", "kakurenbo", "windowed-selective-backprop"}
+
+
 @pytest.mark.parametrize("name", sorted(POLICIES))
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_batch_in_another_order_gets_the_same_answer_in_that_order(name, seed):
@@ -98,7 +101,7 @@ def test_a_batch_in_another_order_gets_the_same_answer_in_that_order(name, seed)
     view, order = full_view(seed, progress=0.3), np.random.default_rng(seed).permutation(N)
     weights = policy.act(view)
     np.testing.assert_array_equal(policy.act(permuted(view, order)), weights[order])
-    assert name == "full" or not weights.all()
+    assert name in KEEPS_ALL_FIRST or not weights.all()
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))

@@ -41,6 +41,7 @@ def full_view(seed=0, valid=N, progress=0.5, n=N):
         "validation_loss": [1.0],
         "validation_accuracy": [0.5],
         "gradient_noise": [0.12],
+        "indices": np.where(np.arange(n) < valid, np.arange(n), -1),
         "last_losses": rng.gamma(1.0, 1.0, n),
         "visited": rng.random(n) < 0.8,
         "age": rng.random(n),

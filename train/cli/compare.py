@@ -36,6 +36,8 @@ def do_compare(arguments: Arguments) -> int:
         raise ValueError("--datasets goes without --dataset and without --sweep")
     if asked.preset and sweeping:
         raise ValueError("--preset goes without --sweep")
+    if asked.tune and sweeping:
+        raise ValueError("--tune goes without --sweep: it selects and judges, --sweep explores")
     if sweeping and not asked.sweep:
         raise ValueError("--sweep-optuna needs --sweep KEY=LOW..HIGH ...: what is searched")
     preset = PRESETS.get(asked.preset or "", {})
@@ -72,6 +74,11 @@ def _compare(arguments: Arguments, comparison: Comparison, datasets: Sequence[st
     from gstds.train.comparing.compare import compare, on_datasets, write_overview
 
     every = on_datasets(comparison, datasets) if datasets else [comparison]
+    if comparison.question:
+        from gstds.train.comparing.forecast import forecast
+
+        for line in forecast(every):
+            out(line)
     contents: dict[str, Any] = {}
     codes, table = [int(words.Exit.DONE)], None
     for one in every:
@@ -145,8 +152,9 @@ def _print_tables(content: dict[str, Any]) -> None:
 
 def _sweep(arguments: Arguments, comparison: Comparison, asked: CompareOptions) -> int:
     """Run a sweep, rank its points; write ``sweep.json``, the plot, and the page in both forms."""
-    from gstds.train.comparing.sweep import parse_axes, rank, run_sweep
+    from gstds.train.comparing.sweep import parse_axes, run_sweep
     from gstds.train.figures.plots import plot_sweep
+    from gstds.train.figures.statistics import rank
     from gstds.train.reporting.report import render
 
     axes = parse_axes(asked.sweep or ())

@@ -58,8 +58,8 @@ def do_kept(arguments: argparse.Namespace) -> int:
     by_class = _shares(sums.reset_index())
     share = kept / np.where(drawn > 0, drawn, np.nan)
     most, least = report.most_and_least(share, max(arguments.top, arguments.least))
-    ends = {"most": most[: arguments.top], "least": least[: arguments.least]}
-    ends = {end: _shares(samples.iloc[picked]) for end, picked in ends.items()}
+    picked = {"most": most[: arguments.top], "least": least[: arguments.least]}
+    ends = {end: _shares(samples.iloc[rows]) for end, rows in picked.items()}
     columns = [("sample", "sample", "text"), ("class", "class", "text"), *_COUNTS]
     tables = {f"kept {end}": lay_out(rows, columns) for end, rows in ends.items() if rows}
     if arguments.by:

@@ -14,20 +14,17 @@ from typing import Any
 
 from gstds.common.checksummed_json import write_sealed
 from gstds.common.files import write_json, write_text
-from gstds.train.comparing.comparison import Comparison, split_name, variant_config
+from gstds.train.comparing.comparison import Comparison
 from gstds.train.comparing.controls import Pair, plan_controls
+from gstds.train.comparing.runs import carry_out, do_runs, plan_run, prepare, tuned
+from gstds.train.comparing.sweep import Tuning, tune, tuning_axes
 from gstds.train.figures.plots import SHORT_FULL
 from gstds.train.figures.statistics import paired_rows, summarize, summarize_controls
 from gstds.train.figures.tables import Table, judged_on, points
-from gstds.train.launching import jobs as launcher
-from gstds.train.launching.jobs import Job, Jobs, Logs, Watch
+from gstds.train.launching.jobs import Job, Jobs, Watch
 from gstds.train.running.ending import StopFlag
-from gstds.train.running.folder import finished_result
-from gstds.train.running.options import dataset_folder, identity, run_folder
-from gstds.train.running.setup import make_env, make_run_policy, with_paper_defaults
+from gstds.train.running.options import dataset_folder, identity
 from gstds.train.tracking.uploader import add_network
-
-Results = dict[Path, dict[str, Any]]
 
 
 def compare(
@@ -49,16 +46,19 @@ def compare(
         OSError: If a file cannot be read or written.
     """
     watch, stop = watch or Watch(), stop or StopFlag()
-    jobs = plan(comparison)
-    missing = _missing(comparison, jobs, watch)
-    jobs = [job for job in jobs if job.label not in missing]
+    missing = _missing(comparison, plan(comparison), watch)
+    there = tuple(row for row in comparison.policies if row not in missing)
+    tuning = tune(replace(comparison, policies=there), watch, stop) if comparison.tune else Tuning()
+    jobs = [job for job in plan(comparison, tuning.values) if job.label in there]
     results = carry_out(jobs, comparison, watch, stop)
     beside: list[Job] | None = None if comparison.controls else []
     pairs: list[Pair] = []
     if comparison.controls and not stop.is_set:
-        beside, pairs = plan_controls(jobs, results, str(comparison.baseline))
-        _prepare(beside, watch)
-        results |= _run(beside, comparison, watch, stop)
+        keys = [axis.key for axis in tuning.axes]
+        beside, pairs = plan_controls(jobs, results, str(comparison.baseline), keys)
+        beside = [tuned(job, tuning.values.get(job.label, {})) for job in beside]
+        prepare(beside, watch)
+        results |= do_runs(beside, comparison, watch, stop)
     count = None if beside is None else len(beside)
     if comparison.tracking and not (comparison.no_model or stop.is_set):
         _add_networks(comparison, {job.folder: results[job.folder] for job in jobs})
@@ -68,7 +68,7 @@ def compare(
 
     timed = _timed_together(comparison.folder, [run["run_id"] for run in results.values()])
     done = (of(jobs), len(jobs), of(beside or ()), count)
-    return finish(comparison, *done, pairs, missing, timed)
+    return finish(comparison, *done, pairs, missing, timed, tuning)
 
 
 def _timed_together(folder: Path, runs: Sequence[str]) -> bool:
@@ -81,11 +81,18 @@ def _timed_together(folder: Path, runs: Sequence[str]) -> bool:
     return len(set(timed.values())) < 2
 
 
-def plan(comparison: Comparison) -> list[Job]:
+def plan(
+    comparison: Comparison, values: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Job]:
     """Return the comparison's runs, seed by seed, so that policies can be compared early.
 
+    Args:
+        comparison: What is compared.
+        values: By row: values of keys that tuning chose.
+
     Raises:
-        ValueError: If there are no policies or seeds, one is named twice, or one is unknown.
+        ValueError: If there are no policies or seeds, one is named twice, one is unknown, or what
+            is to be tuned is no grid of what every row has.
     """
     policies, baseline = comparison.policies, comparison.baseline
     if not policies:
@@ -100,7 +107,10 @@ def plan(comparison: Comparison) -> list[Job]:
         raise ValueError(f"baseline must be one of the compared policies {found}")
     if comparison.ray and comparison.workers > 1:
         raise ValueError("workers are processes of this machine; Ray decides by itself: drop one")
+    if values is None:
+        tuning_axes(comparison)
     jobs = [plan_run(comparison, row, seed) for seed in comparison.every_seed for row in policies]
+    jobs = [tuned(job, (values or {}).get(job.label, {})) for job in jobs]
     rows: dict[str, str] = {}
     for job in jobs:
         other = rows.setdefault(identity(job.config), job.label)
@@ -116,123 +126,18 @@ def _refuse_twice(what: str, words: Sequence[str], keys: Sequence[Any]) -> None:
         raise ValueError(f"{what} must be named once each, got {sorted(twice)} more than once")
 
 
-def plan_run(comparison: Comparison, row: str, seed: int) -> Job:
-    """Return one run of a comparison.
-
-    Args:
-        comparison: What is compared.
-        row: A policy or a variant.
-        seed: The run's seed.
-
-    Raises:
-        ValueError: If the policy or an option is unknown or out of range.
-    """
-    base = comparison.base.with_options(policy=split_name(row)[0], seed=seed)
-    if comparison.paper_defaults:
-        base = with_paper_defaults(base)
-    config = variant_config(base, row)
-    make_run_policy(config)
-    folder = run_folder(comparison.folder, config, row)
-    record = {name: getattr(comparison, name) for name in launcher.RECORD}
-    record["tags"] = {"comparison": comparison.name, "policy": row}
-    threads, elsewhere = _threads(comparison), comparison.ray is not None
-    return Job(row, config, folder, threads=threads, elsewhere=elsewhere, **record)
-
-
-def _threads(comparison: Comparison) -> int:
-    if comparison.threads is not None:
-        return comparison.threads
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return 1 if comparison.ray else max(1, (cores or 1) // comparison.workers)
-
-
 def _missing(comparison: Comparison, jobs: Jobs, watch: Watch) -> dict[str, str]:
     """Return the optional rows that cannot be prepared, and why."""
     missing = {}
     for row in comparison.optional:
         try:
-            _prepare([job for job in jobs if job.label == row], watch)
+            prepare([job for job in jobs if job.label == row], watch)
         except (ValueError, OSError, ImportError) as error:
             missing[row] = " ".join(str(error).split())
     return missing
 
 
-def carry_out(jobs: Jobs, comparison: Comparison, watch: Watch, stop: StopFlag) -> Results:
-    """Do the runs that are not done yet, and return the results of all by folder.
-
-    What they need is looked at and prepared first: the Ray cluster, data and reference, the store.
-
-    Args:
-        jobs: The runs.
-        comparison: Says how many processes, or which Ray cluster.
-        watch: Is told what happens.
-        stop: Looked at between steps.
-
-    Raises:
-        ImportError: If Ray is not installed.
-        ValueError: If data, reference or an option of the environment is unusable, a run wants a
-            GPU and the cluster has none, or a node does not see the files.
-        ConnectionError: If no cluster answers.
-        OSError: If a file cannot be read or written.
-    """
-    if comparison.ray:
-        from gstds.train.launching.ray_tasks import check_cluster
-
-        check_cluster(comparison.ray, jobs)
-    elif comparison.workers > 1 and any(finished_result(job.folder) is None for job in jobs):
-        launcher.warm_up(_threads(comparison))
-    _prepare(jobs, watch)
-    return _run(jobs, comparison, watch, stop)
-
-
-def _prepare(jobs: Jobs, watch: Watch) -> None:
-    """Load data and reference once, for each kind of need, before the first run starts."""
-    from gstds.envs.data.datasets import describe
-
-    def tell(env: Any) -> None:
-        watch.note(describe(env.data))
-
-    first: dict[str, Job] = {}
-    for job in jobs:
-        if finished_result(job.folder) is None:
-            first.setdefault(job.label, job)
-    for job in first.values():
-        config = job.config.with_options(device="auto") if job.elsewhere else job.config
-        make_env(config, make_run_policy(config), watch, before_reference=tell).close()
-
-
-def _run(jobs: Jobs, comparison: Comparison, watch: Watch, stop: StopFlag) -> Results:
-    results: Results = {}
-
-    def ended(job: Job, result: dict[str, Any], old: bool = False) -> None:
-        results[job.folder] = {**result, "policy": job.label}
-        watch.ended(job, results[job.folder], old)
-
-    watch.expect(jobs)
-    for job in jobs:
-        if before := finished_result(job.folder):
-            ended(job, before, True)
-    todo = [job for job in jobs if job.folder not in results]
-    if comparison.ray and todo:
-        from gstds.train.launching.ray_tasks import run_on_ray
-
-        run_on_ray(todo, comparison.ray, ended, watch, stop)
-    elif comparison.workers > 1 and todo:
-        launcher.run_in_processes(todo, comparison.workers, ended, watch, stop)
-    else:
-        logs = Logs(watch)
-        for job in todo:
-
-            def moved(phase: str, done: int, total: int, job: Job = job) -> None:
-                logs.look([job])
-                watch.moved(job, phase, done, total)
-
-            if not stop.is_set:
-                ended(job, launcher.run_job(job, moved, stop))
-    return {job.folder: results[job.folder] for job in jobs if job.folder in results}
-
-
-def _add_networks(comparison: Comparison, results: Results) -> None:
+def _add_networks(comparison: Comparison, results: Mapping[Path, Any]) -> None:
     """Ask that networks go into MLflow: of each policy's best run, or of all."""
     chosen: dict[Any, Path] = {}
     for folder, run in sorted(results.items(), key=lambda one: one[1]["val_accuracy"] or 0.0):
@@ -251,6 +156,7 @@ def finish(
     pairs: Sequence[Pair] = (),
     left_out: Mapping[str, str] | None = None,
     timed: bool = True,
+    tuning: Tuning | None = None,
 ) -> dict[str, Any]:
     """Summarize runs and controls, and write ``comparison.json``.
 
@@ -263,19 +169,28 @@ def finish(
         pairs: What is tested against a control, as `plan_controls` returns it.
         left_out: Rows that could not be run, and why.
         timed: Whether the runs' seconds may be compared: one command trained them all.
+        tuning: The trials, and what they chose.
     """
     baseline = str(comparison.baseline)
     complete = any(run["policy"] == baseline for run in runs)
     base, beside = comparison.base, list(controls)
     content = comparison.head | {"baseline": baseline, "setting": base.setting}
     content |= {"config": base.as_dict(), "planned": planned, "runs": runs}
-    content["summary"] = summarize(runs, baseline, timed=timed) if complete else []
+    how: dict[str, Any] = {"timed": timed, "margin": comparison.margin / 100}
+    how["own_splits"] = comparison.splits == "per-seed"
+    content["summary"] = summarize(runs, baseline, **how) if complete else []
     content |= {"controls": beside, "controls_planned": controls_planned}
-    judged = summarize_controls(runs, beside, baseline, timed=timed) if complete else []
+    judged = summarize_controls(runs, beside, baseline, **how) if complete else []
     content["controls_summary"] = judged
-    content["against_controls"] = paired_rows([*runs, *beside], pairs)
+    content["against_controls"] = paired_rows([*runs, *beside], pairs, comparison.margin / 100)
+    for row in (*content["summary"], *judged) if comparison.tune and tuning else ():
+        row["tuned"] = dict(tuning.values.get(row["policy"], {}))
+        row["trials"] = sum(trial["row"] == row["policy"] for trial in tuning.trials)
+    if comparison.tune and tuning:
+        content["tuning"] = tuning.as_dict
     content |= {"versions": versions(), "hardware": hardware()}
-    preset = {"question": comparison.question, "left_out": dict(left_out or {})}
+    preset: dict[str, Any] = {"question": comparison.question, "left_out": dict(left_out or {})}
+    preset["splits"] = comparison.splits if how["own_splits"] else ""
     content |= {name: value for name, value in preset.items() if value}
     write_sealed(comparison.folder / "comparison.json", content)
     return content
@@ -316,8 +231,8 @@ def on_datasets(comparison: Comparison, datasets: Sequence[str]) -> list[Compari
         folder = dataset_folder(comparison.folder, dataset)
         every.append(replace(comparison, base=base, name=name, folder=folder))
     _refuse_twice("datasets", datasets, [one.folder for one in every])
-    for one in every:  # a wrong name is found before the first run
-        _prepare([plan_run(one, "full", one.first_seed)], Watch())
+    for one in every if not comparison.question else ():  # a preset's are in its forecast
+        prepare([plan_run(one, "full", one.first_seed)], Watch())
     return every
 
 
@@ -340,9 +255,13 @@ def write_overview(
     write_json(comparison.folder / "overview.json", overview)
     lines: dict[str, dict[str, str]] = {}
     for row in rows:
-        lines.setdefault(row["policy"], {})[row["dataset"]] = points(row, "mean", ".1f", "ci95")
+        cost = row["relative_compute_with_reference"]
+        more = "" if cost is None else f" ({cost:.2f})"
+        text = points(row, "mean", ".1f", "ci95") + more
+        lines.setdefault(row["policy"], {})[row["dataset"]] = text
     cells = ((name, *(line.get(d, "-") for d in contents)) for name, line in lines.items())
-    about = f"Final {judged_on(rows)} accuracy in %, mean ± 95% t interval over seeds; each data "
+    about = f"Final {judged_on(rows)} accuracy in %, mean ± 95% t interval over seeds, and in "
+    about += "brackets the compute over full training's, with all of the reference; each data "
     about += "set has a table, tests and a report of its own."
     table = Table(("policy", *contents), tuple(cells), about)
     parts = ["# Overview", comparison.question, f"```\n{comparison.command}\n```"]

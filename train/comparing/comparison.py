@@ -24,6 +24,9 @@ PRESETS: dict[str, dict[str, Any]] = tomllib.loads(
 )
 """The paper's open checks (GSTDS, arXiv 2507.04269): a question, and the options that answer it."""
 
+TUNING_SEED = 10_000
+"""The first seed of trials."""
+
 _APART = ("policy", "seed", "policy_params", "schedule_params")
 _IN_ROWS = [name for name in names(RunConfig) if name not in _APART]
 
@@ -48,6 +51,35 @@ class RowOptions(Options):
         True, "run the controls too: random with the same keep sequence, short full training"
     )
     model: str = option("best", "networks in MLflow: each policy's best, or all", ("best", "all"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolOptions(Options):
+    """Protocol."""
+
+    tune: tuple[str, ...] | None = option(
+        None,
+        "give every row and control the same trials of these values on selection-validation, then "
+        "compare with those that were best for each: learning_rate=.05,.1,.2",
+        metavar="KEY=VALUES",
+    )
+    tune_seeds: int = option(
+        2, f"seeds of the trials, from {TUNING_SEED:,} on", "[1, inf)", metavar="COUNT"
+    )
+    splits: str = option(
+        "fixed",
+        "one split of the data for all seeds, or per-seed: seed s has split-seed + s",
+        ("fixed", "per-seed"),
+    )
+    trust: str | None = option(
+        None,
+        "what labels are trusted by in every row but random and full, which get rows of their own "
+        "with it",
+        ("reference", "agreement", "none"),
+    )
+    margin: float = option(
+        0.3, "points within which two policies are level (TOST), fixed beforehand", "(0, 100)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +121,7 @@ class SweepOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions(SweepOptions, FanOutOptions, RowOptions):
+class CompareOptions(SweepOptions, FanOutOptions, ProtocolOptions, RowOptions):
     """Data sets and presets."""
 
     datasets: tuple[str, ...] | None = option(
@@ -105,7 +137,7 @@ class CompareOptions(SweepOptions, FanOutOptions, RowOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison(LogOptions, FanOutOptions, RowOptions):
+class Comparison(LogOptions, FanOutOptions, ProtocolOptions, RowOptions):
     """What is compared, beside its options.
 
     Attributes:
@@ -129,9 +161,24 @@ class Comparison(LogOptions, FanOutOptions, RowOptions):
     def __post_init__(self) -> None:
         """Take random, or else the first policy, for the baseline if none is named."""
         super().__post_init__()
+        rows = [self._trusting(row) for row in self.policies]
+        for trust in dict.fromkeys(split_name(row)[1].get("trust", "none") for row in rows):
+            beside = [variant_name(policy, {"trust": trust}) for policy in ("random", "full")]
+            wanted = self.controls and trust != "none"
+            rows += [row for row in beside if wanted and row not in rows]
+        object.__setattr__(self, "policies", tuple(rows))
+        if self.baseline:
+            object.__setattr__(self, "baseline", self._trusting(self.baseline))
         if self.baseline is None and self.policies:
             first = "random" if "random" in self.policies else self.policies[0]
             object.__setattr__(self, "baseline", first)
+
+    def _trusting(self, row: str) -> str:
+        """Return a row with the comparison's trust in labels, if it is to have that."""
+        policy, values = split_name(row)
+        if self.trust is None or policy in ("random", "full") or "trust" in values:
+            return row
+        return variant_name(policy, {**values, "trust": self.trust})
 
     @property
     def head(self) -> dict[str, Any]:
@@ -221,7 +268,9 @@ def options_of(base: RunConfig, policy: str, values: Mapping[str, Any]) -> dict[
     Raises:
         ValueError: If a key is neither an option nor a parameter of the policy.
     """
-    changes = {key: value for key, value in values.items() if key in _IN_ROWS}
+    parameters = _parameters(policy)
+    own = {"keep"} & set(parameters) if "schedule" not in parameters else set()
+    changes = {key: value for key, value in values.items() if key in _IN_ROWS and key not in own}
     for_policy, for_schedule = dict(base.policy_params), dict(base.schedule_params)
     if changes.get("schedule", base.schedule) != base.schedule:
         for_schedule = {}  # another schedule has other parameters
@@ -230,7 +279,7 @@ def options_of(base: RunConfig, policy: str, values: Mapping[str, Any]) -> dict[
         if place == "schedule":
             for_schedule[parameter] = value
         elif key not in changes:
-            name, known = key.removeprefix("policy."), _parameters(policy)
+            name, known = key.removeprefix("policy."), parameters
             if name not in known and ("**" not in known or "." in name):
                 near = near_names(name, {*known, *_IN_ROWS} - {"**"})
                 what = f"no parameter {name!r}, and no option has"
@@ -240,7 +289,12 @@ def options_of(base: RunConfig, policy: str, values: Mapping[str, Any]) -> dict[
 
 
 def takes(policy: str, key: str) -> bool:
-    """Say whether a policy has a parameter of this name, or a run an option."""
+    """Say whether a policy has a parameter of this name, or a run an option that it goes by."""
+    from gstds.policies.registry import follows_schedule, policy_class
+
+    kind = policy_class(policy)
+    if key.partition(".")[0] in ("keep", "schedule") and key not in _parameters(policy):
+        return follows_schedule(kind) or not kind.__module__.startswith("gstds.")
     try:
         options_of(RunConfig(), policy, {key: None})
     except ValueError:
@@ -253,4 +307,5 @@ def _parameters(policy: str) -> list[str]:
     from gstds.policies.registry import policy_class
 
     signature = inspect.signature(policy_class(policy)).parameters
-    return ["**" if one.kind is one.VAR_KEYWORD else name for name, one in signature.items()]
+    own = ["**" if one.kind is one.VAR_KEYWORD else name for name, one in signature.items()]
+    return [*own, "trust"]

@@ -11,13 +11,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gstds.options.fields import names
 from gstds.policies.registry import REPLAY
 from gstds.policies.uninformed.replay import encode_sequence
 from gstds.selection.schedules import Schedule
@@ -56,7 +57,9 @@ class _Finished:
         return (self.job.config.seed, self.kept.counts.tobytes(), progress)
 
 
-def plan_controls(jobs: Jobs, results: Results, baseline: str) -> tuple[list[Job], list[Pair]]:
+def plan_controls(
+    jobs: Jobs, results: Results, baseline: str, tuned: Collection[str] = ()
+) -> tuple[list[Job], list[Pair]]:
     """Return the control runs of a comparison whose runs are done, and what they are set beside.
 
     A row that follows its schedule has the keep sequence of ``random`` on that schedule. If such a
@@ -68,6 +71,7 @@ def plan_controls(jobs: Jobs, results: Results, baseline: str) -> tuple[list[Job
         jobs: The comparison's runs.
         results: Their results, by folder.
         baseline: The row whose compute short full training gets.
+        tuned: Keys that every row and control has values of its own for.
 
     Returns:
         The control runs; and (row, its control, what both have in common), for the tests between
@@ -77,16 +81,16 @@ def plan_controls(jobs: Jobs, results: Results, baseline: str) -> tuple[list[Job
     runs: dict[str, list[_Finished]] = {name: [] for name in names}
     for run in _finished(jobs, results):
         runs[run.job.label].append(run)
-    randoms = _random_rows(jobs)
+    randoms = _random_rows(jobs, tuned)
     pairs: dict[str, str] = {}
     alike: dict[Any, list[str]] = {}
     for name, group in runs.items():
         if group and names[name] not in _NEED_NONE:
-            random = randoms.get(_schedule_and_training(group[0].job))
+            random = randoms.get(_schedule_and_training(group[0].job, tuned))
             if random and all(run.on_schedule for run in group):
                 pairs[name] = random
             else:
-                same = (_training(group[0].job), *(run.sequence for run in group))
+                same = (_training(group[0].job, tuned), *(run.sequence for run in group))
                 alike.setdefault(same, []).append(name)
     planned = []
     if "random" not in names and "random" in pairs.values():
@@ -155,27 +159,31 @@ def _finished(jobs: Jobs, results: Results) -> list[_Finished]:
     return found
 
 
-def _training(job: Job) -> str:
+def _training(job: Job, tuned: Collection[str]) -> str:
     """Return what a run has in common with random samples beside it, but for the schedule."""
-    apart: dict[str, Any] = {"seed": 0, "schedule": "", "keep": None, "schedule_params": {}}
+    apart: dict[str, Any] = {"seed": 0, "split_seed": 0}
+    apart |= {key: getattr(RunConfig(), key) for key in tuned if key in names(RunConfig)}
+    apart |= {"schedule": "", "keep": None, "schedule_params": {}}
     config = _with_policy(job.config, "random").with_options(**apart)
     reference = config.reference if config.distill else None
     return json.dumps(config.as_dict() | {"reference": reference}, sort_keys=True, default=str)
 
 
-def _schedule_and_training(job: Job) -> tuple[str, str]:
+def _schedule_and_training(job: Job, tuned: Collection[str]) -> tuple[str, str]:
     config = job.config
     schedule = {"schedule": config.schedule, "keep": config.keep, **config.schedule_params}
-    return json.dumps(schedule, sort_keys=True, default=str), _training(job)
+    schedule["trust"] = config.policy_params.get("trust", "none")
+    return json.dumps(schedule, sort_keys=True, default=str), _training(job, tuned)
 
 
-def _random_rows(jobs: Jobs) -> dict[tuple[str, str], str]:
+def _random_rows(jobs: Jobs, tuned: Collection[str]) -> dict[tuple[str, str], str]:
     """Return the rows of random samples by schedule and training.
 
     Without one, ``random`` stands for the schedule and training that all rows have, if they do.
     """
-    rows = {_schedule_and_training(job): job.label for job in jobs if job.config.policy == "random"}
-    every = {_schedule_and_training(job) for job in jobs}
+    kinds = [(job, _schedule_and_training(job, tuned)) for job in jobs]
+    rows = {kind: job.label for job, kind in kinds if job.config.policy == "random"}
+    every = {kind for _, kind in kinds}
     return rows or (dict.fromkeys(every, "random") if len(every) == 1 else {})
 
 

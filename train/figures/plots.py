@@ -168,7 +168,8 @@ def plot_sweep(points: Sequence[tuple[str, Run, float]], path: str | Path) -> No
             at = sorted({x for x, _ in own})
             means = [np.mean([y for other, y in own if other == x]) for x in at]
             axes.plot(*np.array(own).reshape(-1, 2).T, "o", ms=4, alpha=0.6, c=policy_color(policy))
-            axes.plot(at, means, "-", color=policy_color(policy), label=policy)
+            style = ":" if is_control(policy) else "-"
+            axes.plot(at, means, style, color=policy_color(policy), label=policy)
         if not numeric:
             axes.set_xticks(list(place.values()), [str(value) for value in place])
         axes.set_xlabel(key)

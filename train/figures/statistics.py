@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gstds.train.figures.tables import metrics
+from gstds.train.figures.tables import FEWEST_RUNS, metrics
 
 Run = Mapping[str, Any]
 Runs = Sequence[Run]
@@ -30,6 +30,9 @@ Floats = npt.NDArray[np.float64]
 Curve = tuple[Floats, Floats]
 
 FEWEST_FOR_A_BAND = 5
+SIGNIFICANT = 0.05
+MARGIN = 0.003
+"""Difference in accuracy within which two policies are level, unless told."""
 _MOST_FLIPS = 40
 _SHARED = "charged_flops_with_shared_reference"
 _CLOCKS = ("seconds", "reference_system_seconds")
@@ -44,7 +47,13 @@ _RELATIVE = {
 
 
 def summarize(
-    runs: Runs, baseline: str, *, reference_shared_by: int | None = None, timed: bool = True
+    runs: Runs,
+    baseline: str,
+    *,
+    reference_shared_by: int | None = None,
+    timed: bool = True,
+    margin: float = MARGIN,
+    own_splits: bool = False,
 ) -> Rows:
     """Summarize runs by policy, in the order in which the policies first appear.
 
@@ -62,6 +71,9 @@ def summarize(
         reference_shared_by: How many runs share one reference; default all that use it. References
             of one cost and one accuracy are one.
         timed: Whether their seconds may be compared; otherwise there are none.
+        margin: Difference in accuracy within which two policies are level.
+        own_splits: Whether each seed has a split of the data, and so a reference's probe, of its
+            own.
 
     Returns:
         One JSON-able dictionary per policy.
@@ -70,6 +82,8 @@ def summarize(
         ValueError: If no run is of the baseline policy, or a policy has two finished runs of one
             seed.
     """
+    splits = {"splits": "per-seed"} if own_splits else {}
+    runs = [{**run, **splits} for run in runs]
     groups = by_policy(runs)
     if runs and baseline not in groups:
         found = ", ".join(groups)
@@ -84,34 +98,35 @@ def summarize(
         row = {"policy": name} | _row(group, key, shared_by)
         row |= {} if timed else dict.fromkeys(_CLOCKS)
         row |= {k: _ratio(row[of], unit[by]) for k, (of, by) in _RELATIVE.items()}
-        row |= _against(group, () if name == baseline else groups[baseline], key)
-        rows.append(row | {"judged_on": part, "baseline": baseline})
+        row |= _against(group, () if name == baseline else groups[baseline], key, margin)
+        rows.append(row | {"judged_on": part, "baseline": baseline} | splits)
     return with_holm(rows)
 
 
-def summarize_controls(runs: Runs, controls: Runs, baseline: str, *, timed: bool = True) -> Rows:
+def summarize_controls(runs: Runs, controls: Runs, baseline: str, **how: Any) -> Rows:
     """Summarize control runs by name, tested against the baseline of the runs beside them.
 
     Args:
         runs: The comparison's runs.
         controls: Its control runs.
         baseline: The runs' baseline.
-        timed: Whether their seconds may be compared.
+        **how: As for `summarize`.
 
     Raises:
         ValueError: If no run is of the baseline policy.
     """
     names = {str(run["policy"]) for run in controls}
-    rows = summarize([*runs, *controls], baseline, timed=timed) if controls else []
+    rows = summarize([*runs, *controls], baseline, **how) if controls else []
     return [row for row in rows if row["policy"] in names]
 
 
-def paired_rows(runs: Runs, pairs: Iterable[tuple[str, str, str]]) -> Rows:
+def paired_rows(runs: Runs, pairs: Iterable[tuple[str, str, str]], margin: float = MARGIN) -> Rows:
     """Test policies against other policies than the baseline, paired by seed.
 
     Args:
         runs: Results of runs and controls.
         pairs: (policy, the control that it is tested against, what both have in common).
+        margin: Difference in accuracy within which two are level.
 
     Returns:
         One JSON-able dictionary for each pair of which runs are there.
@@ -126,8 +141,30 @@ def paired_rows(runs: Runs, pairs: Iterable[tuple[str, str, str]]) -> Rows:
             mine, theirs = groups[policy], groups[control]
             ratio = _ratio(mean(mine, "charged_flops"), mean(theirs, "charged_flops"))
             row = {"policy": policy, "control": control, "same": common, "compute_ratio": ratio}
-            rows.append(row | _against(mine, theirs, key))
+            rows.append(row | _against(mine, theirs, key, margin))
     return rows
+
+
+def rank(results: Runs) -> Rows:
+    """Return the points, the best mean accuracy on selection-validation first.
+
+    Args:
+        results: Results of runs.
+
+    Returns:
+        Rows of ``policy`` (the point's name), ``n``, ``lost`` (runs that did not finish), ``mean``,
+        ``ci95``, ``mean_keep``, ``relative_compute`` and ``seconds``. Points that lost a run come
+        after all others.
+    """
+    rows = []
+    for name, group in by_policy(results).items():
+        scores = numbers(group, "val_accuracy")
+        shares = [{"share": r["charged_flops"] / r["full_flops"]} for r in finished(group)]
+        row = {"policy": name, "n": len(scores), "lost": len(group) - len(scores)}
+        row |= {"mean": mean(group, "val_accuracy"), "ci95": confidence_half_width(scores)}
+        row |= {name: mean(group, name) for name in ("mean_keep", "seconds")}
+        rows.append(row | {"relative_compute": mean(shares, "share")})
+    return sorted(rows, key=lambda row: (row["lost"] > 0, -(row["mean"] or 0.0)))
 
 
 def confidence_half_width(values: Sequence[float] | Floats) -> Any:
@@ -165,6 +202,27 @@ def paired_t(differences: Sequence[float]) -> float | None:
     from scipy import stats
 
     return float(stats.ttest_rel(differences, np.zeros(len(differences))).pvalue)
+
+
+def equivalence_p(differences: Sequence[float], margin: float) -> float:
+    """Return the p of TOST: the larger of two one-sided t tests against -margin and margin.
+
+    Source: Schuirmann 1987, J. Pharmacokin. Biopharm. 15:657.
+
+    Args:
+        differences: One difference per seed (n,), two at least.
+        margin: The margin, above 0.
+
+    Returns:
+        The p value of "the mean difference is at least the margin, up or down"; 0 or 1 for
+        differences that are all the same.
+    """
+    from scipy import stats
+
+    if np.ptp(differences) <= 1e-12 * abs(differences[0]):
+        return float(abs(differences[0]) >= margin)
+    sides = ((-margin, "greater"), (margin, "less"))
+    return max(float(stats.ttest_1samp(differences, end, alternative=a).pvalue) for end, a in sides)
 
 
 def cohens_d(differences: Sequence[float]) -> float | None:
@@ -228,9 +286,27 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def with_holm(rows: Sequence[Mapping[str, Any]]) -> Rows:
-    """Return rows with ``p_holm``: their ``p_value`` adjusted over all of them."""
-    adjusted = holm({str(i): row.get("p_value") for i, row in enumerate(rows)})
-    return [{**row, "p_holm": p} for row, p in zip(rows, adjusted.values(), strict=True)]
+    """Return rows with ``p_holm``: their ``p_value`` adjusted over all of them.
+
+    And with a ``finding`` by it, and by the ``equivalence_p`` adjusted likewise, where enough runs
+    stand behind them to tell: level comes before a difference, which may be one within the margin.
+    """
+    several = [
+        holm({str(i): row.get(name) for i, row in enumerate(rows)})
+        for name in ("p_value", "equivalence_p")
+    ]
+    adjusted = zip(rows, *(one.values() for one in several), strict=True)
+    return [{**row, "p_holm": p, **_finding(row, p, level)} for row, p, level in adjusted]
+
+
+def _finding(row: Mapping[str, Any], p: float | None, level: float | None) -> dict[str, str]:
+    if level is None:
+        return {}
+    if level < SIGNIFICANT:
+        margin = f"{100 * row['margin']:g}".removeprefix("0")
+        return {"finding": f"level (±{margin})"}
+    shown = p is None or p < SIGNIFICANT
+    return {"finding": "a difference" if shown else "no difference shown"}
 
 
 def by_policy(runs: Iterable[Run]) -> dict[str, list[Run]]:
@@ -275,9 +351,10 @@ def _judged_on(runs: Iterable[Run]) -> tuple[str, str]:
     return ("test", "test_accuracy") if tested else ("selection-validation", "val_accuracy")
 
 
-def _reference(run: Run) -> tuple[float | None, float | None]:
+def _reference(run: Run) -> tuple[Any, ...]:
     """Return what tells the reference of a run from those of others."""
-    return _number(run, "reference_flops"), _number(run, "reference_accuracy")
+    split = run["seed"] if run.get("splits") else None
+    return _number(run, "reference_flops"), _number(run, "reference_accuracy"), split
 
 
 def _row(group: list[Run], key: str, shared_by: Mapping[Any, int]) -> dict[str, Any]:
@@ -310,13 +387,21 @@ def _by_seed(group: Iterable[Run], key: str) -> dict[Any, float]:
     return values
 
 
-def _against(group: Iterable[Run], baseline: Iterable[Run], key: str) -> dict[str, Any]:
-    """Return the comparison with the baseline, paired by seed; all None for the baseline itself."""
+def _against(
+    group: Iterable[Run], baseline: Iterable[Run], key: str, margin: float
+) -> dict[str, Any]:
+    """Return the comparison with the baseline, paired by seed; all None for the baseline itself.
+
+    Whether both are level is asked of as many pairs as something may be claimed of.
+    """
     mine, theirs = _by_seed(group, key), _by_seed(baseline, key)
     pairs = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
     row = {"n_pairs": len(pairs), "difference": _average(pairs)}
     row |= {"difference_ci95": confidence_half_width(pairs), "effect_size": cohens_d(pairs)}
-    return row | {"p_value": paired_t(pairs), "sign_flip_p": sign_flip_p(pairs)}
+    row |= {"p_value": paired_t(pairs), "sign_flip_p": sign_flip_p(pairs)}
+    if len(pairs) < FEWEST_RUNS:
+        return row
+    return row | {"margin": margin, "equivalence_p": equivalence_p(pairs, margin)}
 
 
 # ---------------------------------------------------------------------------- curves over seeds

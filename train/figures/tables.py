@@ -167,9 +167,10 @@ def lay_out(rows: Summary, columns: Sequence[tuple[str, str, str]], caption: str
     Args:
         rows: Values by key.
         columns: Key, head and form of each. A form is one of `str.format`, or a word: ``text``,
-            ``digits`` (about three), ``points SPEC HALF_WIDTH`` (a share in percent), ``flops``
-            (with its own unit), ``scaled`` (in the table's unit), ``p``, ``effect SPEC`` (a hyphen
-            for so few pairs that it would say nothing), or ``lost`` (lost runs behind a count).
+            ``options`` (names and values), ``digits`` (about three), ``points SPEC HALF_WIDTH`` (a
+            share in percent), ``flops`` (with its own unit), ``scaled`` (in the table's unit),
+            ``p``, ``effect SPEC`` (a hyphen for so few pairs that it would say nothing), or
+            ``lost`` (lost runs behind a count).
         caption: What the columns mean.
     """
     scaled = [row.get(key) for key, _, form in columns if form == "scaled" for row in rows]
@@ -195,6 +196,7 @@ def _cell(row: Row, key: str, form: str, size: float) -> str:
 
 _FORMS: dict[str, Any] = {
     "text": lambda value, **_: value,
+    "options": lambda value, **_: ", ".join(f"{k}={v}" for k, v in value.items()),
     "digits": lambda value, **_: three_digits(value),
     "scaled": lambda value, size, **_: three_digits(value / size),
     "flops": lambda value, **_: format_flops(value),
@@ -252,7 +254,10 @@ def caption(summary: Summary, *, setting: str | None = None) -> str:
     seeds = sorted({int(row["n"]) for row in summary})
     span = " to ".join(str(n) for n in dict.fromkeys([*seeds[:1], *seeds[-1:]]))
     sentences = [_SETTINGS.get(setting or "", "")]
-    sentences.append(f"Seeds per policy: {span}; ± is the 95% t interval over seeds.")
+    own = any(row.get("splits") for row in summary)
+    which = "each with a split of its own" if own else "of one split: how splits vary is not in it"
+    sentences.append(f"Seeds per policy: {span}; ± is the 95% t interval over seeds, {which}.")
+    sentences.append(_tuning_sentence(summary))
     baseline = next((row.get("baseline") for row in summary), None)
     if baseline and len(summary) > 1:
         sentences.append(_test_sentence(str(baseline), max(seeds)))
@@ -280,6 +285,17 @@ _SETTINGS = {
 }
 
 
+def _tuning_sentence(summary: Summary) -> str:
+    trials = [int(row["trials"]) for row in summary if row.get("trials")]
+    if not trials:
+        return "Not tuned: rows share the options that they do not name, the learning rate too."
+    span = " to ".join(map(str, sorted({min(trials), max(trials)})))
+    return (
+        f"Tuned alike: of {span} trials a row, on selection-validation under other seeds, the "
+        "values under tuned were best; the trials' compute is not in the table."
+    )
+
+
 def _test_sentence(baseline: str, seeds: int) -> str:
     if seeds < 2:
         return f"One seed: no interval and no test against {baseline}."
@@ -288,4 +304,5 @@ def _test_sentence(baseline: str, seeds: int) -> str:
         size = f"{seeds} runs are too few to claim a difference, or for an effect size d"
     test = f"two-sided paired t test against {baseline}, adjusted over the policies (Holm)"
     least = f"not below {2 / 2**seeds:.3g} with {seeds} seeds"
-    return f"{size}; p Holm: {test}; p flip: exact sign-flip test, {least}."
+    level = "; level: within the margin beside it (TOST, Holm)" if seeds >= FEWEST_RUNS else ""
+    return f"{size}; p Holm: {test}; p flip: exact sign-flip test, {least}{level}."

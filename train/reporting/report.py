@@ -35,7 +35,6 @@ Indices = npt.NDArray[np.int64]
 
 _MOST_POLICIES_SHOWN = 12
 _SHARES = (0.9, 0.95, 0.99, 1.0)
-_SIGNIFICANT = 0.05
 _BINS = 20
 _PER_ROW = 4
 _MOST_CLASSES_NAMED = 20
@@ -74,6 +73,12 @@ def write_report(folder: str | Path, comparison: Content, *, run_code: bool = Tr
     if timed:
         plots.plot_accuracy_against_seconds(runs, drawn["accuracy_seconds"])
         plots.plot_seconds(runs, drawn["seconds"])
+    if comparison.get("tuning"):
+        drawn["tuning"] = place / "tuning.png"
+        trials = comparison["tuning"]["trials"]
+        done = [trial for trial in trials if trial["val_accuracy"] is not None]
+        points_of = [(trial["row"], trial["values"], trial["val_accuracy"]) for trial in done]
+        plots.plot_sweep(points_of, drawn["tuning"])
     kept, note = _plot_what_was_kept(place, comparison, run_code)
     command = comparison.get("command") or ""
     command = command if isinstance(command, str) else shlex.join(map(str, command))
@@ -91,6 +96,7 @@ def write_report(folder: str | Path, comparison: Content, *, run_code: bool = Tr
         "about": tables.caption(summary, setting=comparison.get("setting")) if summary else "",
         "pairs": statistics.with_holm(comparison.get("against_controls") or ()),
         "controls": controls,
+        "tuning": _ranked_trials(comparison.get("tuning")),
         "to_accuracy": [table for table in reached if table],
         "runs": runs,
         "plots": drawn | kept,
@@ -119,23 +125,49 @@ def render(template: str, form: str, **values: Any) -> str:
     return page.strip() + "\n"
 
 
+def _ranked_trials(tuning: Content | None) -> Table | None:
+    """Lay out a comparison's trials, each row's best first."""
+    if not tuning:
+        return None
+    trials = tuning["trials"]
+    groups = [
+        [t for t in trials if t["row"] == row] for row in dict.fromkeys(t["row"] for t in trials)
+    ]
+    grid = ", ".join(f"{key}={values}" for key, values in tuning["grid"].items())
+    about = "Accuracy on selection-validation, mean over the trials' seeds; the first of a row is "
+    about += f"what it is compared with. Grid: {grid}"
+    if tuning["widened"]:
+        about += f"; its edge had won, so every row got {', '.join(tuning['widened'])} too"
+    about += ". A row whose best is still an edge might gain beyond it."
+    return metric_table(
+        "ranking", [row for group in groups for row in statistics.rank(group)], about
+    )
+
+
 def _plot_what_was_kept(folder: Path, comparison: Content, run_code: bool) -> tuple[Paths, str]:
     """Draw what was kept; return the plots, and a note where there are none."""
+    config, runs, more = comparison.get("config"), comparison["runs"], ""
+    if comparison.get("splits") and config and runs:
+        seed = min(run["seed"] for run in runs)
+        config = {**config, "split_seed": config["split_seed"] + seed}
+        runs = [run for run in runs if run["seed"] == seed]
+        more = f"Splits vary with the seed: classes and images are of seed {seed} alone."
     try:
-        data = data_of(comparison.get("config"), run_code=run_code)
+        data = data_of(config, run_code=run_code)
     except Exception as error:  # the data are a user's: anything may be wrong with them
         _log.info("what was kept is not shown: %s", error)
         reason = mask_secrets(str(error) or "no reason given").splitlines()[0][:200]
         return {}, f"Classes and images are left out: the data set is not at hand ({reason})."
-    views = view_of_kept(folder, comparison["runs"], data)
+    views = view_of_kept(folder, runs, data)
     views = [view for view in views if view.share[view.share == view.share].std() > 0]
     if not views:
         return {}, "Classes and images are left out: no run's record of what it kept is at hand."
-    shown, more = views[:_MOST_POLICIES_SHOWN], len(views) - _MOST_POLICIES_SHOWN
+    shown, others = views[:_MOST_POLICIES_SHOWN], len(views) - _MOST_POLICIES_SHOWN
     paths = {name: folder / f"{name}.png" for name in ("balance", "most_and_least")}
     plot_balance(shown, data.class_names, paths["balance"])
     plot_extremes(shown, data, paths["most_and_least"])
-    return paths, f"{more} more policies are not drawn." if more > 0 else ""
+    notes = (more, f"{others} more policies are not drawn." * (others > 0))
+    return paths, " ".join(filter(None, notes))
 
 
 def data_of(config: Content | None, *, run_code: bool, command: str = "gstds report DIR") -> Data:
@@ -245,8 +277,7 @@ def _difference(row: Content, other: str) -> str:
         return f"{text}, not tested"
     if row["n_pairs"] < tables.FEWEST_RUNS:
         return f"{text} ({row['n_pairs']} runs: too few to tell)"
-    word = "a difference" if p < _SIGNIFICANT else "no difference shown"
-    return f"{text} (p {tables.p_value(p)}: {word})"
+    return f"{text} (p {tables.p_value(p)}: {row['finding']})"
 
 
 # ---------------------------------------------------------------------------- what was kept

@@ -63,13 +63,16 @@ class Console:
 
     Args:
         quiet: Say nothing.
+
+    Attributes:
+        last_said: When a line was last said of something.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet, self.terminal = quiet, sys.stderr.isatty()
         self._bar: Any = None
         self._tasks: dict[str, Any] = {}
-        self._last: dict[str, float] = {}
+        self.last_said: dict[str, float] = {}
         self._said: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -97,9 +100,9 @@ class Console:
 
     def seldom(self, what: str, text: str) -> None:
         """Say how something stands, once a minute at most."""
-        due = time.monotonic() - self._last.get(what, -1e9) >= SECONDS_BETWEEN_LINES
+        due = time.monotonic() - self.last_said.get(what, -1e9) >= SECONDS_BETWEEN_LINES
         if due and not self.quiet:
-            self._last[what] = time.monotonic()
+            self.last_said[what] = time.monotonic()
             say(text)
 
     def _show_bar(self, phase: str, done: int, total: int) -> None:

@@ -31,7 +31,7 @@ class Board(Console, Watch):
         super().__init__(quiet=quiet)
         self._runs: dict[Path, dict[str, Any]] = {}
         self._live: Any = None
-        self._last["runs"] = time.monotonic()
+        self.last_said["runs"] = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
         """Leave the last table standing."""

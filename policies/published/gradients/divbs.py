@@ -6,13 +6,14 @@ from gstds.policies.base import AnySchedule, KeepRatioPolicy
 
 
 class DivBS(KeepRatioPolicy):
-    """Diversified batch selection: greedy orthogonal pick on last-layer gradients.
+    """Diversified batch selection: drawn one by one by what adds to the last-layer gradients.
 
-    Deviates from the authors' release: here the sample of the largest normalized gain is taken,
-    there one is drawn by a multinomial over the gains as they are.
+    That is the release's rule: odds in proportion to the inner product with what is left of the
+    batch's gradient, the part orthogonal to the samples drawn before. The paper's algorithm takes
+    the largest gain of unit vectors instead. Counts are rounded here, and cut there.
 
-    Source: DivBS, arXiv 2406.04872
-    Cost: n·f for the learner's forward; 2·n²·(C + H + 1) + 2·n·k² for the pick, k samples kept
+    Source: DivBS, arXiv 2406.04872; the release Feng-Hong/DivBS
+    Cost: n·f for the learner's forward; 2·n²·(C + H) + 2·n·k² for the pick, k samples kept
     Helps: meant for redundant batches at a low keep ratio
     Hurts: noisy labels: their gradients are large and unlike the others
 

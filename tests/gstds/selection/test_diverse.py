@@ -14,37 +14,43 @@ def factors(seed, n=12, classes=3, width=4):
 
 
 def gradients(residuals, embeddings):
-    ones = np.hstack([embeddings, np.ones((len(embeddings), 1))])
-    return np.einsum("nc,nh->nch", residuals, ones).reshape(len(residuals), -1)
+    return np.einsum("nc,nh->nch", residuals, embeddings).reshape(len(residuals), -1)
 
 
-def brute_force(rows, k):
-    """DivBS by explicit gradients: at each pick a least-squares residual of every candidate."""
-    total, picked = rows.sum(axis=0), []
-    for _ in range(k):
-        gains = np.full(len(rows), -1.0)
-        for i in range(len(rows)):
-            if i in picked:
-                continue
-            rest = rows[i]
-            if picked:
-                basis = rows[picked].T
-                rest = rest - basis @ np.linalg.lstsq(basis, rest, rcond=None)[0]
-            gains[i] = abs(rest @ total) / np.linalg.norm(rest)
-        picked.append(int(np.argmax(gains)))
-    return picked
+def released_odds(rows):
+    """The release's odds of each ordered pair, by explicit gradients: draw, deflate, draw."""
+    n, mean = len(rows), rows.mean(axis=0)
+    first = np.abs(rows @ mean)
+    odds = np.zeros((n, n))
+    for i in range(n):
+        unit = rows[i] / np.linalg.norm(rows[i])
+        second = np.abs(rows @ (mean - (unit @ mean) * unit))
+        second[i] = 0.0  # but for rounding it is
+        odds[i] = first[i] / first.sum() * second / second.sum()
+    return odds
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_divbs_picks_in_the_order_of_brute_force(seed):
-    residuals, embeddings, noise = factors(seed)
+def test_divbs_draws_pairs_with_the_releases_odds():
+    residuals, embeddings, _ = factors(1, n=5)
     rows = gradients(residuals, embeddings)
     kernel = last_layer_kernel(residuals, embeddings)
     np.testing.assert_allclose(kernel, rows @ rows.T, atol=1e-12)
-    # three residuals sum to zero: the gradients span 2 * 5 dimensions
-    expected = brute_force(rows, 8)
-    assert greedy_orthogonal(kernel, 8, noise) == expected
-    np.testing.assert_array_equal(divbs(residuals, embeddings, 8, noise), np.sort(expected))
+    odds, rng, found, draws = released_odds(rows), np.random.default_rng(0), np.zeros((5, 5)), 1500
+    for _ in range(draws):
+        first, second = greedy_orthogonal(kernel, 2, rng.random(5))
+        found[first, second] += 1 / draws
+    assert odds.max() > 2.5 * np.median(odds[odds > 0])  # not nearly uniform
+    assert (np.abs(found - odds) < 4 * np.sqrt(odds * (1 - odds) / draws) + 1e-9).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_divbs_never_takes_what_lies_in_the_span_while_something_is_left(seed):
+    residuals, embeddings, noise = factors(seed)
+    rows = gradients(residuals, embeddings)  # three residuals sum to zero: 2 * 4 dimensions
+    first = greedy_orthogonal(last_layer_kernel(residuals, embeddings), 12, noise)
+    assert np.linalg.matrix_rank(rows[first[:8]]) == 8
+    assert sorted(first) == list(range(12))
+    np.testing.assert_array_equal(divbs(residuals, embeddings, 8, noise), np.sort(first[:8]))
 
 
 def test_divbs_keeps_one_of_several_copies_first_and_fills_up_when_the_span_is_spent():

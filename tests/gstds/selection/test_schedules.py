@@ -42,6 +42,9 @@ def test_shapes():
     assert make_schedule("cosine")(0.5) == pytest.approx(0.53)
     assert [Step((0.2, 0.4))(p) for p in (0, 0.49, 0.5, 1)] == [0.2, 0.2, 0.4, 0.4]
     assert [Oscillating(0.1, 0.9, 2)(p) for p in (0, 0.3, 0.6, 1)] == [0.1, 0.9, 0.1, 0.9]
+    stairs = [make_schedule("decaying", epochs=4, decay=0.5)(p) for p in (0, 0.3, 0.6, 0.75, 1)]
+    assert stairs == [1, 0.5, 0.25, 1, 1]  # everything in the last epoch
+    assert make_schedule("decaying")(20.5 / 30) == pytest.approx(0.99**20)
     assert make_schedule("reversed")(0.2) == pytest.approx(Sigmoid()(0.8))
     assert make_schedule("reversed", base="linear")(0) == pytest.approx(0.88)
 
@@ -54,6 +57,8 @@ def test_shapes():
         ("linear", {"start": 1.2}, r"linear start must be in \[0, 1\], got 1.2"),
         ("sigmoid", {"steepness": 0}, "sigmoid steepness"),
         ("step", {"levels": ()}, "at least one"),
+        ("decaying", {"epochs": 1}, "decaying epochs must be"),
+        ("decaying", {"epochs": 4, "keep": 0.4}, r"keep must be in \[0\.500, 1\].*got 0\.4"),
     ],
 )
 def test_bad_input_is_named(name, parameters, message):

@@ -165,7 +165,7 @@ def test_a_state_that_the_policy_refuses_changes_nothing():
     run(one, 4)
     state = chooser("infobatch").state_dict() | {"policy": {"steps": 0}, "begun": True}
     state["batch_size"] = 20
-    with pytest.raises(ValueError, match=r"taken up by policy 'infobatch': KeyError: 'mean'"):
+    with pytest.raises(ValueError, match=r"taken up by policy 'infobatch': KeyError: 'losses'"):
         one.load_state_dict(state)
     assert run(one, 3) == run(expected, 3)
 

@@ -39,8 +39,8 @@ def test_k_center_by_hand():
 
 
 def test_divbs_by_hand():
-    # two Gram matrices of 10 rows, 3 + (4 + 1) columns; then 2 picks, each a product (10, 2) by 2
-    assert divbs_flops(10, 2, 3, 4) == 2 * 10 * 10 * 8 + 2 * (2 * 10 * 2)
+    # two Gram matrices of 10 rows, 3 + 4 columns; then 2 picks, each a product (10, 2) by 2
+    assert divbs_flops(10, 2, 3, 4) == 2 * 10 * 10 * 7 + 2 * (2 * 10 * 2)
     assert make_policy("divbs").step_flops(24, 6, SIZES) == divbs_flops(24, 6, 4, 30)
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,12 +100,17 @@ def test_jest_draws_the_more_learnable_more_often_and_not_always():
 
 
 def test_divbs_gives_its_picker_residuals_of_the_labels():
+    """Of one sample kept, what is kept how often is told by the gains of explicit gradients."""
     view = full_view(2)
     residuals = view["learner_probabilities"] - np.eye(4)[view["labels"].astype(int)]
-    ones = np.hstack([view["learner_embeddings"], np.ones((N, 1))])
-    rows = np.einsum("nc,nh->nch", residuals, ones).reshape(N, -1)
-    first = np.argmax(np.abs(rows @ rows.sum(0)) / np.linalg.norm(rows, axis=1))
-    assert first in kept("divbs", view)
+    rows = np.einsum("nc,nh->nch", residuals, view["learner_embeddings"]).reshape(N, -1)
+    odds = np.abs(rows @ rows.sum(0))
+    policy = policies.make_policy("divbs", schedule=make_schedule("constant", keep=1 / N))
+    counts = np.zeros(N)
+    for step in range(1000):
+        noise = keyed_uniform(5, step, indices=np.arange(N)).astype(np.float32)
+        counts += policy.act(view | {"noise": noise}) > 0
+    np.testing.assert_allclose(counts / 1000, odds / odds.sum(), atol=0.05)
 
 
 def test_k_center_keeps_the_outlier():
@@ -115,57 +119,6 @@ def test_k_center_keeps_the_outlier():
     features[:, 0] = 1
     features[5] = [0, 0, 0, 1, 0, 0, 0, 0]
     assert 5 in kept("k-center", view | {"features": features})
-
-
-# ------------------------------------------------------------------ InfoBatch
-
-
-def infobatch_view(progress=0.5, n=N):
-    view = full_view(7, progress=progress, n=n)
-    view["visited"][:] = 1
-    view["mean_last_loss"] = np.array([view["last_losses"].mean()], np.float32)
-    return view
-
-
-@pytest.mark.parametrize("rate", [0.5, 0.3])
-def test_infobatchs_weighted_sum_over_drawn_is_unbiased(rate):
-    view = infobatch_view()
-    gradients = np.random.default_rng(0).normal(1.0, 1.0, N)
-    policy = policies.make_policy("infobatch", rate=rate)
-    sums, shares = [], []
-    for step in range(4000):
-        noise = keyed_uniform(3, step, indices=np.arange(N)).astype(np.float32)
-        weights = policy.act(view | {"noise": noise})
-        sums.append((weights * gradients).sum() / N)
-        shares.append((weights > 0).mean())
-    assert policy.normalizer == "drawn"
-    error = np.std(sums) / np.sqrt(len(sums))
-    assert np.mean(sums) == pytest.approx(gradients.mean(), abs=4 * error)
-    below = (view["last_losses"] < view["mean_last_loss"]).mean()
-    assert np.mean(shares) == pytest.approx(1 - rate * below, abs=0.01)
-
-
-def test_infobatch_keeps_what_is_above_the_mean_at_one_and_weighs_the_rest_up():
-    view = infobatch_view()
-    weights = policies.make_policy("infobatch").act(view)
-    below = view["last_losses"] < view["mean_last_loss"]
-    assert (weights[~below] == 1).all()
-    assert set(weights[below].tolist()) == {0.0, 2.0}
-
-
-def test_infobatch_keeps_what_is_at_the_mean():
-    view = infobatch_view()
-    view["last_losses"][:] = view["mean_last_loss"] = np.array([1.5], np.float32)
-    assert (policies.make_policy("infobatch").act(view) == 1).all()
-
-
-def test_infobatch_keeps_everything_first_and_last():
-    policy = policies.make_policy("infobatch")
-    assert (policy.act(infobatch_view(progress=0.875)) == 1).all()
-    assert not (policy.act(infobatch_view(progress=0.87)) == 1).all()
-    view = infobatch_view(progress=0.05)
-    view["visited"][:] = 0
-    assert (policy.act(view) == 1).all()
 
 
 # ------------------------------------------------------------------ Selective-Backprop
@@ -220,6 +173,31 @@ def test_selective_backprop_remembers_the_last_1024_in_the_noises_order():
     again = SelectiveBackprop(history=10)
     again.load_state_dict({"past": past[0]})
     np.testing.assert_array_equal(again.act(view), policy.act(view))
+
+
+def test_windowed_selective_backprop_chooses_where_and_as_composer_does():
+    policy = policies.make_policy("windowed-selective-backprop", keep=0.25, interrupt=3)
+    policy.reset(0, CONTEXT)
+    kept = []
+    for step in range(100):
+        view = full_view(step, progress=step / 100)
+        kept.append(int(policy.act(view).sum()))
+        policy.learn(transition(view))
+    within = [50 <= t < 90 and (t % 10 + 1) % 3 != 0 for t in range(100)]
+    assert kept == [4 if chosen else N for chosen in within]
+
+
+def test_windowed_selective_backprop_draws_by_composers_odds():
+    policy = policies.make_policy("windowed-selective-backprop", keep=1 / N)
+    policy.reset(0, CONTEXT)
+    view = full_view(3, progress=0.6)
+    odds = (np.arange(0.5, N) / N) ** (N - 1)
+    counts = np.zeros(N)
+    for step in range(800):
+        noise = keyed_uniform(2, step, indices=np.arange(N)).astype(np.float32)
+        counts += policy.act(view | {"noise": noise})
+    found = counts[np.argsort(view["learner_losses"])] / 800
+    np.testing.assert_allclose(found, odds / odds.sum(), atol=0.06)
 
 
 def test_a_keep_ratio_of_zero_keeps_nothing():
@@ -293,45 +271,3 @@ def test_custom_is_understood_and_not_listed():
     assert "custom" in UNLISTED
     assert "custom" not in POLICIES
     assert "custom" not in policies.policy_names()
-
-
-def official_infobatch(scores, rate, rng):
-    """The authors' rule for one epoch: which samples stay, and their weights."""
-    learned = scores < scores.mean()
-    candidates = np.where(learned)[0]
-    stay = rng.choice(candidates, int((1 - rate) * len(candidates)), replace=False)
-    weights = np.where(learned, 0.0, 1.0)
-    weights[stay] = 1 / (1 - rate)
-    return weights
-
-
-def test_infobatchs_expected_epoch_sum_is_the_authors_and_full_trainings():
-    rng = np.random.default_rng(2)
-    gradients = rng.normal(1.0, 1.0, 4 * N)
-    # An even number lies below the mean: the authors round the half of it that stays.
-    scores = np.where(np.arange(4 * N) % 4 < 2, 0.5, 2.0) + 0.1 * rng.random(4 * N)
-    policy = policies.make_policy("infobatch")
-    policy.reset(0, replace(CONTEXT, batch_size=N, steps_per_epoch=4))
-    mine, theirs, counts = [], [], []
-    for epoch in range(600):
-        weights = np.zeros(4 * N)
-        for number, batch in enumerate(np.split(np.arange(4 * N), 4)):
-            # Training lowers the mean while the epoch goes on: the epoch's first is what counts.
-            mean = scores.mean() * 0.2**number
-            view = infobatch_view() | {
-                "last_losses": scores[batch].astype(np.float32),
-                "mean_last_loss": np.array([mean], np.float32),
-                "noise": keyed_uniform(9, epoch, indices=batch).astype(np.float32),
-            }
-            weights[batch] = policy.act(view)
-            policy.learn(policies.Transition(view, weights[batch], 0.0, view, {}))
-        other = official_infobatch(scores, 0.5, rng)
-        mine.append((weights * gradients).sum())
-        theirs.append((other * gradients).sum())
-        counts.append([(weights > 0).sum(), (other > 0).sum()])
-        assert set(weights[scores >= scores.mean()].tolist()) == {1.0}
-        assert set(weights.tolist()) == set(other.tolist()) == {0.0, 1.0, 2.0}
-    for sums in (mine, theirs):
-        error = np.std(sums) / np.sqrt(len(sums))
-        assert np.mean(sums) == pytest.approx(gradients.sum(), abs=4 * error)
-    assert np.mean(counts, axis=0)[0] == pytest.approx(np.mean(counts, axis=0)[1], abs=0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ from gstds.train.cli.main import main
 from gstds.train.comparing import comparison as room
 from gstds.train.comparing.compare import plan
 from gstds.train.comparing.comparison import PRESETS, comparison_from
+from tests.envs.data.test_archives import NOWHERE, cifar, flowers, pets, server
+
+__all__ = ["cifar", "flowers", "pets", "server"]  # fixtures
 
 
 def planned(name, folder):
     options = {**PRESETS[name]["options"]}
-    del options["datasets"]
+    options.pop("datasets", None)
     return plan(comparison_from(options | {"seeds": 1, "policies": tuple(rows(name))}, folder))
 
 
@@ -64,7 +68,7 @@ def test_a_preset_leaves_a_report_with_table_plots_and_command(here, capsys):
     assert main(words("sanity", *more, "--seeds", "2")) == 0
     content = answer(here)
     assert content["baseline"] == "full"
-    assert len(content["runs"]) == 6
+    assert len(content["runs"]) == 8
     assert content["controls"] == []
     assert "does GSTDS reach what ordinary training reaches" in content["question"]
     page = (here / "e" / "report.md").read_text()
@@ -94,7 +98,7 @@ def test_without_data_sets_they_are_those_of_the_paper(here, capsys, monkeypatch
     assert main(words("schedules")) == 0
     ((comparison, datasets),) = asked
     assert list(datasets) == ["cifar10", "oxford-iiit-pet", "flowers102"]
-    assert (comparison.seeds, comparison.controls) == (5, False)
+    assert (comparison.seeds, comparison.controls) == (10, False)
 
 
 def test_a_row_that_cannot_be_had_is_left_out_with_its_reason(here, monkeypatch, capsys):
@@ -124,3 +128,71 @@ def test_presets_are_listed_with_their_questions(capsys):
     assert [line.split("\t") for line in lines] == [
         [name, preset["question"]] for name, preset in PRESETS.items()
     ]
+
+
+@pytest.mark.parametrize("name", ["paper-cifar10", "paper-pets", "paper-flowers"])
+def test_without_the_files_the_papers_setting_is_refused_with_what_to_bring(
+    name, here, monkeypatch, capsys
+):
+    from gstds.envs.data import named
+
+    def away(address):
+        raise ConnectionError(f"{address} cannot be reached")
+
+    monkeypatch.setattr(named, "require_answer", away)
+    monkeypatch.setattr("gstds.reference.networks.IMAGENET_RESNET50", f"{NOWHERE}net-0676ba61.pth")
+    monkeypatch.setenv("GSTDS_CACHE", str(here / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(here / "torch"))
+    assert main(["compare", "--preset", name, "--no-tracking", "--quiet", "--out", "e"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"gstds data fetch {PRESETS[name]['options']['dataset']}" in told
+    assert str(here / "torch" / "hub" / "checkpoints" / "net-0676ba61.pth") in told
+    assert not (here / "e").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("paper-cifar10", ["--limit", "20", "--learner", "small-cnn"]),
+        ("paper-pets", ["--limit", "20", "--image-size", "8"]),
+        ("paper-flowers", ["--limit", "204", "--image-size", "8", "--learner", "small-cnn"]),
+    ],
+)
+def test_the_papers_setting_runs_on_the_original_formats(
+    name, more, request, tmp_path, monkeypatch, capsys
+):
+    import torch
+
+    from gstds.reference.vision import import_torchvision
+
+    dataset = PRESETS[name]["options"]["dataset"]
+    made = request.getfixturevalue(
+        {"oxford-iiit-pet": "pets", "flowers102": "flowers"}.get(dataset, dataset[:5])
+    )
+    if dataset == "cifar10":
+        made(dataset, 100, 20)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    weights = tmp_path / "torch" / "hub" / "checkpoints" / "resnet50-0676ba61.pth"
+    weights.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(import_torchvision().models.resnet50().state_dict(), weights)
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", "--preset", name, "--seeds", "1", "--epochs", "2", "--batch-size", "10"]
+    assert main([*words, *more, "--no-tracking", "--quiet", "--out", "e", "--json", "e.json"]) == 0
+    content = answer(tmp_path)
+    assert [run["policy"] for run in content["runs"]] == ["full", "jest", "gstds", "random"]
+    assert [run["policy"] for run in content["controls"]] == ["short-full"]
+    assert {run["learner"] for run in content["runs"]} == {
+        "resnet18" if name == "paper-pets" else "small-cnn"
+    }
+    read = {run["policy"]: run["reference_flops"] > 0 for run in content["runs"]}
+    assert read == {"full": False, "jest": True, "gstds": True, "random": False}
+    told = capsys.readouterr().out
+    flops, unit = re.search(r"will take about ([\d.]+) ([A-Z]+FLOP) by formula", told).groups()
+    size = {"GFLOP": 1e9, "TFLOP": 1e12}[unit]
+    spent = sum(run["charged_flops"] for run in (*content["runs"], *content["controls"]))
+    assert float(flops) * size == pytest.approx(spent, rel=0.25)  # tiny batches round
+    assert "hours on this processor" in told
+    assert "on a GPU" in told

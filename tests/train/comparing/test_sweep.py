@@ -5,7 +5,8 @@ import json
 import pytest
 
 from gstds.train.cli.main import build_parser, main
-from gstds.train.comparing.sweep import Axis, grid, parse_axes, rank, swept_keys
+from gstds.train.comparing.sweep import Axis, grid, parse_axes, swept_keys
+from gstds.train.figures.statistics import rank
 from gstds.train.tracking.store import client
 from gstds.train.tracking.ui import find_view
 from gstds.train.tracking.uploader import sync

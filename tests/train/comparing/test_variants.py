@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gstds.train.comparing.compare import Comparison, compare, plan
-from gstds.train.comparing.comparison import split_name, variant_config, variant_name
+from gstds.train.comparing.comparison import (
+    comparison_from,
+    split_name,
+    variant_config,
+    variant_name,
+)
 from gstds.train.running.options import RunConfig
 from tests.stores import stored
 
@@ -100,3 +106,38 @@ def test_a_comparison_of_variants_is_told_apart_everywhere(tmp_path, tiny_npz, s
     assert run.data.tags["policy"] == rows[1]
     assert run.data.params["policy.policy"] == "random"
     assert json.loads(run.data.params["policy.schedule_params"]) == {}
+
+
+def test_trust_adds_the_filters_own_controls_beside_any_claim(tmp_path):
+    def rows(*policies, **more):
+        return comparison_from({"policies": policies, **more}, tmp_path)
+
+    beside = ("random@trust=reference", "full@trust=reference")
+    made = rows("jest", "random", "full", trust="reference")
+    assert made.policies == ("jest@trust=reference", "random", "full", *beside)
+    assert replace(made, seeds=1).policies == made.policies
+    assert rows("jest", "random", trust="reference", baseline="jest").baseline == made.policies[0]
+    assert rows("jest@trust=reference", beside[0]).policies == ("jest@trust=reference", *beside)
+    assert rows("jest@trust=none", "random", trust="agreement").policies[:2] == (
+        "jest@trust=none", "random",
+    )  # fmt: skip
+    assert rows("jest", trust="reference", controls=False).policies == ("jest@trust=reference",)
+    jobs = {job.label: job.config for job in plan(made)}
+    assert jobs["random@trust=reference"].policy_params == {"trust": "reference"}
+    with pytest.raises(ValueError, match="trust"):
+        plan(rows("random@trust=refrence"))
+    with pytest.raises(ValueError, match="once each"):
+        plan(rows("random", "random", trust="reference"))
+
+
+@pytest.mark.slow
+def test_the_filter_is_set_beside_random_samples_that_are_filtered(tmp_path, tiny_npz):
+    base = {"dataset": tiny_npz, "batch_size": 32, "epochs": 1, "learner": "mlp", "seeds": 1}
+    base |= {"reference": "untrained", "label_noise": 0.2}
+    given = {"policies": ("stale-big-loss",), "trust": "agreement", **base}
+    content = compare(comparison_from(given, tmp_path))
+    found = {(row["policy"], row["control"]) for row in content["against_controls"]}
+    ours = "stale-big-loss@trust=agreement"
+    keeps = {control for policy, control in found if policy == ours}
+    assert keeps <= {"random@trust=agreement", f"random:{ours}", "short-full"}
+    assert len(keeps) == 2

@@ -12,6 +12,7 @@ from scipy import stats
 
 from gstds.train.figures.statistics import (
     confidence_half_width,
+    equivalence_p,
     holm,
     paired_rows,
     paired_t,
@@ -19,6 +20,7 @@ from gstds.train.figures.statistics import (
     summarize,
     with_holm,
 )
+from gstds.train.figures.tables import comparison_table
 
 
 def run(policy, seed, accuracy, **fields):
@@ -199,3 +201,73 @@ def test_effect_size_is_the_mean_difference_in_sample_deviations() -> None:
 def test_a_tables_p_values_are_adjusted_over_its_rows():
     rows = [{"policy": n, "p_value": p} for n, p in (("a", 0.04), ("b", None), ("c", 0.01))]
     assert [row["p_holm"] for row in with_holm(rows)] == [0.04, None, 0.02]
+
+
+# level, by a margin
+
+
+def test_equivalence_is_the_larger_of_two_one_sided_tests():
+    differences = np.random.default_rng(0).normal(0.001, 0.002, 12)
+    t = stats.t(11)
+    error = differences.std(ddof=1) / np.sqrt(12)
+    above = t.sf((differences.mean() + 0.003) / error)
+    below = t.cdf((differences.mean() - 0.003) / error)
+    assert equivalence_p(differences, 0.003) == pytest.approx(max(above, below))
+    # The usual way of putting it: the 90% interval lies within the margin at p < .05.
+    half = t.ppf(0.95) * error
+    inside = abs(differences.mean()) + half < 0.003
+    assert (equivalence_p(differences, 0.003) < 0.05) == inside
+    assert equivalence_p([0.001] * 10, 0.003) == 0.0
+    assert equivalence_p([0.004] * 10, 0.003) == 1.0
+
+
+def ten(policy, shift, spread, count=10):
+    base = 0.8 + np.linspace(-0.01, 0.01, count)
+    noise = spread * np.array([1, -1] * (count // 2))
+    return [
+        {"policy": policy, "seed": i, "test_accuracy": float(a), "status": "finished"}
+        for i, a in enumerate(base + shift + noise)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shift", "spread", "count", "finding"),
+    [
+        (0.0, 0.001, 10, "level (±.3)"),
+        (0.001, 0.0005, 10, "level (±.3)"),  # a difference, but one within the margin
+        (0.02, 0.001, 10, "a difference"),
+        (0.0, 0.02, 10, "no difference shown"),
+        (0.0, 0.001, 8, None),
+        (0.2, 0.001, 8, None),
+    ],
+)
+def test_a_finding_needs_ten_runs_and_level_is_one(shift, spread, count, finding):
+    runs = ten("a", 0, 0, count) + ten("b", shift, spread, count)
+    row = summarize(runs, "a", margin=0.003)[1]
+    assert row.get("finding") == finding
+    table = comparison_table([row])
+    assert (finding is None) == ("finding" not in table.header)
+    (pair,) = with_holm(paired_rows(runs, [("b", "a", "compute")], 0.003))
+    assert pair.get("finding") == finding
+
+
+def test_level_is_holms_over_its_table():
+    runs = ten("a", 0, 0)
+    runs += [run for i in range(6) for run in ten(f"b{i}", 0.0015, 0.0018)]
+    one = summarize(runs[:20], "a", margin=0.003)[1]
+    assert one["equivalence_p"] < 0.05
+    assert one["finding"] == "level (±.3)"
+    every = summarize(runs, "a", margin=0.003)[1:]
+    assert {row["finding"] for row in every} == {"no difference shown"}
+
+
+def test_each_split_has_a_reference_of_its_own():
+    runs = [
+        {"policy": "a", "seed": seed, "status": "finished", "test_accuracy": 0.5}
+        | {"reference_flops": 10.0, "reference_accuracy": 0.7, "charged_flops": 1.0}
+        for seed in range(4)
+    ]
+    shared = summarize(runs, "a")[0]
+    own = summarize(runs, "a", own_splits=True)[0]
+    assert (shared["reference_shared_by"], own["reference_shared_by"]) == (4, 1)
+    assert own["charged_flops_with_shared_reference"] == 11.0

@@ -278,7 +278,7 @@ def test_a_worker_tells_what_it_does_before_its_run_has_a_log(tmp_path, tiny_npz
     monkeypatch.setenv("GSTDS_CACHE", str(tmp_path / "cache"))
     # What is prepared beforehand is not done by a worker.
     prepared = SimpleNamespace(close=lambda: None)
-    monkeypatch.setattr("gstds.train.comparing.compare.make_env", lambda *words, **more: prepared)
+    monkeypatch.setattr("gstds.train.comparing.runs.make_env", lambda *words, **more: prepared)
     told, watch = [], Watch()
     watch.moved = lambda job, phase, *more: told.append(phase)
     base = RunConfig(dataset=tiny_npz, batch_size=32, epochs=1, reference="rows_of:images")
