@@ -29,10 +29,7 @@ BROUGHT = {
     "SECURITY.md": "project/security.md",
     "CITATION.cff": "project/cite.md",
     "mlflow/README.md": "server.md",
-    **{
-        f"examples/{file.name}": f"examples/{file.stem}.md"
-        for file in (ROOT / "examples").glob("*.py")
-    },
+    **{f"examples/{file.name}": f"examples/{file.stem}.md" for file in EXAMPLES},
 }
 CAME_FROM = {page: source.partition("#")[0] for source, page in BROUGHT.items()}
 HEADS = ("gstds", "gstds.envs", "gstds.policies", "gstds.train")

@@ -25,8 +25,8 @@ TEMPLATES = {
 }
 DATA = {
     *("gstds/py.typed", f"{AGENT}.json", f"{AGENT}.safetensors", *TEMPLATES),
-    *("gstds/train/comparing/presets.toml", "gstds/train/figures/metrics.toml"),
-    "gstds/train/figures/palette.toml",
+    *("gstds/train/cli/names.json", "gstds/train/comparing/presets.toml"),
+    *("gstds/train/figures/metrics.toml", "gstds/train/figures/palette.toml"),
     *("gstds/train/tracking/mlflow_schema.sql", "gstds/train/tracking/view.json.jinja"),
 }
 # A user's Python keeps the bytecode that it makes, which halves what the libraries cost here.
