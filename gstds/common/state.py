@@ -263,8 +263,7 @@ def _to_portable(value: Any, where: str) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     if value is not None and not isinstance(value, bool | int | float | str):
         raise TypeError(
-            f"{where} must be an array, a tensor or a JSON-able value, got {type(value).__name__}; "
-            "state_dict must return nothing else"
+            f"{where} must be an array of numbers, a tensor or a JSON value, got {value!r:.80}"
         )
     return value
 
