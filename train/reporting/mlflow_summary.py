@@ -48,7 +48,7 @@ def publish(upload: Upload, content: Content, paths: Mapping[str, Path]) -> None
     held = [(run, key) for key in ("runs", "controls") for run in content.get(key, ())]
     rows = {row_label(str(run["policy"]), control=key == "controls") for run, key in held}
     config, tags = content["config"], {key: content[key] for key in ("setting", "baseline")}
-    head = {"params": {key: config[key.partition(".")[2]] for key in _PARAMETERS}}
+    head: dict[str, Any] = {"params": {key: config[key.partition(".")[2]] for key in _PARAMETERS}}
     head |= {"tags": tags | {"kind": "summary"}, "description": _note(content)}
     view = {"rows": sorted(rows), "zoom": _zoom(content)}
     files = [*paths.values(), next(iter(paths.values())).with_name("comparison.json")]
