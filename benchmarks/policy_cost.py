@@ -6,7 +6,7 @@ Batches of 128 random images of 28 by 28 (fashion-mnist's shape, 10 classes), sm
 Lite0 as the reference. Each policy trains on its own copy of the same run: a few steps to warm up,
 then one step each in turn, round after round, so that what else the machine does hits all alike.
 The ratio is of a policy's step to `full`'s step in the same round; the figure is its median. Cards
-read the file: `python -m gstds.policies.cards docs/policies`.
+read the file: `python -m tests.policies.cards docs/policies`.
 """
 
 from __future__ import annotations

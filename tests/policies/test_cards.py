@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from gstds.policies import Policy
-from gstds.policies.cards import card, cards, main
+from tests.policies.cards import card, cards, main
 from gstds.policies.registry import POLICIES
 
 FOLDER = Path(__file__).parents[2] / "docs" / "policies"
 
 
 def test_the_cards_in_the_docs_are_those_of_the_classes():
-    assert main([str(FOLDER), "--check"]) == 0, "run: python -m gstds.policies.cards docs/policies"
+    assert main([str(FOLDER), "--check"]) == 0, "run: python -m tests.policies.cards docs/policies"
     assert {path.name for path in FOLDER.glob("*.md")} == set(cards())
 
 
@@ -29,8 +29,8 @@ def test_a_policy_that_does_not_say_what_it_costs_has_no_card(monkeypatch):
     class Silent(Policy):
         """Says nothing of itself."""
 
-    monkeypatch.setattr("gstds.policies.cards.policy_class", lambda name: Silent)
-    monkeypatch.setattr("gstds.policies.cards.make_policy", lambda name: Silent())
+    monkeypatch.setattr("tests.policies.cards.policy_class", lambda name: Silent)
+    monkeypatch.setattr("tests.policies.cards.make_policy", lambda name: Silent())
     with pytest.raises(ValueError, match=r"source of policy 'silent' is empty"):
         card("silent")
 

@@ -13,7 +13,7 @@ from gstds import policies
 from gstds.common.state import latest_state, save_state
 from gstds.policies import registry
 from gstds.policies.base import Transition
-from gstds.policies.cards import card
+from tests.policies.cards import card
 from gstds.policies.registry import (
     POLICIES,
     check_declarations,

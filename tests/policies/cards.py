@@ -1,6 +1,6 @@
 """Method cards: one page per policy, made from its class, and a table of all.
 
-``python -m gstds.policies.cards docs/policies`` writes them; ``--check`` says which are out of
+``python -m tests.policies.cards docs/policies`` writes them; ``--check`` says which are out of
 date. What a class says of itself stands in its docstring, behind ``Source:``, ``Cost:``, ``Helps:``
 and ``Hurts:``. What was measured comes from the folder's ``measured.json``, which
 ``benchmarks/policy_cost.py`` writes.
@@ -29,7 +29,7 @@ _HEAD = """# Policies
 | name | idea | needs | cost per step | MFLOP | time / full |
 | --- | --- | --- | --- | --: | --: |
 """
-_NOTE = "\nMade from the classes by `python -m gstds.policies.cards docs/policies`. "
+_NOTE = "\nMade from the classes by `python -m tests.policies.cards docs/policies`. "
 _NOTE += "What is left out of the published, and why: [limits](../limits.md).\n"
 _HOW = (
     "\n## Measured\n\n`python benchmarks/policy_cost.py --rounds {rounds}`: batches of {batch} "
@@ -124,7 +124,7 @@ def _table_row(name: str, row: Mapping[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the pages, or check them; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m gstds.policies.cards", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.policies.cards", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if out of date")
     given = parser.parse_args(arguments)
