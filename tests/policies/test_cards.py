@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from gstds.policies import Policy
-from tests.policies.cards import card, cards, main
 from gstds.policies.registry import POLICIES
+from tests.policies.cards import card, cards, main
 
 FOLDER = Path(__file__).parents[2] / "docs" / "policies"
 

@@ -13,7 +13,6 @@ from gstds import policies
 from gstds.common.state import latest_state, save_state
 from gstds.policies import registry
 from gstds.policies.base import Transition
-from tests.policies.cards import card
 from gstds.policies.registry import (
     POLICIES,
     check_declarations,
@@ -22,6 +21,7 @@ from gstds.policies.registry import (
     refuse_misspelt,
 )
 from gstds.selection.schedules import Constant, make_schedule
+from tests.policies.cards import card
 from tests.policies.views import CONTEXT, N, full_view, permuted
 
 
