@@ -50,7 +50,8 @@ def _superseded(root: Path) -> Iterator[tuple[str, Path]]:
         with contextlib.suppress(OSError, ValueError):
             content = read_sealed(file)
             complete = len(content["runs"]) >= content["planned"]
-            runs = [*content["runs"], *content["controls"]]
+            trials = content.get("tuning", {}).get("trials", ())
+            runs = [*content["runs"], *content["controls"], *trials]
             held = {str(run["run_id"]) for run in runs}
             for folder in sorted((file.parent / "runs").glob("*/")):
                 result = finished_result(folder)

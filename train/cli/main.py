@@ -103,14 +103,14 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
     ),
     "predict": (
         "say which classes images are of, by the network that a run has trained",
-        "predict runs/first photo.png",
+        "predict runs/one photo.png",
         _word("run", "RUN_ID|DIR", "the run"),
         _word("inputs", "INPUT", "image files, folders of them, or .npz files", nargs="+"),
         _record(only=("json", "tracking_uri")),
     ),
     "export": (
         "write the network that a run has trained, for programs that know nothing of gstds",
-        "export runs/first --to onnx network.onnx",
+        "export runs/one --to onnx network.onnx",
         _word("run", "RUN_ID|DIR", "the run"),
         _word("--to", "FORMAT", ", ".join(FORMATS), required=True, choices=FORMATS),
         _word("file", "FILE|NAME", "the file, or the name in MLflow's model registry"),
@@ -118,7 +118,7 @@ _COMMANDS: dict[str, tuple[Any, ...]] = {
     ),
     "kept": (
         "say which samples a run kept most and least, draw them, and write them for other tools",
-        "kept runs/first --top 20 --least 20 --by class --html kept.html",
+        "kept runs/one --top 20 --least 20 --by class --html kept.html",
         _word("run", "RUN_ID|DIR", "the run"),
         _word("--top", "K", "the samples kept most (default: 10)", type=int, default=10),
         _word("--least", "K", "the samples kept least (default: 10)", type=int, default=10),

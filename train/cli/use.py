@@ -79,6 +79,8 @@ def predictions(model: nn.Module, note: dict[str, Any], path: str) -> Iterator[d
     from gstds.envs.data.readers import images_at
 
     channels, height, width = note["shape"]
+    if not Path(path).exists():
+        raise FileNotFoundError(f"input {path!r} is not there; give images, folders, or .npz files")
     called, source = images_at(path, (height, width), note["depth"])
     if source.shape[1:] != (height, width) or source.shape[0] < channels:
         wanted = f"the network takes (C, H, W) = {(channels, height, width)}: give it such"

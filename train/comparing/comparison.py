@@ -258,7 +258,14 @@ def variant_config(base: RunConfig, name: str) -> RunConfig:
         ValueError: If the policy or a key is unknown, or a value is out of range.
         TypeError: If a value has the wrong type.
     """
+    from gstds.policies.registry import refuse_idle_schedule
+
     policy, values = split_name(name)
+    idle = [k for k in values if k.partition(".")[0] in ("keep", "schedule")]
+    idle = [k for k in idle if not takes(policy, k)]
+    refuse_idle_schedule(
+        policy, {k: values[k] for k in idle}, lambda own: f"{policy}@{','.join(own)}"
+    )
     return base.with_options(policy=policy, **options_of(base, policy, values))
 
 

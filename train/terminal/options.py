@@ -214,9 +214,15 @@ def place_for(arguments: argparse.Namespace, kind: str, *, touch: bool = True) -
 
     Raises:
         OSError: If it cannot; the message names it.
+        ValueError: If it is a run's, and a comparison is to go there, or the other way round.
     """
     new = f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     folder = Path(arguments.out) if arguments.out else Path("runs") / new
+    holds = "a comparison" if (folder / "comparison.json").exists() else ""
+    if (folder / "config.json").exists() and (folder / "log.jsonl").exists():
+        holds = "a run"
+    if holds and (holds == "a run") != (kind in ("run", "learn")):
+        raise ValueError(f"--out {str(folder)!r} holds {holds}; name another folder")
     missing = [p for p in (folder, *folder.parents) if touch and not p.exists()]
     try:
         if touch:

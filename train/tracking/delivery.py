@@ -104,6 +104,8 @@ def find_run(what: str, run: str, uri: str | None = None) -> Path:
         ValueError: If there is no such run.
     """
     if Path(run).is_dir():
+        if (Path(run) / "comparison.json").exists():
+            raise ValueError(f"{what} {run!r} is a comparison; name one of the runs in {run}/runs")
         return Path(run)
     try:
         return folder_of(run, store.tracking_uri(uri))

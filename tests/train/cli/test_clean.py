@@ -89,3 +89,30 @@ def test_what_cannot_be_is_refused(tmp_path, monkeypatch, capsys, words, told):
     monkeypatch.chdir(tmp_path)
     assert main(["clean", *words]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_the_trials_of_a_tuning_are_held(tiny_npz, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GSTDS_CACHE", str(tmp_path / "cache"))
+    words = ["compare", "--policies", "random", "--tune", "learning_rate=.05,.1", "--seeds", "1"]
+    words += ["--dataset", tiny_npz, "--epochs", "1", "--batch-size", "32", "--learner", "mlp"]
+    words += ["--no-tracking", "--no-controls", "--tune-seeds", "1", "--quiet", "--out", "runs/t"]
+    assert main(words) == 0
+    assert len(list((tmp_path / "runs" / "t" / "runs").iterdir())) > 2
+    capsys.readouterr()
+    assert main(["clean"]) == 0
+    assert "its comparison holds no more" not in capsys.readouterr().out
+
+
+def test_a_folder_is_a_runs_or_a_comparisons(here, tiny_npz, capsys):
+    words = ["--dataset", tiny_npz, "--epochs", "1", "--batch-size", "32", "--learner", "mlp"]
+    words += ["--no-tracking", "--quiet", "--out"]
+    assert main(["run", "--policy", "random", *words, "runs/c"]) == 2
+    assert "--out 'runs/c' holds a comparison; name another folder" in capsys.readouterr().err
+    assert main(["run", "--policy", "random", *words, "runs/one"]) == 0
+    assert main(["compare", "--policies", "random", *words, "runs/one"]) == 2
+    assert "--out 'runs/one' holds a run; name another folder" in capsys.readouterr().err
+    assert main(["kept", "runs/c"]) == 2
+    assert "is a comparison; name one of the runs in runs/c/runs" in capsys.readouterr().err
+    assert main(["predict", "runs/one", "absent.png"]) == 2
+    assert "input 'absent.png' is not there" in capsys.readouterr().err

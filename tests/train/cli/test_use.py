@@ -93,8 +93,8 @@ def test_what_cannot_be_looked_at_is_refused_in_one_line(tiny_npz, tmp_path, mon
         "none.npz": "none.npz holds no images",
         "empty": "empty holds no images",
         "note.txt": "note.txt: damaged image",
-        "absent.png": "No such file or directory: 'absent.png'",
-        "absent.npz": "No such file or directory: 'absent.npz'",
+        "absent.png": "input 'absent.png' is not there; give images",
+        "absent.npz": "input 'absent.npz' is not there; give images",
         "r/config.json": "config.json: damaged image",
     }.items():
         assert main(["predict", "r", path]) == 2

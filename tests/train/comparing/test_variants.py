@@ -51,6 +51,11 @@ def test_an_at_sign_in_a_path_is_no_variant():
         ("gstds@scores_share=1", "did you mean 'score_share'"),
         ("gstds@keep=1.4", r"keep must be in \(0, 1\]"),
         ("gtsds@keep=.4", "did you mean 'gstds'"),
+        (
+            "infobatch@keep=.5",
+            "follows no schedule, got 0.5; leave it out; it is set by infobatch@",
+        ),
+        ("full@schedule=linear", "follows no schedule"),
     ],
 )
 def test_bad_names_are_refused(name, message):
