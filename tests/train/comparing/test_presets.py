@@ -151,13 +151,18 @@ def test_without_the_files_the_papers_setting_is_refused_with_what_to_bring(
     assert not (here / "e").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more"),
     [
-        ("paper-cifar10", ["--limit", "20", "--learner", "small-cnn"]),
-        ("paper-pets", ["--limit", "20", "--image-size", "8"]),
-        ("paper-flowers", ["--limit", "204", "--image-size", "8", "--learner", "small-cnn"]),
+        pytest.param(
+            "paper-cifar10", ["--limit", "20", "--learner", "small-cnn"], marks=pytest.mark.soak
+        ),
+        pytest.param("paper-pets", ["--limit", "20", "--image-size", "8"], marks=pytest.mark.slow),
+        pytest.param(
+            "paper-flowers",
+            ["--limit", "204", "--image-size", "8", "--learner", "small-cnn"],
+            marks=pytest.mark.soak,
+        ),
     ],
 )
 def test_the_papers_setting_runs_on_the_original_formats(
