@@ -308,7 +308,7 @@ def test_the_logged_network_gives_the_accuracy_of_the_result(
     assert version.run_id == model.source_run_id
 
 
-# On a loaded machine once in nine tries the second export failed: MLflow had the weights alone.
+# Once in five tries, on a loaded machine, the second export failed: MLflow had the weights alone.
 @pytest.mark.soak
 def test_a_process_killed_while_it_exports_is_replaced_and_the_model_is_one(
     uploads,
